@@ -1,0 +1,22 @@
+//! Compiles the .proto files with protox, so that no protoc has to be installed.
+
+use std::path::PathBuf;
+
+use prost::Message as _;
+
+const FILES: [&str; 5] = [
+    "hydrant/v1/common.proto",
+    "hydrant/v1/online.proto",
+    "hydrant/v1/ingest.proto",
+    "hydrant/v1/registry.proto",
+    "hydrant/v1/training.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?).join("hydrant.v1.descriptors.bin");
+    std::fs::write(out, descriptors.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! Hydrant: an actor-based, multi-tenant ML feature store, online and offline in one system.
+//!
+//! ARCHITECTURE.md tells how the parts fit together; the modules stand here in reading order.
+
+pub mod clock;
+pub mod error;

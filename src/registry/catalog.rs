@@ -1,0 +1,155 @@
+//! What the definitions mean together: names resolved, types worked out, services frozen. A
+//! [`Snapshot`] is immutable; every request names one and sees nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hydrant_storage::names::{Name, TenantId, ViewId};
+use hydrant_storage::order::Micros;
+use hydrant_storage::row::RowLayout;
+use hydrant_storage::value::{DataType, ScalarType, Value};
+
+use super::definition::{Definition, KnownTimeRule};
+
+/// Everything that is defined, at one revision.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub revision: u64,
+    pub tenants: BTreeMap<Name, Arc<TenantCatalog>>,
+}
+
+/// What one tenant has defined.
+#[derive(Debug)]
+pub struct TenantCatalog {
+    pub id: TenantId,
+    pub name: Name,
+    pub entities: BTreeMap<Name, Arc<Entity>>,
+    pub sources: BTreeMap<Name, Arc<Source>>,
+    pub views: BTreeMap<Name, Arc<View>>,
+    pub services: BTreeMap<Name, Arc<Service>>,
+}
+
+/// A definition as it was applied, and since when.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub definition: Definition,
+    /// The registry revision of the last change.
+    pub revision: u64,
+    pub created: Micros,
+    pub updated: Micros,
+    pub updated_by: String,
+    pub etag: String,
+}
+
+#[derive(Debug)]
+pub struct Entity {
+    pub applied: Applied,
+    pub join_keys: Vec<JoinKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JoinKey {
+    pub name: Name,
+    pub key_type: ScalarType,
+}
+
+#[derive(Debug)]
+pub struct Source {
+    pub applied: Applied,
+    pub name: Name,
+    pub event_time: Name,
+    pub known_time: KnownTimeRule,
+    /// Microseconds.
+    pub max_future: Micros,
+    pub columns: Vec<SourceColumn>,
+    /// The current versions of the views over it, by name.
+    pub views: Vec<Arc<View>>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SourceColumn {
+    pub name: Name,
+    pub data_type: DataType,
+}
+
+/// One version of a view.
+#[derive(Debug)]
+pub struct View {
+    pub applied: Applied,
+    pub id: ViewId,
+    pub tenant: TenantId,
+    pub name: Name,
+    pub version: u32,
+    pub source: Name,
+    /// The join keys of all its entities together, in order: the entity key.
+    pub join_keys: Vec<JoinKey>,
+    /// Leads the hash of a key to its slot, so that views over the same entities share slots.
+    pub slot_seed: u64,
+    pub ttl: Option<Micros>,
+    /// The longest ttl among the view and its live service versions; a row older than it is kept
+    /// online as a stub.
+    pub longest_ttl: Option<Micros>,
+    /// In the order of the packed row: features added later come last.
+    pub features: Vec<Feature>,
+    pub layout: Arc<RowLayout>,
+    pub online: bool,
+    pub offline: bool,
+    pub freshness_max_age: Option<Micros>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Feature {
+    pub name: Name,
+    pub description: String,
+    pub data_type: DataType,
+    /// The source's column.
+    pub column: Name,
+    pub default: Option<Value>,
+    pub tags: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+pub struct Service {
+    pub applied: Applied,
+    pub name: Name,
+    /// Ascending and never empty; the last is current.
+    pub versions: Vec<Arc<ServiceVersion>>,
+}
+
+/// What a model sees, frozen when the service was applied.
+#[derive(Debug)]
+pub struct ServiceVersion {
+    pub service: Name,
+    pub number: u32,
+    /// Microseconds.
+    pub latency_budget: Option<Micros>,
+    /// The rows to look up: one for each distinct (view, key mapping, ttl).
+    pub lookups: Vec<Lookup>,
+    /// In the frozen order.
+    pub columns: Vec<ServiceColumn>,
+    /// Hex; over column names, types, view versions, ttl and defaults.
+    pub shape_hash: String,
+}
+
+/// One row to find: a view under request columns.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    pub view: Arc<View>,
+    /// The request column for each join key of the view, in the view's order.
+    pub keys: Vec<Name>,
+    /// Frozen with the service.
+    pub ttl: Option<Micros>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServiceColumn {
+    /// `view__feature`, or `alias__feature`.
+    pub name: String,
+    /// Index into the lookups.
+    pub lookup: usize,
+    /// Index into the view's features.
+    pub feature: usize,
+    pub data_type: DataType,
+    /// Frozen with the service.
+    pub default: Option<Value>,
+}

@@ -1,0 +1,165 @@
+//! Definitions as owners write them: one serde type a kind, whose JSON form is the document of
+//! docs/definitions.md (`apiVersion`, `kind`, `metadata`, `spec`). What they mean together is worked
+//! out in `catalog`; a definition by itself is only text in the right places.
+
+use std::collections::BTreeMap;
+
+use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
+use hydrant_storage::value::DataType;
+use serde::{Deserialize, Serialize};
+
+/// What kinds of definition there are, in the order in which one refers to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    Tenant,
+    Entity,
+    Source,
+    FeatureView,
+    FeatureService,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Metadata {
+    pub name: Name,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub owner: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Definition {
+    pub metadata: Metadata,
+    pub spec: Spec,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Spec {
+    Tenant(TenantSpec),
+    Entity(EntitySpec),
+    Source(SourceSpec),
+    FeatureView(FeatureViewSpec),
+    FeatureService(FeatureServiceSpec),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TenantSpec {}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EntitySpec {
+    pub join_keys: Vec<TypedName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TypedName {
+    pub name: Name,
+    #[serde(rename = "type")]
+    pub data_type: DataType,
+}
+
+/// When the rows of a source count as known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KnownTimeRule {
+    /// At their ingest time.
+    Arrival,
+    /// At their event time plus a delay, microseconds.
+    Event { delay: Micros },
+    /// When a timestamp column of the source says.
+    Column(Name),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceType {
+    Push,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceSpec {
+    pub source_type: SourceType,
+    pub event_time: Name,
+    pub known_time: KnownTimeRule,
+    /// How far ahead of store time a row's event or known time may lie, microseconds.
+    pub max_future: Micros,
+    pub columns: Vec<TypedName>,
+}
+
+impl SourceSpec {
+    pub const DEFAULT_MAX_FUTURE: Micros = 5 * 60 * 1_000_000;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeatureViewSpec {
+    pub entities: Vec<Name>,
+    pub source: Name,
+    /// Microseconds; `None`: for ever.
+    pub ttl: Option<Micros>,
+    pub features: Vec<FeatureSpec>,
+    pub online: bool,
+    pub offline: bool,
+    /// Microseconds.
+    pub freshness_max_age: Option<Micros>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeatureSpec {
+    pub name: Name,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// `None`: the type of the source's column.
+    pub data_type: Option<DataType>,
+    /// `None`: the feature's name.
+    pub column: Option<Name>,
+    /// As JSON (the mapping of proto3), read by the feature's type when the catalog is made.
+    pub default: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeatureServiceSpec {
+    /// Microseconds.
+    pub latency_budget: Option<Micros>,
+    pub features: Vec<ServiceFeature>,
+}
+
+/// What a service takes of one view.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceFeature {
+    pub view: Name,
+    /// Empty: all that the view has when the service is applied.
+    pub features: Vec<Name>,
+    /// The prefix of the columns, instead of the view's name.
+    pub alias: Option<Name>,
+    /// Join key of the view → request column.
+    pub keys: BTreeMap<Name, Name>,
+}
+
+impl Spec {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Tenant(_) => Kind::Tenant,
+            Self::Entity(_) => Kind::Entity,
+            Self::Source(_) => Kind::Source,
+            Self::FeatureView(_) => Kind::FeatureView,
+            Self::FeatureService(_) => Kind::FeatureService,
+        }
+    }
+}
+
+impl Kind {
+    pub const ALL: [Self; 5] = [Self::Tenant, Self::Entity, Self::Source, Self::FeatureView, Self::FeatureService];
+
+    /// As written in the `kind` of a document.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tenant => "Tenant",
+            Self::Entity => "Entity",
+            Self::Source => "Source",
+            Self::FeatureView => "FeatureView",
+            Self::FeatureService => "FeatureService",
+        }
+    }
+}

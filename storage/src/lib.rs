@@ -1,0 +1,8 @@
+//! Values, keys, RocksDB partitions and history tables: everything of Hydrant that touches a disk
+//! format, except the log. This crate knows nothing of transport, actors or the registry; what it
+//! needs of a definition (types, ttl, ids) is handed to it.
+
+pub mod names;
+pub mod order;
+pub mod record;
+pub mod value;
