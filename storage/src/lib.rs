@@ -3,6 +3,7 @@
 //! needs of a definition (types, ttl, ids) is handed to it.
 
 pub mod files;
+pub mod history;
 pub mod names;
 pub mod order;
 pub mod record;

@@ -1,0 +1,66 @@
+//! History: one Delta table per view and version, made of sorted Parquet files, and the sorted runs
+//! by which the point-in-time join reads files and tails alike. Everything here is ordered by
+//! (slot, key, event time, known time, position). It never decides which row counts (that is
+//! [`crate::order`]) and never reads the online rows.
+
+pub mod merge;
+pub mod run;
+pub mod spill;
+
+use std::path::{Path, PathBuf};
+
+pub use merge::MergedRuns;
+pub use run::{RowAt, Run, RunBatch, SlotSet};
+
+/// Why history could not be written or read. Nothing that is damaged is ever answered as a value.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// Bytes of a data file don't match their checksum, or what they say can't be true.
+    #[error("{} is damaged at byte {offset}: {reason}", file.display())]
+    DamagedPage { file: PathBuf, offset: u64, reason: String },
+    /// A row that hasn't landed yet can't be read.
+    #[error("a row of the tail can't be read: {0}")]
+    Tail(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The table lists a file that Hydrant did not write, so its order and checksums are unknown.
+    #[error("{} was not written by this store; remove it from the table, and send its rows through ingest", file.display())]
+    ForeignFile { file: PathBuf },
+    /// The table's columns aren't those of the view.
+    #[error("the history table {} doesn't fit its view: {reason}", table.display())]
+    SchemaMismatch { table: PathBuf, reason: String },
+    /// Rows handed over to be landed break a promise; nothing was landed.
+    #[error("rows can't be landed: {reason}")]
+    BadRows { reason: String },
+    /// The table's log could not be read or written.
+    #[error("the log of the history table {}: {source}", table.display())]
+    Log { table: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// A sync failed: what was written may be lost at a power cut although it can be read now, so
+    /// the process has to end.
+    #[error("a sync failed under {}; what was written since may be lost", path.display())]
+    SyncFailed { path: PathBuf },
+    /// The spill directory holds as much as it may.
+    #[error("spilling {wanted} more bytes would exceed the limit of {limit} bytes for spill files")]
+    SpillFull { wanted: u64, limit: u64 },
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    /// Arrow or Parquet refused what it was given: a bug, since all input was checked before.
+    #[error("encoding history rows: {0}")]
+    Encoding(String),
+}
+
+impl HistoryError {
+    pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    /// Whether stored bytes are damaged, as opposed to unreachable or misused.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::DamagedPage { .. } | Self::Tail(_))
+    }
+}
+
+impl From<arrow_schema::ArrowError> for HistoryError {
+    fn from(error: arrow_schema::ArrowError) -> Self {
+        Self::Encoding(error.to_string())
+    }
+}
