@@ -3,4 +3,6 @@
 //! ARCHITECTURE.md tells how the parts fit together; the modules stand here in reading order.
 
 pub mod clock;
+pub mod config;
 pub mod error;
+pub mod telemetry;

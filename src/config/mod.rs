@@ -1,0 +1,229 @@
+//! What an operator can set. [`Config`] holds every option, with its default in `default.toml`,
+//! which is compiled in and is the reference manual. Nothing here opens a file of the data
+//! directory, binds a port or reads the environment by itself: the loader is handed what it reads.
+
+mod loader;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+pub use loader::{ConfigError, Loader, Origin};
+pub use units::{ByteSize, InvalidUnit, Span};
+
+/// The compiled-in defaults, commented: the reference manual.
+pub const REFERENCE: &str = include_str!("default.toml");
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub storage: StorageConfig,
+    pub log: LogConfig,
+    pub ingest: IngestConfig,
+    pub partitions: PartitionsConfig,
+    pub serving: ServingConfig,
+    pub landing: LandingConfig,
+    pub history: HistoryConfig,
+    pub telemetry: TelemetryConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    pub grpc_addr: SocketAddr,
+    pub flight_addr: SocketAddr,
+    pub http_addr: SocketAddr,
+    pub grpc_max_message: ByteSize,
+    pub flight_max_message: ByteSize,
+    pub max_streams_per_connection: u32,
+    pub max_call_time: Span,
+    pub drain_time: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StorageConfig {
+    pub data_dir: PathBuf,
+    pub partitions: u32,
+    pub block_cache: ByteSize,
+    pub write_buffers: ByteSize,
+    pub background_threads: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    pub segment: ByteSize,
+    pub max_request: ByteSize,
+    pub max_waiting: usize,
+    pub recent: ByteSize,
+    pub producer_horizon: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IngestConfig {
+    pub max_rows: usize,
+    pub max_in_flight: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartitionsConfig {
+    pub threads: usize,
+    pub flush_interval: Span,
+    pub reopen_delay: Span,
+    pub max_reopens: u32,
+    pub max_tail: ByteSize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServingConfig {
+    pub max_rows: usize,
+    pub max_cells: usize,
+    pub max_in_flight: usize,
+    pub read_threads: usize,
+    pub max_history_reads: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LandingConfig {
+    pub tail: ByteSize,
+    pub interval: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryConfig {
+    pub max_joins: usize,
+    pub memory: ByteSize,
+    pub max_spine_rows: u64,
+    pub max_spill: ByteSize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TelemetryConfig {
+    pub log: String,
+    pub log_format: LogFormat,
+    pub otlp_endpoint: String,
+    pub trace_share: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// The embedded default.
+    pub fn embedded() -> Self {
+        Loader::new().load().expect("the compiled-in defaults are valid")
+    }
+
+    /// The rules that no type expresses; every breach, with the option's name.
+    fn breaches(&self) -> Vec<(&'static str, String)> {
+        let mut breaches = Vec::new();
+        let mut demand = |holds: bool, option: &'static str, rule: String| {
+            if !holds {
+                breaches.push((option, rule));
+            }
+        };
+        let addresses = [
+            ("server.grpc_addr", self.server.grpc_addr),
+            ("server.flight_addr", self.server.flight_addr),
+            ("server.http_addr", self.server.http_addr),
+        ];
+        for (option, address) in addresses {
+            let rule = format!(
+                "{address} is not a loopback address, and there are no credentials yet that would tell callers apart: \
+                 listen on 127.0.0.1 or [::1]"
+            );
+            demand(address.ip().is_loopback(), option, rule);
+        }
+        let not_empty = "must not be empty".to_owned();
+        demand(!self.storage.data_dir.as_os_str().is_empty(), "storage.data_dir", not_empty);
+
+        for (option, value, least, most) in self.bounded_numbers() {
+            demand((least..=most).contains(&value), option, format!("{value} is not between {least} and {most}"));
+        }
+        for (option, value, least, most) in self.bounded_sizes() {
+            demand((least..=most).contains(&value), option, format!("{value} is not between {least} and {most}"));
+        }
+        for (option, value) in self.positive_spans() {
+            demand(!value.duration().is_zero(), option, "must be longer than nothing".to_owned());
+        }
+        let share = self.telemetry.trace_share;
+        demand((0.0..=1.0).contains(&share), "telemetry.trace_share", format!("{share} is not between 0.0 and 1.0"));
+        let endpoint = &self.telemetry.otlp_endpoint;
+        demand(
+            endpoint.is_empty() || endpoint.starts_with("http://"),
+            "telemetry.otlp_endpoint",
+            format!("'{endpoint}' is no address of the form http://HOST:PORT"),
+        );
+        demand(
+            self.landing.tail <= self.partitions.max_tail,
+            "partitions.max_tail",
+            format!("{} is less than landing.tail ({})", self.partitions.max_tail, self.landing.tail),
+        );
+        breaches
+    }
+
+    fn bounded_numbers(&self) -> Vec<(&'static str, u64, u64, u64)> {
+        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        vec![
+            ("server.max_streams_per_connection", self.server.max_streams_per_connection.into(), 1, 1 << 20),
+            ("storage.partitions", self.storage.partitions.into(), 1, 256),
+            ("storage.background_threads", self.storage.background_threads.into(), 1, 256),
+            ("log.max_waiting", wide(self.log.max_waiting), 1, 1 << 20),
+            // A row's ordinal in its request is an int32 in history.
+            ("ingest.max_rows", wide(self.ingest.max_rows), 1, (1 << 31) - 1),
+            ("ingest.max_in_flight", wide(self.ingest.max_in_flight), 1, 1 << 20),
+            ("partitions.threads", wide(self.partitions.threads), 1, 256),
+            ("partitions.max_reopens", self.partitions.max_reopens.into(), 0, 1 << 20),
+            ("serving.max_rows", wide(self.serving.max_rows), 1, (1 << 31) - 1),
+            ("serving.max_cells", wide(self.serving.max_cells), 1, 1 << 40),
+            ("serving.max_in_flight", wide(self.serving.max_in_flight), 1, 1 << 20),
+            ("serving.read_threads", wide(self.serving.read_threads), 1, 256),
+            ("serving.max_history_reads", wide(self.serving.max_history_reads), 1, 1 << 10),
+            ("history.max_joins", wide(self.history.max_joins), 1, 1 << 10),
+            ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
+        ]
+    }
+
+    fn bounded_sizes(&self) -> Vec<(&'static str, ByteSize, ByteSize, ByteSize)> {
+        let (mib, gib) = (ByteSize::mib, |count: u64| ByteSize(count << 30));
+        let kib = |count: u64| ByteSize(count << 10);
+        vec![
+            ("server.grpc_max_message", self.server.grpc_max_message, kib(64), gib(1)),
+            ("server.flight_max_message", self.server.flight_max_message, mib(1), gib(1)),
+            ("storage.block_cache", self.storage.block_cache, mib(1), gib(1 << 14)),
+            ("storage.write_buffers", self.storage.write_buffers, mib(4), gib(1 << 14)),
+            ("log.segment", self.log.segment, mib(1), gib(2)),
+            ("log.max_request", self.log.max_request, mib(1), gib(1)),
+            ("log.recent", self.log.recent, mib(1), gib(1 << 14)),
+            ("partitions.max_tail", self.partitions.max_tail, mib(1), gib(1 << 20)),
+            ("landing.tail", self.landing.tail, kib(64), gib(1 << 14)),
+            ("history.memory", self.history.memory, mib(16), gib(1 << 14)),
+            ("history.max_spill", self.history.max_spill, mib(1), gib(1 << 20)),
+        ]
+    }
+
+    fn positive_spans(&self) -> Vec<(&'static str, Span)> {
+        vec![
+            ("server.max_call_time", self.server.max_call_time),
+            ("server.drain_time", self.server.drain_time),
+            ("log.producer_horizon", self.log.producer_horizon),
+            ("partitions.flush_interval", self.partitions.flush_interval),
+            ("partitions.reopen_delay", self.partitions.reopen_delay),
+            ("landing.interval", self.landing.interval),
+        ]
+    }
+}
