@@ -1,0 +1,435 @@
+//! A typed client of every service, Flight included: the command line and the tests talk to a
+//! server through it and through nothing else. It is given one address and asks the server where
+//! Flight is. It never retries by itself: whether a request may be sent twice is its caller's to say.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
+use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::{FlightData, FlightDescriptor, PutResult};
+use arrow_schema::SchemaRef;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use hydrant_proto::v1;
+use hydrant_proto::v1::ingest_service_client::IngestServiceClient;
+use hydrant_proto::v1::online_service_client::OnlineServiceClient;
+use hydrant_proto::v1::registry_service_client::RegistryServiceClient;
+use prost::Message as _;
+use tokio::sync::OnceCell;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use super::status::{self, Refusal};
+use super::wire::definitions::{encode_definition, encode_kind};
+use super::wire::ipc::{Decoded, IpcDecoder};
+use crate::registry::definition::{Definition, Kind};
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The largest message taken from a server: the largest that its configuration allows.
+const MAX_MESSAGE: usize = 1 << 30;
+
+/// Refusals may list many problems, and travel in headers.
+const MAX_HEADERS: u32 = 64 * 1024;
+
+/// Definitions of one page when all are listed.
+const PAGE: u32 = 500;
+
+/// Why a call failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No server answers there.
+    #[error("no server answers at {server}: {message}")]
+    Unreachable { server: String, message: String },
+    #[error(transparent)]
+    Refused(Box<Refusal>),
+    /// The server said what this client can't read.
+    #[error("the server's answer can't be read: {0}")]
+    Unreadable(String),
+    /// The caller's own rows could not be read or sent.
+    #[error("{0}")]
+    Input(String),
+}
+
+/// A connection to one server. Clones share it.
+#[derive(Clone)]
+pub struct Client {
+    server: String,
+    channel: Channel,
+    flight: Arc<OnceCell<Channel>>,
+    timeout: Option<Duration>,
+}
+
+impl Client {
+    /// Connects to `HOST:PORT` or `http://HOST:PORT`, the server's gRPC address.
+    pub async fn connect(server: &str) -> Result<Self, ClientError> {
+        let channel = connect(server).await?;
+        Ok(Self { server: server.to_owned(), channel, flight: Arc::default(), timeout: None })
+    }
+
+    /// Sends a deadline with every unary call.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// The gRPC connection, for services that this client doesn't wrap (health, reflection).
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    pub async fn server_info(&self) -> Result<v1::GetServerInfoResponse, ClientError> {
+        let answer = self.registry().get_server_info(self.request(v1::GetServerInfoRequest {})).await;
+        self.answer(answer)
+    }
+
+    /// What applying would change, or everything that is wrong with the definitions.
+    pub async fn plan(&self, definitions: &[Definition]) -> Result<v1::PlanResponse, ClientError> {
+        let definitions = definitions.iter().map(encode_definition).collect();
+        let answer = self.registry().plan(self.request(v1::PlanRequest { definitions })).await;
+        self.answer(answer)
+    }
+
+    pub async fn apply(
+        &self,
+        definitions: &[Definition],
+        expected_revision: Option<u64>,
+    ) -> Result<v1::ApplyResponse, ClientError> {
+        let definitions = definitions.iter().map(encode_definition).collect();
+        let request = v1::ApplyRequest { definitions, expected_revision };
+        let answer = self.registry().apply(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    pub async fn create_definition(&self, definition: &Definition) -> Result<v1::Definition, ClientError> {
+        let request = v1::CreateDefinitionRequest { definition: Some(encode_definition(definition)) };
+        let answer = self.registry().create_definition(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    pub async fn update_definition(&self, definition: &Definition, etag: &str) -> Result<v1::Definition, ClientError> {
+        let definition = Some(encode_definition(definition));
+        let request = v1::UpdateDefinitionRequest { definition, etag: etag.to_owned() };
+        let answer = self.registry().update_definition(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    pub async fn get_definition(&self, kind: Kind, name: &str) -> Result<v1::Definition, ClientError> {
+        let request = v1::GetDefinitionRequest { kind: encode_kind(kind).into(), name: name.to_owned() };
+        let answer = self.registry().get_definition(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    /// Every definition of a kind, page after page.
+    pub async fn list_definitions(&self, kind: Kind) -> Result<Vec<v1::Definition>, ClientError> {
+        let mut definitions = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListDefinitionsRequest { kind: encode_kind(kind).into(), page_size: PAGE, page_token };
+            let answer = self.registry().list_definitions(self.request(request)).await;
+            let page = self.answer(answer)?;
+            definitions.extend(page.definitions);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(definitions);
+            }
+        }
+    }
+
+    /// Deletes what has this etag; an empty one deletes whatever is there. Gives the revision made.
+    pub async fn delete_definition(&self, kind: Kind, name: &str, etag: &str) -> Result<u64, ClientError> {
+        let kind = encode_kind(kind).into();
+        let request = v1::DeleteDefinitionRequest { kind, name: name.to_owned(), etag: etag.to_owned() };
+        let answer = self.registry().delete_definition(self.request(request)).await;
+        Ok(self.answer(answer)?.registry_revision)
+    }
+
+    pub async fn get_lineage(&self, kind: Kind, name: &str) -> Result<v1::GetLineageResponse, ClientError> {
+        let request = v1::GetLineageRequest { kind: encode_kind(kind).into(), name: name.to_owned() };
+        let answer = self.registry().get_lineage(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    pub async fn get_online_features(
+        &self,
+        request: v1::GetOnlineFeaturesRequest,
+    ) -> Result<v1::GetOnlineFeaturesResponse, ClientError> {
+        let client = OnlineServiceClient::new(self.channel());
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let answer = client.get_online_features(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    pub async fn ingest(&self, request: v1::IngestRequest) -> Result<v1::IngestResponse, ClientError> {
+        let answer = self.ingest_service().ingest(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    /// Requests one after the other over one stream; answers in the same order.
+    pub async fn ingest_stream(
+        &self,
+        requests: impl Stream<Item = v1::IngestRequest> + Send + 'static,
+    ) -> Result<BoxStream<'static, Result<v1::IngestResponse, ClientError>>, ClientError> {
+        let answers = self.ingest_service().ingest_stream(requests).await;
+        let server = self.server.clone();
+        Ok(self.answer(answers)?.map_err(move |status| failure(&server, &status)).boxed())
+    }
+
+    pub async fn delete(&self, request: v1::DeleteRequest) -> Result<v1::IngestResponse, ClientError> {
+        let answer = self.ingest_service().delete(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    /// Ingests record batches by Flight, each as one request; answers come in the same order. A
+    /// batch is sent as it is: the caller sees to it that it fits into a message.
+    pub async fn put(
+        &self,
+        command: v1::IngestCommand,
+        schema: SchemaRef,
+        batches: impl Stream<Item = Result<RecordBatch, ClientError>> + Send + 'static,
+    ) -> Result<BoxStream<'static, Result<v1::IngestResponse, ClientError>>, ClientError> {
+        let command = v1::FlightCommand { command: Some(v1::flight_command::Command::Ingest(command)) };
+        let (upload, failed) = upload(command, schema, batches, usize::MAX);
+        let mut flight = self.flight().await?;
+        let server = self.server.clone();
+        let answers = match flight.do_put(upload).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => return Err(failed.take().unwrap_or_else(|| failure(&server, &status))),
+        };
+        let broken = failed.clone();
+        let read = move |answer: Result<PutResult, Status>| match answer {
+            Ok(result) => v1::IngestResponse::decode(result.app_metadata).map_err(unreadable),
+            Err(status) => Err(failed.take().unwrap_or_else(|| failure(&server, &status))),
+        };
+        // To the server an upload that broke off looks like one that ended.
+        let last = futures::stream::once(async move { broken.take().map(Err) }).filter_map(futures::future::ready);
+        Ok(answers.map(read).chain(last).boxed())
+    }
+
+    /// Sends a spine and gets it back with its features. The answer begins once the spine is sent.
+    pub async fn training_set(
+        &self,
+        command: v1::HistoricalFeaturesCommand,
+        schema: SchemaRef,
+        spine: impl Stream<Item = Result<RecordBatch, ClientError>> + Send + 'static,
+    ) -> Result<TrainingSet, ClientError> {
+        let command = v1::FlightCommand { command: Some(v1::flight_command::Command::HistoricalFeatures(command)) };
+        let target = arrow_flight::encode::GRPC_TARGET_MAX_FLIGHT_SIZE_BYTES;
+        let (upload, failed) = upload(command, schema, spine, target);
+        let mut flight = self.flight().await?;
+        let answer = match flight.do_exchange(upload).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => return Err(failed.take().unwrap_or_else(|| failure(&self.server, &status))),
+        };
+        let decoder = IpcDecoder::new(MAX_MESSAGE as u64, u64::MAX);
+        let mut set = TrainingSet { server: self.server.clone(), answer, decoder, failed, schema: None, report: None };
+        set.read_schema().await?;
+        Ok(set)
+    }
+
+    /// Arrow Flight, for what this client doesn't wrap.
+    pub async fn flight(&self) -> Result<FlightServiceClient<Channel>, ClientError> {
+        let channel = self.flight.get_or_try_init(|| self.connect_flight()).await?;
+        let client = FlightServiceClient::new(channel.clone());
+        Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+    }
+
+    async fn connect_flight(&self) -> Result<Channel, ClientError> {
+        let port = self.server_info().await?.flight_port;
+        let host = host_of(&self.server);
+        connect(&format!("{host}:{port}")).await
+    }
+
+    fn registry(&self) -> RegistryServiceClient<Channel> {
+        let client = RegistryServiceClient::new(self.channel());
+        client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    fn ingest_service(&self) -> IngestServiceClient<Channel> {
+        let client = IngestServiceClient::new(self.channel());
+        client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(timeout) = self.timeout {
+            request.set_timeout(timeout);
+        }
+        request
+    }
+
+    fn answer<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, ClientError> {
+        answer.map(tonic::Response::into_inner).map_err(|status| failure(&self.server, &status))
+    }
+}
+
+/// A training set as it arrives.
+pub struct TrainingSet {
+    server: String,
+    answer: Streaming<FlightData>,
+    decoder: IpcDecoder,
+    failed: UploadFailure,
+    schema: Option<SchemaRef>,
+    report: Option<v1::TrainingSetReport>,
+}
+
+impl TrainingSet {
+    /// The spine's columns, then the features'.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone().expect("it was read before the training set was handed out")
+    }
+
+    /// The next rows, in the spine's order; `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>, ClientError> {
+        while let Some(message) = self.message().await? {
+            if let Decoded::Batch(batch) = message
+                && batch.num_rows() > 0
+            {
+                return Ok(Some(batch));
+            }
+        }
+        if self.report.is_none() {
+            return Err(ClientError::Unreadable("the training set ended without its report".to_owned()));
+        }
+        Ok(None)
+    }
+
+    /// What was read and how it came out; there once the last rows have arrived.
+    pub fn report(&self) -> Option<&v1::TrainingSetReport> {
+        self.report.as_ref()
+    }
+
+    async fn read_schema(&mut self) -> Result<(), ClientError> {
+        while let Some(message) = self.message().await? {
+            if let Decoded::Schema(schema) = message {
+                self.schema = Some(schema);
+                return Ok(());
+            }
+        }
+        Err(ClientError::Unreadable("the training set has no schema".to_owned()))
+    }
+
+    async fn message(&mut self) -> Result<Option<Decoded>, ClientError> {
+        let message = match self.answer.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ok(None),
+            Err(status) => return Err(self.failed.take().unwrap_or_else(|| failure(&self.server, &status))),
+        };
+        // To the server a spine that broke off looks like one that ended.
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if !message.app_metadata.is_empty() {
+            self.report = Some(v1::TrainingSetReport::decode(message.app_metadata).map_err(unreadable)?);
+        }
+        self.decoder.decode(&message.data_header, message.data_body).map(Some).map_err(unreadable)
+    }
+}
+
+/// Where the reason is kept why an upload broke off, since the stream itself can't carry it.
+#[derive(Clone, Debug, Default)]
+struct UploadFailure(Arc<std::sync::Mutex<Option<ClientError>>>);
+
+impl UploadFailure {
+    fn set(&self, error: ClientError) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
+    }
+
+    fn take(&self) -> Option<ClientError> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+}
+
+/// Record batches as Flight messages, the command in the first. It breaks off at the first batch
+/// that can't be had or encoded, and keeps the reason.
+fn upload(
+    command: v1::FlightCommand,
+    schema: SchemaRef,
+    batches: impl Stream<Item = Result<RecordBatch, ClientError>> + Send + 'static,
+    target: usize,
+) -> (impl Stream<Item = FlightData> + Send + 'static, UploadFailure) {
+    let failed = UploadFailure::default();
+    let encoder = FlightDataEncoderBuilder::new()
+        .with_schema(schema)
+        .with_max_flight_data_size(target)
+        .with_dictionary_handling(DictionaryHandling::Resend)
+        .with_flight_descriptor(Some(FlightDescriptor::new_cmd(command.encode_to_vec())))
+        .build(batches.map_err(|error| FlightError::ExternalError(Box::new(error))));
+    let kept = failed.clone();
+    let messages = encoder.map(move |message| match message {
+        Ok(message) => Some(message),
+        Err(FlightError::ExternalError(error)) => {
+            kept.set(match error.downcast::<ClientError>() {
+                Ok(error) => *error,
+                Err(error) => ClientError::Input(error.to_string()),
+            });
+            None
+        }
+        Err(error) => {
+            kept.set(ClientError::Input(error.to_string()));
+            None
+        }
+    });
+    (
+        messages.take_while(|message| futures::future::ready(message.is_some())).filter_map(futures::future::ready),
+        failed,
+    )
+}
+
+async fn connect(server: &str) -> Result<Channel, ClientError> {
+    let unreachable = |error: tonic::transport::Error| ClientError::Unreachable {
+        server: server.to_owned(),
+        message: innermost(&error),
+    };
+    let uri = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+    let endpoint = Endpoint::from_shared(uri).map_err(unreachable)?;
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).http2_max_header_list_size(MAX_HEADERS);
+    endpoint.connect().await.map_err(unreachable)
+}
+
+/// `http://HOST` of an address.
+fn host_of(server: &str) -> String {
+    let (scheme, rest) = server.split_once("://").unwrap_or(("http", server));
+    let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host);
+    format!("{scheme}://{host}")
+}
+
+fn failure(server: &str, status: &Status) -> ClientError {
+    let refusal = status::from_status(status);
+    let lost = std::error::Error::source(status).is_some() && refusal.reason.is_empty();
+    if lost {
+        return ClientError::Unreachable { server: server.to_owned(), message: innermost(status) };
+    }
+    ClientError::Refused(Box::new(refusal))
+}
+
+/// What lies under the layers of an error.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+fn unreadable(error: impl fmt::Display) -> ClientError {
+    ClientError::Unreadable(error.to_string())
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Client").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for TrainingSet {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("TrainingSet").field("server", &self.server).finish_non_exhaustive()
+    }
+}

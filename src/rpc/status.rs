@@ -1,0 +1,292 @@
+//! The only place that knows gRPC's status codes: a refusal becomes a `tonic::Status` with details
+//! after google.rpc's model (ErrorInfo, BadRequest, RetryInfo), and a client's status becomes a
+//! refusal again. Details travel in HTTP/2 headers, which peers bound at about 8 KiB, so they are
+//! bounded here.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use tonic::Status;
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::error::{Code, Error, Violation};
+
+/// The `domain` of every ErrorInfo.
+pub const DOMAIN: &str = "hydrant.dev";
+
+/// Bytes of a message; a longer one is cut.
+const MAX_MESSAGE: usize = 768;
+const MAX_HINT: usize = 512;
+const MAX_METADATA_VALUE: usize = 128;
+/// Bytes of all violations together; the rest is told by its number.
+const MAX_VIOLATIONS: usize = 2_048;
+
+/// The key of ErrorInfo's metadata under which the way out is sent.
+const HINT: &str = "hint";
+
+/// A refusal as its receiver has it: what [`Error`] was on the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: Code,
+    /// Empty where the other side is no Hydrant, or a part of it that gives no reason.
+    pub reason: String,
+    pub message: String,
+    pub hint: Option<String>,
+    /// In ascending order of the keys.
+    pub metadata: Vec<(String, String)>,
+    pub violations: Vec<Violation>,
+    pub retry_after: Option<Duration>,
+}
+
+/// For answers: what the use case said, as gRPC says it.
+pub fn to_status(error: Error) -> Status {
+    match error.code {
+        Code::Internal | Code::DataLoss => {
+            tracing::error!(reason = error.reason, message = %error.message, "request failed");
+        }
+        _ => tracing::debug!(reason = error.reason, message = %error.message, "request refused"),
+    }
+    let mut metadata: HashMap<String, String> =
+        error.metadata.iter().map(|(key, value)| ((*key).to_owned(), cut(value, MAX_METADATA_VALUE))).collect();
+    if let Some(hint) = &error.hint {
+        metadata.insert(HINT.to_owned(), cut(hint, MAX_HINT));
+    }
+    let mut details = ErrorDetails::with_error_info(error.reason, DOMAIN, metadata);
+    if !error.violations.is_empty() {
+        details.set_bad_request(bounded_violations(&error.violations));
+    }
+    if let Some(delay) = error.retry_after {
+        details.set_retry_info(Some(delay));
+    }
+    Status::with_error_details(to_tonic(error.code), cut(&error.message, MAX_MESSAGE), details)
+}
+
+/// For clients: what a status says.
+pub fn from_status(status: &Status) -> Refusal {
+    let details = status.get_error_details();
+    let info = details.error_info();
+    let mut metadata: Vec<(String, String)> =
+        info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default();
+    metadata.sort();
+    let hint = metadata.iter().position(|(key, _)| key == HINT).map(|index| metadata.remove(index).1);
+    let violations = details.bad_request().map(|request| request.field_violations.as_slice()).unwrap_or_default();
+    Refusal {
+        code: from_tonic(status.code()),
+        reason: info.map(|info| info.reason.clone()).unwrap_or_default(),
+        message: status.message().to_owned(),
+        hint,
+        metadata,
+        violations: violations
+            .iter()
+            .map(|violation| Violation { path: violation.field.clone(), message: violation.description.clone() })
+            .collect(),
+        retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+    }
+}
+
+/// What stands in the interface and isn't served yet.
+pub fn not_yet_served(field: &'static str, reason: &'static str) -> Error {
+    Error::new(Code::Unimplemented, reason, format!("'{field}' is not served yet"))
+        .with("field", field)
+        .hint("leave it out")
+}
+
+/// A message beyond the limit of its port.
+pub fn message_too_large(option: &'static str, limit: u64, told: &str) -> Error {
+    let message = format!("{told}: {option} allows messages of {limit} bytes");
+    let hint = format!("send less at a time, or raise '{option}' in the server's configuration");
+    Error::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
+        .hint(hint)
+        .with("option", option)
+        .with("limit", limit)
+}
+
+pub fn deadline_exceeded() -> Error {
+    Error::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed before the answer was complete")
+}
+
+/// Names of codes for metrics and logs, as gRPC writes them.
+pub fn code_name(code: tonic::Code) -> &'static str {
+    match code {
+        tonic::Code::Ok => "OK",
+        tonic::Code::Cancelled => "CANCELLED",
+        tonic::Code::Unknown => "UNKNOWN",
+        tonic::Code::InvalidArgument => "INVALID_ARGUMENT",
+        tonic::Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        tonic::Code::NotFound => "NOT_FOUND",
+        tonic::Code::AlreadyExists => "ALREADY_EXISTS",
+        tonic::Code::PermissionDenied => "PERMISSION_DENIED",
+        tonic::Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        tonic::Code::FailedPrecondition => "FAILED_PRECONDITION",
+        tonic::Code::Aborted => "ABORTED",
+        tonic::Code::OutOfRange => "OUT_OF_RANGE",
+        tonic::Code::Unimplemented => "UNIMPLEMENTED",
+        tonic::Code::Internal => "INTERNAL",
+        tonic::Code::Unavailable => "UNAVAILABLE",
+        tonic::Code::DataLoss => "DATA_LOSS",
+        tonic::Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// Whether a status is tonic's own refusal of an oversized message, in or out.
+pub fn is_oversized_message(code: tonic::Code, message: &str) -> bool {
+    matches!(code, tonic::Code::OutOfRange | tonic::Code::ResourceExhausted)
+        && (message.contains("message length too large") || message.contains("size limit, of"))
+}
+
+fn to_tonic(code: Code) -> tonic::Code {
+    match code {
+        Code::InvalidArgument => tonic::Code::InvalidArgument,
+        Code::NotFound => tonic::Code::NotFound,
+        Code::AlreadyExists => tonic::Code::AlreadyExists,
+        Code::FailedPrecondition => tonic::Code::FailedPrecondition,
+        Code::Aborted => tonic::Code::Aborted,
+        Code::PermissionDenied => tonic::Code::PermissionDenied,
+        Code::Unauthenticated => tonic::Code::Unauthenticated,
+        Code::ResourceExhausted => tonic::Code::ResourceExhausted,
+        Code::Unavailable => tonic::Code::Unavailable,
+        Code::DeadlineExceeded => tonic::Code::DeadlineExceeded,
+        Code::DataLoss => tonic::Code::DataLoss,
+        Code::Unimplemented => tonic::Code::Unimplemented,
+        Code::Internal => tonic::Code::Internal,
+    }
+}
+
+fn from_tonic(code: tonic::Code) -> Code {
+    match code {
+        tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Code::InvalidArgument,
+        tonic::Code::NotFound => Code::NotFound,
+        tonic::Code::AlreadyExists => Code::AlreadyExists,
+        tonic::Code::FailedPrecondition => Code::FailedPrecondition,
+        tonic::Code::Aborted => Code::Aborted,
+        tonic::Code::PermissionDenied => Code::PermissionDenied,
+        tonic::Code::Unauthenticated => Code::Unauthenticated,
+        tonic::Code::ResourceExhausted => Code::ResourceExhausted,
+        tonic::Code::Unavailable | tonic::Code::Cancelled => Code::Unavailable,
+        tonic::Code::DeadlineExceeded => Code::DeadlineExceeded,
+        tonic::Code::DataLoss => Code::DataLoss,
+        tonic::Code::Unimplemented => Code::Unimplemented,
+        tonic::Code::Internal | tonic::Code::Unknown | tonic::Code::Ok => Code::Internal,
+    }
+}
+
+/// As many violations as fit, then how many more there are.
+fn bounded_violations(violations: &[Violation]) -> Vec<FieldViolation> {
+    let mut room = MAX_VIOLATIONS;
+    let mut told = Vec::new();
+    for violation in violations {
+        let size = violation.path.len() + violation.message.len();
+        if size > room {
+            break;
+        }
+        room -= size;
+        told.push(FieldViolation::new(violation.path.clone(), violation.message.clone()));
+    }
+    if told.is_empty() {
+        let first = &violations[0];
+        told.push(FieldViolation::new(cut(&first.path, MAX_METADATA_VALUE), cut(&first.message, MAX_MESSAGE)));
+    }
+    let untold = violations.len() - told.len();
+    if untold > 0 {
+        told.push(FieldViolation::new("", format!("and {untold} more")));
+    }
+    told
+}
+
+/// The text, or as much of it as `limit` bytes hold, at a character's boundary.
+fn cut(text: &str, limit: usize) -> String {
+    const MARK: &str = "…";
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(limit - MARK.len());
+    format!("{}{MARK}", &text[..end])
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODES: [Code; 13] = [
+        Code::InvalidArgument,
+        Code::NotFound,
+        Code::AlreadyExists,
+        Code::FailedPrecondition,
+        Code::Aborted,
+        Code::PermissionDenied,
+        Code::Unauthenticated,
+        Code::ResourceExhausted,
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+        Code::DataLoss,
+        Code::Unimplemented,
+        Code::Internal,
+    ];
+
+    #[test]
+    fn a_refusal_reaches_its_caller_whole() {
+        for code in CODES {
+            let error = Error::new(code, "SOME_REASON", "view 'weather' is not what it was")
+                .hint("look again")
+                .with("view", "weather")
+                .violations(vec![Violation { path: "rows[3].temp".into(), message: "is no number".into() }])
+                .retry_after(Duration::from_millis(250));
+            let refusal = from_status(&to_status(error));
+            assert_eq!(
+                refusal,
+                Refusal {
+                    code,
+                    reason: "SOME_REASON".into(),
+                    message: "view 'weather' is not what it was".into(),
+                    hint: Some("look again".into()),
+                    metadata: vec![("view".into(), "weather".into())],
+                    violations: vec![Violation { path: "rows[3].temp".into(), message: "is no number".into() }],
+                    retry_after: Some(Duration::from_millis(250)),
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_fits_into_the_headers_of_any_client_however_much_is_wrong() {
+        let violations = (0..5_000)
+            .map(|row| Violation {
+                path: format!("rows[{row}].event_timestamp"),
+                message: "lies too far ahead ".repeat(3),
+            })
+            .collect();
+        let error = Error::invalid("BAD_ROWS", "ä".repeat(10_000))
+            .hint("x".repeat(10_000))
+            .with("view", "y".repeat(10_000))
+            .violations(violations);
+        let status = to_status(error);
+        assert!(status.details().len() * 4 / 3 + status.message().len() * 3 < 8_192, "{}", status.details().len());
+        let refusal = from_status(&status);
+        assert!(refusal.violations.len() > 10);
+        let last = refusal.violations.last().expect("there are some");
+        assert!(last.message.starts_with("and ") && last.message.ends_with(" more"), "{last:?}");
+    }
+
+    #[test]
+    fn one_enormous_violation_is_cut_and_not_lost() {
+        let violation = Violation { path: "p".repeat(9_000), message: "m".repeat(9_000) };
+        let refusal = from_status(&to_status(Error::invalid("BAD", "bad").violations(vec![violation])));
+        assert_eq!(refusal.violations.len(), 1);
+        assert!(refusal.violations[0].message.starts_with("mmm"));
+    }
+
+    #[test]
+    fn a_status_from_elsewhere_is_read_too() {
+        let refusal = from_status(&Status::unavailable("connection refused"));
+        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::Unavailable, ""));
+    }
+}
