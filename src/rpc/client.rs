@@ -23,10 +23,13 @@ use tokio::sync::OnceCell;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
-use super::status::{self, Refusal};
+use super::status;
 use super::wire::definitions::{encode_definition, encode_kind};
 use super::wire::ipc::{Decoded, IpcDecoder};
+use crate::error::{Code, Violation};
 use crate::registry::definition::{Definition, Kind};
+
+pub use super::status::Refusal;
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,22 +43,6 @@ const MAX_HEADERS: u32 = 64 * 1024;
 /// Definitions of one page when all are listed.
 const PAGE: u32 = 500;
 
-/// Why a call failed.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ClientError {
-    /// No server answers there.
-    #[error("no server answers at {server}: {message}")]
-    Unreachable { server: String, message: String },
-    #[error(transparent)]
-    Refused(Box<Refusal>),
-    /// The server said what this client can't read.
-    #[error("the server's answer can't be read: {0}")]
-    Unreadable(String),
-    /// The caller's own rows could not be read or sent.
-    #[error("{0}")]
-    Input(String),
-}
-
 /// A connection to one server. Clones share it.
 #[derive(Clone)]
 pub struct Client {
@@ -67,7 +54,7 @@ pub struct Client {
 
 impl Client {
     /// Connects to `HOST:PORT` or `http://HOST:PORT`, the server's gRPC address.
-    pub async fn connect(server: &str) -> Result<Self, ClientError> {
+    pub async fn connect(server: &str) -> Result<Self, Refusal> {
         let channel = connect(server).await?;
         Ok(Self { server: server.to_owned(), channel, flight: Arc::default(), timeout: None })
     }
@@ -84,50 +71,51 @@ impl Client {
         self.channel.clone()
     }
 
-    pub async fn server_info(&self) -> Result<v1::GetServerInfoResponse, ClientError> {
+    pub async fn server_info(&self) -> Result<v1::GetServerInfoResponse, Refusal> {
         let answer = self.registry().get_server_info(self.request(v1::GetServerInfoRequest {})).await;
         self.answer(answer)
     }
 
-    /// What applying would change, or everything that is wrong with the definitions.
-    pub async fn plan(&self, definitions: &[Definition]) -> Result<v1::PlanResponse, ClientError> {
+    /// What applying would change. A refusal lists everything that is wrong with the definitions.
+    pub async fn plan(&self, definitions: &[Definition]) -> Result<v1::PlanResponse, Refusal> {
         let definitions = definitions.iter().map(encode_definition).collect();
         let answer = self.registry().plan(self.request(v1::PlanRequest { definitions })).await;
-        self.answer(answer)
+        let plan = self.answer(answer)?;
+        if plan.problems.is_empty() { Ok(plan) } else { Err(refused_plan(&plan.problems)) }
     }
 
     pub async fn apply(
         &self,
         definitions: &[Definition],
         expected_revision: Option<u64>,
-    ) -> Result<v1::ApplyResponse, ClientError> {
+    ) -> Result<v1::ApplyResponse, Refusal> {
         let definitions = definitions.iter().map(encode_definition).collect();
         let request = v1::ApplyRequest { definitions, expected_revision };
         let answer = self.registry().apply(self.request(request)).await;
         self.answer(answer)
     }
 
-    pub async fn create_definition(&self, definition: &Definition) -> Result<v1::Definition, ClientError> {
+    pub async fn create_definition(&self, definition: &Definition) -> Result<v1::Definition, Refusal> {
         let request = v1::CreateDefinitionRequest { definition: Some(encode_definition(definition)) };
         let answer = self.registry().create_definition(self.request(request)).await;
         self.answer(answer)
     }
 
-    pub async fn update_definition(&self, definition: &Definition, etag: &str) -> Result<v1::Definition, ClientError> {
+    pub async fn update_definition(&self, definition: &Definition, etag: &str) -> Result<v1::Definition, Refusal> {
         let definition = Some(encode_definition(definition));
         let request = v1::UpdateDefinitionRequest { definition, etag: etag.to_owned() };
         let answer = self.registry().update_definition(self.request(request)).await;
         self.answer(answer)
     }
 
-    pub async fn get_definition(&self, kind: Kind, name: &str) -> Result<v1::Definition, ClientError> {
+    pub async fn get_definition(&self, kind: Kind, name: &str) -> Result<v1::Definition, Refusal> {
         let request = v1::GetDefinitionRequest { kind: encode_kind(kind).into(), name: name.to_owned() };
         let answer = self.registry().get_definition(self.request(request)).await;
         self.answer(answer)
     }
 
     /// Every definition of a kind, page after page.
-    pub async fn list_definitions(&self, kind: Kind) -> Result<Vec<v1::Definition>, ClientError> {
+    pub async fn list_definitions(&self, kind: Kind) -> Result<Vec<v1::Definition>, Refusal> {
         let mut definitions = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -143,14 +131,14 @@ impl Client {
     }
 
     /// Deletes what has this etag; an empty one deletes whatever is there. Gives the revision made.
-    pub async fn delete_definition(&self, kind: Kind, name: &str, etag: &str) -> Result<u64, ClientError> {
+    pub async fn delete_definition(&self, kind: Kind, name: &str, etag: &str) -> Result<u64, Refusal> {
         let kind = encode_kind(kind).into();
         let request = v1::DeleteDefinitionRequest { kind, name: name.to_owned(), etag: etag.to_owned() };
         let answer = self.registry().delete_definition(self.request(request)).await;
         Ok(self.answer(answer)?.registry_revision)
     }
 
-    pub async fn get_lineage(&self, kind: Kind, name: &str) -> Result<v1::GetLineageResponse, ClientError> {
+    pub async fn get_lineage(&self, kind: Kind, name: &str) -> Result<v1::GetLineageResponse, Refusal> {
         let request = v1::GetLineageRequest { kind: encode_kind(kind).into(), name: name.to_owned() };
         let answer = self.registry().get_lineage(self.request(request)).await;
         self.answer(answer)
@@ -159,14 +147,14 @@ impl Client {
     pub async fn get_online_features(
         &self,
         request: v1::GetOnlineFeaturesRequest,
-    ) -> Result<v1::GetOnlineFeaturesResponse, ClientError> {
+    ) -> Result<v1::GetOnlineFeaturesResponse, Refusal> {
         let client = OnlineServiceClient::new(self.channel());
         let mut client = client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
         let answer = client.get_online_features(self.request(request)).await;
         self.answer(answer)
     }
 
-    pub async fn ingest(&self, request: v1::IngestRequest) -> Result<v1::IngestResponse, ClientError> {
+    pub async fn ingest(&self, request: v1::IngestRequest) -> Result<v1::IngestResponse, Refusal> {
         let answer = self.ingest_service().ingest(self.request(request)).await;
         self.answer(answer)
     }
@@ -175,13 +163,13 @@ impl Client {
     pub async fn ingest_stream(
         &self,
         requests: impl Stream<Item = v1::IngestRequest> + Send + 'static,
-    ) -> Result<BoxStream<'static, Result<v1::IngestResponse, ClientError>>, ClientError> {
+    ) -> Result<BoxStream<'static, Result<v1::IngestResponse, Refusal>>, Refusal> {
         let answers = self.ingest_service().ingest_stream(requests).await;
         let server = self.server.clone();
         Ok(self.answer(answers)?.map_err(move |status| failure(&server, &status)).boxed())
     }
 
-    pub async fn delete(&self, request: v1::DeleteRequest) -> Result<v1::IngestResponse, ClientError> {
+    pub async fn delete(&self, request: v1::DeleteRequest) -> Result<v1::IngestResponse, Refusal> {
         let answer = self.ingest_service().delete(self.request(request)).await;
         self.answer(answer)
     }
@@ -192,8 +180,8 @@ impl Client {
         &self,
         command: v1::IngestCommand,
         schema: SchemaRef,
-        batches: impl Stream<Item = Result<RecordBatch, ClientError>> + Send + 'static,
-    ) -> Result<BoxStream<'static, Result<v1::IngestResponse, ClientError>>, ClientError> {
+        batches: impl Stream<Item = Result<RecordBatch, Refusal>> + Send + 'static,
+    ) -> Result<BoxStream<'static, Result<v1::IngestResponse, Refusal>>, Refusal> {
         let command = v1::FlightCommand { command: Some(v1::flight_command::Command::Ingest(command)) };
         let (upload, failed) = upload(command, schema, batches, usize::MAX);
         let mut flight = self.flight().await?;
@@ -217,8 +205,8 @@ impl Client {
         &self,
         command: v1::HistoricalFeaturesCommand,
         schema: SchemaRef,
-        spine: impl Stream<Item = Result<RecordBatch, ClientError>> + Send + 'static,
-    ) -> Result<TrainingSet, ClientError> {
+        spine: impl Stream<Item = Result<RecordBatch, Refusal>> + Send + 'static,
+    ) -> Result<TrainingSet, Refusal> {
         let command = v1::FlightCommand { command: Some(v1::flight_command::Command::HistoricalFeatures(command)) };
         let target = arrow_flight::encode::GRPC_TARGET_MAX_FLIGHT_SIZE_BYTES;
         let (upload, failed) = upload(command, schema, spine, target);
@@ -234,13 +222,13 @@ impl Client {
     }
 
     /// Arrow Flight, for what this client doesn't wrap.
-    pub async fn flight(&self) -> Result<FlightServiceClient<Channel>, ClientError> {
+    pub async fn flight(&self) -> Result<FlightServiceClient<Channel>, Refusal> {
         let channel = self.flight.get_or_try_init(|| self.connect_flight()).await?;
         let client = FlightServiceClient::new(channel.clone());
         Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
 
-    async fn connect_flight(&self) -> Result<Channel, ClientError> {
+    async fn connect_flight(&self) -> Result<Channel, Refusal> {
         let port = self.server_info().await?.flight_port;
         let host = host_of(&self.server);
         connect(&format!("{host}:{port}")).await
@@ -264,7 +252,7 @@ impl Client {
         request
     }
 
-    fn answer<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, ClientError> {
+    fn answer<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, Refusal> {
         answer.map(tonic::Response::into_inner).map_err(|status| failure(&self.server, &status))
     }
 }
@@ -286,7 +274,7 @@ impl TrainingSet {
     }
 
     /// The next rows, in the spine's order; `None` after the last.
-    pub async fn next(&mut self) -> Result<Option<RecordBatch>, ClientError> {
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>, Refusal> {
         while let Some(message) = self.message().await? {
             if let Decoded::Batch(batch) = message
                 && batch.num_rows() > 0
@@ -295,7 +283,7 @@ impl TrainingSet {
             }
         }
         if self.report.is_none() {
-            return Err(ClientError::Unreadable("the training set ended without its report".to_owned()));
+            return Err(unreadable("the training set ended without its report"));
         }
         Ok(None)
     }
@@ -305,17 +293,17 @@ impl TrainingSet {
         self.report.as_ref()
     }
 
-    async fn read_schema(&mut self) -> Result<(), ClientError> {
+    async fn read_schema(&mut self) -> Result<(), Refusal> {
         while let Some(message) = self.message().await? {
             if let Decoded::Schema(schema) = message {
                 self.schema = Some(schema);
                 return Ok(());
             }
         }
-        Err(ClientError::Unreadable("the training set has no schema".to_owned()))
+        Err(unreadable("the training set has no schema"))
     }
 
-    async fn message(&mut self) -> Result<Option<Decoded>, ClientError> {
+    async fn message(&mut self) -> Result<Option<Decoded>, Refusal> {
         let message = match self.answer.message().await {
             Ok(Some(message)) => message,
             Ok(None) => return Ok(None),
@@ -332,16 +320,32 @@ impl TrainingSet {
     }
 }
 
+/// The problems that a plan's answer lists, as the refusal that they are.
+fn refused_plan(problems: &[v1::DefinitionProblem]) -> Refusal {
+    let violations: Vec<Violation> = problems
+        .iter()
+        .map(|problem| Violation {
+            path: format!("definitions[{}].{}", problem.definition, problem.path),
+            message: problem.message.clone(),
+        })
+        .collect();
+    let message = match violations.as_slice() {
+        [only] => format!("{}: {}", only.path, only.message),
+        all => format!("the definitions have {} problems", all.len()),
+    };
+    Refusal { violations, ..Refusal::new(Code::InvalidArgument, "INVALID_DEFINITION", message) }
+}
+
 /// Where the reason is kept why an upload broke off, since the stream itself can't carry it.
 #[derive(Clone, Debug, Default)]
-struct UploadFailure(Arc<std::sync::Mutex<Option<ClientError>>>);
+struct UploadFailure(Arc<std::sync::Mutex<Option<Refusal>>>);
 
 impl UploadFailure {
-    fn set(&self, error: ClientError) {
+    fn set(&self, error: Refusal) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(error);
     }
 
-    fn take(&self) -> Option<ClientError> {
+    fn take(&self) -> Option<Refusal> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
     }
 }
@@ -351,7 +355,7 @@ impl UploadFailure {
 fn upload(
     command: v1::FlightCommand,
     schema: SchemaRef,
-    batches: impl Stream<Item = Result<RecordBatch, ClientError>> + Send + 'static,
+    batches: impl Stream<Item = Result<RecordBatch, Refusal>> + Send + 'static,
     target: usize,
 ) -> (impl Stream<Item = FlightData> + Send + 'static, UploadFailure) {
     let failed = UploadFailure::default();
@@ -365,14 +369,14 @@ fn upload(
     let messages = encoder.map(move |message| match message {
         Ok(message) => Some(message),
         Err(FlightError::ExternalError(error)) => {
-            kept.set(match error.downcast::<ClientError>() {
-                Ok(error) => *error,
-                Err(error) => ClientError::Input(error.to_string()),
+            kept.set(match error.downcast::<Refusal>() {
+                Ok(refusal) => *refusal,
+                Err(error) => unsendable(error),
             });
             None
         }
         Err(error) => {
-            kept.set(ClientError::Input(error.to_string()));
+            kept.set(unsendable(error));
             None
         }
     });
@@ -382,11 +386,8 @@ fn upload(
     )
 }
 
-async fn connect(server: &str) -> Result<Channel, ClientError> {
-    let unreachable = |error: tonic::transport::Error| ClientError::Unreachable {
-        server: server.to_owned(),
-        message: innermost(&error),
-    };
+async fn connect(server: &str) -> Result<Channel, Refusal> {
+    let unreachable = |error: tonic::transport::Error| unreachable(server, &error);
     let uri = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
     let endpoint = Endpoint::from_shared(uri).map_err(unreachable)?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).http2_max_header_list_size(MAX_HEADERS);
@@ -400,26 +401,31 @@ fn host_of(server: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-fn failure(server: &str, status: &Status) -> ClientError {
+fn failure(server: &str, status: &Status) -> Refusal {
     let refusal = status::from_status(status);
     let lost = std::error::Error::source(status).is_some() && refusal.reason.is_empty();
-    if lost {
-        return ClientError::Unreachable { server: server.to_owned(), message: innermost(status) };
-    }
-    ClientError::Refused(Box::new(refusal))
+    if lost { unreachable(server, status) } else { refusal }
 }
 
-/// What lies under the layers of an error.
-fn innermost(error: &dyn std::error::Error) -> String {
+/// What lies under the layers of an error tells why.
+fn unreachable(server: &str, error: &dyn std::error::Error) -> Refusal {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;
     }
-    inner.to_string()
+    let refusal =
+        Refusal::new(Code::Unavailable, "SERVER_UNREACHABLE", format!("no server answers at {server}: {inner}"));
+    refusal.hint("start one with `hydrant serve`, or name another with --server or HYDRANT_SERVER")
 }
 
-fn unreadable(error: impl fmt::Display) -> ClientError {
-    ClientError::Unreadable(error.to_string())
+/// The server said what this client can't read.
+fn unreadable(error: impl fmt::Display) -> Refusal {
+    Refusal::new(Code::Internal, "UNREADABLE_ANSWER", format!("the server's answer can't be read: {error}"))
+}
+
+/// The caller's own rows can't be read or sent.
+fn unsendable(error: impl fmt::Display) -> Refusal {
+    Refusal::new(Code::InvalidArgument, "UNSENDABLE_ROWS", format!("the rows can't be sent: {error}"))
 }
 
 impl fmt::Debug for Client {
