@@ -4,7 +4,9 @@
 
 pub mod files;
 pub mod history;
+pub mod keys;
 pub mod names;
 pub mod order;
 pub mod record;
+pub mod row;
 pub mod value;

@@ -1,0 +1,692 @@
+//! Key bytes: how an entity key becomes bytes whose order is the order of its values, which slot it
+//! falls into, and how the bytes become values again. This is the only place that makes or reads
+//! key bytes; it never looks at a store.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, StringArray, TimestampMicrosecondArray,
+};
+use arrow_schema::DataType as ArrowType;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed};
+
+use crate::names::{TenantId, ViewId};
+use crate::row::{Cell, ColumnBuilder, type_name};
+use crate::value::{DataType, ScalarType, Value};
+
+/// How many slots there are: every key hashes to one of them.
+pub const SLOT_COUNT: u32 = 1 << 16;
+
+/// A contiguous range of slots, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl SlotRange {
+    pub const ALL: Self = Self { first: 0, last: u16::MAX };
+
+    /// All slots cut into `count` ranges whose sizes differ by at most one, in ascending order.
+    ///
+    /// # Panics
+    /// If `count` is 0.
+    pub fn split_evenly(count: u16) -> Vec<Self> {
+        assert!(count > 0, "slots can't be split into no ranges");
+        let begin_of = |index: u32| SLOT_COUNT * index / u32::from(count);
+        // Every bound is below SLOT_COUNT, which a u16 holds.
+        (0..u32::from(count))
+            .map(|index| Self { first: begin_of(index) as u16, last: (begin_of(index + 1) - 1) as u16 })
+            .collect()
+    }
+
+    pub fn contains(self, slot: u16) -> bool {
+        (self.first..=self.last).contains(&slot)
+    }
+}
+
+impl fmt::Display for SlotRange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}..={}", self.first, self.last)
+    }
+}
+
+/// What leads the hash of a key: views of one tenant over the same entities, in the same order,
+/// share it, and so share the slots of their keys.
+pub fn slot_seed(tenant: TenantId, entities: &[&str]) -> u64 {
+    let mut hasher = Xxh3Default::new();
+    hasher.update(&tenant.0.to_le_bytes());
+    for entity in entities {
+        hasher.update(&(entity.len() as u64).to_le_bytes());
+        hasher.update(entity.as_bytes());
+    }
+    hasher.digest()
+}
+
+/// The slot of an encoded entity key.
+pub fn slot_of(seed: u64, key: &[u8]) -> u16 {
+    (xxh3_64_with_seed(key, seed) >> 48) as u16
+}
+
+/// The length of what precedes the entity key in an online row's key: slot, tenant and view.
+pub const ONLINE_PREFIX_LENGTH: usize = 10;
+
+/// The full name of an online row: which key of which view. Its bytes are the row's key in the
+/// online store, and lead the row's checksum, so that a row can't pass for another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OnlineKey<'a> {
+    pub slot: u16,
+    pub tenant: TenantId,
+    pub view: ViewId,
+    /// The encoded entity key.
+    pub key: &'a [u8],
+}
+
+impl<'a> OnlineKey<'a> {
+    /// slot, tenant, view: big endian, so that bytes order as numbers do.
+    pub fn prefix(&self) -> [u8; ONLINE_PREFIX_LENGTH] {
+        let mut prefix = [0; ONLINE_PREFIX_LENGTH];
+        prefix[..2].copy_from_slice(&self.slot.to_be_bytes());
+        prefix[2..6].copy_from_slice(&self.tenant.0.to_be_bytes());
+        prefix[6..].copy_from_slice(&self.view.0.to_be_bytes());
+        prefix
+    }
+
+    /// Appends the key's bytes to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.prefix());
+        out.extend_from_slice(self.key);
+    }
+
+    /// Reads what [`OnlineKey::encode`] wrote; `None` if it is too short to be one.
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (prefix, key) = bytes.split_first_chunk::<ONLINE_PREFIX_LENGTH>()?;
+        let [s0, s1, t0, t1, t2, t3, v0, v1, v2, v3] = *prefix;
+        Some(Self {
+            slot: u16::from_be_bytes([s0, s1]),
+            tenant: TenantId(u32::from_be_bytes([t0, t1, t2, t3])),
+            view: ViewId(u32::from_be_bytes([v0, v1, v2, v3])),
+            key,
+        })
+    }
+}
+
+/// Why columns, values or bytes are no keys.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    #[error("a key of {expected} parts was given {given}")]
+    PartCount { expected: usize, given: usize },
+    #[error("key part {part} must be {expected}, not {given}")]
+    WrongType { part: usize, expected: &'static str, given: String },
+    #[error("key part {part} is of type {data_type}, which no key can have")]
+    NotAKeyType { part: usize, data_type: &'static str },
+    #[error("key column {part} has {given} rows where the first has {expected}")]
+    UnevenColumns { part: usize, expected: usize, given: usize },
+    #[error("damaged key: {reason} in part {part}")]
+    Damaged { part: usize, reason: &'static str },
+    #[error("the keys hold more text than one column can")]
+    ColumnFull,
+}
+
+/// Encodes the keys of a batch, row by row, from its join key columns.
+#[derive(Debug)]
+pub struct KeyReader {
+    columns: Vec<KeyColumn>,
+    rows: usize,
+}
+
+#[derive(Debug)]
+enum KeyColumn {
+    Bool(BooleanArray),
+    Int32(Int32Array),
+    Int64(Int64Array),
+    String(StringArray),
+    Bytes(BinaryArray),
+    Timestamp(TimestampMicrosecondArray),
+}
+
+impl KeyReader {
+    /// `arrays` are the join key columns in the key's order, each of exactly the Arrow type of its
+    /// part ([`ScalarType::to_arrow`]) and all of one length.
+    pub fn new(arrays: &[ArrayRef], types: &[ScalarType]) -> Result<Self, KeyError> {
+        if arrays.len() != types.len() {
+            return Err(KeyError::PartCount { expected: types.len(), given: arrays.len() });
+        }
+        let rows = arrays.first().map_or(0, |array| array.len());
+        let mut columns = Vec::with_capacity(arrays.len());
+        for (part, (array, key_type)) in arrays.iter().zip(types).enumerate() {
+            if array.len() != rows {
+                return Err(KeyError::UnevenColumns { part, expected: rows, given: array.len() });
+            }
+            check_key_type(part, *key_type)?;
+            if *array.data_type() != key_type.to_arrow() {
+                let given = shown(array.data_type());
+                return Err(KeyError::WrongType { part, expected: key_type.as_str(), given });
+            }
+            columns.push(match key_type {
+                ScalarType::Bool => KeyColumn::Bool(array.as_boolean().clone()),
+                ScalarType::Int32 => KeyColumn::Int32(array.as_primitive::<Int32Type>().clone()),
+                ScalarType::Int64 => KeyColumn::Int64(array.as_primitive::<Int64Type>().clone()),
+                ScalarType::String => KeyColumn::String(array.as_string::<i32>().clone()),
+                ScalarType::Bytes => KeyColumn::Bytes(array.as_binary::<i32>().clone()),
+                ScalarType::Timestamp => KeyColumn::Timestamp(array.as_primitive::<TimestampMicrosecondType>().clone()),
+                ScalarType::Float32 | ScalarType::Float64 => {
+                    return Err(KeyError::NotAKeyType { part, data_type: key_type.as_str() });
+                }
+            });
+        }
+        Ok(Self { columns, rows })
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Whether a part of the row's key is null: such a row has no key.
+    pub fn is_null(&self, row: usize) -> bool {
+        self.columns.iter().any(|column| column.array().is_null(row))
+    }
+
+    /// How many rows have no key.
+    pub fn null_count(&self) -> usize {
+        if self.columns.iter().all(|column| column.array().null_count() == 0) {
+            return 0;
+        }
+        (0..self.rows).filter(|row| self.is_null(*row)).count()
+    }
+
+    /// Appends the row's key to `out`; `false` if a part is null, and then nothing is appended.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn encode(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let begin = out.len();
+        for column in &self.columns {
+            if column.array().is_null(row) {
+                out.truncate(begin);
+                return false;
+            }
+            match column {
+                KeyColumn::Bool(array) => encode_bool(array.value(row), out),
+                KeyColumn::Int32(array) => encode_int32(array.value(row), out),
+                KeyColumn::Int64(array) => encode_int64(TAG_INT64, array.value(row), out),
+                KeyColumn::String(array) => encode_escaped(TAG_STRING, array.value(row).as_bytes(), out),
+                KeyColumn::Bytes(array) => encode_escaped(TAG_BYTES, array.value(row), out),
+                KeyColumn::Timestamp(array) => encode_int64(TAG_TIMESTAMP, array.value(row), out),
+            }
+        }
+        true
+    }
+}
+
+impl KeyColumn {
+    fn array(&self) -> &dyn Array {
+        match self {
+            Self::Bool(array) => array,
+            Self::Int32(array) => array,
+            Self::Int64(array) => array,
+            Self::String(array) => array,
+            Self::Bytes(array) => array,
+            Self::Timestamp(array) => array,
+        }
+    }
+}
+
+/// Appends the key of single values to `out`; `false` if a part is null, and then nothing is
+/// appended. Values must be of exactly their part's type.
+pub fn encode_values(values: &[Value], types: &[ScalarType], out: &mut Vec<u8>) -> Result<bool, KeyError> {
+    if values.len() != types.len() {
+        return Err(KeyError::PartCount { expected: types.len(), given: values.len() });
+    }
+    let begin = out.len();
+    let mut null = false;
+    for (part, (value, key_type)) in values.iter().zip(types).enumerate() {
+        match (value, key_type) {
+            (Value::Null, _) => null = true,
+            (Value::Bool(value), ScalarType::Bool) => encode_bool(*value, out),
+            (Value::Int32(value), ScalarType::Int32) => encode_int32(*value, out),
+            (Value::Int64(value), ScalarType::Int64) => encode_int64(TAG_INT64, *value, out),
+            (Value::String(value), ScalarType::String) => encode_escaped(TAG_STRING, value.as_bytes(), out),
+            (Value::Bytes(value), ScalarType::Bytes) => encode_escaped(TAG_BYTES, value, out),
+            (Value::Timestamp(value), ScalarType::Timestamp) => encode_int64(TAG_TIMESTAMP, *value, out),
+            (_, key_type) => {
+                out.truncate(begin);
+                check_key_type(part, *key_type)?;
+                let given = type_name(value).to_owned();
+                return Err(KeyError::WrongType { part, expected: key_type.as_str(), given });
+            }
+        }
+    }
+    if null {
+        out.truncate(begin);
+    }
+    Ok(!null)
+}
+
+/// The values of an encoded key.
+pub fn decode_key(key: &[u8], types: &[ScalarType]) -> Result<Vec<Value>, KeyError> {
+    let mut values = Vec::with_capacity(types.len());
+    read_parts(key, types, |part| values.push(part.into_value()))?;
+    Ok(values)
+}
+
+/// Makes join key columns out of encoded keys.
+#[derive(Debug)]
+pub struct KeyColumnsBuilder {
+    types: Vec<ScalarType>,
+    columns: Vec<ColumnBuilder>,
+}
+
+impl KeyColumnsBuilder {
+    pub fn new(types: &[ScalarType], capacity: usize) -> Self {
+        let columns = types.iter().map(|key_type| ColumnBuilder::new(DataType::Scalar(*key_type), capacity));
+        Self { types: types.to_vec(), columns: columns.collect() }
+    }
+
+    /// Appends one key to the columns; on an error none of them has changed.
+    pub fn append(&mut self, key: &[u8]) -> Result<(), KeyError> {
+        let mut parts = Vec::with_capacity(self.types.len());
+        read_parts(key, &self.types, |part| parts.push(part))?;
+        if !self.columns.iter().zip(&parts).all(|(column, part)| column.has_room_for(&part.as_cell())) {
+            return Err(KeyError::ColumnFull);
+        }
+        for (index, (column, part)) in self.columns.iter_mut().zip(&parts).enumerate() {
+            column
+                .push(part.as_cell())
+                .map_err(|_| KeyError::NotAKeyType { part: index, data_type: self.types[index].as_str() })?;
+        }
+        Ok(())
+    }
+
+    /// The columns, in the key's order, of the Arrow types of their parts.
+    pub fn finish(self) -> Vec<ArrayRef> {
+        self.columns.into_iter().map(ColumnBuilder::finish).collect()
+    }
+}
+
+// The tags. One leads each part, so that a key read under other types is refused. A number is never
+// given to another type, even when its type is gone.
+const TAG_BOOL: u8 = 0x01;
+const TAG_INT32: u8 = 0x02;
+const TAG_INT64: u8 = 0x03;
+const TAG_STRING: u8 = 0x04;
+const TAG_BYTES: u8 = 0x05;
+const TAG_TIMESTAMP: u8 = 0x06;
+
+// Inside text a zero byte becomes ZERO ESCAPED_ZERO; ZERO END ends it. END is the lower one, so that
+// a text sorts before every longer text that it begins.
+const ZERO: u8 = 0x00;
+const END: u8 = 0x00;
+const ESCAPED_ZERO: u8 = 0xFF;
+
+fn encode_bool(value: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[TAG_BOOL, u8::from(value)]);
+}
+
+fn encode_int32(value: i32, out: &mut Vec<u8>) {
+    out.push(TAG_INT32);
+    out.extend_from_slice(&(value ^ i32::MIN).to_be_bytes());
+}
+
+fn encode_int64(tag: u8, value: i64, out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend_from_slice(&ordered_int64(value));
+}
+
+/// Eight bytes whose order is the numbers' order.
+pub(crate) fn ordered_int64(value: i64) -> [u8; 8] {
+    (value ^ i64::MIN).to_be_bytes()
+}
+
+/// Reads what [`ordered_int64`] wrote.
+pub(crate) fn int64_of_ordered(bytes: [u8; 8]) -> i64 {
+    i64::from_be_bytes(bytes) ^ i64::MIN
+}
+
+fn encode_escaped(tag: u8, text: &[u8], out: &mut Vec<u8>) {
+    out.reserve(text.len() + 3);
+    out.push(tag);
+    let mut rest = text;
+    while let Some(zero) = rest.iter().position(|byte| *byte == ZERO) {
+        out.extend_from_slice(&rest[..zero]);
+        out.extend_from_slice(&[ZERO, ESCAPED_ZERO]);
+        rest = &rest[zero + 1..];
+    }
+    out.extend_from_slice(rest);
+    out.extend_from_slice(&[ZERO, END]);
+}
+
+fn check_key_type(part: usize, key_type: ScalarType) -> Result<(), KeyError> {
+    if key_type.is_key_type() { Ok(()) } else { Err(KeyError::NotAKeyType { part, data_type: key_type.as_str() }) }
+}
+
+/// An Arrow type, short enough for a message.
+fn shown(arrow_type: &ArrowType) -> String {
+    arrow_type.to_string().chars().take(80).collect()
+}
+
+enum KeyPart<'a> {
+    Bool(bool),
+    Int32(i32),
+    Int64(i64),
+    String(Cow<'a, str>),
+    Bytes(Cow<'a, [u8]>),
+    Timestamp(i64),
+}
+
+impl KeyPart<'_> {
+    fn into_value(self) -> Value {
+        match self {
+            Self::Bool(value) => Value::Bool(value),
+            Self::Int32(value) => Value::Int32(value),
+            Self::Int64(value) => Value::Int64(value),
+            Self::String(value) => Value::String(value.into_owned()),
+            Self::Bytes(value) => Value::Bytes(value.into_owned()),
+            Self::Timestamp(value) => Value::Timestamp(value),
+        }
+    }
+
+    fn as_cell(&self) -> Cell<'_> {
+        match self {
+            Self::Bool(value) => Cell::Bool(*value),
+            Self::Int32(value) => Cell::Int32(*value),
+            Self::Int64(value) => Cell::Int64(*value),
+            Self::String(value) => Cell::String(value),
+            Self::Bytes(value) => Cell::Bytes(value),
+            Self::Timestamp(value) => Cell::Timestamp(*value),
+        }
+    }
+}
+
+/// Hands each part of a key to `take`, having checked the whole key only when it returns `Ok`.
+fn read_parts<'a>(key: &'a [u8], types: &[ScalarType], mut take: impl FnMut(KeyPart<'a>)) -> Result<(), KeyError> {
+    let mut rest = key;
+    for (part, key_type) in types.iter().enumerate() {
+        let damaged = |reason| KeyError::Damaged { part, reason };
+        let (tag, after_tag) = rest.split_first().ok_or_else(|| damaged("nothing"))?;
+        rest = after_tag;
+        if *tag != tag_of(part, *key_type)? {
+            return Err(damaged("another type's tag"));
+        }
+        take(match key_type {
+            ScalarType::Bool => match take_chunk::<1>(&mut rest).ok_or_else(|| damaged("too few bytes"))? {
+                [0] => KeyPart::Bool(false),
+                [1] => KeyPart::Bool(true),
+                _ => return Err(damaged("neither true nor false")),
+            },
+            ScalarType::Int32 => {
+                let bytes = take_chunk::<4>(&mut rest).ok_or_else(|| damaged("too few bytes"))?;
+                KeyPart::Int32(i32::from_be_bytes(bytes) ^ i32::MIN)
+            }
+            ScalarType::Int64 => {
+                KeyPart::Int64(int64_of_ordered(take_chunk(&mut rest).ok_or_else(|| damaged("too few bytes"))?))
+            }
+            ScalarType::Timestamp => {
+                KeyPart::Timestamp(int64_of_ordered(take_chunk(&mut rest).ok_or_else(|| damaged("too few bytes"))?))
+            }
+            ScalarType::Bytes => {
+                KeyPart::Bytes(take_escaped(&mut rest).ok_or_else(|| damaged("bytes that don't end"))?)
+            }
+            ScalarType::String => {
+                let text = take_escaped(&mut rest).ok_or_else(|| damaged("a string that doesn't end"))?;
+                KeyPart::String(utf8(text).ok_or_else(|| damaged("a string that isn't UTF-8"))?)
+            }
+            ScalarType::Float32 | ScalarType::Float64 => {
+                return Err(KeyError::NotAKeyType { part, data_type: key_type.as_str() });
+            }
+        });
+    }
+    if rest.is_empty() { Ok(()) } else { Err(KeyError::Damaged { part: types.len(), reason: "bytes after the end" }) }
+}
+
+fn tag_of(part: usize, key_type: ScalarType) -> Result<u8, KeyError> {
+    Ok(match key_type {
+        ScalarType::Bool => TAG_BOOL,
+        ScalarType::Int32 => TAG_INT32,
+        ScalarType::Int64 => TAG_INT64,
+        ScalarType::String => TAG_STRING,
+        ScalarType::Bytes => TAG_BYTES,
+        ScalarType::Timestamp => TAG_TIMESTAMP,
+        ScalarType::Float32 | ScalarType::Float64 => {
+            return Err(KeyError::NotAKeyType { part, data_type: key_type.as_str() });
+        }
+    })
+}
+
+fn take_chunk<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (chunk, after) = rest.split_first_chunk::<N>()?;
+    *rest = after;
+    Some(*chunk)
+}
+
+fn take_escaped<'a>(rest: &mut &'a [u8]) -> Option<Cow<'a, [u8]>> {
+    let mut owned: Option<Vec<u8>> = None;
+    let bytes = *rest;
+    let mut begin = 0;
+    loop {
+        let zero = begin + bytes[begin..].iter().position(|byte| *byte == ZERO)?;
+        match *bytes.get(zero + 1)? {
+            END => {
+                *rest = &bytes[zero + 2..];
+                return Some(match owned {
+                    None => Cow::Borrowed(&bytes[begin..zero]),
+                    Some(mut text) => {
+                        text.extend_from_slice(&bytes[begin..zero]);
+                        Cow::Owned(text)
+                    }
+                });
+            }
+            ESCAPED_ZERO => {
+                let text = owned.get_or_insert_default();
+                text.extend_from_slice(&bytes[begin..=zero]);
+                begin = zero + 2;
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn utf8(text: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
+    match text {
+        Cow::Borrowed(text) => std::str::from_utf8(text).ok().map(Cow::Borrowed),
+        Cow::Owned(text) => String::from_utf8(text).ok().map(Cow::Owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cmp::Ordering;
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TYPES: [ScalarType; 6] = [
+        ScalarType::Bool,
+        ScalarType::Int32,
+        ScalarType::Int64,
+        ScalarType::String,
+        ScalarType::Bytes,
+        ScalarType::Timestamp,
+    ];
+
+    /// The natural order of two keys' values: what the order of their bytes must be.
+    fn natural_order(left: &[Value], right: &[Value]) -> Ordering {
+        let part_order = |(left, right): (&Value, &Value)| match (left, right) {
+            (Value::Bool(left), Value::Bool(right)) => left.cmp(right),
+            (Value::Int32(left), Value::Int32(right)) => left.cmp(right),
+            (Value::Int64(left), Value::Int64(right)) => left.cmp(right),
+            (Value::Timestamp(left), Value::Timestamp(right)) => left.cmp(right),
+            (Value::String(left), Value::String(right)) => left.as_bytes().cmp(right.as_bytes()),
+            (Value::Bytes(left), Value::Bytes(right)) => left.cmp(right),
+            other => panic!("not two values of one key type: {other:?}"),
+        };
+        left.iter().zip(right).map(part_order).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    }
+
+    /// Few distinct values, so that keys share parts, beginnings and zero bytes.
+    fn key_value(key_type: ScalarType) -> BoxedStrategy<Value> {
+        let int64 = || prop_oneof![Just(i64::MIN), Just(-1), Just(0), Just(1), Just(256), Just(i64::MAX), any::<i64>()];
+        match key_type {
+            ScalarType::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
+            ScalarType::Int32 => prop_oneof![Just(i32::MIN), Just(-1), Just(0), Just(i32::MAX), any::<i32>()]
+                .prop_map(Value::Int32)
+                .boxed(),
+            ScalarType::Int64 => int64().prop_map(Value::Int64).boxed(),
+            ScalarType::Timestamp => int64().prop_map(Value::Timestamp).boxed(),
+            ScalarType::String => {
+                let letter = prop_oneof![Just('\0'), Just('a'), Just('b'), Just('\u{7f}'), Just('é'), any::<char>()];
+                let text = proptest::collection::vec(letter, 0..4);
+                text.prop_map(|letters| Value::String(letters.into_iter().collect())).boxed()
+            }
+            ScalarType::Bytes => {
+                let byte = prop_oneof![Just(0_u8), Just(1), Just(0xFE), Just(0xFF), any::<u8>()];
+                proptest::collection::vec(byte, 0..5).prop_map(Value::Bytes).boxed()
+            }
+            ScalarType::Float32 | ScalarType::Float64 => unreachable!("no key has floats"),
+        }
+    }
+
+    fn types() -> impl Strategy<Value = Vec<ScalarType>> {
+        proptest::collection::vec(proptest::sample::select(TYPES.to_vec()), 1..4)
+    }
+
+    fn key_of(types: &[ScalarType]) -> BoxedStrategy<Vec<Value>> {
+        types.iter().map(|key_type| key_value(*key_type)).collect::<Vec<_>>().boxed()
+    }
+
+    fn encoded(values: &[Value], types: &[ScalarType]) -> Vec<u8> {
+        let mut key = Vec::new();
+        assert!(encode_values(values, types, &mut key).expect("the values are of the types"));
+        key
+    }
+
+    fn same(left: &[Value], right: &[Value]) -> bool {
+        left.len() == right.len() && left.iter().zip(right).all(|(left, right)| left.same_bits(right))
+    }
+
+    proptest! {
+        #[test]
+        fn keys_order_as_their_values_and_none_begins_another(
+            (types, left, right) in types().prop_flat_map(|types| {
+                let (left, right) = (key_of(&types), key_of(&types));
+                (Just(types), left, right)
+            })
+        ) {
+            let (left_key, right_key) = (encoded(&left, &types), encoded(&right, &types));
+            prop_assert_eq!(left_key.cmp(&right_key), natural_order(&left, &right));
+            prop_assert!(left_key == right_key || !left_key.starts_with(&right_key));
+        }
+
+        #[test]
+        fn keys_read_as_they_were_written(
+            (types, keys) in types().prop_flat_map(|types| {
+                let keys = proptest::collection::vec(key_of(&types), 1..6);
+                (Just(types), keys)
+            })
+        ) {
+            let mut builder = KeyColumnsBuilder::new(&types, keys.len());
+            for key in &keys {
+                let bytes = encoded(key, &types);
+                prop_assert!(same(&decode_key(&bytes, &types).expect("just encoded"), key));
+                builder.append(&bytes).expect("just encoded");
+            }
+            let reader = KeyReader::new(&builder.finish(), &types).expect("columns of the key's types");
+            prop_assert_eq!(reader.len(), keys.len());
+            prop_assert_eq!(reader.null_count(), 0);
+            for (row, key) in keys.iter().enumerate() {
+                let mut bytes = Vec::new();
+                prop_assert!(reader.encode(row, &mut bytes));
+                prop_assert_eq!(bytes, encoded(key, &types));
+            }
+        }
+
+        #[test]
+        fn hostile_key_bytes_are_refused_or_are_the_one_encoding_of_what_they_say(
+            types in types(), bytes in proptest::collection::vec(prop_oneof![0_u8..8, Just(0xFF), any::<u8>()], 0..24)
+        ) {
+            if let Ok(values) = decode_key(&bytes, &types) {
+                prop_assert_eq!(encoded(&values, &types), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_with_a_null_part_is_no_key() {
+        let types = [ScalarType::String, ScalarType::Int32];
+        let arrays: [ArrayRef; 2] = [
+            Arc::new(StringArray::from(vec![Some("a"), None, Some("")])),
+            Arc::new(Int32Array::from(vec![None, Some(1), Some(2)])),
+        ];
+        let reader = KeyReader::new(&arrays, &types).expect("columns of the key's types");
+        assert_eq!(reader.null_count(), 2);
+        let mut key = vec![7];
+        assert!(!reader.encode(0, &mut key) && !reader.encode(1, &mut key));
+        assert_eq!(key, [7]);
+        assert!(reader.encode(2, &mut key));
+        assert!(!encode_values(&[Value::String("a".into()), Value::Null], &types, &mut key).expect("right types"));
+    }
+
+    #[test]
+    fn columns_of_another_type_are_refused() {
+        let column: ArrayRef = Arc::new(Int32Array::from(vec![1]));
+        assert!(matches!(
+            KeyReader::new(&[column.clone()], &[ScalarType::Int64]),
+            Err(KeyError::WrongType { part: 0, .. })
+        ));
+        assert!(matches!(KeyReader::new(&[column.clone()], &[]), Err(KeyError::PartCount { .. })));
+        let naive: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![1]));
+        assert!(KeyReader::new(&[naive], &[ScalarType::Timestamp]).is_err());
+        assert!(matches!(
+            KeyReader::new(&[column], &[ScalarType::Float64]),
+            Err(KeyError::NotAKeyType { part: 0, .. })
+        ));
+    }
+
+    #[test]
+    fn slot_ranges_cover_every_slot_once() {
+        for count in [1, 2, 3, 4, 7, 1_000, u16::MAX] {
+            let ranges = SlotRange::split_evenly(count);
+            assert_eq!(ranges.len(), usize::from(count));
+            assert_eq!((ranges[0].first, ranges[ranges.len() - 1].last), (0, u16::MAX));
+            assert!(ranges.windows(2).all(|pair| pair[0].last + 1 == pair[1].first));
+        }
+        assert_eq!(SlotRange::split_evenly(1), [SlotRange::ALL]);
+    }
+
+    /// These numbers place every stored row: they can't change without a rewrite of all data.
+    #[test]
+    fn slots_stay_what_they_were() {
+        let seed = slot_seed(TenantId(1), &["airport", "carrier"]);
+        assert_ne!(seed, slot_seed(TenantId(2), &["airport", "carrier"]));
+        assert_ne!(seed, slot_seed(TenantId(1), &["carrier", "airport"]));
+        assert_ne!(slot_seed(TenantId(1), &["ab", "c"]), slot_seed(TenantId(1), &["a", "bc"]));
+        let key = encoded(&[Value::String("EWR".into())], &[ScalarType::String]);
+        assert_eq!(key, [4, b'E', b'W', b'R', 0, 0]);
+        assert_eq!((seed, slot_of(seed, &key)), (1_354_247_912_713_094_390, 17_202));
+    }
+
+    #[test]
+    fn online_keys_order_by_slot_then_tenant_then_view_then_key() {
+        let key = |slot, tenant, view, key| OnlineKey { slot, tenant: TenantId(tenant), view: ViewId(view), key };
+        let ascending =
+            [key(1, 9, 9, b"z"), key(256, 1, 9, b"z"), key(256, 2, 1, b"z"), key(256, 2, 2, b""), key(256, 2, 2, b"a")];
+        let bytes = ascending.map(|key| {
+            let mut out = Vec::new();
+            key.encode(&mut out);
+            assert_eq!(OnlineKey::decode(&out), Some(key));
+            out
+        });
+        assert!(bytes.is_sorted() && ascending.is_sorted());
+        assert_eq!(OnlineKey::decode(&[0; 9]), None);
+    }
+}
