@@ -5,4 +5,6 @@
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod registry;
 pub mod telemetry;
+pub mod tenancy;

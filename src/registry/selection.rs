@@ -1,0 +1,270 @@
+//! What one request asks for: feature services and single features, resolved in one snapshot into
+//! the rows to look up and the columns to take from them. A row or column that several services
+//! need stands here once. Nothing here reads a row.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use hydrant_storage::names::{Name, ViewId};
+use hydrant_storage::order::Micros;
+use hydrant_storage::value::{ScalarType, Value};
+
+use crate::error::{Code, Error, Result};
+
+use super::catalog::{Lookup, ServiceColumn, ServiceVersion, Snapshot, TenantCatalog, View};
+
+/// The most services that one request may name.
+pub const MAX_SERVICES: usize = 64;
+/// The most columns that one request may ask for, over all its services.
+pub const MAX_COLUMNS: usize = 16_384;
+
+/// A request's features, resolved.
+#[derive(Clone, Debug)]
+pub struct Selection {
+    /// In the request's order.
+    pub services: Vec<SelectedService>,
+    /// The columns of the request's feature references, in its order: indices into `columns`.
+    pub features: Vec<usize>,
+    /// The rows to look up, each once.
+    pub lookups: Vec<Lookup>,
+    /// In the order in which services, then references, first ask for them.
+    pub columns: Vec<ServiceColumn>,
+    /// The registry revision of the snapshot.
+    pub revision: u64,
+}
+
+/// A service of a request, and where its columns stand in the answer.
+#[derive(Clone, Debug)]
+pub struct SelectedService {
+    pub version: Arc<ServiceVersion>,
+    /// Indices into the selection's columns, in the frozen order.
+    pub columns: Vec<usize>,
+}
+
+/// A column that the caller has to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestColumn {
+    pub name: Name,
+    pub key_type: ScalarType,
+}
+
+impl Snapshot {
+    /// The catalog of a tenant.
+    pub fn tenant(&self, name: &Name) -> Result<&Arc<TenantCatalog>> {
+        self.tenants.get(name).ok_or_else(|| {
+            Error::not_found("TENANT_NOT_FOUND", format!("there is no tenant '{name}'")).with("tenant", name)
+        })
+    }
+
+    /// Resolves services (`name` or `name@N`) and features (`view:feature`). Single features use
+    /// their view's current ttl and defaults, and are called `view__feature`. NOT_FOUND names what
+    /// is missing; INVALID_ARGUMENT a reference that can't be read, an empty request, one over the
+    /// bounds, or one in which two lookups want one request column in two types.
+    pub fn select(&self, tenant: &TenantCatalog, services: &[String], features: &[String]) -> Result<Selection> {
+        if services.is_empty() && features.is_empty() {
+            return Err(Error::invalid("NOTHING_SELECTED", "the request names no feature service and no feature")
+                .hint("name feature services (`name` or `name@N`) or features (`view:feature`)"));
+        }
+        if services.len() > MAX_SERVICES {
+            let message = format!("the request names {} feature services; at most {MAX_SERVICES}", services.len());
+            return Err(Error::invalid("TOO_MANY_SERVICES", message));
+        }
+        let mut builder = Builder::default();
+        let mut selected = Vec::with_capacity(services.len());
+        let mut seen = HashSet::new();
+        for reference in services {
+            let version = resolve_service(tenant, reference)?;
+            if !seen.insert((version.service.clone(), version.number)) {
+                let message =
+                    format!("the request names feature service '{}@{}' twice", version.service, version.number);
+                return Err(Error::invalid("DUPLICATE_SERVICE", message).with("service", &version.service));
+            }
+            let columns = builder.add_service(version);
+            selected.push(SelectedService { version: Arc::clone(version), columns });
+            check_width(builder.columns.len())?;
+        }
+        check_width(builder.columns.len().saturating_add(features.len()))?;
+        let mut references = Vec::with_capacity(features.len());
+        for reference in features {
+            let (view, feature) = resolve_feature(tenant, reference)?;
+            references.push(builder.add_feature(view, feature));
+        }
+        let selection = Selection {
+            services: selected,
+            features: references,
+            lookups: builder.lookups,
+            columns: builder.columns,
+            revision: self.revision,
+        };
+        request_columns(&selection.lookups)?;
+        Ok(selection)
+    }
+}
+
+impl Selection {
+    /// The request columns that the lookups are keyed by, each once, in the order of first use.
+    pub fn request_columns(&self) -> Vec<RequestColumn> {
+        request_columns(&self.lookups).expect("a selection is made only where its request columns agree")
+    }
+
+    /// Refuses a selection in which two different columns have one name. Where columns are told
+    /// apart by index (online answers) that is no problem; in a table it is.
+    pub fn require_unique_names(&self) -> Result<()> {
+        let mut seen = HashSet::new();
+        for column in &self.columns {
+            if !seen.insert(column.name.as_str()) {
+                let message = format!("two different columns of the request are called '{}'", column.name);
+                return Err(Error::invalid("AMBIGUOUS_COLUMN", message)
+                    .hint("ask for the services one by one, or give one of them an alias (`as`)")
+                    .with("column", &column.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The request columns of some lookups, or that two of them want one column in two types.
+pub(super) fn request_columns(lookups: &[Lookup]) -> Result<Vec<RequestColumn>> {
+    let mut types: BTreeMap<&Name, (ScalarType, &Name)> = BTreeMap::new();
+    let mut columns = Vec::new();
+    for lookup in lookups {
+        for (name, join_key) in lookup.keys.iter().zip(&lookup.view.join_keys) {
+            let (known, first_view) = types.entry(name).or_insert((join_key.key_type, &lookup.view.name));
+            if *known != join_key.key_type {
+                let (wanted, view) = (join_key.key_type.as_str(), &lookup.view.name);
+                let known = known.as_str();
+                let message = format!(
+                    "request column '{name}' would be {known} for view '{first_view}' and {wanted} for view '{view}'"
+                );
+                return Err(Error::invalid("REQUEST_COLUMN_TYPES_DIFFER", message)
+                    .hint("map one of the join keys to another request column (`keys`)")
+                    .with("column", name));
+            }
+            if !columns.iter().any(|column: &RequestColumn| column.name == *name) {
+                columns.push(RequestColumn { name: name.clone(), key_type: join_key.key_type });
+            }
+        }
+    }
+    Ok(columns)
+}
+
+/// Collects lookups and columns, each once.
+#[derive(Default)]
+struct Builder {
+    lookups: Vec<Lookup>,
+    columns: Vec<ServiceColumn>,
+    lookup_of: HashMap<(ViewId, Vec<Name>, Option<Micros>), usize>,
+    /// The columns of each (lookup, feature); there are several only where names or defaults differ.
+    columns_of: HashMap<(usize, usize), Vec<usize>>,
+}
+
+impl Builder {
+    fn add_service(&mut self, version: &ServiceVersion) -> Vec<usize> {
+        let lookups: Vec<usize> = version.lookups.iter().map(|lookup| self.add_lookup(lookup.clone())).collect();
+        let columns = version.columns.iter();
+        columns
+            .map(|column| self.add_column(ServiceColumn { lookup: lookups[column.lookup], ..column.clone() }))
+            .collect()
+    }
+
+    fn add_feature(&mut self, view: &Arc<View>, feature: usize) -> usize {
+        let keys = view.join_keys.iter().map(|join_key| join_key.name.clone()).collect();
+        let lookup = self.add_lookup(Lookup { view: Arc::clone(view), keys, ttl: view.ttl });
+        let definition = &view.features[feature];
+        self.add_column(ServiceColumn {
+            name: format!("{}__{}", view.name, definition.name),
+            lookup,
+            feature,
+            data_type: definition.data_type,
+            default: definition.default.clone(),
+        })
+    }
+
+    fn add_lookup(&mut self, lookup: Lookup) -> usize {
+        let next = self.lookups.len();
+        let index = *self.lookup_of.entry((lookup.view.id, lookup.keys.clone(), lookup.ttl)).or_insert(next);
+        if index == next {
+            self.lookups.push(lookup);
+        }
+        index
+    }
+
+    fn add_column(&mut self, column: ServiceColumn) -> usize {
+        let same_cell = self.columns_of.entry((column.lookup, column.feature)).or_default();
+        let known = same_cell.iter().copied().find(|&index| {
+            let known = &self.columns[index];
+            known.name == column.name && same_default(known.default.as_ref(), column.default.as_ref())
+        });
+        known.unwrap_or_else(|| {
+            let index = self.columns.len();
+            same_cell.push(index);
+            self.columns.push(column);
+            index
+        })
+    }
+}
+
+fn same_default(a: Option<&Value>, b: Option<&Value>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.same_bits(b),
+        _ => false,
+    }
+}
+
+fn check_width(columns: usize) -> Result<()> {
+    if columns <= MAX_COLUMNS {
+        return Ok(());
+    }
+    let message = format!("the request asks for more than {MAX_COLUMNS} columns");
+    Err(Error::invalid("TOO_MANY_COLUMNS", message).hint("split the request"))
+}
+
+fn resolve_service<'a>(tenant: &'a TenantCatalog, reference: &str) -> Result<&'a Arc<ServiceVersion>> {
+    let shown: String = reference.chars().take(80).collect();
+    let (name, number) = match reference.split_once('@') {
+        None => (reference, None),
+        Some((name, number)) => {
+            let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+            let parsed = number.parse::<u32>().ok().filter(|_| digits).ok_or_else(|| {
+                Error::invalid(
+                    "BAD_SERVICE_REFERENCE",
+                    format!("'{shown}' names no service version: use `name` or `name@N`"),
+                )
+            })?;
+            (name, Some(parsed))
+        }
+    };
+    let service = tenant.services.get(name).ok_or_else(|| {
+        Error::not_found("SERVICE_NOT_FOUND", format!("there is no feature service '{shown}'")).with("service", &shown)
+    })?;
+    let current = service
+        .versions
+        .last()
+        .ok_or_else(|| Error::new(Code::Internal, "INTERNAL", format!("feature service '{name}' has no version")))?;
+    let Some(number) = number else { return Ok(current) };
+    let found = service.versions.binary_search_by_key(&number, |version| version.number);
+    found.map(|index| &service.versions[index]).map_err(|_| {
+        let message =
+            format!("feature service '{name}' has no version {number}; its current one is {}", current.number);
+        Error::not_found("SERVICE_VERSION_NOT_FOUND", message)
+            .with("service", name)
+            .with("version", number)
+            .with("current", current.number)
+    })
+}
+
+fn resolve_feature<'a>(tenant: &'a TenantCatalog, reference: &str) -> Result<(&'a Arc<View>, usize)> {
+    let shown: String = reference.chars().take(160).collect();
+    let Some((view_name, feature_name)) = reference.split_once(':') else {
+        return Err(Error::invalid("BAD_FEATURE_REFERENCE", format!("'{shown}' names no feature: use `view:feature`")));
+    };
+    let view = tenant.views.get(view_name).ok_or_else(|| {
+        Error::not_found("VIEW_NOT_FOUND", format!("there is no feature view for '{shown}'")).with("feature", &shown)
+    })?;
+    let index = view.features.iter().position(|feature| feature.name.as_str() == feature_name).ok_or_else(|| {
+        Error::not_found("FEATURE_NOT_FOUND", format!("feature view '{view_name}' has no feature for '{shown}'"))
+            .with("feature", &shown)
+    })?;
+    Ok((view, index))
+}
