@@ -103,7 +103,7 @@ const CRATE_HOMES: [(&str, &[&str]); 23] = [
     ("object_store", &["storage/src/history/"]),
     ("rdkafka", &["src/log/kafka.rs"]),
     ("etcd_client", &["src/cluster/etcd.rs"]),
-    ("saphyr", &["src/registry/yaml.rs"]),
+    ("saphyr*", &["src/registry/yaml.rs"]),
     ("toml", &["src/config/"]),
     ("clap", &["src/cli/"]),
     ("clap_complete", &["src/cli/"]),

@@ -21,6 +21,7 @@ pub struct Snapshot {
 /// What one tenant has defined.
 #[derive(Debug)]
 pub struct TenantCatalog {
+    pub applied: Applied,
     pub id: TenantId,
     pub name: Name,
     pub entities: BTreeMap<Name, Arc<Entity>>,

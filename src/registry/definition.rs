@@ -1,6 +1,6 @@
-//! Definitions as owners write them: one serde type a kind, whose JSON form is the document of
-//! docs/definitions.md (`apiVersion`, `kind`, `metadata`, `spec`). What they mean together is worked
-//! out in `catalog`; a definition by itself is only text in the right places.
+//! Definitions as owners write them: one type a kind. Their serde form is what the registry
+//! persists; the documents that owners see (`apiVersion`, `kind`, `metadata`, `spec`) are made in
+//! `documents`. What they mean together is worked out in `catalog`.
 
 use std::collections::BTreeMap;
 
@@ -113,6 +113,7 @@ pub struct FeatureSpec {
     /// `None`: the feature's name.
     pub column: Option<Name>,
     /// As JSON (the mapping of proto3), read by the feature's type when the catalog is made.
+    #[serde(default, with = "super::exact")]
     pub default: Option<serde_json::Value>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
@@ -135,6 +136,16 @@ pub struct ServiceFeature {
     pub alias: Option<Name>,
     /// Join key of the view → request column.
     pub keys: BTreeMap<Name, Name>,
+}
+
+impl Definition {
+    pub fn kind(&self) -> Kind {
+        self.spec.kind()
+    }
+
+    pub fn name(&self) -> &Name {
+        &self.metadata.name
+    }
 }
 
 impl Spec {

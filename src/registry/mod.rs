@@ -4,17 +4,86 @@
 
 pub mod catalog;
 pub mod definition;
+pub mod documents;
+pub mod durations;
+pub mod lineage;
+pub mod listing;
+pub mod node;
+pub mod plan;
 pub mod selection;
+pub mod values;
+pub mod yaml;
+
+mod build;
+mod compatibility;
+mod deletion;
+mod details;
+mod exact;
+mod freeze;
+mod reader;
+mod state;
+mod validation;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
+use hydrant_storage::names::Name;
+use tokio::sync::{Mutex, Semaphore, watch};
+
+use crate::clock::StoreTime;
+use crate::cluster::{MetadataStore, Versioned};
+use crate::error::{Code, Error, Result};
+use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
+
+pub use self::validation::feeds;
 
 use self::catalog::Snapshot;
+use self::definition::{Definition, Kind};
+use self::lineage::Lineage;
+use self::listing::{Described, Page};
+use self::plan::{Plan, Stamp};
+use self::state::State;
+
+/// Under which the registry's state is kept.
+const METADATA_KEY: &str = "registry";
+/// How many changes may wait for one another.
+const MAX_WAITING_CHANGES: usize = 64;
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// The registry. Clones are the same registry.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    shared: Arc<Shared>,
+}
 
 /// Where to read what is defined now. Clones read the same place; loading one is wait-free.
 #[derive(Clone, Debug)]
 pub struct SnapshotReader(Arc<ArcSwap<Snapshot>>);
+
+/// What an apply did.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub plan: Plan,
+    /// The revision afterwards; the one before if nothing changed.
+    pub revision: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Arc<dyn MetadataStore>,
+    time: Arc<StoreTime>,
+    snapshot: SnapshotReader,
+    state: ArcSwap<State>,
+    revision: watch::Sender<u64>,
+    /// One change at a time; holds the version of the persisted state.
+    writer: Mutex<u64>,
+    waiting: Semaphore,
+}
 
 impl SnapshotReader {
     /// A place that nobody publishes to.
@@ -26,4 +95,219 @@ impl SnapshotReader {
     pub fn load(&self) -> Arc<Snapshot> {
         self.0.load_full()
     }
+}
+
+impl Registry {
+    /// Reads the persisted state; at the first start, makes it with the one tenant `default`.
+    /// DATA_LOSS, with the way out, if it is damaged.
+    pub async fn open(store: Arc<dyn MetadataStore>, time: Arc<StoreTime>) -> Result<Self> {
+        let (state, version) = match store.get(METADATA_KEY).await? {
+            Some(Versioned { value, version }) => (State::decode(&value).map_err(damaged)?, version),
+            None => {
+                let tenant = DEFAULT_TENANT.parse().map_err(|error| Error::internal(format!("{error}")))?;
+                let state = State::first(tenant, time.read(), "first start");
+                let version = store.put_if_version(METADATA_KEY, Bytes::from(state.encode()), 0).await?;
+                (state, version)
+            }
+        };
+        let snapshot = build::snapshot(&state).map_err(damaged)?;
+        let shared = Shared {
+            store,
+            time,
+            revision: watch::Sender::new(state.revision),
+            snapshot: SnapshotReader::fixed(Arc::new(snapshot)),
+            state: ArcSwap::from_pointee(state),
+            writer: Mutex::new(version),
+            waiting: Semaphore::new(MAX_WAITING_CHANGES),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load()
+    }
+
+    /// For those who read snapshots for as long as they live.
+    pub fn reader(&self) -> SnapshotReader {
+        self.shared.snapshot.clone()
+    }
+
+    /// Follows the revision. A snapshot of it is published before it is told.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.revision.subscribe()
+    }
+
+    /// What applying `definitions` would change. Violations have paths such as
+    /// `definitions[2].spec.features[0].type`; all of them are listed.
+    pub fn plan(&self, permit: &Permit, definitions: &[Definition]) -> Result<Plan> {
+        permit.require(Action::ReadDefinitions)?;
+        let state = self.shared.state.load_full();
+        plan::draft(&state, permit.tenant(), definitions, &self.stamp(permit)).map(|(plan, _)| plan)
+    }
+
+    /// Makes the definitions so, all of them or none, in whatever order they stand. ABORTED if
+    /// `expected_revision` is given and isn't the current one. What changes nothing makes no
+    /// revision. A change goes through even if the caller stops waiting for it.
+    pub async fn apply(
+        &self,
+        permit: &Permit,
+        definitions: Vec<Definition>,
+        expected_revision: Option<u64>,
+    ) -> Result<Applied> {
+        let tenant = permit.tenant().clone();
+        let edit = move |state: &State, stamp: &Stamp| {
+            check_revision(state, expected_revision)?;
+            plan::draft(state, &tenant, &definitions, stamp)
+        };
+        let (plan, snapshot) = self.change(permit, edit).await?;
+        Ok(Applied { plan, revision: snapshot.revision })
+    }
+
+    /// Makes a definition that isn't there; ALREADY_EXISTS if it is.
+    pub async fn create(&self, permit: &Permit, definition: Definition) -> Result<Described> {
+        let (tenant, kind, name) = (permit.tenant().clone(), definition.kind(), definition.name().clone());
+        let target = name.clone();
+        let edit = move |state: &State, stamp: &Stamp| {
+            if plan::tenant(state, &tenant)?.stored(kind, &target).is_some() {
+                let message = format!("there is a {} '{target}' already", kind.as_str());
+                return Err(Error::new(Code::AlreadyExists, "DEFINITION_EXISTS", message)
+                    .with("kind", kind.as_str())
+                    .with("name", &target));
+            }
+            plan::draft(state, &tenant, &[definition], stamp)
+        };
+        let (_, snapshot) = self.change(permit, edit).await?;
+        described(&snapshot, permit, kind, &name)
+    }
+
+    /// Changes a definition that is there. With an etag, only what the caller has seen: ABORTED if
+    /// it was changed since.
+    pub async fn update(&self, permit: &Permit, definition: Definition, etag: String) -> Result<Described> {
+        let (tenant, kind, name) = (permit.tenant().clone(), definition.kind(), definition.name().clone());
+        let target = name.clone();
+        let edit = move |state: &State, stamp: &Stamp| {
+            let stored = plan::tenant(state, &tenant)?.stored(kind, &target);
+            let stored = stored.ok_or_else(|| deletion::not_found(kind, &target))?;
+            deletion::check_etag(kind, &target, &stored.etag(), &etag)?;
+            plan::draft(state, &tenant, &[definition], stamp)
+        };
+        let (_, snapshot) = self.change(permit, edit).await?;
+        described(&snapshot, permit, kind, &name)
+    }
+
+    /// Deletes a definition that nothing uses, and tells the new revision. FAILED_PRECONDITION lists
+    /// who uses it.
+    pub async fn delete(&self, permit: &Permit, kind: Kind, name: &Name, etag: String) -> Result<u64> {
+        let (tenant, name) = (permit.tenant().clone(), name.clone());
+        let edit = move |state: &State, _: &Stamp| {
+            deletion::draft(state, &tenant, kind, &name, &etag).map(|next| ((), Some(next)))
+        };
+        self.change(permit, edit).await.map(|((), snapshot)| snapshot.revision)
+    }
+
+    /// A definition as it stands.
+    pub fn get(&self, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {
+        permit.require(Action::ReadDefinitions)?;
+        described(&self.snapshot(), permit, kind, name)
+    }
+
+    /// A page of the definitions of a kind, by name.
+    pub fn list(&self, permit: &Permit, kind: Kind, page_size: u32, page_token: &str) -> Result<Page> {
+        permit.require(Action::ReadDefinitions)?;
+        let snapshot = self.snapshot();
+        listing::list(snapshot.tenant(permit.tenant())?, snapshot.revision, kind, page_size, page_token)
+    }
+
+    /// What a definition is made of and what is made of it.
+    pub fn lineage(&self, permit: &Permit, kind: Kind, name: &Name) -> Result<Lineage> {
+        permit.require(Action::ReadDefinitions)?;
+        let snapshot = self.snapshot();
+        described(&snapshot, permit, kind, name)?;
+        Ok(lineage::of(snapshot.tenant(permit.tenant())?, kind, name))
+    }
+
+    fn stamp(&self, permit: &Permit) -> Stamp {
+        Stamp { now: self.shared.time.read(), by: permit.caller().to_owned() }
+    }
+
+    /// Runs one change: drafts, persists, publishes; answers with the snapshot after it. It runs in a task of its own, so that a caller
+    /// who hangs up can't leave a persisted state unpublished.
+    async fn change<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
+    ) -> Result<(T, Arc<Snapshot>)> {
+        permit.require(Action::ChangeDefinitions)?;
+        let stamp = self.stamp(permit);
+        let shared = Arc::clone(&self.shared);
+        let permit = permit.clone();
+        let task = tokio::spawn(async move {
+            let changed = shared.change(stamp, edit).await;
+            drop(permit);
+            changed
+        });
+        task.await.map_err(|failed| Error::internal(format!("a change of definitions ended early: {failed}")))?
+    }
+}
+
+impl Shared {
+    async fn change<T: Send + 'static>(
+        &self,
+        stamp: Stamp,
+        edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
+    ) -> Result<(T, Arc<Snapshot>)> {
+        let _place = self.waiting.try_acquire().map_err(|_| {
+            let message = format!("{MAX_WAITING_CHANGES} changes of definitions are waiting already");
+            Error::new(Code::ResourceExhausted, "REGISTRY_BUSY", message).retry_after(RETRY_AFTER)
+        })?;
+        let mut version = self.writer.lock().await;
+        let state = self.state.load_full();
+        let draft = move || -> Result<(T, Option<(State, Snapshot, Bytes)>)> {
+            let (outcome, next) = edit(&state, &stamp)?;
+            let Some(next) = next else { return Ok((outcome, None)) };
+            let snapshot = build::snapshot(&next).map_err(|detail| {
+                Error::internal(format!("a change would have made a state that doesn't fit together: {detail}"))
+            })?;
+            let encoded = Bytes::from(next.encode());
+            Ok((outcome, Some((next, snapshot, encoded))))
+        };
+        let drafted = tokio::task::spawn_blocking(draft).await;
+        let failed = |failed| Error::internal(format!("a change of definitions failed: {failed}"));
+        let (outcome, next) = drafted.map_err(failed)??;
+        let Some((next, snapshot, encoded)) = next else { return Ok((outcome, self.snapshot.load())) };
+        *version = self.store.put_if_version(METADATA_KEY, encoded, *version).await?;
+        let (revision, snapshot) = (next.revision, Arc::new(snapshot));
+        self.state.store(Arc::new(next));
+        self.snapshot.0.store(Arc::clone(&snapshot));
+        self.revision.send_replace(revision);
+        tracing::info!(revision, "definitions changed");
+        Ok((outcome, snapshot))
+    }
+}
+
+fn described(snapshot: &Snapshot, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {
+    let found = listing::get(snapshot.tenant(permit.tenant())?, kind, name);
+    found.ok_or_else(|| deletion::not_found(kind, name))
+}
+
+fn check_revision(state: &State, expected: Option<u64>) -> Result<()> {
+    match expected {
+        Some(expected) if expected != state.revision => {
+            let message = format!("definitions are at revision {}, not {expected}", state.revision);
+            Err(Error::new(Code::Aborted, "REVISION_MISMATCH", message)
+                .hint("somebody else changed definitions meanwhile: plan again, then apply")
+                .with("expected", expected)
+                .with("current", state.revision))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn damaged(detail: String) -> Error {
+    Error::new(Code::DataLoss, "REGISTRY_DAMAGED", format!("the registry's state can't be read: {detail}")).hint(
+        "restore the registry's file from a backup of this data directory; don't delete it alone, since it holds the \
+         ids under which rows are stored. Without a backup, start with an empty data directory, apply the definitions \
+         and load the history again",
+    )
 }

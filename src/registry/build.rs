@@ -1,0 +1,228 @@
+//! Makes the snapshot that everyone reads out of the state that is persisted. It fails only on a
+//! state that no sequence of changes leads to: one that was damaged or written by something else.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use hydrant_storage::keys;
+use hydrant_storage::names::{Name, ViewId};
+use hydrant_storage::order::Micros;
+use hydrant_storage::row::RowLayout;
+use hydrant_storage::value::{DataType, Value};
+
+use super::catalog::{
+    Entity, Feature, JoinKey, Lookup, Service, ServiceColumn, ServiceVersion, Snapshot, Source, SourceColumn,
+    TenantCatalog, View,
+};
+use super::definition::{Kind, Spec};
+use super::state::{FrozenColumn, FrozenLookup, FrozenService, State, Stored, TenantState, ViewState};
+use super::values;
+
+/// Makes a snapshot; the error says what doesn't fit.
+pub(super) fn snapshot(state: &State) -> Result<Snapshot, String> {
+    let mut tenants = BTreeMap::new();
+    let mut ids = HashMap::new();
+    for (name, tenant) in &state.tenants {
+        if tenant.id.0 >= state.next_tenant {
+            return Err(format!("tenant '{name}' has an id that wasn't given yet"));
+        }
+        for (view_name, view) in &tenant.views {
+            if view.id.0 >= state.next_view {
+                return Err(format!("view '{view_name}' has an id that wasn't given yet"));
+            }
+            if let Some(other) = ids.insert(view.id, view_name) {
+                return Err(format!("views '{other}' and '{view_name}' have the same id"));
+            }
+        }
+        tenants.insert(name.clone(), Arc::new(catalog(name, tenant)?));
+    }
+    Ok(Snapshot { revision: state.revision, tenants })
+}
+
+fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog, String> {
+    let entities = named(&tenant.entities, |name, stored| entity(name, stored).map(Arc::new))?;
+    let longest = longest_ttls(tenant);
+    let views = named(&tenant.views, |name, state| view(name, state, tenant, &entities, &longest).map(Arc::new))?;
+    let sources = named(&tenant.sources, |name, stored| source(name, stored, &views).map(Arc::new))?;
+    for view in views.values() {
+        if !sources.contains_key(&view.source) {
+            return Err(format!("view '{}' has no source '{}'", view.name, view.source));
+        }
+    }
+    let by_id: HashMap<ViewId, &Arc<View>> = views.values().map(|view| (view.id, view)).collect();
+    let services = named(&tenant.services, |name, state| {
+        check_name(Kind::FeatureService, name, &state.stored)?;
+        let ascending = state.versions.is_sorted_by(|a, b| a.number < b.number);
+        if state.versions.is_empty() || !ascending {
+            return Err(format!("the versions of service '{name}' are not in order"));
+        }
+        let versions = state.versions.iter().map(|frozen| service_version(name, frozen, &by_id).map(Arc::new));
+        let versions = versions.collect::<Result<_, _>>()?;
+        Ok(Arc::new(Service { applied: state.stored.applied(), name: name.clone(), versions }))
+    })?;
+    let applied = tenant.stored.applied();
+    Ok(TenantCatalog { applied, id: tenant.id, name: name.clone(), entities, sources, views, services })
+}
+
+/// Under which ttl, at the longest, a view's rows are still read: `None` is for ever.
+fn longest_ttls(tenant: &TenantState) -> HashMap<ViewId, Option<Micros>> {
+    let mut longest = HashMap::new();
+    let mut raise = |view: ViewId, ttl: Option<Micros>| {
+        let known = longest.entry(view).or_insert(ttl);
+        *known = known.zip(ttl).map(|(known, ttl)| known.max(ttl));
+    };
+    for view in tenant.views.values() {
+        if let Spec::FeatureView(spec) = &view.stored.definition.spec {
+            raise(view.id, spec.ttl);
+        }
+    }
+    for version in tenant.services.values().flat_map(|service| &service.versions) {
+        for lookup in &version.lookups {
+            raise(lookup.view_id, lookup.ttl);
+        }
+    }
+    longest
+}
+
+fn entity(name: &Name, stored: &Stored) -> Result<Entity, String> {
+    check_name(Kind::Entity, name, stored)?;
+    let Spec::Entity(spec) = &stored.definition.spec else { return Err(wrong_kind(Kind::Entity, name)) };
+    let join_keys = spec.join_keys.iter().map(|typed| match typed.data_type {
+        DataType::Scalar(key_type) if key_type.is_key_type() => Ok(JoinKey { name: typed.name.clone(), key_type }),
+        other => Err(format!("entity '{name}' has a join key of type {other}")),
+    });
+    Ok(Entity { applied: stored.applied(), join_keys: join_keys.collect::<Result<_, _>>()? })
+}
+
+fn source(name: &Name, stored: &Stored, views: &BTreeMap<Name, Arc<View>>) -> Result<Source, String> {
+    check_name(Kind::Source, name, stored)?;
+    let Spec::Source(spec) = &stored.definition.spec else { return Err(wrong_kind(Kind::Source, name)) };
+    let columns = spec.columns.iter();
+    Ok(Source {
+        applied: stored.applied(),
+        name: name.clone(),
+        event_time: spec.event_time.clone(),
+        known_time: spec.known_time.clone(),
+        max_future: spec.max_future,
+        columns: columns.map(|typed| SourceColumn { name: typed.name.clone(), data_type: typed.data_type }).collect(),
+        views: views.values().filter(|view| view.source == *name).map(Arc::clone).collect(),
+    })
+}
+
+fn view(
+    name: &Name,
+    state: &ViewState,
+    tenant: &TenantState,
+    entities: &BTreeMap<Name, Arc<Entity>>,
+    longest: &HashMap<ViewId, Option<Micros>>,
+) -> Result<View, String> {
+    check_name(Kind::FeatureView, name, &state.stored)?;
+    let Spec::FeatureView(spec) = &state.stored.definition.spec else {
+        return Err(wrong_kind(Kind::FeatureView, name));
+    };
+    let mut join_keys = Vec::new();
+    for entity_name in &spec.entities {
+        let entity = entities.get(entity_name).ok_or_else(|| format!("view '{name}' has no entity '{entity_name}'"))?;
+        join_keys.extend(entity.join_keys.iter().cloned());
+    }
+    if state.row.len() != spec.features.len() {
+        return Err(format!("the rows of view '{name}' have other features than its definition"));
+    }
+    let mut features = Vec::with_capacity(state.row.len());
+    for row in &state.row {
+        let written = spec.features.iter().find(|feature| feature.name == row.name);
+        let written = written.ok_or_else(|| format!("view '{name}' has no feature '{}'", row.name))?;
+        features.push(Feature {
+            name: row.name.clone(),
+            description: written.description.clone(),
+            data_type: row.data_type,
+            column: row.column.clone(),
+            default: default(written.default.as_ref(), row.data_type)
+                .map_err(|error| format!("the default of '{}' in view '{name}': {error}", row.name))?,
+            tags: written.tags.clone(),
+        });
+    }
+    let types: Vec<DataType> = features.iter().map(|feature| feature.data_type).collect();
+    let entity_names: Vec<&str> = spec.entities.iter().map(Name::as_str).collect();
+    Ok(View {
+        applied: state.stored.applied(),
+        id: state.id,
+        tenant: tenant.id,
+        name: name.clone(),
+        version: state.version,
+        source: spec.source.clone(),
+        join_keys,
+        slot_seed: keys::slot_seed(tenant.id, &entity_names),
+        ttl: spec.ttl,
+        longest_ttl: longest.get(&state.id).copied().unwrap_or(spec.ttl),
+        features,
+        layout: Arc::new(RowLayout::new(&types)),
+        online: spec.online,
+        offline: spec.offline,
+        freshness_max_age: spec.freshness_max_age,
+    })
+}
+
+fn service_version(
+    name: &Name,
+    frozen: &FrozenService,
+    views: &HashMap<ViewId, &Arc<View>>,
+) -> Result<ServiceVersion, String> {
+    let lookup = |lookup: &FrozenLookup| {
+        let view = views.get(&lookup.view_id).copied();
+        let view = view.ok_or_else(|| format!("service '{name}' has no view '{}'", lookup.view))?;
+        let same_keys = view.join_keys.len() == lookup.keys.len()
+            && view.join_keys.iter().zip(&lookup.keys).all(|(join_key, (key, _))| join_key.name == *key);
+        if !same_keys {
+            return Err(format!("service '{name}' has other join keys than view '{}'", lookup.view));
+        }
+        let keys = lookup.keys.iter().map(|(_, column)| column.clone()).collect();
+        Ok(Lookup { view: Arc::clone(view), keys, ttl: lookup.ttl })
+    };
+    let lookups: Vec<Lookup> = frozen.lookups.iter().map(lookup).collect::<Result<_, _>>()?;
+    let column = |column: &FrozenColumn| {
+        let problem = |what: &str| format!("column '{}' of service '{name}' {what}", column.name);
+        let view = &lookups.get(column.lookup).ok_or_else(|| problem("has no lookup"))?.view;
+        let feature = view.features.iter().position(|feature| feature.name == column.feature);
+        let feature = feature.ok_or_else(|| problem("has no feature"))?;
+        if view.features[feature].data_type != column.data_type {
+            return Err(problem("has another type than its feature"));
+        }
+        Ok(ServiceColumn {
+            name: column.name.clone(),
+            lookup: column.lookup,
+            feature,
+            data_type: column.data_type,
+            default: default(column.default.as_ref(), column.data_type).map_err(|error| problem(&error))?,
+        })
+    };
+    let columns = frozen.columns.iter().map(column).collect::<Result<_, _>>()?;
+    Ok(ServiceVersion {
+        service: name.clone(),
+        number: frozen.number,
+        latency_budget: frozen.latency_budget,
+        lookups,
+        columns,
+        shape_hash: frozen.shape_hash.clone(),
+    })
+}
+
+fn default(json: Option<&serde_json::Value>, data_type: DataType) -> Result<Option<Value>, String> {
+    json.map(|json| values::from_json(json, data_type)).transpose()
+}
+
+fn named<S, T>(
+    states: &BTreeMap<Name, S>,
+    make: impl Fn(&Name, &S) -> Result<T, String>,
+) -> Result<BTreeMap<Name, T>, String> {
+    states.iter().map(|(name, state)| Ok((name.clone(), make(name, state)?))).collect()
+}
+
+fn check_name(kind: Kind, name: &Name, stored: &Stored) -> Result<(), String> {
+    let right = stored.definition.name() == name && stored.definition.kind() == kind;
+    if right { Ok(()) } else { Err(wrong_kind(kind, name)) }
+}
+
+fn wrong_kind(kind: Kind, name: &Name) -> String {
+    format!("what stands under {} '{name}' is something else", kind.as_str())
+}

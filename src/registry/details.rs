@@ -1,0 +1,163 @@
+//! Definitions as lines that people compare: `ttl: 3h -> 2h`. Two definitions are told apart here
+//! wherever they differ, so that a plan never shows an update without saying what it is.
+
+use std::collections::{BTreeMap, HashMap};
+
+use hydrant_storage::names::Name;
+
+use super::compatibility::ttl_text;
+use super::definition::{Definition, FeatureSpec, FeatureViewSpec, Kind, SourceSpec, SourceType, Spec, TypedName};
+use super::documents::{known_time_to_json, service_feature_to_json};
+use super::durations;
+use super::state::{FrozenService, ServiceState, TenantState};
+
+/// One line for each thing that differs between two states of a definition; of one that is new, one
+/// line for each thing it says.
+pub(super) fn lines(old: &TenantState, new: &TenantState, kind: Kind, name: &Name) -> Vec<String> {
+    let after = facts(new, kind, name);
+    if old.stored(kind, name).is_none() {
+        return after.into_iter().map(|(key, value)| format!("{key}: {value}")).collect();
+    }
+    let before = facts(old, kind, name);
+    let before_by_key: HashMap<&str, &str> = before.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let after_keys: HashMap<&str, &str> = after.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut lines = Vec::new();
+    for (key, value) in &after {
+        match before_by_key.get(key.as_str()) {
+            Some(known) if known == value => {}
+            Some(known) => lines.push(format!("{key}: {known} -> {value}")),
+            None => lines.push(format!("+ {key}: {value}")),
+        }
+    }
+    for (key, value) in before.iter().filter(|(key, _)| !after_keys.contains_key(key.as_str())) {
+        lines.push(format!("- {key}: {value}"));
+    }
+    lines
+}
+
+type Facts = Vec<(String, String)>;
+
+fn facts(tenant: &TenantState, kind: Kind, name: &Name) -> Facts {
+    let Some(stored) = tenant.stored(kind, name) else { return Vec::new() };
+    let mut facts = definition_facts(&stored.definition);
+    let current = tenant.services.get(name).filter(|_| kind == Kind::FeatureService).and_then(ServiceState::current);
+    if let Some(current) = current {
+        add_frozen(&mut facts, current);
+    }
+    facts
+}
+
+fn definition_facts(definition: &Definition) -> Facts {
+    let mut facts = Vec::new();
+    let metadata = &definition.metadata;
+    add_text(&mut facts, "description", &metadata.description);
+    add_text(&mut facts, "owner", &metadata.owner);
+    add_tags(&mut facts, "tags", &metadata.tags);
+    match &definition.spec {
+        Spec::Tenant(_) => {}
+        Spec::Entity(spec) => add(&mut facts, "joinKeys", typed_list(&spec.join_keys)),
+        Spec::Source(spec) => add_source(&mut facts, spec),
+        Spec::FeatureView(spec) => add_view(&mut facts, spec),
+        Spec::FeatureService(spec) => {
+            let budget = spec.latency_budget.map_or_else(|| "none".to_owned(), durations::format);
+            add(&mut facts, "latencyBudget", budget);
+            let features = spec.features.iter().map(|feature| match service_feature_to_json(feature) {
+                serde_json::Value::String(text) => text,
+                mapping => mapping.to_string(),
+            });
+            add(&mut facts, "features", features.collect::<Vec<_>>().join(", "));
+        }
+    }
+    facts
+}
+
+fn add_source(facts: &mut Facts, spec: &SourceSpec) {
+    let SourceType::Push = spec.source_type;
+    add(facts, "type", "push");
+    add(facts, "eventTime", spec.event_time.as_str());
+    let known_time = match known_time_to_json(&spec.known_time) {
+        serde_json::Value::String(text) => text,
+        mapping => mapping.to_string(),
+    };
+    add(facts, "knownTime", known_time);
+    add(facts, "maxFuture", durations::format(spec.max_future));
+    for column in &spec.columns {
+        add(facts, format!("columns.{}", column.name), column.data_type.to_string());
+    }
+    add(
+        facts,
+        "columns in order",
+        spec.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", "),
+    );
+}
+
+fn add_view(facts: &mut Facts, spec: &FeatureViewSpec) {
+    add(facts, "entities", spec.entities.iter().map(Name::as_str).collect::<Vec<_>>().join(", "));
+    add(facts, "source", spec.source.as_str());
+    add(facts, "ttl", ttl_text(spec.ttl));
+    for feature in &spec.features {
+        add_feature(facts, feature);
+    }
+    let names: Vec<&str> = spec.features.iter().map(|feature| feature.name.as_str()).collect();
+    add(facts, "features in order", names.join(", "));
+    add(facts, "online", spec.online.to_string());
+    add(facts, "offline", spec.offline.to_string());
+    add(facts, "freshness.maxAge", spec.freshness_max_age.map_or_else(|| "none".to_owned(), durations::format));
+}
+
+fn add_feature(facts: &mut Facts, feature: &FeatureSpec) {
+    let path = format!("features.{}", feature.name);
+    let data_type = feature.data_type.map_or_else(|| "the column's".to_owned(), |data_type| data_type.to_string());
+    add(facts, format!("{path}.type"), data_type);
+    let column = feature.column.as_ref().unwrap_or(&feature.name);
+    // A column that is named although it is the feature's own name reads differently as text.
+    let named = if feature.column.as_ref() == Some(&feature.name) { " (named)" } else { "" };
+    add(facts, format!("{path}.column"), format!("{column}{named}"));
+    if let Some(default) = &feature.default {
+        add(facts, format!("{path}.default"), default.to_string());
+    }
+    add_text(facts, &format!("{path}.description"), &feature.description);
+    add_tags(facts, &format!("{path}.tags"), &feature.tags);
+}
+
+fn add_frozen(facts: &mut Facts, frozen: &FrozenService) {
+    add(facts, "version", frozen.number.to_string());
+    for column in &frozen.columns {
+        let lookup = &frozen.lookups[column.lookup];
+        let mut text = format!(
+            "{} of {}@{}:{}, ttl {}",
+            column.data_type,
+            lookup.view,
+            lookup.view_version,
+            column.feature,
+            ttl_text(lookup.ttl)
+        );
+        if let Some(default) = &column.default {
+            text.push_str(&format!(", default {default}"));
+        }
+        for (key, request_column) in lookup.keys.iter().filter(|(key, request_column)| key != request_column) {
+            text.push_str(&format!(", {key} from {request_column}"));
+        }
+        add(facts, format!("columns.{}", column.name), text);
+    }
+}
+
+fn typed_list(names: &[TypedName]) -> String {
+    names.iter().map(|typed| format!("{} {}", typed.name, typed.data_type)).collect::<Vec<_>>().join(", ")
+}
+
+fn add_text(facts: &mut Facts, key: &str, text: &str) {
+    if !text.is_empty() {
+        add(facts, key, format!("{text:?}"));
+    }
+}
+
+fn add_tags(facts: &mut Facts, path: &str, tags: &BTreeMap<String, String>) {
+    for (name, value) in tags {
+        add(facts, format!("{path}.{name}"), format!("{value:?}"));
+    }
+}
+
+fn add(facts: &mut Facts, key: impl Into<String>, value: impl Into<String>) {
+    facts.push((key.into(), value.into()));
+}

@@ -1,0 +1,118 @@
+//! What a definition is made of and what is made of it: entities and sources lead to views, views
+//! to services. A service holds on to every view of every version of it that is served.
+
+use std::collections::BTreeSet;
+
+use hydrant_storage::names::Name;
+
+use super::catalog::TenantCatalog;
+use super::definition::{Kind, Spec};
+use super::state::TenantState;
+
+/// A definition by kind and name.
+pub type Reference = (Kind, Name);
+
+/// One thing is made of another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Edge {
+    /// What is used.
+    pub from: Reference,
+    /// What uses it.
+    pub to: Reference,
+}
+
+/// All that leads to a definition and all that leads from it, however far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    pub upstream: Vec<Edge>,
+    pub downstream: Vec<Edge>,
+}
+
+/// The lineage of a definition within its tenant.
+pub fn of(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Lineage {
+    let edges = catalog_edges(catalog);
+    let start = (kind, name.clone());
+    Lineage {
+        upstream: walk(&edges, &start, |edge| (&edge.to, &edge.from)),
+        downstream: walk(&edges, &start, |edge| (&edge.from, &edge.to)),
+    }
+}
+
+/// Every definition downstream of one, in order.
+pub(super) fn downstream_of(tenant: &TenantState, kind: Kind, name: &Name) -> Vec<Reference> {
+    let edges = walk(&state_edges(tenant), &(kind, name.clone()), |edge| (&edge.from, &edge.to));
+    edges.into_iter().map(|edge| edge.to).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Who uses a definition directly, as shown in a refusal: `FeatureService/delay_model@1`.
+pub(super) fn users_of(tenant: &TenantState, kind: Kind, name: &Name) -> Vec<String> {
+    let mut users = Vec::new();
+    for (view_name, view) in &tenant.views {
+        let Spec::FeatureView(spec) = &view.stored.definition.spec else { continue };
+        let uses = match kind {
+            Kind::Entity => spec.entities.contains(name),
+            Kind::Source => spec.source == *name,
+            _ => false,
+        };
+        if uses {
+            users.push(format!("{}/{view_name}", Kind::FeatureView.as_str()));
+        }
+    }
+    for (service_name, service) in tenant.services.iter().filter(|_| kind == Kind::FeatureView) {
+        for version in &service.versions {
+            if version.lookups.iter().any(|lookup| lookup.view == *name) {
+                users.push(format!("{}/{service_name}@{}", Kind::FeatureService.as_str(), version.number));
+            }
+        }
+    }
+    users
+}
+
+fn catalog_edges(catalog: &TenantCatalog) -> BTreeSet<Edge> {
+    let views = catalog.views.values().flat_map(|view| view_edges(&view.name, &view.applied.definition.spec));
+    let services = catalog.services.values().flat_map(|service| {
+        let lookups = service.versions.iter().flat_map(|version| &version.lookups);
+        lookups.map(|lookup| service_edge(&lookup.view.name, &service.name))
+    });
+    views.chain(services).collect()
+}
+
+fn state_edges(tenant: &TenantState) -> BTreeSet<Edge> {
+    let views = tenant.views.iter().flat_map(|(name, view)| view_edges(name, &view.stored.definition.spec));
+    let services = tenant.services.iter().flat_map(|(name, service)| {
+        let lookups = service.versions.iter().flat_map(|version| &version.lookups);
+        lookups.map(move |lookup| service_edge(&lookup.view, name))
+    });
+    views.chain(services).collect()
+}
+
+fn view_edges(view: &Name, spec: &Spec) -> Vec<Edge> {
+    let Spec::FeatureView(spec) = spec else { return Vec::new() };
+    let to = (Kind::FeatureView, view.clone());
+    let entities = spec.entities.iter().map(|entity| (Kind::Entity, entity.clone()));
+    let used = entities.chain([(Kind::Source, spec.source.clone())]);
+    used.map(|from| Edge { from, to: to.clone() }).collect()
+}
+
+fn service_edge(view: &Name, service: &Name) -> Edge {
+    Edge { from: (Kind::FeatureView, view.clone()), to: (Kind::FeatureService, service.clone()) }
+}
+
+/// Follows edges from `start`; `ends` says which end of an edge is near and which far.
+fn walk(edges: &BTreeSet<Edge>, start: &Reference, ends: impl Fn(&Edge) -> (&Reference, &Reference)) -> Vec<Edge> {
+    let mut reached = BTreeSet::from([start.clone()]);
+    let mut found = BTreeSet::new();
+    // Edges lead from kind to kind, so a path has at most two of them.
+    loop {
+        let before = found.len();
+        for edge in edges {
+            let (near, far) = ends(edge);
+            if reached.contains(near) && found.insert(edge.clone()) {
+                reached.insert(far.clone());
+            }
+        }
+        if found.len() == before {
+            return found.into_iter().collect();
+        }
+    }
+}

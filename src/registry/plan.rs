@@ -1,0 +1,291 @@
+//! What applying definitions would change, as a value that can be printed. A plan is made by a pure
+//! function of state and definitions; the same function drafts the state that comes after, so what
+//! is shown is what is done.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hydrant_storage::names::{Name, ViewId};
+use hydrant_storage::order::Micros;
+
+use crate::error::{Code, Error, Result};
+
+use super::compatibility;
+use super::definition::{Definition, Kind, Spec};
+use super::details;
+use super::freeze::{self, FreezableView};
+use super::lineage;
+use super::state::{RowFeature, ServiceState, State, Stored, TenantState, ViewState};
+use super::validation::{self, ResolvedView, Violations, World, resolve_view};
+
+/// What would change, in the order in which kinds refer to one another, then by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The revision that the plan was made at.
+    pub revision: u64,
+    /// One for each definition of the request.
+    pub changes: Vec<Change>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub kind: Kind,
+    pub name: Name,
+    pub action: Action,
+    /// One line for each thing that differs, such as `ttl: 3h -> 2h`.
+    pub details: Vec<String>,
+    /// Definitions downstream.
+    pub affects: Vec<(Kind, Name)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Create,
+    Update,
+    Unchanged,
+}
+
+/// Who changes something, and when.
+#[derive(Clone, Debug)]
+pub(super) struct Stamp {
+    pub now: Micros,
+    pub by: String,
+}
+
+impl Plan {
+    /// Whether applying would change nothing.
+    pub fn is_empty(&self) -> bool {
+        self.changes.iter().all(|change| change.action == Action::Unchanged)
+    }
+}
+
+impl Action {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Update => "update",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for change in &self.changes {
+            writeln!(formatter, "{} {}/{}", change.action.as_str(), change.kind.as_str(), change.name)?;
+            for line in &change.details {
+                writeln!(formatter, "    {line}")?;
+            }
+            if !change.affects.is_empty() {
+                let affected: Vec<_> =
+                    change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect();
+                writeln!(formatter, "    affects {}", affected.join(", "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Plans `definitions` for a tenant, and drafts the state after them; the state is `None` where
+/// nothing changes. INVALID_ARGUMENT lists everything that is wrong with the definitions;
+/// FAILED_PRECONDITION lists the changes that data already there doesn't allow.
+pub(super) fn draft(
+    state: &State,
+    tenant_name: &Name,
+    definitions: &[Definition],
+    stamp: &Stamp,
+) -> Result<(Plan, Option<State>)> {
+    let old = tenant(state, tenant_name)?;
+    let world = World::new(old, definitions);
+    let mut invalid = Violations::default();
+    let resolved = validation::check(&world, definitions, &mut invalid);
+    let mut incompatible = Violations::default();
+    check_compatibility(old, &world, definitions, &resolved, &mut incompatible);
+
+    let mut next = state.clone();
+    next.revision += 1;
+    let mut drafting = Drafting { next_view: next.next_view, revision: next.revision, stamp, actions: BTreeMap::new() };
+    let mut new = old.clone();
+    for definition in definitions {
+        drafting.place(&mut new, definition, &resolved);
+    }
+    // Freezing comes after all views are in place, whatever the order in the request.
+    let views = freezable_views(&new, &world);
+    for (index, definition) in definitions.iter().enumerate() {
+        if let Spec::FeatureService(spec) = &definition.spec {
+            let path = format!("definitions[{index}].spec");
+            let number = next_version(&new, definition.name());
+            if let Some(fresh) = freeze::freeze(number, spec, &views, &path, &mut invalid) {
+                drafting.place_service(&mut new, definition, fresh);
+            }
+        }
+    }
+    refuse(invalid, incompatible)?;
+
+    let mut changes: Vec<Change> = Vec::with_capacity(drafting.actions.len());
+    for ((kind, name), action) in &drafting.actions {
+        let affects = if *action == Action::Update { lineage::downstream_of(&new, *kind, name) } else { Vec::new() };
+        let details = details::lines(old, &new, *kind, name);
+        changes.push(Change { kind: *kind, name: name.clone(), action: *action, details, affects });
+    }
+    let plan = Plan { revision: state.revision, changes };
+    if plan.is_empty() {
+        return Ok((plan, None));
+    }
+    next.next_view = drafting.next_view;
+    next.tenants.insert(tenant_name.clone(), new);
+    Ok((plan, Some(next)))
+}
+
+/// The state of a tenant.
+pub(super) fn tenant<'a>(state: &'a State, name: &Name) -> Result<&'a TenantState> {
+    state.tenants.get(name).ok_or_else(|| {
+        Error::not_found("TENANT_NOT_FOUND", format!("there is no tenant '{name}'")).with("tenant", name)
+    })
+}
+
+fn check_compatibility(
+    old: &TenantState,
+    world: &World<'_>,
+    definitions: &[Definition],
+    resolved: &BTreeMap<Name, ResolvedView>,
+    violations: &mut Violations,
+) {
+    for (index, definition) in definitions.iter().enumerate() {
+        let (path, name) = (format!("definitions[{index}].spec"), definition.name());
+        let Some(stored) = old.stored(definition.kind(), name) else { continue };
+        match (&stored.definition.spec, &definition.spec) {
+            (Spec::Entity(before), Spec::Entity(after)) => {
+                compatibility::entity(old, name, before, after, &path, violations);
+            }
+            (Spec::Source(before), Spec::Source(after)) => {
+                compatibility::source(old, world, name, (before, after), resolved, &path, violations);
+            }
+            (Spec::FeatureView(_), Spec::FeatureView(after)) => {
+                if let (Some(view), Some(resolved)) = (old.views.get(name), resolved.get(name)) {
+                    compatibility::view(view, after, resolved, &path, violations);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn refuse(invalid: Violations, incompatible: Violations) -> Result<()> {
+    if !invalid.is_empty() {
+        let violations = [invalid.into_vec(), incompatible.into_vec()].concat();
+        let message = match violations.len() {
+            1 => format!("{}: {}", violations[0].path, violations[0].message),
+            count => format!("the definitions have {count} problems"),
+        };
+        return Err(Error::invalid("INVALID_DEFINITIONS", message).violations(violations));
+    }
+    if !incompatible.is_empty() {
+        let violations = incompatible.into_vec();
+        let message = match violations.len() {
+            1 => format!("{}: {}", violations[0].path, violations[0].message),
+            count => format!("{count} changes don't fit the data that is there"),
+        };
+        return Err(Error::new(Code::FailedPrecondition, "INCOMPATIBLE_CHANGE", message)
+            .hint(compatibility::WAY_OUT)
+            .violations(violations));
+    }
+    Ok(())
+}
+
+/// The views as they will be, for freezing; those with problems are left out.
+fn freezable_views(new: &TenantState, world: &World<'_>) -> BTreeMap<Name, FreezableView> {
+    let freezable = |(name, view): (&Name, &ViewState)| {
+        let spec = world.views.get(name)?;
+        let mut problems = Violations::default();
+        let resolved = resolve_view(world, spec, "", &mut problems);
+        let freezable = FreezableView::new(view.id, view.version, spec.ttl, resolved);
+        problems.is_empty().then(|| (name.clone(), freezable))
+    };
+    new.views.iter().filter_map(freezable).collect()
+}
+
+fn next_version(tenant: &TenantState, service: &Name) -> u32 {
+    let live = tenant.services.get(service).and_then(ServiceState::current).map(|version| version.number);
+    live.or_else(|| tenant.deleted_services.get(service).copied()).unwrap_or(0) + 1
+}
+
+/// Puts definitions into a tenant's state, and remembers what became of each.
+struct Drafting<'a> {
+    next_view: u32,
+    revision: u64,
+    stamp: &'a Stamp,
+    actions: BTreeMap<(Kind, Name), Action>,
+}
+
+impl Drafting<'_> {
+    /// Everything but services, which wait for all views.
+    fn place(&mut self, tenant: &mut TenantState, definition: &Definition, resolved: &BTreeMap<Name, ResolvedView>) {
+        let name = definition.name().clone();
+        match definition.kind() {
+            Kind::Entity => {
+                let stored = self.stored(tenant.entities.get(&name), definition, false);
+                tenant.entities.insert(name, stored);
+            }
+            Kind::Source => {
+                let stored = self.stored(tenant.sources.get(&name), definition, false);
+                tenant.sources.insert(name, stored);
+            }
+            Kind::FeatureView => {
+                let Some(resolved) = resolved.get(&name) else { return };
+                let existing = tenant.views.remove(&name);
+                let stored = self.stored(existing.as_ref().map(|view| &view.stored), definition, false);
+                let mut view = existing.unwrap_or_else(|| {
+                    let id = ViewId(self.next_view);
+                    self.next_view += 1;
+                    let version = tenant.deleted_views.get(&name).map_or(1, |last| last + 1);
+                    ViewState { stored: stored.clone(), id, version, row: Vec::new() }
+                });
+                view.stored = stored;
+                for feature in &resolved.features {
+                    if !view.row.iter().any(|known| known.name == feature.name) {
+                        view.row.push(RowFeature {
+                            name: feature.name.clone(),
+                            data_type: feature.data_type,
+                            column: feature.column.clone(),
+                        });
+                    }
+                }
+                tenant.views.insert(name, view);
+            }
+            Kind::FeatureService | Kind::Tenant => {}
+        }
+    }
+
+    fn place_service(&mut self, tenant: &mut TenantState, definition: &Definition, fresh: super::state::FrozenService) {
+        let name = definition.name().clone();
+        let existing = tenant.services.remove(&name);
+        let current = existing.as_ref().and_then(ServiceState::current);
+        let another = current.is_none_or(|current| !freeze::is_same(current, &fresh));
+        let stored = self.stored(existing.as_ref().map(|service| &service.stored), definition, another);
+        let mut versions = existing.map(|service| service.versions).unwrap_or_default();
+        if another {
+            versions.push(fresh);
+        }
+        tenant.services.insert(name, ServiceState { stored, versions });
+    }
+
+    fn stored(&mut self, existing: Option<&Stored>, definition: &Definition, forced: bool) -> Stored {
+        let action = match existing {
+            None => Action::Create,
+            Some(existing) if forced || existing.definition != *definition => Action::Update,
+            Some(_) => Action::Unchanged,
+        };
+        self.actions.insert((definition.kind(), definition.name().clone()), action);
+        match existing {
+            Some(existing) if action == Action::Unchanged => existing.clone(),
+            _ => Stored {
+                definition: definition.clone(),
+                revision: self.revision,
+                created: existing.map_or(self.stamp.now, |existing| existing.created),
+                updated: self.stamp.now,
+                updated_by: self.stamp.by.clone(),
+            },
+        }
+    }
+}

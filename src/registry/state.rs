@@ -1,0 +1,215 @@
+//! Everything the registry has to remember: definitions as written, all versions of views and
+//! services, and the counters of ids, which never go back. A state is a value: changes make a new
+//! one, which is persisted whole. What can be worked out from it is not in it.
+
+use std::collections::BTreeMap;
+
+use hydrant_storage::names::{Name, TenantId, ViewId};
+use hydrant_storage::order::Micros;
+use hydrant_storage::value::DataType;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::catalog::Applied;
+use super::definition::{Definition, Kind, Metadata, Spec, TenantSpec};
+use super::exact;
+
+/// The version of the persisted form.
+pub const FORMAT: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    pub format: u32,
+    pub revision: u64,
+    /// The next ids to be given. They only rise, whatever is deleted.
+    pub next_tenant: u32,
+    pub next_view: u32,
+    pub tenants: BTreeMap<Name, TenantState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TenantState {
+    pub id: TenantId,
+    pub stored: Stored,
+    pub entities: BTreeMap<Name, Stored>,
+    pub sources: BTreeMap<Name, Stored>,
+    pub views: BTreeMap<Name, ViewState>,
+    pub services: BTreeMap<Name, ServiceState>,
+    /// The last version of each view name that was deleted, so that its next one goes on counting.
+    pub deleted_views: BTreeMap<Name, u32>,
+    /// Likewise of services.
+    pub deleted_services: BTreeMap<Name, u32>,
+}
+
+/// A definition as it was applied.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
+    pub definition: Definition,
+    pub revision: u64,
+    pub created: Micros,
+    pub updated: Micros,
+    pub updated_by: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ViewState {
+    pub stored: Stored,
+    pub id: ViewId,
+    pub version: u32,
+    /// The features in the order of the packed row. Only ever appended to.
+    pub row: Vec<RowFeature>,
+}
+
+/// What of a feature the packed rows depend on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RowFeature {
+    pub name: Name,
+    pub data_type: DataType,
+    pub column: Name,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceState {
+    pub stored: Stored,
+    /// Ascending and never empty; the last is current.
+    pub versions: Vec<FrozenService>,
+}
+
+/// A version of a service, frozen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrozenService {
+    pub number: u32,
+    pub latency_budget: Option<Micros>,
+    pub lookups: Vec<FrozenLookup>,
+    pub columns: Vec<FrozenColumn>,
+    pub shape_hash: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrozenLookup {
+    pub view: Name,
+    pub view_id: ViewId,
+    pub view_version: u32,
+    /// Join key → request column, in the view's order.
+    pub keys: Vec<(Name, Name)>,
+    pub ttl: Option<Micros>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrozenColumn {
+    pub name: String,
+    /// Index into the lookups.
+    pub lookup: usize,
+    pub feature: Name,
+    pub data_type: DataType,
+    #[serde(with = "exact")]
+    pub default: Option<serde_json::Value>,
+}
+
+impl State {
+    /// The state of the first start: one tenant, which has defined nothing.
+    pub fn first(tenant: Name, now: Micros, by: &str) -> Self {
+        let definition = Definition {
+            metadata: Metadata {
+                name: tenant.clone(),
+                description: String::new(),
+                owner: String::new(),
+                tags: BTreeMap::new(),
+            },
+            spec: Spec::Tenant(TenantSpec {}),
+        };
+        let tenant_state = TenantState {
+            id: TenantId(1),
+            stored: Stored { definition, revision: 1, created: now, updated: now, updated_by: by.to_owned() },
+            entities: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            views: BTreeMap::new(),
+            services: BTreeMap::new(),
+            deleted_views: BTreeMap::new(),
+            deleted_services: BTreeMap::new(),
+        };
+        Self {
+            format: FORMAT,
+            revision: 1,
+            next_tenant: 2,
+            next_view: 1,
+            tenants: BTreeMap::from([(tenant, tenant_state)]),
+        }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a state has text keys and no way to fail")
+    }
+
+    /// Reads what [`Self::encode`] wrote; the error says what is wrong with it.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if version.format != FORMAT {
+            return Err(format!("it has format {}, and this version reads format {FORMAT}", version.format));
+        }
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+    }
+}
+
+impl TenantState {
+    pub fn stored(&self, kind: Kind, name: &Name) -> Option<&Stored> {
+        match kind {
+            Kind::Tenant => Some(&self.stored).filter(|stored| stored.definition.metadata.name == *name),
+            Kind::Entity => self.entities.get(name),
+            Kind::Source => self.sources.get(name),
+            Kind::FeatureView => self.views.get(name).map(|view| &view.stored),
+            Kind::FeatureService => self.services.get(name).map(|service| &service.stored),
+        }
+    }
+
+    /// Every definition but the tenant's own.
+    pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
+        let views = self.views.values().map(|view| &view.stored);
+        let services = self.services.values().map(|service| &service.stored);
+        let stored = self.entities.values().chain(self.sources.values()).chain(views).chain(services);
+        stored.map(|stored| &stored.definition)
+    }
+}
+
+impl Stored {
+    pub fn applied(&self) -> Applied {
+        Applied {
+            definition: self.definition.clone(),
+            revision: self.revision,
+            created: self.created,
+            updated: self.updated,
+            updated_by: self.updated_by.clone(),
+            etag: self.etag(),
+        }
+    }
+
+    /// Differs for every change of every definition, and says nothing else.
+    pub fn etag(&self) -> String {
+        let kind = self.definition.spec.kind().as_str();
+        let identity = format!("{kind}/{}/{}", self.definition.metadata.name, self.revision);
+        format!("{:016x}", xxh3_64(identity.as_bytes()))
+    }
+}
+
+impl ServiceState {
+    pub fn current(&self) -> Option<&FrozenService> {
+        self.versions.last()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_of_another_format_is_refused_by_name() {
+        let mut state = State::first("default".parse().expect("a name"), 5, "start");
+        assert_eq!(State::decode(&state.encode()).as_ref(), Ok(&state));
+        state.format = 2;
+        assert!(State::decode(&state.encode()).expect_err("it is of the future").contains("format 2"));
+    }
+}

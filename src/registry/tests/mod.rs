@@ -1,0 +1,1 @@
+//! What the registry promises, driven through its public face.
