@@ -3,14 +3,27 @@
 //! (slot, key, event time, known time, position). It never decides which row counts (that is
 //! [`crate::order`]) and never reads the online rows.
 
+mod checked_file;
+mod delta;
 pub mod merge;
+pub mod parquet_run;
 pub mod run;
+pub mod schema;
 pub mod spill;
+mod synced_store;
+pub mod table;
+pub mod tail_run;
+mod writer;
 
 use std::path::{Path, PathBuf};
 
+pub use delta::LANDING_APPLICATION;
 pub use merge::MergedRuns;
+pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
+pub use schema::HistoryViewSpec;
+pub use table::{DataFile, HistoryTable, LandReport, TableSnapshot};
+pub use tail_run::{TailRow, TailRun};
 
 /// Why history could not be written or read. Nothing that is damaged is ever answered as a value.
 #[derive(Debug, thiserror::Error)]

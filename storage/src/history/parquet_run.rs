@@ -1,0 +1,316 @@
+//! A data file as a sorted run. Row groups and pages that hold none of the wanted slots are left
+//! out, and every byte that is read has been checked; a row that was asked for is delivered as it
+//! was written or not at all.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
+use arrow_buffer::ScalarBuffer;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+};
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::page_index::offset_index::PageLocation;
+use parquet::file::statistics::Statistics;
+
+use crate::files::Files;
+use crate::history::checked_file::{CheckedFile, CheckedReader};
+use crate::history::schema::{self, HistoryViewSpec};
+use crate::history::writer::FileFacts;
+use crate::history::{HistoryError, Run, RunBatch, SlotSet};
+use crate::order::Micros;
+use crate::value::DataType;
+
+/// The rows of a batch at most, and the bytes to aim at where rows are wide.
+const BATCH_ROWS: usize = 8 * 1024;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// The rows of one data file.
+pub struct ParquetRun {
+    reader: CheckedReader,
+    metadata: ArrowReaderMetadata,
+    mask: ProjectionMask,
+    /// The projected features and their types.
+    features: Vec<(String, DataType)>,
+    batch_rows: usize,
+    /// What is still to be read; the first is being read if `rows` is set.
+    groups: VecDeque<Group>,
+    rows: Option<ParquetRecordBatchReader>,
+}
+
+/// What is still wanted of a row group.
+struct Group {
+    index: usize,
+    pages: Vec<SlotPage>,
+    /// Ranges of its rows, ascending and apart; the rows already delivered are gone from them.
+    wanted: VecDeque<Range<usize>>,
+}
+
+/// The slots of a stretch of rows.
+struct SlotPage {
+    rows: Range<usize>,
+    first_slot: u16,
+    last_slot: u16,
+}
+
+impl ParquetRun {
+    /// Opens a file for the features with the given indices in the view, of rows in the given slots;
+    /// rows of other slots may come too.
+    pub(crate) fn open(
+        files: &Arc<dyn Files>,
+        path: PathBuf,
+        len: u64,
+        facts: &FileFacts,
+        spec: &HistoryViewSpec,
+        projection: &[usize],
+        slots: Option<&SlotSet>,
+    ) -> Result<Self, HistoryError> {
+        let (reader, metadata) = CheckedFile::open(files, path, len, facts.end)?;
+        let features: Vec<(String, DataType)> =
+            projection.iter().map(|index| &spec.features[*index]).map(|(name, t)| (name.to_string(), *t)).collect();
+        let wanted_columns = schema::ROW_COLUMNS.iter().copied().chain(features.iter().map(|(name, _)| name.as_str()));
+        let roots = metadata.parquet_schema().root_schema().get_fields();
+        let place = |name: &str| roots.iter().position(|root| root.name() == name);
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), wanted_columns.filter_map(place));
+
+        let parquet = metadata.metadata();
+        let slot_column = (0..metadata.parquet_schema().num_columns())
+            .find(|column| metadata.parquet_schema().column(*column).path().string() == schema::SLOT)
+            .ok_or_else(|| reader.damaged("it has no column of slots".to_owned()))?;
+        let groups = (0..parquet.num_row_groups())
+            .map(|index| Group::new(parquet, index, slot_column, slots))
+            .filter(|group| !group.wanted.is_empty())
+            .collect();
+        let batch_rows = batch_rows(parquet, &mask);
+        Ok(Self { reader, metadata, mask, features, batch_rows, groups, rows: None })
+    }
+
+    /// The rows that are still to come at most.
+    pub fn remaining_rows(&self) -> usize {
+        self.groups.iter().flat_map(|group| &group.wanted).map(Range::len).sum()
+    }
+
+    fn start_group(&self, group: &Group) -> Result<ParquetRecordBatchReader, HistoryError> {
+        let total = self.metadata.metadata().row_group(group.index).num_rows();
+        let total = usize::try_from(total).map_err(|error| self.reader.error(&error))?;
+        let selection = RowSelection::from_consecutive_ranges(group.wanted.iter().cloned(), total);
+        ParquetRecordBatchReaderBuilder::new_with_metadata(self.reader.clone(), self.metadata.clone())
+            .with_projection(self.mask.clone())
+            .with_row_groups(vec![group.index])
+            .with_row_selection(selection)
+            .with_batch_size(self.batch_rows)
+            .build()
+            .map_err(|error| self.reader.error(&error))
+    }
+
+    fn to_run_batch(&self, batch: &RecordBatch) -> Result<RunBatch, HistoryError> {
+        let damaged = |reason: String| self.reader.damaged(reason);
+        let column = |name: &str| {
+            let column = batch.column_by_name(name).ok_or_else(|| damaged(format!("it has no column {name}")))?;
+            if column.null_count() > 0 {
+                return Err(damaged(format!("a null in {name}")));
+            }
+            Ok(column.clone())
+        };
+        let int32 = |name: &str| match column(name)?.as_primitive_opt::<Int32Type>() {
+            Some(values) => Ok(values.values().clone()),
+            None => Err(damaged(format!("{name} is of another type"))),
+        };
+        let int64 = |name: &str| match column(name)?.as_primitive_opt::<Int64Type>() {
+            Some(values) => Ok(values.values().clone()),
+            None => Err(damaged(format!("{name} is of another type"))),
+        };
+        let times = |name: &str| match column(name)?.as_primitive_opt::<TimestampMicrosecondType>() {
+            Some(values) => Ok(values.values().clone() as ScalarBuffer<Micros>),
+            None => Err(damaged(format!("{name} is of another type"))),
+        };
+        let narrow = |name: &str| {
+            let values = int32(name)?;
+            let narrowed: Result<Vec<u16>, _> = values.iter().map(|value| u16::try_from(*value)).collect();
+            narrowed.map(ScalarBuffer::from).map_err(|_| damaged(format!("{name} is out of range")))
+        };
+        let counter = |name: &str| -> Result<ScalarBuffer<u64>, HistoryError> {
+            Ok(int64(name)?.iter().map(|value| value.cast_unsigned()).collect())
+        };
+        let keys = column(schema::KEY)?;
+        let keys: &BinaryArray =
+            keys.as_binary_opt().ok_or_else(|| damaged(format!("{} is of another type", schema::KEY)))?;
+        let deleted = column(schema::DELETED)?;
+        let deleted =
+            deleted.as_boolean_opt().ok_or_else(|| damaged(format!("{} is of another type", schema::DELETED)))?;
+        let feature = |(name, data_type): &(String, DataType)| -> Result<ArrayRef, HistoryError> {
+            match batch.column_by_name(name) {
+                Some(column) => {
+                    schema::from_file(*data_type, column).map_err(|reason| damaged(format!("feature {name}: {reason}")))
+                }
+                None => Ok(schema::absent(*data_type, batch.num_rows())),
+            }
+        };
+        Ok(RunBatch {
+            slots: narrow(schema::SLOT)?,
+            keys: keys.clone(),
+            event_times: times(schema::EVENT_TIME)?,
+            known_times: times(schema::KNOWN_TIME)?,
+            ingest_times: times(schema::INGEST_TIME)?,
+            frames: counter(schema::FRAME)?,
+            ordinals: int32(schema::ORDINAL)?.iter().map(|value| value.cast_unsigned()).collect(),
+            revisions: counter(schema::REVISION)?,
+            feature_counts: narrow(schema::FEATURE_COUNT)?,
+            deleted: deleted.values().clone(),
+            features: self.features.iter().map(feature).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl Run for ParquetRun {
+    fn next(&mut self) -> Result<Option<Arc<RunBatch>>, HistoryError> {
+        loop {
+            let Some(group) = self.groups.front() else { return Ok(None) };
+            if self.rows.is_none() {
+                self.rows = Some(self.start_group(group)?);
+            }
+            match self.rows.as_mut().and_then(Iterator::next).transpose() {
+                Ok(Some(batch)) => {
+                    let converted = self.to_run_batch(&batch)?;
+                    if let Some(group) = self.groups.front_mut() {
+                        group.take(batch.num_rows());
+                    }
+                    return Ok(Some(Arc::new(converted)));
+                }
+                Ok(None) if !group.wanted.is_empty() => {
+                    return Err(self.reader.damaged(format!("row group {} is short of rows", group.index)));
+                }
+                Ok(None) => {
+                    self.groups.pop_front();
+                    self.rows = None;
+                }
+                Err(error) => return Err(self.reader.error(&error)),
+            }
+        }
+    }
+
+    fn skip_to(&mut self, slot: u16, _key: &[u8]) -> Result<(), HistoryError> {
+        while let Some(group) = self.groups.front_mut() {
+            let skipped = group.skip_to(slot);
+            if group.wanted.is_empty() {
+                self.groups.pop_front();
+                self.rows = None;
+                continue;
+            }
+            if skipped {
+                self.rows = None;
+            }
+            break;
+        }
+        Ok(())
+    }
+}
+
+impl Group {
+    fn new(parquet: &ParquetMetaData, index: usize, slot_column: usize, slots: Option<&SlotSet>) -> Self {
+        let pages = slot_pages(parquet, index, slot_column);
+        let mut wanted: VecDeque<Range<usize>> = VecDeque::new();
+        for page in &pages {
+            if !slots.is_none_or(|slots| slots.intersects(page.first_slot, page.last_slot)) {
+                continue;
+            }
+            match wanted.back_mut() {
+                Some(last) if last.end == page.rows.start => last.end = page.rows.end,
+                _ => wanted.push_back(page.rows.clone()),
+            }
+        }
+        Self { index, pages, wanted }
+    }
+
+    /// Drops the first wanted rows.
+    fn take(&mut self, mut rows: usize) {
+        while rows > 0
+            && let Some(first) = self.wanted.front_mut()
+        {
+            let taken = rows.min(first.len());
+            first.start += taken;
+            rows -= taken;
+            if first.start >= first.end {
+                self.wanted.pop_front();
+            }
+        }
+    }
+
+    /// Drops the wanted rows of pages that end before a slot; whether there were any.
+    fn skip_to(&mut self, slot: u16) -> bool {
+        let first_row = self.pages.iter().find(|page| page.last_slot >= slot).map(|page| page.rows.start);
+        let first_row = first_row.unwrap_or(usize::MAX);
+        let mut skipped = false;
+        while let Some(first) = self.wanted.front_mut()
+            && first.start < first_row
+        {
+            skipped = true;
+            if first.end > first_row {
+                first.start = first_row;
+            } else {
+                self.wanted.pop_front();
+            }
+        }
+        skipped
+    }
+}
+
+/// The slots page by page, by the page index; else of the whole row group by its statistics; else
+/// all slots.
+fn slot_pages(parquet: &ParquetMetaData, index: usize, slot_column: usize) -> Vec<SlotPage> {
+    let group = parquet.row_group(index);
+    let rows = usize::try_from(group.num_rows()).unwrap_or_default();
+    let bounds = match parquet.column_index().map(|columns| &columns[index][slot_column]) {
+        Some(ColumnIndexMetaData::INT32(pages)) => Some((pages.min_values(), pages.max_values())),
+        _ => None,
+    };
+    let locations: Option<&[PageLocation]> =
+        parquet.offset_index().map(|columns| columns[index][slot_column].page_locations().as_slice());
+    if let (Some((least, greatest)), Some(locations)) = (bounds, locations)
+        && least.len() == locations.len()
+        && greatest.len() == locations.len()
+    {
+        let starts = locations.iter().map(|page| usize::try_from(page.first_row_index).unwrap_or_default());
+        let ends = starts.clone().skip(1).chain([rows]);
+        let of_page = |((start, end), (least, greatest)): ((usize, usize), (&i32, &i32))| SlotPage {
+            rows: start..end,
+            first_slot: to_slot(*least, 0),
+            last_slot: to_slot(*greatest, u16::MAX),
+        };
+        return starts.zip(ends).zip(least.iter().zip(greatest)).map(of_page).collect();
+    }
+    let (first_slot, last_slot) = match group.column(slot_column).statistics() {
+        Some(Statistics::Int32(slots)) => (
+            slots.min_opt().map_or(0, |least| to_slot(*least, 0)),
+            slots.max_opt().map_or(u16::MAX, |greatest| to_slot(*greatest, u16::MAX)),
+        ),
+        _ => (0, u16::MAX),
+    };
+    vec![SlotPage { rows: 0..rows, first_slot, last_slot }]
+}
+
+fn to_slot(value: i32, otherwise: u16) -> u16 {
+    u16::try_from(value).unwrap_or(otherwise)
+}
+
+/// So many rows that a batch of the projected columns takes about [`BATCH_BYTES`].
+fn batch_rows(parquet: &ParquetMetaData, mask: &ProjectionMask) -> usize {
+    let (mut bytes, mut rows) = (0, 0);
+    for group in parquet.row_groups() {
+        rows += usize::try_from(group.num_rows()).unwrap_or_default();
+        for (leaf, column) in group.columns().iter().enumerate() {
+            if mask.leaf_included(leaf) {
+                bytes += usize::try_from(column.uncompressed_size()).unwrap_or_default();
+            }
+        }
+    }
+    let bytes_per_row = (bytes / rows.max(1)).max(1);
+    (BATCH_BYTES / bytes_per_row).clamp(64, BATCH_ROWS)
+}

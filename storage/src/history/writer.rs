@@ -1,0 +1,268 @@
+//! Writes one run into one data file: sorted Parquet with statistics, page index and checksums,
+//! durable before anybody learns of it. It refuses rows that are out of order, and never keeps more
+//! than one row group in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, PrimitiveArray, RecordBatch};
+use arrow_buffer::ScalarBuffer;
+use arrow_schema::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::schema::types::ColumnPath;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{Files, remove_if_there};
+use crate::history::checked_file::{BLOCK_SUMS, FileEnd, SummedWriter};
+use crate::history::schema::{self, HistoryViewSpec};
+use crate::history::{HistoryError, Run, RunBatch};
+use crate::keys::KeyColumnsBuilder;
+use crate::order::Micros;
+use crate::value::{DataType, ScalarType};
+
+const ROW_GROUP_ROWS: usize = 128 * 1024;
+/// Bounds the writer's memory, and what a reader has to skip, where rows are wide.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+const PAGE_ROWS: usize = 8 * 1024;
+
+/// What a reader has to know of a data file before it opens it; lies in the table's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileFacts {
+    pub rows: u64,
+    pub first_slot: u16,
+    pub last_slot: u16,
+    pub first_frame: u64,
+    pub last_frame: u64,
+    pub first_ingest_time: Micros,
+    pub last_ingest_time: Micros,
+    pub end: FileEnd,
+}
+
+/// A data file, durable and not yet part of the table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WrittenFile {
+    pub bytes: u64,
+    pub facts: FileFacts,
+}
+
+/// Writes all rows of a run, of frames after `landed` through `through`; `None`, and no file, if
+/// there are none. On an error nothing is left.
+pub(crate) fn write_file(
+    files: &dyn Files,
+    path: &Path,
+    spec: &HistoryViewSpec,
+    run: &mut dyn Run,
+    landed: u64,
+    through: u64,
+) -> Result<Option<WrittenFile>, HistoryError> {
+    let Some(first) = run.next()? else { return Ok(None) };
+    let written = write_batches(files, path, spec, run, first, landed..=through);
+    if written.is_err() {
+        // What is left only takes room, and goes when the table is opened again.
+        let _ = remove_if_there(files, path);
+    }
+    written.map(Some)
+}
+
+fn write_batches(
+    files: &dyn Files,
+    path: &Path,
+    spec: &HistoryViewSpec,
+    run: &mut dyn Run,
+    first: Arc<RunBatch>,
+    frames: std::ops::RangeInclusive<u64>,
+) -> Result<WrittenFile, HistoryError> {
+    let in_file = |error: ParquetError| to_error(path, error);
+    let schema = spec.file_schema();
+    let sink = SummedWriter::new(files.create_new(path).map_err(HistoryError::io(path))?);
+    let options = ArrowWriterOptions::new().with_properties(properties(spec)).with_skip_arrow_metadata(true);
+    let mut writer = ArrowWriter::try_new_with_options(sink, schema.clone(), options).map_err(in_file)?;
+
+    let mut checks = RowChecks::new(frames);
+    let mut next = Some(first);
+    while let Some(batch) = next {
+        checks.check(&batch)?;
+        writer.write(&to_record_batch(spec, &schema, &batch)?).map_err(in_file)?;
+        checks.previous = Some(batch);
+        next = run.next()?;
+    }
+    writer.flush().map_err(in_file)?;
+    writer.sync().map_err(HistoryError::io(path))?;
+    let sums = writer.inner_mut().start_end();
+    writer.append_key_value_metadata(KeyValue::new(BLOCK_SUMS.to_owned(), sums));
+    let sink = writer.into_inner().map_err(in_file)?;
+    let bytes = sink.written();
+    let end = sink.finish().map_err(HistoryError::io(path))?;
+    if let Some(directory) = path.parent() {
+        files.sync_dir(directory).map_err(HistoryError::io(directory))?;
+    }
+    Ok(WrittenFile { bytes, facts: checks.facts(end) })
+}
+
+/// What must hold of all rows, and what is gathered about them.
+struct RowChecks {
+    frames: std::ops::RangeInclusive<u64>,
+    previous: Option<Arc<RunBatch>>,
+    rows: u64,
+    slots: Option<(u16, u16)>,
+    seen_frames: (u64, u64),
+    ingest_times: (Micros, Micros),
+}
+
+impl RowChecks {
+    fn new(frames: std::ops::RangeInclusive<u64>) -> Self {
+        let (seen_frames, ingest_times) = ((u64::MAX, 0), (Micros::MAX, Micros::MIN));
+        Self { frames, previous: None, rows: 0, slots: None, seen_frames, ingest_times }
+    }
+
+    fn check(&mut self, batch: &RunBatch) -> Result<(), HistoryError> {
+        let refused = |reason: String| Err(HistoryError::BadRows { reason });
+        for row in 0..batch.rows() {
+            let version = batch.version(row);
+            let before = match (row, &self.previous) {
+                (0, None) => None,
+                (0, Some(previous)) => Some((previous.as_ref(), previous.rows() - 1)),
+                _ => Some((batch, row - 1)),
+            };
+            if let Some((earlier, index)) = before {
+                let order = earlier.compare_key(index, batch.slots[row], batch.keys.value(row));
+                if order.then_with(|| earlier.version(index).cmp(&version)).is_ge() {
+                    return refused(format!("the row at {} is not after the one before it", version.position));
+                }
+            }
+            let frame = version.position.frame;
+            if frame <= *self.frames.start() || frame > *self.frames.end() {
+                let (landed, through) = (self.frames.start(), self.frames.end());
+                return refused(format!("frame {frame} is not after {landed} and through {through}"));
+            }
+            self.seen_frames = (self.seen_frames.0.min(frame), self.seen_frames.1.max(frame));
+            let ingest = batch.ingest_times[row];
+            self.ingest_times = (self.ingest_times.0.min(ingest), self.ingest_times.1.max(ingest));
+        }
+        if let (Some(first), Some(last)) = (batch.slots.first(), batch.slots.last()) {
+            self.slots = Some((self.slots.map_or(*first, |(first, _)| first), *last));
+        }
+        self.rows += batch.rows() as u64;
+        Ok(())
+    }
+
+    fn facts(&self, end: FileEnd) -> FileFacts {
+        let (first_slot, last_slot) = self.slots.unwrap_or((0, u16::MAX));
+        FileFacts {
+            rows: self.rows,
+            first_slot,
+            last_slot,
+            first_frame: self.seen_frames.0,
+            last_frame: self.seen_frames.1,
+            first_ingest_time: self.ingest_times.0,
+            last_ingest_time: self.ingest_times.1,
+            end,
+        }
+    }
+}
+
+fn to_record_batch(spec: &HistoryViewSpec, schema: &SchemaRef, batch: &RunBatch) -> Result<RecordBatch, HistoryError> {
+    let refused = |reason: String| HistoryError::BadRows { reason };
+    if batch.features.len() != spec.features.len() {
+        let (given, wanted) = (batch.features.len(), spec.features.len());
+        return Err(refused(format!("they have {given} features in place of {wanted}")));
+    }
+    let rows = batch.rows();
+    let mut keys = KeyColumnsBuilder::new(&spec.key_types(), rows);
+    for row in 0..rows {
+        keys.append(batch.keys.value(row))
+            .map_err(|error| refused(format!("the key of the row at {}: {error}", batch.version(row).position)))?;
+    }
+    let ordinals = batch.ordinals.iter().map(|ordinal| i32::try_from(*ordinal));
+    let ordinals: Vec<i32> =
+        ordinals.collect::<Result<_, _>>().map_err(|_| refused("an ordinal is over 2^31".to_owned()))?;
+
+    let mut columns: Vec<ArrayRef> = keys.finish();
+    columns.extend([
+        int32(batch.slots.iter().map(|slot| i32::from(*slot))),
+        Arc::new(batch.keys.clone()),
+        timestamps(&batch.event_times),
+        timestamps(&batch.known_times),
+        timestamps(&batch.ingest_times),
+        int64(&batch.frames),
+        int32(ordinals.into_iter()),
+        int64(&batch.revisions),
+        int32(batch.feature_counts.iter().map(|count| i32::from(*count))),
+        Arc::new(BooleanArray::new(batch.deleted.clone(), None)),
+    ]);
+    for ((_, data_type), column) in spec.features.iter().zip(&batch.features) {
+        if *column.data_type() != data_type.to_arrow() {
+            return Err(refused(format!("a feature of type {data_type} came as {}", column.data_type())));
+        }
+        columns.push(schema::to_file(*data_type, column));
+    }
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+fn int32(values: impl Iterator<Item = i32>) -> ArrayRef {
+    Arc::new(Int32Array::from_iter_values(values))
+}
+
+fn int64(values: &ScalarBuffer<u64>) -> ArrayRef {
+    // Counters from 1: none comes near 2^63.
+    Arc::new(Int64Array::from_iter_values(values.iter().map(|value| value.cast_signed())))
+}
+
+fn timestamps(values: &ScalarBuffer<Micros>) -> ArrayRef {
+    let array = PrimitiveArray::<TimestampMicrosecondType>::new(values.clone(), None);
+    Arc::new(array.with_timezone("UTC"))
+}
+
+fn properties(spec: &HistoryViewSpec) -> WriterProperties {
+    let columns = spec.columns();
+    let place = |name: &&str| columns.iter().position(|column| column.name == *name);
+    let sorting = schema::SORT_COLUMNS.iter().filter_map(place);
+    let sorting = sorting
+        .map(|column| SortingColumn { column_idx: column as i32, descending: false, nulls_first: false })
+        .collect();
+    let zstd = ZstdLevel::try_new(1).expect("1 is a level of zstd");
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(zstd))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_column_statistics_enabled(ColumnPath::from(schema::SLOT), EnabledStatistics::Page)
+        .set_sorting_columns(Some(sorting));
+    for column in &columns {
+        properties = column_properties(properties, &column.name, column.data_type);
+    }
+    properties.build()
+}
+
+fn column_properties(properties: WriterPropertiesBuilder, name: &str, data_type: DataType) -> WriterPropertiesBuilder {
+    let parts = |parts: &[&str]| ColumnPath::new(parts.iter().map(|part| (*part).to_owned()).collect());
+    let (path, element) = match data_type {
+        DataType::Scalar(scalar) => (parts(&[name]), scalar),
+        DataType::List(element) => (parts(&[name, "list", "element"]), element),
+        DataType::Vector(_) => (parts(&[name, "list", "element"]), ScalarType::Float32),
+    };
+    let mut properties = properties;
+    if !matches!(data_type, DataType::Scalar(_)) {
+        properties = properties.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
+    }
+    // A dictionary finds a number by what it equals, and -0.0 equals 0.0; floats keep their bits.
+    let exact = !matches!(element, ScalarType::Float32 | ScalarType::Float64);
+    properties.set_column_dictionary_enabled(path, exact)
+}
+
+fn to_error(path: &Path, error: ParquetError) -> HistoryError {
+    match error {
+        ParquetError::External(source) => match source.downcast::<std::io::Error>() {
+            Ok(source) => HistoryError::Io { path: path.to_path_buf(), source: *source },
+            Err(source) => HistoryError::Encoding(source.to_string()),
+        },
+        other => HistoryError::Encoding(other.to_string()),
+    }
+}
