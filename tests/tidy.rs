@@ -370,7 +370,10 @@ mod on_snippets {
     fn the_command_line_knows_no_more_of_rpc_than_its_client() {
         breaks(CLI, "src/cli/get.rs", "use crate::rpc::status::to_status;");
         breaks(LAYERS, "src/cli/get.rs", "use crate::serving::Serving;");
-        keeps("src/cli/get.rs", "use crate::rpc::client::Client; use crate::rpc::wire::columns; use crate::registry::yaml;");
+        keeps(
+            "src/cli/get.rs",
+            "use crate::rpc::client::Client; use crate::rpc::wire::columns; use crate::registry::yaml;",
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing.
 
 pub mod client;
+pub mod layers;
 pub mod status;
 pub mod wire;
 

@@ -112,14 +112,27 @@ pub fn not_yet_served(field: &'static str, reason: &'static str) -> Error {
         .hint("leave it out")
 }
 
+/// How large a message a port takes and sends, and the option that says so.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageLimit {
+    pub option: &'static str,
+    pub bytes: u64,
+}
+
 /// A message beyond the limit of its port.
-pub fn message_too_large(option: &'static str, limit: u64, told: &str) -> Error {
-    let message = format!("{told}: {option} allows messages of {limit} bytes");
-    let hint = format!("send less at a time, or raise '{option}' in the server's configuration");
+pub fn message_too_large(limit: MessageLimit, told: &str) -> Error {
+    let MessageLimit { option, bytes } = limit;
+    let message = format!("{told}; '{option}' allows messages of {bytes} bytes");
+    let hint = format!("send or ask for less at a time, or raise '{option}' in the server's configuration");
     Error::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message)
         .hint(hint)
         .with("option", option)
-        .with("limit", limit)
+        .with("limit", bytes)
+}
+
+/// A handler that panicked.
+pub fn defect(told: &str) -> Error {
+    Error::internal(format!("a defect ended the call: {told}"))
 }
 
 pub fn deadline_exceeded() -> Error {
@@ -149,10 +162,30 @@ pub fn code_name(code: tonic::Code) -> &'static str {
     }
 }
 
-/// Whether a status is tonic's own refusal of an oversized message, in or out.
-pub fn is_oversized_message(code: tonic::Code, message: &str) -> bool {
-    matches!(code, tonic::Code::OutOfRange | tonic::Code::ResourceExhausted)
-        && (message.contains("message length too large") || message.contains("size limit, of"))
+/// The code of a call whose client went away before its end, for metrics.
+pub const GIVEN_UP: &str = "CANCELLED";
+
+/// What tonic says in its own words, in ours; `None` where it is well said already.
+pub fn clarify(status: &Status, limit: MessageLimit) -> Option<Status> {
+    if !status.details().is_empty() {
+        return None;
+    }
+    let message = status.message();
+    let oversized = message.contains("message length too large") || message.contains("size limit, of");
+    let undecodable = message.contains("failed to decode Protobuf message");
+    let error = match status.code() {
+        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted if oversized => {
+            message_too_large(limit, "a message is too large")
+        }
+        tonic::Code::Internal if undecodable => Error::invalid("MALFORMED_MESSAGE", message),
+        tonic::Code::Unimplemented => {
+            let message = if message.is_empty() { "there is no such service or method" } else { message };
+            Error::new(Code::Unimplemented, "UNKNOWN_METHOD", message)
+                .hint("ask the server's reflection what it serves")
+        }
+        _ => return None,
+    };
+    Some(to_status(error))
 }
 
 fn to_tonic(code: Code) -> tonic::Code {
@@ -302,6 +335,18 @@ mod tests {
         let refusal = from_status(&to_status(Error::invalid("BAD", "bad").violations(vec![violation])));
         assert_eq!(refusal.violations.len(), 1);
         assert!(refusal.violations[0].message.starts_with("mmm"));
+    }
+
+    #[test]
+    fn an_oversized_message_is_told_with_the_option_to_change() {
+        let limit = MessageLimit { option: "server.grpc_max_message", bytes: 1_024 };
+        let told = "Error, decoded message length too large: found 9999 bytes, the limit is: 1024 bytes";
+        let refusal = from_status(&clarify(&Status::out_of_range(told), limit).expect("clearer"));
+        assert_eq!((refusal.code, refusal.reason.as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+        assert!(refusal.message.contains("'server.grpc_max_message'") && refusal.hint.is_some());
+        let undecodable = Status::internal("failed to decode Protobuf message: invalid wire type");
+        assert_eq!(from_status(&clarify(&undecodable, limit).expect("clearer")).code, Code::InvalidArgument);
+        assert!(clarify(&to_status(Error::internal("as it is")), limit).is_none());
     }
 
     #[test]
