@@ -7,5 +7,6 @@ pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod registry;
+pub mod rpc;
 pub mod telemetry;
 pub mod tenancy;

@@ -11,13 +11,13 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
 
-use crate::config::Span;
 use crate::error::{Error, Result, Violation};
 use crate::registry::catalog::{Applied, ServiceVersion};
 use crate::registry::definition::{
     Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
     ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
+use crate::registry::durations;
 
 /// Definitions as they came in. A refusal lists every place that doesn't fit, as
 /// `definitions[2].spec.features[0].type`.
@@ -125,10 +125,7 @@ pub fn encode_known_time(rule: &KnownTimeRule) -> String {
     match rule {
         KnownTimeRule::Arrival => "arrival".to_owned(),
         KnownTimeRule::Event { delay: 0 } => "event".to_owned(),
-        KnownTimeRule::Event { delay } => {
-            let delay = std::time::Duration::from_micros(u64::try_from(*delay).unwrap_or_default());
-            format!("event+{}", Span(delay))
-        }
+        KnownTimeRule::Event { delay } => format!("event+{}", durations::format(*delay)),
         KnownTimeRule::Column(column) => format!("column:{column}"),
     }
 }
@@ -140,8 +137,8 @@ pub fn decode_known_time(text: &str) -> Result<KnownTimeRule, String> {
         "event" => Ok(KnownTimeRule::Event { delay: 0 }),
         _ => match (text.strip_prefix("event+"), text.strip_prefix("column:")) {
             (Some(delay), _) => {
-                let delay: Span = delay.parse().map_err(|error| format!("{error}"))?;
-                Ok(KnownTimeRule::Event { delay: delay.as_micros() })
+                let delay = durations::parse(delay).map_err(|error| error.to_string())?;
+                Ok(KnownTimeRule::Event { delay })
             }
             (_, Some(column)) => column.parse().map(KnownTimeRule::Column).map_err(|error| format!("{error}")),
             _ => Err(format!("'{}' is no rule: use arrival, event, event+10m or column:NAME", shortened(text))),
