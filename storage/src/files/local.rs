@@ -11,6 +11,7 @@ use super::{DirEntry, FileMetadata, FileWriter, Files};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LocalFiles;
 
+#[expect(clippy::disallowed_methods, reason = "the layer through which names are given, and folders synced")]
 impl Files for LocalFiles {
     fn create_new(&self, path: &Path) -> io::Result<Box<dyn FileWriter>> {
         let file = OpenOptions::new().write(true).create_new(true).open(path)?;
