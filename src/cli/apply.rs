@@ -1,0 +1,38 @@
+//! `hydrant apply`: makes a folder of definitions so, all of them or none.
+
+use std::path::PathBuf;
+
+use super::definitions::DefinitionFiles;
+use super::output::{self, ResultOutput};
+use super::plan::{self, Changes};
+use super::{Done, Failure, Server};
+
+/// Apply definitions: all of them or none
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  hydrant apply -f definitions")]
+pub struct Args {
+    /// Folder of YAML definitions, or a file; may be given again
+    #[arg(short = 'f', long = "file", value_name = "DIR", required = true)]
+    files: Vec<PathBuf>,
+
+    /// Apply only if the registry is still at this revision, as a plan has told it
+    #[arg(long, value_name = "N")]
+    expected_revision: Option<u64>,
+
+    #[command(flatten)]
+    pub output: ResultOutput,
+}
+
+pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
+    let files = DefinitionFiles::read(&args.files)?;
+    let client = server.connect().await?;
+    // A plan tells every problem; a refusal only as many as fit.
+    plan::made(&files, &client).await?;
+    let applied = client.apply(&files.definitions(), args.expected_revision).await;
+    let applied = applied.map_err(|error| files.locate(error.into()))?;
+    let shown = Changes::of(applied.changes, applied.registry_revision)?;
+    output::print_as(args.output.format, &shown.json(), || {
+        shown.text().replace(" to create", " created").replace(" to update", " updated")
+    })?;
+    Ok(Done::Done)
+}

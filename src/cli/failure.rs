@@ -1,0 +1,100 @@
+//! Why a command failed, whoever said so: a server, a file, or the command itself. It is shown, not
+//! branched upon; the exit code is all that programs get besides the reason.
+
+use std::fmt;
+use std::path::Path;
+
+use crate::error::{Error, Violation};
+use crate::rpc::client::Refusal;
+
+/// A failure that is ready to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    /// One line that names the thing and the rule.
+    pub message: String,
+    pub hint: Option<String>,
+    pub metadata: Vec<(String, String)>,
+    /// Where exactly: rows of a file, places in definitions.
+    pub violations: Vec<Violation>,
+    usage: bool,
+}
+
+impl Failure {
+    pub fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            message: message.into(),
+            hint: None,
+            metadata: Vec::new(),
+            violations: Vec::new(),
+            usage: false,
+        }
+    }
+
+    /// The arguments are wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { usage: true, ..Self::new("USAGE", message) }
+    }
+
+    /// A file or folder that the command was given, or was to write.
+    pub fn file(path: &Path, doing: &str, error: &dyn fmt::Display) -> Self {
+        Self::new("FILE_FAILED", format!("{}: can't {doing}: {error}", path.display())).with("file", path.display())
+    }
+
+    pub fn is_usage(&self) -> bool {
+        self.usage
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A way out, unless the one who refused has told a better one.
+    #[must_use]
+    pub fn hint_if_none(mut self, hint: impl Into<String>) -> Self {
+        self.hint.get_or_insert_with(|| hint.into());
+        self
+    }
+
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl fmt::Display) -> Self {
+        self.metadata.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    #[must_use]
+    pub fn violations(mut self, violations: Vec<Violation>) -> Self {
+        self.violations = violations;
+        self
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let reason = if refusal.reason.is_empty() { format!("{:?}", refusal.code) } else { refusal.reason };
+        Self {
+            reason,
+            message: refusal.message,
+            hint: refusal.hint,
+            metadata: refusal.metadata,
+            violations: refusal.violations,
+            usage: false,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            reason: error.reason.to_owned(),
+            message: error.message,
+            hint: error.hint,
+            metadata: error.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            violations: error.violations,
+            usage: false,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Parquet files as commands read and write them: in record batches, never whole in memory. A file
+//! that is written appears under its name only when it is complete.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use arrow_array::RecordBatch;
+use arrow_schema::{Schema, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use tempfile::NamedTempFile;
+use tokio::sync::mpsc;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Failure;
+
+/// Batches read ahead of whoever takes them.
+const READ_AHEAD: usize = 4;
+
+/// A Parquet file whose footer has been read.
+#[derive(Debug)]
+pub struct ParquetInput {
+    path: PathBuf,
+    metadata: ArrowReaderMetadata,
+}
+
+impl ParquetInput {
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let file = File::open(path).map_err(|error| Failure::file(path, "be read", &error))?;
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
+            .map_err(|error| Failure::file(path, "be read as Parquet", &told(&error)))?;
+        Ok(Self { path: path.to_owned(), metadata })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn schema(&self) -> &SchemaRef {
+        self.metadata.schema()
+    }
+
+    pub fn rows(&self) -> u64 {
+        u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)
+    }
+
+    /// The size of the values, decompressed, as the footer says.
+    pub fn uncompressed_bytes(&self) -> u64 {
+        let groups = self.metadata.metadata().row_groups();
+        groups.iter().map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0)).sum()
+    }
+
+    /// A hash over every byte of the file.
+    pub fn content_hash(&self) -> Result<u128, Failure> {
+        let failed = |error: io::Error| Failure::file(&self.path, "be read", &error);
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let mut hasher = Xxh3::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(hasher.digest128()),
+                length => hasher.update(&buffer[..length]),
+            }
+        }
+    }
+
+    /// The file's rows in its order, `rows` at a time (the last batch may be shorter), with all
+    /// columns or those named.
+    pub fn batches(
+        &self,
+        rows: usize,
+        columns: Option<&[String]>,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, Failure>> + Send + use<>, Failure> {
+        let file = File::open(&self.path).map_err(|error| Failure::file(&self.path, "be read", &error))?;
+        let path = self.path.clone();
+        let damaged = move |error: &dyn std::fmt::Display| Failure::file(&path, "be read as Parquet", error);
+        let mut builder =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone()).with_batch_size(rows);
+        if let Some(columns) = columns {
+            let names = columns.iter().map(String::as_str);
+            let mask = ProjectionMask::columns(builder.parquet_schema(), names);
+            builder = builder.with_projection(mask);
+        }
+        let reader = builder.build().map_err(|error| damaged(&told(&error)))?;
+        Ok(reader.map(move |batch| batch.map_err(|error| damaged(&error))))
+    }
+
+    /// The same, decoded on a thread of its own while the receiver works on earlier ones. The
+    /// thread ends when the receiver is dropped.
+    pub fn read_ahead(&self, rows: usize) -> Result<mpsc::Receiver<Result<RecordBatch, Failure>>, Failure> {
+        let batches = self.batches(rows, None)?;
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        tokio::task::spawn_blocking(move || {
+            for batch in batches {
+                let failed = batch.is_err();
+                if sender.blocking_send(batch).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+}
+
+/// A Parquet file that appears under its name when it is finished, or not at all.
+pub struct ParquetOutput {
+    path: PathBuf,
+    writer: ArrowWriter<NamedTempFile>,
+}
+
+impl ParquetOutput {
+    pub fn create(path: &Path, schema: &Schema) -> Result<Self, Failure> {
+        let failed = |error: &dyn std::fmt::Display| Failure::file(path, "be written", error);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new()
+            .prefix(".hydrant-")
+            .suffix(".parquet.tmp")
+            .tempfile_in(folder)
+            .map_err(|error| failed(&error))?;
+        let level = ZstdLevel::try_new(1).expect("a level of zstd");
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+        let writer = ArrowWriter::try_new(file, schema.clone().into(), Some(properties))
+            .map_err(|error| failed(&told(&error)))?;
+        Ok(Self { path: path.to_owned(), writer })
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
+        self.writer.write(batch).map_err(|error| Failure::file(&self.path, "be written", &told(&error)))
+    }
+
+    /// Writes the footer, with notes beside it, and gives the file its name.
+    pub fn finish(mut self, notes: Vec<(&str, String)>) -> Result<(), Failure> {
+        let path = self.path;
+        let failed = |error: &dyn std::fmt::Display| Failure::file(&path, "be written", error);
+        for (key, value) in notes {
+            self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        let file = self.writer.into_inner().map_err(|error| failed(&told(&error)))?;
+        file.as_file().sync_all().map_err(|error| failed(&error))?;
+        let (_, temporary) = file.keep().map_err(|error| failed(&error.error))?;
+        publish(&temporary, &path).map_err(|error| {
+            // What couldn't be named is of no use to anybody.
+            let _ = std::fs::remove_file(&temporary);
+            failed(&error)
+        })
+    }
+}
+
+/// Gives a finished file its name, readable as the user's other files are.
+#[expect(clippy::disallowed_methods, reason = "a user's file: whole or absent, and nothing of the store's")]
+fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    // A temporary file is its owner's alone; a result is as public as a newly made file: what the
+    // replaced file had, or else the usual.
+    let mode = std::fs::metadata(path).map_or(0o644, |replaced| replaced.permissions().mode() & 0o777);
+    std::fs::set_permissions(temporary, std::fs::Permissions::from_mode(mode))?;
+    std::fs::rename(temporary, path)
+}
+
+/// Parquet's errors begin with their kind ("Parquet error: …"); what follows tells more.
+fn told(error: &ParquetError) -> String {
+    match error {
+        ParquetError::General(message) | ParquetError::EOF(message) | ParquetError::ArrowError(message) => {
+            message.clone()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Int64Array, StringArray};
+    use arrow_schema::{DataType, Field};
+
+    use super::*;
+
+    fn schema() -> SchemaRef {
+        let fields = vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8, true)];
+        Arc::new(Schema::new(fields))
+    }
+
+    fn batch(ids: std::ops::Range<i64>) -> RecordBatch {
+        let names: StringArray = ids.clone().map(|id| (id % 2 == 0).then(|| id.to_string())).collect();
+        RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(ids)), Arc::new(names)])
+            .expect("equal lengths")
+    }
+
+    fn written(folder: &Path) -> PathBuf {
+        let path = folder.join("out.parquet");
+        let mut output = ParquetOutput::create(&path, &schema()).expect("created");
+        output.write(&batch(0..7)).expect("written");
+        output.write(&batch(7..10)).expect("written");
+        output.finish(vec![("note", "told".to_owned())]).expect("finished");
+        path
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_in_batches_of_any_size() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let input = ParquetInput::open(&written(folder.path())).expect("opened");
+        assert_eq!((input.rows(), input.schema().fields().len()), (10, 2));
+        let sizes = |rows, columns: Option<&[String]>| -> Vec<(usize, usize)> {
+            let batches = input.batches(rows, columns).expect("readable");
+            batches.map(|batch| batch.expect("sound")).map(|batch| (batch.num_rows(), batch.num_columns())).collect()
+        };
+        assert_eq!(sizes(4, None), [(4, 2), (4, 2), (2, 2)]);
+        assert_eq!(sizes(100, Some(&["name".to_owned()])), [(10, 1)]);
+    }
+
+    #[test]
+    fn an_unfinished_file_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("out.parquet");
+        let mut output = ParquetOutput::create(&path, &schema()).expect("created");
+        output.write(&batch(0..7)).expect("written");
+        drop(output);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn the_same_bytes_have_the_same_hash_and_others_another() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = written(folder.path());
+        let hash = || ParquetInput::open(&path).and_then(|input| input.content_hash()).expect("readable");
+        let first = hash();
+        assert_eq!(first, hash());
+        let mut output = ParquetOutput::create(&path, &schema()).expect("created");
+        output.write(&batch(1..8)).expect("written");
+        output.finish(Vec::new()).expect("finished");
+        assert_ne!(first, hash());
+    }
+
+    #[test]
+    fn a_file_that_is_no_parquet_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notes.txt");
+        std::fs::write(&path, "hello").expect("written");
+        let failure = ParquetInput::open(&path).expect_err("refused");
+        assert!(failure.message.contains("notes.txt") && failure.message.contains("Parquet"), "{}", failure.message);
+        let failure = ParquetInput::open(&folder.path().join("absent.parquet")).expect_err("refused");
+        assert!(failure.message.contains("absent.parquet"), "{}", failure.message);
+    }
+}

@@ -1,0 +1,210 @@
+//! The command line: one file per command, each with its `Args` and its `run`. Commands read files,
+//! ask a server through [`crate::rpc::client`] and print; they know nothing of how a server works.
+//! Data goes to stdout, everything else to stderr.
+
+pub mod apply;
+pub mod completions;
+pub mod delete;
+pub mod describe;
+pub mod get;
+pub mod historical;
+pub mod ingest;
+pub mod online;
+pub mod plan;
+pub mod serve;
+pub mod version;
+
+mod definitions;
+mod failure;
+mod input;
+mod keys;
+mod output;
+mod progress;
+mod time;
+mod yaml;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::rpc::client::Client;
+
+pub use failure::Failure;
+pub use output::Format;
+
+/// Hydrant: an ML feature store, online and offline in one system.
+#[derive(Debug, Parser)]
+#[command(
+    name = "hydrant",
+    version,
+    propagate_version = true,
+    after_help = "Example:\n  hydrant serve &\n  hydrant apply -f examples/nycflights13/definitions\n\
+                  \nExit codes: 0 done, 1 refused or failed, 2 wrong usage."
+)]
+pub struct Cli {
+    /// The server's gRPC address; it tells where its other ports are
+    #[arg(long, global = true, env = "HYDRANT_SERVER", default_value = "127.0.0.1:7600", value_name = "HOST:PORT")]
+    pub server: String,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Serve(serve::Args),
+    Plan(plan::Args),
+    Apply(apply::Args),
+    Get(get::Args),
+    Describe(describe::Args),
+    Delete(delete::Args),
+    Ingest(ingest::Args),
+    Online(online::Args),
+    Historical(historical::Args),
+    Version(version::Args),
+    Completions(completions::Args),
+}
+
+/// What a command that did its work says by its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    Done,
+    /// `plan --exit-code` found changes.
+    Changes,
+}
+
+/// Reads the arguments of the process; ends it with 2 and the usage where they are wrong.
+pub fn parse() -> Cli {
+    Cli::parse()
+}
+
+/// Runs any command but `serve`, which is the program's own affair, and tells its exit code.
+pub async fn run(cli: Cli) -> ExitCode {
+    let format = cli.command.format();
+    let outcome = tokio::select! {
+        outcome = execute(cli) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(Failure::new("INTERRUPTED", "interrupted")),
+    };
+    exit_code(outcome, format)
+}
+
+/// Shows a failure on stderr, in the format of the command, and tells the exit code.
+pub fn exit_code(outcome: Result<Done, Failure>, format: Format) -> ExitCode {
+    match outcome {
+        Ok(Done::Done) => ExitCode::SUCCESS,
+        Ok(Done::Changes) => ExitCode::from(3),
+        Err(failure) => {
+            output::failure(&failure, format);
+            ExitCode::from(if failure.is_usage() { 2 } else { 1 })
+        }
+    }
+}
+
+async fn execute(cli: Cli) -> Result<Done, Failure> {
+    let server = Server { address: cli.server };
+    match cli.command {
+        Command::Serve(_) => Err(Failure::usage("'serve' is started by the program itself")),
+        Command::Plan(args) => plan::run(args, &server).await,
+        Command::Apply(args) => apply::run(args, &server).await,
+        Command::Get(args) => get::run(args, &server).await,
+        Command::Describe(args) => describe::run(args, &server).await,
+        Command::Delete(args) => delete::run(args, &server).await,
+        Command::Ingest(args) => ingest::run(args, &server).await,
+        Command::Online(args) => online::run(args, &server).await,
+        Command::Historical(args) => historical::run(args, &server).await,
+        Command::Version(args) => version::run(args, &server).await,
+        Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+    }
+}
+
+/// The server that the commands talk to.
+#[derive(Debug)]
+pub(crate) struct Server {
+    address: String,
+}
+
+impl Server {
+    async fn connect(&self) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.address).await?)
+    }
+}
+
+impl Command {
+    /// How the command prints, failures included.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::Plan(args) => args.output.format,
+            Self::Apply(args) => args.output.format,
+            Self::Get(args) => args.output.format,
+            Self::Describe(args) => args.output.format,
+            Self::Ingest(args) => args.output.format,
+            Self::Online(args) => args.format(),
+            Self::Version(args) => args.output.format,
+            Self::Serve(_) | Self::Delete(_) | Self::Historical(_) | Self::Completions(_) => Format::Table,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_commands_of_the_manual_are_understood() {
+        Cli::command().debug_assert();
+        for line in [
+            "hydrant serve --config c.toml --data-dir d --grpc-addr 127.0.0.1:1 --flight-addr 127.0.0.1:2 --http-addr 127.0.0.1:3",
+            "hydrant plan -f definitions --exit-code",
+            "hydrant apply -f definitions",
+            "hydrant get views -o yaml",
+            "hydrant get FeatureView airport_weather -o json",
+            "hydrant describe service delay_model",
+            "hydrant delete entity airport",
+            "hydrant ingest weather a.parquet b.parquet --known event+10m --ignore-extra",
+            "hydrant online get --service s --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6 --at 2013-12-30T22:30:00Z -o json",
+            "hydrant online get --service s --keys keys.parquet",
+            "hydrant historical get --service s --spine s.parquet --event-time t -o o.parquet --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time",
+            "hydrant version",
+            "hydrant completions bash",
+            "hydrant --server 127.0.0.1:9 get entities",
+            "hydrant get entities --server 127.0.0.1:9",
+        ] {
+            assert!(parsed(line).is_ok(), "{line}: {}", parsed(line).expect_err("not understood"));
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_told_apart_from_failure() {
+        for line in [
+            "hydrant",
+            "hydrant frobnicate",
+            "hydrant online get --service s",
+            "hydrant online get --service s --key origin=EWR --keys keys.parquet",
+            "hydrant online get --service s --key origin=EWR --at yesterday",
+            "hydrant ingest weather",
+            "hydrant ingest weather f.parquet --known never",
+            "hydrant historical get --service s --spine s.parquet --event-time t",
+            "hydrant get tables",
+        ] {
+            let error = parsed(line).expect_err(line);
+            assert!(error.exit_code() == 2, "{line}: {}", error.exit_code());
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example_in_its_help() {
+        fn check(command: &clap::Command) {
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(check);
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "`{}` has no example", command.get_name());
+            }
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,457 @@
+//! `hydrant online get`: feature values for a few keys, as a model would get them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use arrow_array::{Array as _, ArrayRef};
+use arrow_schema::DataType as ArrowType;
+use clap::Subcommand;
+use hydrant_proto::v1;
+use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
+use hydrant_storage::row::value_at;
+use serde_json::{Map, Value as Json, json};
+
+use super::input::ParquetInput;
+use super::keys::{self, KeyArgument, KeyTypes};
+use super::output::{self, Format, ResultOutput, Tone};
+use super::{Done, Failure, Server, definitions, time};
+use crate::registry::definition::{Definition, Kind, ServiceFeature, Spec};
+use crate::registry::values;
+use crate::rpc::client::Client;
+use crate::rpc::wire::columns::{data_type_of, decode_column, encode_column};
+
+/// Read features online
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Get(GetArgs),
+}
+
+/// Get the newest feature values of some keys
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  hydrant online get --service delay_model --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6\n  \
+    hydrant online get --service delay_model --keys keys.parquet --at 2013-12-30T22:30:00Z -o json"
+)]
+struct GetArgs {
+    /// The feature service: NAME (its current version) or NAME@N
+    #[arg(long, value_name = "SERVICE")]
+    service: String,
+
+    /// The join keys of one row, such as origin=EWR,carrier=UA ('\,' for a comma in a value); once per row
+    #[arg(long = "key", value_name = "KEY=VALUE,…", value_parser = keys::parse, required_unless_present = "keys", conflicts_with = "keys")]
+    key: Vec<KeyArgument>,
+
+    /// A Parquet file whose columns hold the join keys, one row each; other columns are left out
+    #[arg(long, value_name = "FILE.parquet")]
+    keys: Option<PathBuf>,
+
+    /// Read as of this instant (RFC 3339) instead of now
+    #[arg(long, value_name = "TIME", value_parser = time::parse)]
+    at: Option<Micros>,
+
+    /// Fail if any partition isn't ready or any row is damaged
+    #[arg(long)]
+    strict: bool,
+
+    #[command(flatten)]
+    output: ResultOutput,
+}
+
+/// Rows of one request, at most: more are asked for in several, each with a `t` of its own unless
+/// it is given.
+const MAX_ROWS: usize = 10_000;
+
+impl Args {
+    pub(super) fn format(&self) -> Format {
+        let Command::Get(args) = &self.command;
+        args.output.format
+    }
+}
+
+pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
+    let Command::Get(args) = args.command;
+    let client = server.connect().await?;
+    let catalog = Catalog::load(&client).await?;
+    let key_types = KeyTypes::of(&catalog.definitions);
+    let keys = match &args.keys {
+        Some(path) => keys_of_file(path, &key_types)?,
+        None => key_types.columns(&args.key)?,
+    };
+    let entities: Vec<v1::Column> =
+        keys.iter().map(|(name, column)| encode_column(name, column)).collect::<Result<_, _>>()?;
+    let request = v1::GetOnlineFeaturesRequest {
+        services: vec![args.service.clone()],
+        entities,
+        at: args.at,
+        strict: args.strict,
+        include_event_times: true,
+        ..v1::GetOnlineFeaturesRequest::default()
+    };
+    let response = client.get_online_features(request).await?;
+    let answer = Answer::of(response, keys, catalog.mappings(&args.service))?;
+    output::print_as(args.output.format, &answer.json(), || answer.text())?;
+    Ok(Done::Done)
+}
+
+/// The definitions that tell which keys there are.
+struct Catalog {
+    definitions: Vec<Definition>,
+}
+
+/// Which row a column comes from: a view under request columns.
+type Mapping = (String, Vec<String>);
+
+impl Catalog {
+    async fn load(client: &Client) -> Result<Self, Failure> {
+        let mut definitions = Vec::new();
+        for kind in [Kind::Entity, Kind::FeatureView, Kind::FeatureService] {
+            definitions.extend(definitions::decode(client.list_definitions(kind).await?)?);
+        }
+        Ok(Self { definitions })
+    }
+
+    /// For each prefix of the service's columns, the row that they come from.
+    fn mappings(&self, service: &str) -> BTreeMap<String, Mapping> {
+        let name = service.split('@').next().unwrap_or_default();
+        let spec = self.definitions.iter().find_map(|definition| match &definition.spec {
+            Spec::FeatureService(spec) if definition.metadata.name.as_str() == name => Some(spec),
+            _ => None,
+        });
+        let features = spec.into_iter().flat_map(|spec| &spec.features);
+        let mapping = |feature: &ServiceFeature| {
+            let prefix = feature.alias.as_ref().unwrap_or(&feature.view).to_string();
+            let request_column = |join_key: &Name| feature.keys.get(join_key).unwrap_or(join_key).to_string();
+            let keys = self.join_keys(feature.view.as_str()).map(request_column).collect();
+            (prefix, (feature.view.to_string(), keys))
+        };
+        features.map(mapping).collect()
+    }
+
+    /// The join keys of a view, in its order.
+    fn join_keys(&self, view: &str) -> impl Iterator<Item = &Name> {
+        let entities = self.definitions.iter().find_map(|definition| match &definition.spec {
+            Spec::FeatureView(spec) if definition.metadata.name.as_str() == view => Some(&spec.entities),
+            _ => None,
+        });
+        let of_entity = |name: &Name| {
+            self.definitions.iter().find_map(|definition| match &definition.spec {
+                Spec::Entity(spec) if definition.metadata.name == *name => Some(&spec.join_keys),
+                _ => None,
+            })
+        };
+        entities.into_iter().flatten().filter_map(of_entity).flatten().map(|key| &key.name)
+    }
+}
+
+/// The columns of a file that are join keys.
+fn keys_of_file(path: &std::path::Path, types: &KeyTypes) -> Result<Vec<(String, ArrayRef)>, Failure> {
+    let input = ParquetInput::open(path)?;
+    let columns: Vec<String> = input
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .filter(|name| types.arrow_type(name).is_some())
+        .collect();
+    if columns.is_empty() {
+        return Err(Failure::new("NO_KEYS", format!("{}: no column is named like a join key", path.display()))
+            .with("file", path.display()));
+    }
+    if input.rows() == 0 || input.rows() > MAX_ROWS as u64 {
+        let message = format!(
+            "{}: {} rows; one read takes from 1 to {}",
+            path.display(),
+            output::count(input.rows()),
+            output::count(MAX_ROWS as u64)
+        );
+        return Err(Failure::new("TOO_MANY_KEYS", message)
+            .hint("`hydrant historical get` is for many rows")
+            .with("file", path.display()));
+    }
+    let mut batches = input.batches(MAX_ROWS, Some(&columns))?;
+    let batch = batches
+        .next()
+        .unwrap_or_else(|| Err(Failure::new("FILE_FAILED", format!("{}: it holds no rows", path.display()))))?;
+    let in_type = |name: &String| {
+        let column = batch.column_by_name(name).expect("it was projected");
+        let wanted = types.arrow_type(name).expect("it is a join key");
+        Ok((
+            name.clone(),
+            cast_exactly(column, &wanted).ok_or_else(|| {
+                let message =
+                    format!("{}: column '{name}' is {}, and the join key {wanted}", path.display(), column.data_type());
+                Failure::new("WRONG_KEY", message).with("file", path.display()).with("key", name)
+            })?,
+        ))
+    };
+    columns.iter().map(in_type).collect()
+}
+
+/// Casts where every value stays itself.
+fn cast_exactly(column: &ArrayRef, wanted: &ArrowType) -> Option<ArrayRef> {
+    if column.data_type() == wanted {
+        return Some(column.clone());
+    }
+    let cast = arrow_cast::cast(column, wanted).ok()?;
+    let back = arrow_cast::cast(&cast, column.data_type()).ok()?;
+    (back.to_data() == column.to_data() && cast.null_count() == column.null_count()).then_some(cast)
+}
+
+/// An answer, cell by cell.
+struct Answer {
+    keys: Vec<(String, ArrayRef)>,
+    columns: Vec<Column>,
+    rows: usize,
+    service: String,
+    provenance: v1::Provenance,
+}
+
+struct Column {
+    name: String,
+    cells: Vec<Cell>,
+}
+
+#[derive(Clone)]
+struct Cell {
+    value: Json,
+    status: v1::CellStatus,
+    event_time: Option<Micros>,
+}
+
+impl Answer {
+    fn of(
+        response: v1::GetOnlineFeaturesResponse,
+        keys: Vec<(String, ArrayRef)>,
+        mappings: BTreeMap<String, Mapping>,
+    ) -> Result<Self, Failure> {
+        let rows = response.rows as usize;
+        let event_times: BTreeMap<Mapping, v1::EventTimes> =
+            response.event_times.into_iter().map(|times| ((times.view.clone(), times.keys.clone()), times)).collect();
+        let column = |column: v1::FeatureColumn| {
+            let statuses: Vec<v1::CellStatus> = column.statuses().collect();
+            let decoded = decode_column(column.column.unwrap_or_default())?;
+            let prefix = decoded.name.split("__").next().unwrap_or_default();
+            let times = mappings.get(prefix).and_then(|mapping| event_times.get(mapping));
+            let cell = |row: usize| {
+                // A column or list of length 1 stands for all rows.
+                let at = |length: usize| if length == 1 { 0 } else { row };
+                let status = *statuses.get(at(statuses.len())).ok_or_else(|| unreadable(&decoded.name))?;
+                let index = at(decoded.values.len());
+                if index >= decoded.values.len() {
+                    return Err(unreadable(&decoded.name));
+                }
+                let value =
+                    value_at(&*decoded.values, decoded.data_type, index).map_err(|_| unreadable(&decoded.name))?;
+                let event_time = times.and_then(|times| {
+                    let index = at(times.micros.len());
+                    times.found.get(index).copied().unwrap_or(false).then(|| times.micros.get(index).copied()).flatten()
+                });
+                Ok(Cell { value: values::to_json(&value), status, event_time })
+            };
+            let cells = (0..rows).map(cell).collect::<Result<Vec<_>, Failure>>()?;
+            Ok(Column { name: decoded.name.clone(), cells })
+        };
+        let columns = response.columns.into_iter().map(column).collect::<Result<_, Failure>>()?;
+        let service = response.services.into_iter().next().map(|service| service.service).unwrap_or_default();
+        Ok(Self { keys, columns, rows, service, provenance: response.provenance.unwrap_or_default() })
+    }
+
+    /// The shape of docs/definitions.md.
+    fn json(&self) -> Json {
+        let cell = |cell: &Cell| {
+            let mut json = json!({"value": cell.value, "status": cell.status.as_str_name()});
+            if let Some(event_time) = cell.event_time {
+                json["event_time"] = json!(time::show(event_time));
+            }
+            json
+        };
+        let row = |row: usize| {
+            let key: Map<String, Json> =
+                self.keys.iter().map(|(name, column)| (name.clone(), key_json(column, row))).collect();
+            let features: Map<String, Json> =
+                self.columns.iter().map(|column| (column.name.clone(), cell(&column.cells[row]))).collect();
+            json!({"key": key, "features": features})
+        };
+        let view = |view: &v1::ViewProvenance| {
+            let mut json = Map::new();
+            if let Some(newest) = view.newest_event_time {
+                json.insert("newest_event_time".to_owned(), json!(time::show(newest)));
+            }
+            json.insert("complete_through".to_owned(), json!(time::show(view.complete_through)));
+            (view.view.clone(), Json::Object(json))
+        };
+        let mut json = json!({
+            "rows": (0..self.rows).map(row).collect::<Vec<_>>(),
+            "service": self.service,
+            "registry_revision": self.provenance.registry_revision,
+            "t": time::show(self.provenance.t),
+            "views": self.provenance.views.iter().map(view).collect::<Map<_, _>>(),
+        });
+        if self.provenance.rows_from_history > 0 {
+            json["rows_from_history"] = json!(self.provenance.rows_from_history);
+        }
+        json
+    }
+
+    /// A table for each row of keys, then what the answer is worth.
+    fn text(&self) -> String {
+        let t = self.provenance.t;
+        let mut text = String::new();
+        for row in 0..self.rows {
+            let key: Vec<String> = self
+                .keys
+                .iter()
+                .map(|(name, column)| format!("{name}={}", cell_text(&key_json(column, row))))
+                .collect();
+            text.push_str(&format!("{}\n", output::on_stdout(&key.join(", "), Tone::Strong)));
+            let lines: Vec<Vec<String>> =
+                self.columns.iter().map(|column| column.cells[row].line(&column.name, t)).collect();
+            text.push_str(&output::table(&["feature", "value", "status", "event time", "age"], &lines, &[]));
+            text.push_str("\n\n");
+        }
+        let from_history = match self.provenance.rows_from_history {
+            0 => String::new(),
+            rows => format!(", {} from history", output::counted(rows.into(), "row")),
+        };
+        text.push_str(&output::on_stdout(
+            &format!(
+                "{} at {} (registry revision {}{from_history})",
+                self.service,
+                time::show(t),
+                self.provenance.registry_revision
+            ),
+            Tone::Faint,
+        ));
+        text
+    }
+}
+
+impl Cell {
+    fn line(&self, feature: &str, t: Micros) -> Vec<String> {
+        let (time, age) = match self.event_time {
+            Some(event_time) => (time::show(event_time), time::age(event_time, t)),
+            None => (String::new(), String::new()),
+        };
+        vec![feature.to_owned(), cell_text(&self.value), self.status.as_str_name().to_owned(), time, age]
+    }
+}
+
+fn key_json(column: &ArrayRef, row: usize) -> Json {
+    let value = data_type_of(column.data_type()).and_then(|data_type| value_at(&**column, data_type, row).ok());
+    value.as_ref().map_or(Json::Null, values::to_json)
+}
+
+fn cell_text(value: &Json) -> String {
+    match value {
+        Json::Null => String::new(),
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn unreadable(column: &str) -> Failure {
+    Failure::new("UNREADABLE_ANSWER", format!("the server's answer can't be read: column '{column}' is cut short"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Float64Array, Int64Array, StringArray};
+
+    use super::*;
+
+    fn feature(name: &str, values: &ArrayRef, statuses: &[v1::CellStatus]) -> v1::FeatureColumn {
+        let column = Some(encode_column(name, values).expect("a type of ours"));
+        v1::FeatureColumn { column, statuses: statuses.iter().map(|status| (*status).into()).collect() }
+    }
+
+    fn answer() -> Answer {
+        let temps: ArrayRef = Arc::new(Float64Array::from(vec![Some(39.02), None]));
+        let seats: ArrayRef = Arc::new(Int64Array::from(vec![Some(0)]));
+        let response = v1::GetOnlineFeaturesResponse {
+            columns: vec![
+                feature("dest_weather__temp", &temps, &[v1::CellStatus::Present, v1::CellStatus::Expired]),
+                feature("planes__seats", &seats, &[v1::CellStatus::NotFound]),
+            ],
+            services: vec![v1::ServiceColumns { service: "delay_model@1".into(), columns: vec![0, 1] }],
+            rows: 2,
+            event_times: vec![v1::EventTimes {
+                view: "airport_weather".into(),
+                keys: vec!["dest".into()],
+                micros: vec![1_388_444_400_000_000, 0],
+                found: vec![true, true],
+            }],
+            provenance: Some(v1::Provenance {
+                t: 1_388_449_800_000_000,
+                registry_revision: 7,
+                views: vec![v1::ViewProvenance {
+                    view: "airport_weather".into(),
+                    newest_event_time: Some(1_388_444_400_000_000),
+                    complete_through: 1_767_607_200_000_000,
+                }],
+                rows_from_history: 0,
+            }),
+        };
+        let dests: ArrayRef = Arc::new(StringArray::from(vec!["EWR", "JFK"]));
+        let mappings =
+            BTreeMap::from([("dest_weather".to_owned(), ("airport_weather".to_owned(), vec!["dest".to_owned()]))]);
+        Answer::of(response, vec![("dest".to_owned(), dests)], mappings).expect("whole")
+    }
+
+    #[test]
+    fn an_answer_has_the_shape_that_programs_read() {
+        let expected = json!({
+            "rows": [
+                {"key": {"dest": "EWR"}, "features": {
+                    "dest_weather__temp": {"value": 39.02, "status": "PRESENT", "event_time": "2013-12-30T23:00:00Z"},
+                    "planes__seats": {"value": "0", "status": "NOT_FOUND"}}},
+                {"key": {"dest": "JFK"}, "features": {
+                    "dest_weather__temp": {"value": null, "status": "EXPIRED", "event_time": "1970-01-01T00:00:00Z"},
+                    "planes__seats": {"value": "0", "status": "NOT_FOUND"}}},
+            ],
+            "service": "delay_model@1", "registry_revision": 7, "t": "2013-12-31T00:30:00Z",
+            "views": {"airport_weather": {"newest_event_time": "2013-12-30T23:00:00Z", "complete_through": "2026-01-05T10:00:00Z"}},
+        });
+        assert_eq!(answer().json(), expected);
+    }
+
+    #[test]
+    fn people_see_how_old_each_value_is() {
+        let shown = answer().text();
+        let line = shown.lines().find(|line| line.starts_with("dest_weather__temp")).expect("a line per feature");
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["dest_weather__temp", "39.02", "PRESENT", "2013-12-30T23:00:00Z", "90", "min"]
+        );
+        assert!(shown.contains("delay_model@1 at 2013-12-31T00:30:00Z"), "{shown}");
+    }
+
+    #[test]
+    fn an_answer_cut_short_is_refused() {
+        let temps: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.0]));
+        let response = v1::GetOnlineFeaturesResponse {
+            columns: vec![feature("v__temp", &temps, &[v1::CellStatus::Present])],
+            rows: 3,
+            ..Default::default()
+        };
+        assert!(Answer::of(response, Vec::new(), BTreeMap::new()).is_err());
+    }
+
+    #[test]
+    fn keys_are_cast_only_where_nothing_is_lost() {
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), None]));
+        assert!(cast_exactly(&ids, &ArrowType::Int32).is_some());
+        let large: ArrayRef = Arc::new(Int64Array::from(vec![1 << 40]));
+        assert!(cast_exactly(&large, &ArrowType::Int32).is_none());
+        let halves: ArrayRef = Arc::new(Float64Array::from(vec![0.5]));
+        assert!(cast_exactly(&halves, &ArrowType::Int64).is_none());
+    }
+}
