@@ -26,6 +26,11 @@ pub enum Fault {
     Device,
 }
 
+/// While it lives, the disk does nothing.
+pub struct DiskHeld<'a> {
+    _disk: MutexGuard<'a, Disk>,
+}
+
 impl LossyFiles {
     pub fn new(seed: u64) -> Self {
         Self { disk: Arc::new(Mutex::new(Disk::new(seed))) }
@@ -68,6 +73,11 @@ impl LossyFiles {
     /// Nothing fails from now on; tells whether a fault is still to come or goes on.
     pub fn heal(&self) -> bool {
         self.lock().planned.take().is_some()
+    }
+
+    /// Lets every operation wait until what is returned is dropped.
+    pub fn hold(&self) -> DiskHeld<'_> {
+        DiskHeld { _disk: self.lock() }
     }
 
     /// Changes a file's bytes behind everybody's back, durably.
@@ -438,11 +448,12 @@ impl Disk {
 
     fn sync_names(&mut self, directory: &Path, failed: bool) {
         let touches = |change: &NameChange| change.iter().any(|(path, _)| path.parent() == Some(directory));
-        let (synced, unsynced) = std::mem::take(&mut self.unsynced).into_iter().partition(touches);
-        self.unsynced = unsynced;
-        for change in &synced {
-            if !failed || self.random.one_in(2) {
-                apply_names(&mut self.durable, change);
+        for change in std::mem::take(&mut self.unsynced) {
+            // Unlike bytes, changes of names stay in the journal's line after a failure.
+            if touches(&change) && (!failed || self.random.one_in(2)) {
+                apply_names(&mut self.durable, &change);
+            } else {
+                self.unsynced.push(change);
             }
         }
     }
