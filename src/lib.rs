@@ -7,6 +7,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod log;
 pub mod registry;
 pub mod rpc;
 pub mod telemetry;

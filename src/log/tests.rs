@@ -1,0 +1,4 @@
+//! The local log over a disk that loses power, runs full and fails.
+
+mod disk;
+mod random;
