@@ -181,3 +181,109 @@ fn decode(bytes: &[u8]) -> Result<Versioned, &'static str> {
     }
     Ok(Versioned { value: Bytes::copy_from_slice(value), version })
 }
+
+#[cfg(test)]
+mod tests {
+    use hydrant_storage::files::LossyFiles;
+    use hydrant_storage::files::lossy::Fault;
+
+    use super::*;
+
+    const DIRECTORY: &str = "/data/registry";
+    const OLD: &[u8] = b"the old value";
+    const NEW: &[u8] = b"the new value, which is longer";
+
+    fn open(files: &LossyFiles) -> Result<LocalMetadata, MetadataError> {
+        LocalMetadata::open(Arc::new(files.clone()), Path::new(DIRECTORY))
+    }
+
+    async fn value(store: &LocalMetadata, key: &str) -> Option<(Vec<u8>, u64)> {
+        let found = store.get(key).await.expect("the key is valid");
+        found.map(|found| (found.value.to_vec(), found.version))
+    }
+
+    #[tokio::test]
+    async fn a_value_changes_only_from_the_version_that_the_writer_has_seen() {
+        let store = open(&LossyFiles::new(1)).expect("an empty directory opens");
+        let mut versions = store.watch("one").await.expect("the key is valid");
+        assert_eq!(store.put_if_version("one", OLD.into(), 0).await.expect("there is none"), 1);
+        let refused = store.put_if_version("one", NEW.into(), 0).await.expect_err("there is one");
+        assert!(matches!(refused, MetadataError::Conflict { expected: 0, found: 1, .. }), "{refused}");
+        assert_eq!(store.put_if_version("one", NEW.into(), 1).await.expect("it was seen"), 2);
+        assert_eq!(value(&store, "one").await, Some((NEW.to_vec(), 2)));
+        assert_eq!(value(&store, "two").await, None);
+        assert_eq!(*versions.borrow_and_update(), 2);
+        assert!(matches!(store.get("../x").await, Err(MetadataError::InvalidKey { .. })));
+    }
+
+    #[tokio::test]
+    async fn values_and_versions_are_there_after_a_restart() {
+        let files = LossyFiles::new(2);
+        let store = open(&files).expect("an empty directory opens");
+        store.put_if_version("one", OLD.into(), 0).await.expect("there is none");
+        store.put_if_version("one", NEW.into(), 1).await.expect("it was seen");
+        store.put_if_version("two", OLD.into(), 0).await.expect("there is none");
+        files.crash();
+        let store = open(&files).expect("it opens again");
+        assert_eq!(value(&store, "one").await, Some((NEW.to_vec(), 2)));
+        assert_eq!(value(&store, "two").await, Some((OLD.to_vec(), 1)));
+    }
+
+    /// A device that fails from its n-th operation on, for every n, and then the power goes.
+    #[tokio::test]
+    async fn a_crash_anywhere_leaves_the_old_value_or_the_new_one() {
+        for seed in 0..8 {
+            for skipped in 0.. {
+                let files = LossyFiles::new(seed);
+                let store = open(&files).expect("an empty directory opens");
+                store.put_if_version("one", OLD.into(), 0).await.expect("nothing fails yet");
+                files.fail_on(skipped, Fault::Device);
+                let put = store.put_if_version("one", NEW.into(), 1).await;
+                let struck = put.is_err();
+                let shown = value(&store, "one").await.expect("it is in memory").1;
+                assert_eq!(shown, if struck { 1 } else { 2 }, "seed {seed}, operation {skipped}");
+                files.heal();
+                let reopened = open(&files.after_power_cut(seed + 100)).expect("nothing is damaged");
+                let found = value(&reopened, "one").await;
+                let old = found == Some((OLD.to_vec(), 1));
+                let new = found == Some((NEW.to_vec(), 2));
+                assert!(new || (struck && old), "seed {seed}, operation {skipped}: {found:?}");
+                if !struck {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_a_change_and_the_next_one_goes_through() {
+        let files = LossyFiles::new(3);
+        let store = open(&files).expect("an empty directory opens");
+        store.put_if_version("one", OLD.into(), 0).await.expect("there is room");
+        files.fail_once(0, Fault::NoSpace);
+        let refused = store.put_if_version("one", NEW.into(), 1).await.expect_err("there is no room");
+        assert!(matches!(refused, MetadataError::Io { .. }), "{refused}");
+        assert_eq!(store.put_if_version("one", NEW.into(), 1).await.expect("there is room again"), 2);
+        files.crash();
+        assert_eq!(value(&open(&files).expect("it opens"), "one").await, Some((NEW.to_vec(), 2)));
+    }
+
+    #[tokio::test]
+    async fn any_damaged_byte_stops_the_start_and_names_the_file() {
+        let files = LossyFiles::new(4);
+        let path = Path::new(DIRECTORY).join("one.value");
+        open(&files).expect("it opens").put_if_version("one", OLD.into(), 0).await.expect("there is room");
+        let length = files.read(&path).expect("the file is there").len();
+        for at in 0..length {
+            files.damage(&path, |bytes| bytes[at] ^= 0x40).expect("the file is there");
+            let refused = open(&files).expect_err("a byte is wrong");
+            assert!(
+                matches!(&refused, MetadataError::Damaged { path: named, .. } if *named == path),
+                "{at}: {refused}"
+            );
+            files.damage(&path, |bytes| bytes[at] ^= 0x40).expect("the file is there");
+        }
+        files.damage(&path, |bytes| bytes.truncate(length - 1)).expect("the file is there");
+        assert!(matches!(open(&files), Err(MetadataError::Damaged { .. })));
+    }
+}

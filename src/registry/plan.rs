@@ -8,7 +8,7 @@ use std::fmt;
 use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Violation};
 
 use super::compatibility;
 use super::definition::{Definition, Kind, Spec};
@@ -174,23 +174,28 @@ fn check_compatibility(
 fn refuse(invalid: Violations, incompatible: Violations) -> Result<()> {
     if !invalid.is_empty() {
         let violations = [invalid.into_vec(), incompatible.into_vec()].concat();
-        let message = match violations.len() {
-            1 => format!("{}: {}", violations[0].path, violations[0].message),
-            count => format!("the definitions have {count} problems"),
-        };
-        return Err(Error::invalid("INVALID_DEFINITIONS", message).violations(violations));
+        let message = summary(&violations, "problems");
+        return Err(Error::invalid("INVALID_DEFINITION", message).violations(violations));
     }
     if !incompatible.is_empty() {
         let violations = incompatible.into_vec();
-        let message = match violations.len() {
-            1 => format!("{}: {}", violations[0].path, violations[0].message),
-            count => format!("{count} changes don't fit the data that is there"),
-        };
+        let message = summary(&violations, "changes that don't fit the data that is there");
         return Err(Error::new(Code::FailedPrecondition, "INCOMPATIBLE_CHANGE", message)
             .hint(compatibility::WAY_OUT)
             .violations(violations));
     }
     Ok(())
+}
+
+fn summary(violations: &[Violation], what: &str) -> String {
+    match violations {
+        [] => format!("the definitions have no {what}"),
+        [only] => format!("{}: {}", only.path, only.message),
+        [first, ..] => {
+            let count = violations.len();
+            format!("the definitions have {count} {what}; the first: {}: {}", first.path, first.message)
+        }
+    }
 }
 
 /// The views as they will be, for freezing; those with problems are left out.
