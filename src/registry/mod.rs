@@ -85,6 +85,13 @@ struct Shared {
     waiting: Semaphore,
 }
 
+/// A state that nobody sees yet.
+struct Drafted {
+    state: State,
+    snapshot: Snapshot,
+    encoded: Bytes,
+}
+
 impl SnapshotReader {
     /// A place that nobody publishes to.
     pub fn fixed(snapshot: Arc<Snapshot>) -> Self {
@@ -263,22 +270,22 @@ impl Shared {
         })?;
         let mut version = self.writer.lock().await;
         let state = self.state.load_full();
-        let draft = move || -> Result<(T, Option<(State, Snapshot, Bytes)>)> {
-            let (outcome, next) = edit(&state, &stamp)?;
-            let Some(next) = next else { return Ok((outcome, None)) };
-            let snapshot = build::snapshot(&next).map_err(|detail| {
+        let draft = move || -> Result<(T, Option<Drafted>)> {
+            let (outcome, state) = edit(&state, &stamp)?;
+            let Some(state) = state else { return Ok((outcome, None)) };
+            let snapshot = build::snapshot(&state).map_err(|detail| {
                 Error::internal(format!("a change would have made a state that doesn't fit together: {detail}"))
             })?;
-            let encoded = Bytes::from(next.encode());
-            Ok((outcome, Some((next, snapshot, encoded))))
+            let encoded = Bytes::from(state.encode());
+            Ok((outcome, Some(Drafted { state, snapshot, encoded })))
         };
         let drafted = tokio::task::spawn_blocking(draft).await;
         let failed = |failed| Error::internal(format!("a change of definitions failed: {failed}"));
         let (outcome, next) = drafted.map_err(failed)??;
-        let Some((next, snapshot, encoded)) = next else { return Ok((outcome, self.snapshot.load())) };
+        let Some(Drafted { state, snapshot, encoded }) = next else { return Ok((outcome, self.snapshot.load())) };
         *version = self.store.put_if_version(METADATA_KEY, encoded, *version).await?;
-        let (revision, snapshot) = (next.revision, Arc::new(snapshot));
-        self.state.store(Arc::new(next));
+        let (revision, snapshot) = (state.revision, Arc::new(snapshot));
+        self.state.store(Arc::new(state));
         self.snapshot.0.store(Arc::clone(&snapshot));
         self.revision.send_replace(revision);
         tracing::info!(revision, "definitions changed");

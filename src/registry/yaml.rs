@@ -72,7 +72,7 @@ pub fn parse(file: &str, text: &str) -> Result<DefinitionFile, Vec<FileProblem>>
             })),
         }
     }
-    problems.sort_by(|a, b| a.place.cmp(&b.place));
+    problems.sort_by_key(|problem| problem.place);
     if problems.is_empty() { Ok(DefinitionFile { definitions }) } else { Err(problems) }
 }
 
