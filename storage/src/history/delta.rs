@@ -27,8 +27,8 @@ pub const LANDING_APPLICATION: &str = "hydrant-landing";
 
 /// The tag of a file under which its [`FileFacts`] lie.
 const FACTS_TAG: &str = "hydrant.file";
-/// A checkpoint spares readers the commits before it.
-const COMMITS_PER_CHECKPOINT: u64 = 50;
+/// A checkpoint spares readers the commits before it. Tests want to meet it soon.
+pub(crate) const COMMITS_PER_CHECKPOINT: u64 = if cfg!(test) { 8 } else { 50 };
 
 /// A file of the table.
 #[derive(Clone, Debug)]

@@ -9,11 +9,13 @@ pub mod merge;
 pub mod parquet_run;
 pub mod run;
 pub mod schema;
-pub mod spill;
 mod synced_store;
 pub mod table;
 pub mod tail_run;
 mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -50,9 +52,6 @@ pub enum HistoryError {
     /// the process has to end.
     #[error("a sync failed under {}; what was written since may be lost", path.display())]
     SyncFailed { path: PathBuf },
-    /// The spill directory holds as much as it may.
-    #[error("spilling {wanted} more bytes would exceed the limit of {limit} bytes for spill files")]
-    SpillFull { wanted: u64, limit: u64 },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     /// Arrow or Parquet refused what it was given: a bug, since all input was checked before.

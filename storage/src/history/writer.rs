@@ -141,6 +141,10 @@ impl RowChecks {
                 let (landed, through) = (self.frames.start(), self.frames.end());
                 return refused(format!("frame {frame} is not after {landed} and through {through}"));
             }
+            let (count, features) = (usize::from(batch.feature_counts[row]), batch.features.len());
+            if count > features {
+                return refused(format!("the row at {} has {count} features, not {features}", version.position));
+            }
             self.seen_frames = (self.seen_frames.0.min(frame), self.seen_frames.1.max(frame));
             let ingest = batch.ingest_times[row];
             self.ingest_times = (self.ingest_times.0.min(ingest), self.ingest_times.1.max(ingest));
