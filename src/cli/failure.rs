@@ -17,7 +17,6 @@ pub struct Failure {
     pub metadata: Vec<(String, String)>,
     /// Where exactly: rows of a file, places in definitions.
     pub violations: Vec<Violation>,
-    usage: bool,
 }
 
 impl Failure {
@@ -28,13 +27,7 @@ impl Failure {
             hint: None,
             metadata: Vec::new(),
             violations: Vec::new(),
-            usage: false,
         }
-    }
-
-    /// The arguments are wrong.
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self { usage: true, ..Self::new("USAGE", message) }
     }
 
     /// A file or folder that the command was given, or was to write.
@@ -42,20 +35,9 @@ impl Failure {
         Self::new("FILE_FAILED", format!("{}: can't {doing}: {error}", path.display())).with("file", path.display())
     }
 
-    pub fn is_usage(&self) -> bool {
-        self.usage
-    }
-
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
-        self
-    }
-
-    /// A way out, unless the one who refused has told a better one.
-    #[must_use]
-    pub fn hint_if_none(mut self, hint: impl Into<String>) -> Self {
-        self.hint.get_or_insert_with(|| hint.into());
         self
     }
 
@@ -81,7 +63,6 @@ impl From<Refusal> for Failure {
             hint: refusal.hint,
             metadata: refusal.metadata,
             violations: refusal.violations,
-            usage: false,
         }
     }
 }
@@ -94,7 +75,6 @@ impl From<Error> for Failure {
             hint: error.hint,
             metadata: error.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             violations: error.violations,
-            usage: false,
         }
     }
 }

@@ -53,6 +53,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Serve(serve::Args),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// What asks a server, or needs none.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
     Plan(plan::Args),
     Apply(apply::Args),
     Get(get::Args),
@@ -79,10 +86,10 @@ pub fn parse() -> Cli {
 }
 
 /// Runs any command but `serve`, which is the program's own affair, and tells its exit code.
-pub async fn run(cli: Cli) -> ExitCode {
-    let format = cli.command.format();
+pub async fn run(command: ClientCommand, server: String) -> ExitCode {
+    let format = command.format();
     let outcome = tokio::select! {
-        outcome = execute(cli) => outcome,
+        outcome = execute(command, Server { address: server }) => outcome,
         _ = tokio::signal::ctrl_c() => Err(Failure::new("INTERRUPTED", "interrupted")),
     };
     exit_code(outcome, format)
@@ -95,25 +102,23 @@ pub fn exit_code(outcome: Result<Done, Failure>, format: Format) -> ExitCode {
         Ok(Done::Changes) => ExitCode::from(3),
         Err(failure) => {
             output::failure(&failure, format);
-            ExitCode::from(if failure.is_usage() { 2 } else { 1 })
+            ExitCode::FAILURE
         }
     }
 }
 
-async fn execute(cli: Cli) -> Result<Done, Failure> {
-    let server = Server { address: cli.server };
-    match cli.command {
-        Command::Serve(_) => Err(Failure::usage("'serve' is started by the program itself")),
-        Command::Plan(args) => plan::run(args, &server).await,
-        Command::Apply(args) => apply::run(args, &server).await,
-        Command::Get(args) => get::run(args, &server).await,
-        Command::Describe(args) => describe::run(args, &server).await,
-        Command::Delete(args) => delete::run(args, &server).await,
-        Command::Ingest(args) => ingest::run(args, &server).await,
-        Command::Online(args) => online::run(args, &server).await,
-        Command::Historical(args) => historical::run(args, &server).await,
-        Command::Version(args) => version::run(args, &server).await,
-        Command::Completions(args) => completions::run(&args, &mut Cli::command()),
+async fn execute(command: ClientCommand, server: Server) -> Result<Done, Failure> {
+    match command {
+        ClientCommand::Plan(args) => plan::run(args, &server).await,
+        ClientCommand::Apply(args) => apply::run(args, &server).await,
+        ClientCommand::Get(args) => get::run(args, &server).await,
+        ClientCommand::Describe(args) => describe::run(args, &server).await,
+        ClientCommand::Delete(args) => delete::run(args, &server).await,
+        ClientCommand::Ingest(args) => ingest::run(args, &server).await,
+        ClientCommand::Online(args) => online::run(args, &server).await,
+        ClientCommand::Historical(args) => historical::run(args, &server).await,
+        ClientCommand::Version(args) => version::run(args, &server).await,
+        ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
 }
 
@@ -129,9 +134,9 @@ impl Server {
     }
 }
 
-impl Command {
+impl ClientCommand {
     /// How the command prints, failures included.
-    pub fn format(&self) -> Format {
+    fn format(&self) -> Format {
         match self {
             Self::Plan(args) => args.output.format,
             Self::Apply(args) => args.output.format,
@@ -140,7 +145,7 @@ impl Command {
             Self::Ingest(args) => args.output.format,
             Self::Online(args) => args.format(),
             Self::Version(args) => args.output.format,
-            Self::Serve(_) | Self::Delete(_) | Self::Historical(_) | Self::Completions(_) => Format::Table,
+            Self::Delete(_) | Self::Historical(_) | Self::Completions(_) => Format::Table,
         }
     }
 }

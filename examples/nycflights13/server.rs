@@ -1,0 +1,149 @@
+//! The server of the story, and the commands that talk to it. Whatever is still running when this
+//! is dropped is killed, and its folder removed.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hydrant::rpc::client::Client;
+use tempfile::TempDir;
+
+/// How long the server may take to start, and to stop.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL: Duration = Duration::from_millis(20);
+/// Lines of its log that are shown when something fails.
+const LOG_LINES: usize = 30;
+
+pub struct Server {
+    binary: PathBuf,
+    address: String,
+    // Dropped in this order: the process before its folder.
+    process: Process,
+    folder: TempDir,
+}
+
+/// A child that doesn't outlive its owner.
+struct Process(Child);
+
+impl Server {
+    /// Starts `hydrant serve` on free ports and waits until it answers.
+    pub async fn start() -> Result<Self> {
+        let binary = binary()?;
+        let folder = tempfile::Builder::new().prefix("hydrant-demo-").tempdir()?;
+        let address = free_address()?;
+        let data = folder.path().join("data");
+        println!("$ hydrant serve --data-dir {} --grpc-addr {address} &", data.display());
+        let log = File::create(folder.path().join("server.log"))?;
+        let mut command = Command::new(&binary);
+        command.arg("serve").arg("--data-dir").arg(data).args(["--grpc-addr", &address]);
+        command.args(["--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let process = Process(command.spawn().with_context(|| format!("can't run {}", binary.display()))?);
+        let mut server = Self { binary, address, process, folder };
+        let ready = server.wait_until_ready().await;
+        if ready.is_err() {
+            server.show_log();
+        }
+        ready.map(|()| server)
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A folder for what the story writes.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Shows and runs a command.
+    pub async fn hydrant(&self, arguments: &[&str]) -> Result<()> {
+        println!("\n$ hydrant {}", arguments.join(" "));
+        self.run(arguments, Stdio::inherit()).await.map(drop)
+    }
+
+    /// Runs a command and gives what it printed.
+    pub async fn output(&self, arguments: &[&str]) -> Result<String> {
+        let path = self.folder.path().join("output");
+        self.run(arguments, File::create(&path)?.into()).await?;
+        Ok(std::fs::read_to_string(path)?)
+    }
+
+    /// Stops the server as an operator would.
+    pub async fn stop(mut self) -> Result<()> {
+        let asked = Command::new("kill").arg(self.process.0.id().to_string()).status()?;
+        ensure!(asked.success(), "the server could not be asked to stop");
+        let status = tokio::time::timeout(PATIENCE, self.process.ended()).await.context("the server didn't stop")??;
+        ensure!(status.success(), "the server stopped with {status}");
+        Ok(())
+    }
+
+    /// The end of the server's log, for whoever has to find out why.
+    pub fn show_log(&self) {
+        let log = std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        eprintln!("\nThe server's last words:");
+        lines[lines.len().saturating_sub(LOG_LINES)..].iter().for_each(|line| eprintln!("  {line}"));
+    }
+
+    async fn run(&self, arguments: &[&str], stdout: Stdio) -> Result<()> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).env("HYDRANT_SERVER", &self.address).stdin(Stdio::null()).stdout(stdout);
+        let status = Process(command.spawn()?).ended().await?;
+        ensure!(status.success(), "`hydrant {}` ended with {status}", arguments.join(" "));
+        Ok(())
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        let answered = async {
+            loop {
+                if let Some(status) = self.process.0.try_wait()? {
+                    bail!("the server ended with {status}");
+                }
+                if let Ok(client) = Client::connect(&self.address).await
+                    && client.server_info().await.is_ok()
+                {
+                    return Ok(());
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, answered).await.context("the server didn't start")?
+    }
+}
+
+impl Process {
+    /// Waits for the end without giving up the child: dropping the future drops and kills it.
+    async fn ended(&mut self) -> Result<ExitStatus> {
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended by itself, or ends now; there is nobody left to tell.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `hydrant` beside this program's folder, where cargo puts both.
+fn binary() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().and_then(Path::parent).context("this program lies in no folder")?;
+    let binary = folder.join("hydrant");
+    ensure!(binary.is_file(), "there is no {}: build it with `cargo build --release`", binary.display());
+    Ok(binary)
+}
+
+fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
