@@ -248,10 +248,14 @@ mod tests {
                 let old = found == Some((OLD.to_vec(), 1));
                 let new = found == Some((NEW.to_vec(), 2));
                 assert!(new || (struck && old), "seed {seed}, operation {skipped}: {found:?}");
+                let on_disk = value(&open(&files).expect("nothing is damaged"), "one").await.expect("it is on disk").1;
                 // What may be on disk already is not overwritten by somebody who hasn't seen it.
                 let next = store.put_if_version("one", OLD.into(), shown).await;
                 match put {
                     Ok(_) => break,
+                    Err(MetadataError::Io { .. }) if on_disk == 2 => {
+                        panic!("seed {seed}, operation {skipped}: it was changed")
+                    }
                     Err(MetadataError::Io { .. }) => assert_eq!(next.expect("nothing was changed"), 2),
                     Err(_) => assert!(matches!(next, Err(MetadataError::Uncertain { .. })), "{next:?}"),
                 }

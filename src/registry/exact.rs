@@ -83,6 +83,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn fractions_come_back_to_the_last_bit(bits: u64) {
             let value = f64::from_bits(bits);
