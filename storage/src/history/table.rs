@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::files::{Files, remove_if_there, replace};
+use crate::files::{Files, remove_if_there};
 use crate::history::delta::{DeltaLog, expected_columns};
 use crate::history::parquet_run::ParquetRun;
 use crate::history::schema::{Column, HistoryViewSpec};
@@ -21,8 +21,6 @@ use crate::value::DataType;
 const LOG_DIRECTORY: &str = "_delta_log";
 const DATA_PREFIX: &str = "rows-";
 const DATA_SUFFIX: &str = ".parquet";
-/// Twenty digits and `.json`.
-const COMMIT_NAME_LENGTH: usize = 25;
 
 /// The history of one version of one view; clones are the same table.
 #[derive(Clone, Debug)]
@@ -279,15 +277,6 @@ fn make_durable(files: &dyn Files, log_directory: &Path) -> Result<(), HistoryEr
     files.create_dir_all(log_directory).map_err(HistoryError::io(log_directory))?;
     for directory in [Some(log_directory), log_directory.parent()].into_iter().flatten() {
         files.sync_dir(directory).map_err(HistoryError::io(directory))?;
-    }
-    // Where the sync of the newest commit's name failed, syncing again proves nothing: a name that
-    // may have been given up is given anew. The commits before it were durable before it was made.
-    let entries = files.list(log_directory).map_err(HistoryError::io(log_directory))?;
-    let is_commit = |name: &&str| name.len() == COMMIT_NAME_LENGTH && name.ends_with(".json");
-    if let Some(newest) = entries.iter().filter_map(|entry| entry.name.to_str().filter(is_commit)).max() {
-        let path = log_directory.join(newest);
-        let renewed = files.read(&path).and_then(|commit| replace(files, &path, &commit));
-        renewed.map_err(HistoryError::io(&path))?;
     }
     Ok(())
 }

@@ -183,3 +183,46 @@ fn a_power_cut_while_the_log_is_checkpointed_leaves_the_table_whole() {
         }
     });
 }
+
+#[test]
+fn a_commit_whose_sync_failed_ends_landing_and_is_made_durable_by_the_next_start() {
+    let life = Life::new(3);
+    block_on(async {
+        let before = LossyFiles::new(1);
+        life.land(&open(&before, &life.old).await, 1).await.expect("land");
+        let mut doubtful = 0;
+        for operation in 0..40 {
+            for seed in 0..4 {
+                let files = before.after_power_cut(seed);
+                let table = open(&files, &life.old).await;
+                files.fail_once(operation, Fault::Device);
+                let landed = life.land(&table, 2).await;
+                files.heal();
+                if !matches!(landed, Err(HistoryError::SyncFailed { .. })) {
+                    continue;
+                }
+                doubtful += 1;
+                let again = life.land(&table, 2).await.expect_err("nothing is known any more");
+                assert!(matches!(again, HistoryError::SyncFailed { .. }), "{again}");
+                // The commit can be seen, so tails are let go: from now on it must stay.
+                let reopened = open(&files, &life.old).await.snapshot().landed_through;
+                assert_eq!(reopened, 2);
+                let files = files.after_power_cut(seed);
+                life.check(&files, reopened, &format!("failed sync at operation {operation}, seed {seed}")).await;
+            }
+        }
+        assert!(doubtful > 0, "no sync of a commit failed");
+    });
+}
+
+#[test]
+fn a_table_lives_on_a_runtime_of_one_thread_too() {
+    let life = Life::new(COMMITS_PER_CHECKPOINT + 1);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async {
+        let files = LossyFiles::new(1);
+        let mut acknowledged = 0;
+        life.live(&files, &mut acknowledged).await.expect("nothing fails");
+        life.check(&files, acknowledged, "nothing happened").await;
+    });
+}
