@@ -2,6 +2,11 @@
 //! falls into, and how the bytes become values again. This is the only place that makes or reads
 //! key bytes; it never looks at a store.
 
+mod stored;
+
+pub use stored::{ONLINE_PREFIX_LENGTH, OnlineKey, PendingKey, TailKey};
+pub(crate) use stored::{ordered_time, prefix_end};
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -13,7 +18,7 @@ use arrow_array::{
 use arrow_schema::DataType as ArrowType;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64_with_seed};
 
-use crate::names::{TenantId, ViewId};
+use crate::names::TenantId;
 use crate::row::{Cell, ColumnBuilder, type_name};
 use crate::value::{DataType, ScalarType, Value};
 
@@ -69,49 +74,6 @@ pub fn slot_seed(tenant: TenantId, entities: &[&str]) -> u64 {
 /// The slot of an encoded entity key.
 pub fn slot_of(seed: u64, key: &[u8]) -> u16 {
     (xxh3_64_with_seed(key, seed) >> 48) as u16
-}
-
-/// The length of what precedes the entity key in an online row's key: slot, tenant and view.
-pub const ONLINE_PREFIX_LENGTH: usize = 10;
-
-/// The full name of an online row: which key of which view. Its bytes are the row's key in the
-/// online store, and lead the row's checksum, so that a row can't pass for another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OnlineKey<'a> {
-    pub slot: u16,
-    pub tenant: TenantId,
-    pub view: ViewId,
-    /// The encoded entity key.
-    pub key: &'a [u8],
-}
-
-impl<'a> OnlineKey<'a> {
-    /// slot, tenant, view: big endian, so that bytes order as numbers do.
-    pub fn prefix(&self) -> [u8; ONLINE_PREFIX_LENGTH] {
-        let mut prefix = [0; ONLINE_PREFIX_LENGTH];
-        prefix[..2].copy_from_slice(&self.slot.to_be_bytes());
-        prefix[2..6].copy_from_slice(&self.tenant.0.to_be_bytes());
-        prefix[6..].copy_from_slice(&self.view.0.to_be_bytes());
-        prefix
-    }
-
-    /// Appends the key's bytes to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.prefix());
-        out.extend_from_slice(self.key);
-    }
-
-    /// Reads what [`OnlineKey::encode`] wrote; `None` if it is too short to be one.
-    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
-        let (prefix, key) = bytes.split_first_chunk::<ONLINE_PREFIX_LENGTH>()?;
-        let [s0, s1, t0, t1, t2, t3, v0, v1, v2, v3] = *prefix;
-        Some(Self {
-            slot: u16::from_be_bytes([s0, s1]),
-            tenant: TenantId(u32::from_be_bytes([t0, t1, t2, t3])),
-            view: ViewId(u32::from_be_bytes([v0, v1, v2, v3])),
-            key,
-        })
-    }
 }
 
 /// Why columns, values or bytes are no keys.
@@ -342,12 +304,12 @@ fn encode_int64(tag: u8, value: i64, out: &mut Vec<u8>) {
 }
 
 /// Eight bytes whose order is the numbers' order.
-pub(crate) fn ordered_int64(value: i64) -> [u8; 8] {
+fn ordered_int64(value: i64) -> [u8; 8] {
     (value ^ i64::MIN).to_be_bytes()
 }
 
 /// Reads what [`ordered_int64`] wrote.
-pub(crate) fn int64_of_ordered(bytes: [u8; 8]) -> i64 {
+fn int64_of_ordered(bytes: [u8; 8]) -> i64 {
     i64::from_be_bytes(bytes) ^ i64::MIN
 }
 
@@ -502,191 +464,4 @@ fn utf8(text: Cow<'_, [u8]>) -> Option<Cow<'_, str>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cmp::Ordering;
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const TYPES: [ScalarType; 6] = [
-        ScalarType::Bool,
-        ScalarType::Int32,
-        ScalarType::Int64,
-        ScalarType::String,
-        ScalarType::Bytes,
-        ScalarType::Timestamp,
-    ];
-
-    /// The natural order of two keys' values: what the order of their bytes must be.
-    fn natural_order(left: &[Value], right: &[Value]) -> Ordering {
-        let part_order = |(left, right): (&Value, &Value)| match (left, right) {
-            (Value::Bool(left), Value::Bool(right)) => left.cmp(right),
-            (Value::Int32(left), Value::Int32(right)) => left.cmp(right),
-            (Value::Int64(left), Value::Int64(right)) => left.cmp(right),
-            (Value::Timestamp(left), Value::Timestamp(right)) => left.cmp(right),
-            (Value::String(left), Value::String(right)) => left.as_bytes().cmp(right.as_bytes()),
-            (Value::Bytes(left), Value::Bytes(right)) => left.cmp(right),
-            other => panic!("not two values of one key type: {other:?}"),
-        };
-        left.iter().zip(right).map(part_order).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
-    }
-
-    /// Few distinct values, so that keys share parts, beginnings and zero bytes.
-    fn key_value(key_type: ScalarType) -> BoxedStrategy<Value> {
-        let int64 = || prop_oneof![Just(i64::MIN), Just(-1), Just(0), Just(1), Just(256), Just(i64::MAX), any::<i64>()];
-        match key_type {
-            ScalarType::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
-            ScalarType::Int32 => prop_oneof![Just(i32::MIN), Just(-1), Just(0), Just(i32::MAX), any::<i32>()]
-                .prop_map(Value::Int32)
-                .boxed(),
-            ScalarType::Int64 => int64().prop_map(Value::Int64).boxed(),
-            ScalarType::Timestamp => int64().prop_map(Value::Timestamp).boxed(),
-            ScalarType::String => {
-                let letter = prop_oneof![Just('\0'), Just('a'), Just('b'), Just('\u{7f}'), Just('é'), any::<char>()];
-                let text = proptest::collection::vec(letter, 0..4);
-                text.prop_map(|letters| Value::String(letters.into_iter().collect())).boxed()
-            }
-            ScalarType::Bytes => {
-                let byte = prop_oneof![Just(0_u8), Just(1), Just(0xFE), Just(0xFF), any::<u8>()];
-                proptest::collection::vec(byte, 0..5).prop_map(Value::Bytes).boxed()
-            }
-            ScalarType::Float32 | ScalarType::Float64 => unreachable!("no key has floats"),
-        }
-    }
-
-    fn types() -> impl Strategy<Value = Vec<ScalarType>> {
-        proptest::collection::vec(proptest::sample::select(TYPES.to_vec()), 1..4)
-    }
-
-    fn key_of(types: &[ScalarType]) -> BoxedStrategy<Vec<Value>> {
-        types.iter().map(|key_type| key_value(*key_type)).collect::<Vec<_>>().boxed()
-    }
-
-    fn encoded(values: &[Value], types: &[ScalarType]) -> Vec<u8> {
-        let mut key = Vec::new();
-        assert!(encode_values(values, types, &mut key).expect("the values are of the types"));
-        key
-    }
-
-    fn same(left: &[Value], right: &[Value]) -> bool {
-        left.len() == right.len() && left.iter().zip(right).all(|(left, right)| left.same_bits(right))
-    }
-
-    proptest! {
-        #[test]
-        fn keys_order_as_their_values_and_none_begins_another(
-            (types, left, right) in types().prop_flat_map(|types| {
-                let (left, right) = (key_of(&types), key_of(&types));
-                (Just(types), left, right)
-            })
-        ) {
-            let (left_key, right_key) = (encoded(&left, &types), encoded(&right, &types));
-            prop_assert_eq!(left_key.cmp(&right_key), natural_order(&left, &right));
-            prop_assert!(left_key == right_key || !left_key.starts_with(&right_key));
-        }
-
-        #[test]
-        fn keys_read_as_they_were_written(
-            (types, keys) in types().prop_flat_map(|types| {
-                let keys = proptest::collection::vec(key_of(&types), 1..6);
-                (Just(types), keys)
-            })
-        ) {
-            let mut builder = KeyColumnsBuilder::new(&types, keys.len());
-            for key in &keys {
-                let bytes = encoded(key, &types);
-                prop_assert!(same(&decode_key(&bytes, &types).expect("just encoded"), key));
-                builder.append(&bytes).expect("just encoded");
-            }
-            let reader = KeyReader::new(&builder.finish(), &types).expect("columns of the key's types");
-            prop_assert_eq!(reader.len(), keys.len());
-            prop_assert_eq!(reader.null_count(), 0);
-            for (row, key) in keys.iter().enumerate() {
-                let mut bytes = Vec::new();
-                prop_assert!(reader.encode(row, &mut bytes));
-                prop_assert_eq!(bytes, encoded(key, &types));
-            }
-        }
-
-        #[test]
-        fn hostile_key_bytes_are_refused_or_are_the_one_encoding_of_what_they_say(
-            types in types(), bytes in proptest::collection::vec(prop_oneof![0_u8..8, Just(0xFF), any::<u8>()], 0..24)
-        ) {
-            if let Ok(values) = decode_key(&bytes, &types) {
-                prop_assert_eq!(encoded(&values, &types), bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn a_key_with_a_null_part_is_no_key() {
-        let types = [ScalarType::String, ScalarType::Int32];
-        let arrays: [ArrayRef; 2] = [
-            Arc::new(StringArray::from(vec![Some("a"), None, Some("")])),
-            Arc::new(Int32Array::from(vec![None, Some(1), Some(2)])),
-        ];
-        let reader = KeyReader::new(&arrays, &types).expect("columns of the key's types");
-        assert_eq!(reader.null_count(), 2);
-        let mut key = vec![7];
-        assert!(!reader.encode(0, &mut key) && !reader.encode(1, &mut key));
-        assert_eq!(key, [7]);
-        assert!(reader.encode(2, &mut key));
-        assert!(!encode_values(&[Value::String("a".into()), Value::Null], &types, &mut key).expect("right types"));
-    }
-
-    #[test]
-    fn columns_of_another_type_are_refused() {
-        let column: ArrayRef = Arc::new(Int32Array::from(vec![1]));
-        assert!(matches!(
-            KeyReader::new(&[column.clone()], &[ScalarType::Int64]),
-            Err(KeyError::WrongType { part: 0, .. })
-        ));
-        assert!(matches!(KeyReader::new(&[column.clone()], &[]), Err(KeyError::PartCount { .. })));
-        let naive: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![1]));
-        assert!(KeyReader::new(&[naive], &[ScalarType::Timestamp]).is_err());
-        assert!(matches!(
-            KeyReader::new(&[column], &[ScalarType::Float64]),
-            Err(KeyError::NotAKeyType { part: 0, .. })
-        ));
-    }
-
-    #[test]
-    fn slot_ranges_cover_every_slot_once() {
-        for count in [1, 2, 3, 4, 7, 1_000, u16::MAX] {
-            let ranges = SlotRange::split_evenly(count);
-            assert_eq!(ranges.len(), usize::from(count));
-            assert_eq!((ranges[0].first, ranges[ranges.len() - 1].last), (0, u16::MAX));
-            assert!(ranges.windows(2).all(|pair| pair[0].last + 1 == pair[1].first));
-        }
-        assert_eq!(SlotRange::split_evenly(1), [SlotRange::ALL]);
-    }
-
-    /// These numbers place every stored row: they can't change without a rewrite of all data.
-    #[test]
-    fn slots_stay_what_they_were() {
-        let seed = slot_seed(TenantId(1), &["airport", "carrier"]);
-        assert_ne!(seed, slot_seed(TenantId(2), &["airport", "carrier"]));
-        assert_ne!(seed, slot_seed(TenantId(1), &["carrier", "airport"]));
-        assert_ne!(slot_seed(TenantId(1), &["ab", "c"]), slot_seed(TenantId(1), &["a", "bc"]));
-        let key = encoded(&[Value::String("EWR".into())], &[ScalarType::String]);
-        assert_eq!(key, [4, b'E', b'W', b'R', 0, 0]);
-        assert_eq!((seed, slot_of(seed, &key)), (1_354_247_912_713_094_390, 17_202));
-    }
-
-    #[test]
-    fn online_keys_order_by_slot_then_tenant_then_view_then_key() {
-        let key = |slot, tenant, view, key| OnlineKey { slot, tenant: TenantId(tenant), view: ViewId(view), key };
-        let ascending =
-            [key(1, 9, 9, b"z"), key(256, 1, 9, b"z"), key(256, 2, 1, b"z"), key(256, 2, 2, b""), key(256, 2, 2, b"a")];
-        let bytes = ascending.map(|key| {
-            let mut out = Vec::new();
-            key.encode(&mut out);
-            assert_eq!(OnlineKey::decode(&out), Some(key));
-            out
-        });
-        assert!(bytes.is_sorted() && ascending.is_sorted());
-        assert_eq!(OnlineKey::decode(&[0; 9]), None);
-    }
-}
+mod tests;

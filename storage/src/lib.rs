@@ -7,6 +7,7 @@ pub mod history;
 pub mod keys;
 pub mod names;
 pub mod order;
+pub mod partition;
 pub mod record;
 pub mod row;
 pub mod value;
