@@ -6,9 +6,14 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod counter;
 pub mod error;
 pub mod log;
+pub mod partition;
 pub mod registry;
 pub mod rpc;
 pub mod telemetry;
 pub mod tenancy;
+
+#[cfg(test)]
+pub(crate) mod testing;

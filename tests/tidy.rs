@@ -45,20 +45,22 @@ const IGNORED: &str = "no test is disabled: a test that skips passes for nothing
 const MAX_LINES: usize = 700;
 
 /// What everybody may import.
-const COMMON: [&str; 4] = ["config", "error", "clock", "telemetry"];
+const COMMON: [&str; 6] = ["config", "error", "clock", "telemetry", "counter", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 22] = [
+const MODULES: [(&str, &[&str]); 24] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
+    ("counter", &[]),
     ("cluster", &[]),
     ("log", &[]),
     ("aggregate", &[]),
     ("tenancy", &["cluster"]),
     ("registry", &["cluster", "tenancy"]),
     ("partition", &["log", "registry", "aggregate", "tenancy"]),
+    ("testing", LOWER),
     ("ingest", LOWER),
     ("serving", LOWER),
     ("landing", LOWER),

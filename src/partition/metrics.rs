@@ -1,0 +1,58 @@
+//! Every counter of the partitions: name, unit, help. All partitions share them; what belongs to one
+//! partition (its state, position, lag and tail) is read from its handle.
+
+use std::sync::Arc;
+
+use crate::counter::Counter;
+
+#[derive(Debug)]
+pub struct PartitionMetrics {
+    pub frames_applied: Arc<Counter>,
+    pub rows_applied: Arc<Counter>,
+    pub rows_dropped: Arc<Counter>,
+    pub flushes: Arc<Counter>,
+    pub tail_drops: Arc<Counter>,
+    pub panics: Arc<Counter>,
+    pub reopened: Arc<Counter>,
+    pub parked: Arc<Counter>,
+    pub writes_refused: Arc<Counter>,
+    pub trim_failures: Arc<Counter>,
+}
+
+impl Default for PartitionMetrics {
+    fn default() -> Self {
+        Self {
+            frames_applied: Counter::count("hydrant.partition.frames.applied", "frames that partitions passed over"),
+            rows_applied: Counter::count("hydrant.partition.rows.applied", "rows applied to partitions"),
+            rows_dropped: Counter::count("hydrant.partition.rows.dropped", "rows whose view no longer exists"),
+            flushes: Counter::count("hydrant.partition.flushes", "flushes asked for by timer or by a caller"),
+            tail_drops: Counter::count("hydrant.partition.tail.drops", "bounded steps of dropping landed rows"),
+            panics: Counter::count("hydrant.partition.panics", "partition actors that ended by a panic"),
+            reopened: Counter::count("hydrant.partition.reopened", "partitions reopened after a failure"),
+            parked: Counter::count("hydrant.partition.parked", "partitions parked until an operator acts"),
+            writes_refused: Counter::count(
+                "hydrant.partition.writes.refused",
+                "writes refused because tails are full or partitions lag too far",
+            ),
+            trim_failures: Counter::count("hydrant.partition.trim.failures", "trims of the log that failed"),
+        }
+    }
+}
+
+impl PartitionMetrics {
+    pub fn counters(&self) -> Vec<Arc<Counter>> {
+        let all = [
+            &self.frames_applied,
+            &self.rows_applied,
+            &self.rows_dropped,
+            &self.flushes,
+            &self.tail_drops,
+            &self.panics,
+            &self.reopened,
+            &self.parked,
+            &self.writes_refused,
+            &self.trim_failures,
+        ];
+        all.into_iter().cloned().collect()
+    }
+}

@@ -1,0 +1,64 @@
+//! What a partition must know of the definitions to apply a row: which views there are, how long
+//! their rows count, and how far their history reaches. Read from the registry's snapshots, worked
+//! out once a revision; it never asks the registry anything.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use hydrant_storage::names::{TenantId, ViewId};
+use hydrant_storage::partition::{ViewPolicies, ViewPolicy};
+
+use crate::registry::catalog::Snapshot;
+
+/// The frame through which each view's rows are in history: landing states it after a commit, and
+/// partitions don't keep a tail of what lies at or before it.
+#[derive(Debug, Default)]
+pub struct LandedFrames(ArcSwap<HashMap<ViewId, u64>>);
+
+impl LandedFrames {
+    pub fn new(landed: HashMap<ViewId, u64>) -> Self {
+        Self(ArcSwap::from_pointee(landed))
+    }
+
+    pub fn get(&self, view: ViewId) -> u64 {
+        self.0.load().get(&view).copied().unwrap_or(0)
+    }
+
+    /// Never goes back.
+    pub fn advance(&self, view: ViewId, through: u64) {
+        self.0.rcu(|landed| {
+            let mut landed = HashMap::clone(landed);
+            let frame = landed.entry(view).or_default();
+            *frame = through.max(*frame);
+            landed
+        });
+    }
+}
+
+/// The policies of one registry revision.
+#[derive(Debug)]
+pub(super) struct CatalogPolicies {
+    pub revision: u64,
+    views: HashMap<(TenantId, ViewId), ViewPolicy>,
+    landed: Arc<LandedFrames>,
+}
+
+impl CatalogPolicies {
+    pub fn new(snapshot: &Snapshot, landed: Arc<LandedFrames>) -> Self {
+        let views = snapshot.tenants.values().flat_map(|tenant| tenant.views.values());
+        let policies = views.map(|view| {
+            let policy =
+                ViewPolicy { longest_ttl: view.longest_ttl, online: view.online, offline: view.offline, landed: 0 };
+            ((view.tenant, view.id), policy)
+        });
+        Self { revision: snapshot.revision, views: policies.collect(), landed }
+    }
+}
+
+impl ViewPolicies for CatalogPolicies {
+    fn policy(&self, tenant: TenantId, view: ViewId) -> Option<ViewPolicy> {
+        let policy = self.views.get(&(tenant, view))?;
+        Some(ViewPolicy { landed: self.landed.get(view), ..*policy })
+    }
+}
