@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod config;
 pub mod counter;
 pub mod error;
+pub mod ingest;
 pub mod log;
 pub mod partition;
 pub mod registry;

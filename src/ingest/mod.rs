@@ -1,0 +1,295 @@
+//! Rows into the log: a request's columns are checked and cast, its rows packed once for every view
+//! over the source, and then it is one frame, or nothing. Ingest writes to no store and waits for no
+//! partition; what it acknowledges is durable, and visible once applied.
+
+mod bad_rows;
+mod columns;
+mod metrics;
+mod payload;
+mod records;
+mod times;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
+use hydrant_storage::record::{ProducerStamp, RowRecord};
+
+pub use self::bad_rows::MAX_NAMED;
+pub use self::metrics::IngestMetrics;
+
+use crate::clock::StoreTime;
+use crate::error::{Code, Error, Result};
+use crate::log::{AppendError, AppendRequest, WriteLog};
+use crate::partition::Partitions;
+use crate::registry::SnapshotReader;
+use crate::registry::definition::KnownTimeRule;
+use crate::tenancy::{Action, Permit};
+
+/// A batch column with this name deletes where it is true.
+pub const DELETED_COLUMN: &str = "_deleted";
+
+/// Bounds of one request.
+#[derive(Clone, Debug)]
+pub struct IngestSettings {
+    pub max_rows: usize,
+    /// Of the request's columns, in memory.
+    pub max_bytes: usize,
+    /// Of one encoded entity key.
+    pub max_key_bytes: usize,
+    /// Requests with more rows are checked and packed on the blocking pool.
+    pub inline_rows: usize,
+}
+
+impl Default for IngestSettings {
+    fn default() -> Self {
+        Self { max_rows: 50_000, max_bytes: 16 << 20, max_key_bytes: 4 << 10, inline_rows: 512 }
+    }
+}
+
+/// Rows of a source.
+#[derive(Clone, Debug)]
+pub struct IngestRequest {
+    pub source: String,
+    pub batch: RecordBatch,
+    pub producer: Option<Producer>,
+    /// In place of the source's rule.
+    pub known_time: Option<KnownTimeRule>,
+    /// Leave out columns that the source doesn't declare.
+    pub ignore_extra: bool,
+    /// Check and write nothing.
+    pub validate_only: bool,
+}
+
+/// Makes a request idempotent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Producer {
+    pub id: String,
+    pub sequence: u64,
+}
+
+/// Tombstones for one view.
+#[derive(Clone, Debug)]
+pub struct DeleteRequest {
+    pub view: String,
+    /// One column per join key of the view.
+    pub keys: Vec<(String, ArrayRef)>,
+    /// When each deletion became true: one per key, or one for all.
+    pub event_times: Vec<Micros>,
+    pub producer: Option<Producer>,
+    /// In place of the rule of the view's source.
+    pub known_time: Option<KnownTimeRule>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Applied,
+    /// The sequence was taken earlier; nothing has changed.
+    AlreadyApplied,
+    /// Only validation was asked for, and the rows passed.
+    Valid,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngestReport {
+    pub outcome: Outcome,
+    /// Where the request is in the log; `None` where nothing was to be written.
+    pub frame: Option<u64>,
+    pub ingest_time: Option<Micros>,
+    pub rows: usize,
+    /// Per view over the source, by name.
+    pub views: Vec<ViewRows>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewRows {
+    pub view: Name,
+    pub rows: usize,
+    /// Rows that are no part of the view because its key is null in them.
+    pub null_keys: usize,
+}
+
+/// The use case. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    log: Arc<dyn WriteLog>,
+    partitions: Partitions,
+    snapshots: SnapshotReader,
+    store_time: Arc<StoreTime>,
+    settings: IngestSettings,
+    metrics: Arc<IngestMetrics>,
+}
+
+/// A request that has passed every check.
+#[derive(Debug)]
+struct Prepared {
+    rows: Vec<RowRecord>,
+    request_rows: usize,
+    deletes: usize,
+    views: Vec<ViewRows>,
+    stamp: Option<ProducerStamp>,
+}
+
+impl Ingest {
+    pub fn new(
+        log: Arc<dyn WriteLog>,
+        partitions: Partitions,
+        snapshots: SnapshotReader,
+        store_time: Arc<StoreTime>,
+        settings: IngestSettings,
+    ) -> Self {
+        Self { log, partitions, snapshots, store_time, settings, metrics: Arc::default() }
+    }
+
+    /// Takes all rows of the request or none. Refusals: INVALID_ARGUMENT (naming columns, or up to
+    /// [`MAX_NAMED`] bad rows), NOT_FOUND (no such source), FAILED_PRECONDITION (a source without
+    /// views), RESOURCE_EXHAUSTED (overloaded, with when to try again), ABORTED or ALREADY_EXISTS
+    /// by the producer's sequence.
+    pub async fn ingest(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
+        let ingested = self.ingest_counted(permit, request).await;
+        self.count_refusal(ingested)
+    }
+
+    /// Deletes keys of one view; refusals as for [`Self::ingest`].
+    pub async fn delete(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
+        let deleted = self.delete_counted(permit, request).await;
+        self.count_refusal(deleted)
+    }
+
+    pub fn metrics(&self) -> &IngestMetrics {
+        &self.metrics
+    }
+
+    async fn ingest_counted(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
+        permit.require(Action::Write)?;
+        self.check_size(request.batch.num_rows(), request.batch.columns())?;
+        let validate_only = request.validate_only;
+        if !validate_only {
+            self.partitions.admit_write()?;
+        }
+        let snapshot = self.snapshots.load();
+        let (tenant, now) = (permit.tenant().clone(), self.store_time.read());
+        let settings = self.settings.clone();
+        let rows = request.batch.num_rows();
+        let prepare = move || {
+            let tenant = snapshot.tenant(&tenant)?;
+            records::prepare_rows(tenant, &request, now, &settings)
+        };
+        let prepared = if rows <= self.settings.inline_rows { prepare()? } else { off_thread(prepare).await? };
+        if validate_only {
+            let Prepared { request_rows, views, .. } = prepared;
+            return Ok(IngestReport {
+                outcome: Outcome::Valid,
+                frame: None,
+                ingest_time: None,
+                rows: request_rows,
+                views,
+            });
+        }
+        self.append(prepared).await
+    }
+
+    async fn delete_counted(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
+        permit.require(Action::Write)?;
+        let rows = request.keys.first().map_or(0, |(_, column)| column.len());
+        let columns: Vec<ArrayRef> = request.keys.iter().map(|(_, column)| column.clone()).collect();
+        self.check_size(rows, &columns)?;
+        self.partitions.admit_write()?;
+        let snapshot = self.snapshots.load();
+        let tenant = snapshot.tenant(permit.tenant())?;
+        let prepared = records::prepare_deletes(tenant, &request, self.store_time.read(), &self.settings)?;
+        self.append(prepared).await
+    }
+
+    async fn append(&self, prepared: Prepared) -> Result<IngestReport> {
+        let Prepared { rows, request_rows, deletes, views, stamp } = prepared;
+        let appended = self.log.append(AppendRequest { rows, stamp }).await.map_err(append_refusal)?;
+        let outcome = if appended.already { Outcome::AlreadyApplied } else { Outcome::Applied };
+        self.metrics.requests.add(1);
+        if appended.already {
+            self.metrics.duplicates.add(1);
+        } else {
+            self.metrics.rows.add(request_rows as u64);
+            self.metrics.deletes.add(deletes as u64);
+            self.metrics.null_keys.add(views.iter().map(|view| view.null_keys as u64).sum());
+        }
+        Ok(IngestReport {
+            outcome,
+            frame: Some(appended.frame),
+            ingest_time: Some(appended.ingest_time),
+            rows: request_rows,
+            views,
+        })
+    }
+
+    fn check_size(&self, rows: usize, columns: &[ArrayRef]) -> Result<()> {
+        if rows == 0 {
+            return Err(Error::invalid("NO_ROWS", "the request holds no rows"));
+        }
+        let bytes: usize = columns.iter().map(slice_bytes).sum();
+        let IngestSettings { max_rows, max_bytes, .. } = self.settings;
+        if rows > max_rows || bytes > max_bytes {
+            let message = format!(
+                "{rows} rows of {bytes} bytes: one request holds at most {max_rows} rows and {max_bytes} bytes"
+            );
+            return Err(Error::invalid("REQUEST_TOO_LARGE", message)
+                .with("max_rows", max_rows)
+                .with("max_bytes", max_bytes)
+                .hint("send the rows in smaller requests"));
+        }
+        Ok(())
+    }
+
+    fn count_refusal(&self, answered: Result<IngestReport>) -> Result<IngestReport> {
+        if answered.is_err() {
+            self.metrics.refused.add(1);
+        }
+        answered
+    }
+}
+
+/// The bytes of a column's own rows, also where it is a slice of a larger one.
+fn slice_bytes(column: &ArrayRef) -> usize {
+    let data = column.to_data();
+    data.get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
+}
+
+/// What the log's refusal means to a producer.
+fn append_refusal(error: AppendError) -> Error {
+    let message = error.to_string();
+    match error {
+        AppendError::TooLarge { limit, .. } => Error::invalid("REQUEST_TOO_LARGE", message)
+            .with("max_bytes", limit)
+            .hint("send the rows in smaller requests"),
+        AppendError::SequenceReused { sequence } => {
+            Error::new(Code::AlreadyExists, "SEQUENCE_REUSED", message).with("sequence", sequence)
+        }
+        AppendError::SequenceTooOld { sequence, last } => {
+            Error::new(Code::FailedPrecondition, "SEQUENCE_TOO_OLD", message)
+                .with("sequence", sequence)
+                .with("last", last)
+                .hint("sequences of a producer only rise; gaps are allowed")
+        }
+        AppendError::TooManyProducers { limit } => {
+            Error::new(Code::ResourceExhausted, "TOO_MANY_PRODUCERS", message).with("limit", limit)
+        }
+        AppendError::Overloaded { retry_after } => {
+            Error::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(retry_after)
+        }
+        AppendError::Full => Error::new(Code::ResourceExhausted, "DISK_FULL", message)
+            .retry_after(Duration::from_secs(10))
+            .hint("free some disk space; nothing of the request was written"),
+        AppendError::Storage(_) | AppendError::Closed => Error::new(Code::Unavailable, "LOG_UNAVAILABLE", message),
+        AppendError::Unordered => Error::internal(message),
+    }
+}
+
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.map_err(|error| Error::internal(format!("checking the rows ended early: {error}")))?
+}

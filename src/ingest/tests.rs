@@ -1,0 +1,311 @@
+use std::sync::Arc;
+
+use arrow_array::types::Float32Type;
+use arrow_array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray,
+};
+use hydrant_storage::order::Micros;
+use hydrant_storage::record::SharedFrame;
+use hydrant_storage::row::{Cell, OwnedRow, RowHeader, RowKind};
+
+use super::{DeleteRequest, Ingest, IngestReport, IngestRequest, IngestSettings, MAX_NAMED, Outcome, Producer};
+use crate::error::{Code, Error};
+use crate::log::WriteLog;
+use crate::registry::definition::KnownTimeRule;
+use crate::tenancy::Action;
+use crate::testing::{SECOND, START, TestStore, permit};
+
+struct Fixture {
+    store: TestStore,
+    ingest: Ingest,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        let store = TestStore::start().await;
+        let (log, partitions) = (store.log.clone(), store.partitions.clone());
+        let settings = IngestSettings { max_rows: 100, max_key_bytes: 64, ..IngestSettings::default() };
+        let ingest = Ingest::new(log, partitions, store.registry.reader(), store.time.clone(), settings);
+        Self { store, ingest }
+    }
+
+    async fn send(&self, request: IngestRequest) -> Result<IngestReport, Error> {
+        self.ingest.ingest(&permit(Action::Write), request).await
+    }
+
+    /// The refusal of a request, which must have written nothing.
+    async fn refused(&self, request: IngestRequest) -> Error {
+        let before = self.durable();
+        let refused = self.send(request).await.expect_err("the request is refused");
+        assert_eq!(self.durable(), before, "a refused request writes nothing");
+        refused
+    }
+
+    fn durable(&self) -> u64 {
+        *self.store.log.durable().borrow()
+    }
+
+    fn frame(&self, report: &IngestReport) -> SharedFrame {
+        let number = report.frame.expect("it was written");
+        self.store.log.read_from(number - 1, 1).expect("the log reads").remove(0)
+    }
+
+    async fn end(self) {
+        self.store.partitions.shutdown().await;
+    }
+}
+
+fn strings(values: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringArray::from(values.to_vec()))
+}
+
+fn times(values: &[Option<Micros>]) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(values.to_vec()))
+}
+
+fn floats(values: &[Option<f64>]) -> ArrayRef {
+    Arc::new(Float64Array::from(values.to_vec()))
+}
+
+fn longs(values: &[Option<i64>]) -> ArrayRef {
+    Arc::new(Int64Array::from(values.to_vec()))
+}
+
+fn request(columns: Vec<(&str, ArrayRef)>) -> IngestRequest {
+    IngestRequest {
+        source: "weather".to_owned(),
+        batch: RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))
+            .expect("columns of one length"),
+        producer: None,
+        known_time: None,
+        ignore_extra: false,
+        validate_only: false,
+    }
+}
+
+/// One row for each origin, all at the start.
+fn rows(origins: &[Option<&str>], stations: &[Option<i64>]) -> Vec<(&'static str, ArrayRef)> {
+    vec![
+        ("origin", strings(origins)),
+        ("station", longs(stations)),
+        ("event_timestamp", times(&vec![Some(START); origins.len()])),
+    ]
+}
+
+#[tokio::test]
+async fn a_row_goes_to_every_view_whose_key_it_has_and_null_keys_are_counted() {
+    let fixture = Fixture::start().await;
+    let mut columns = rows(&[Some("EWR"), None, Some("JFK")], &[Some(1), Some(2), None]);
+    columns.push(("temp", floats(&[Some(1.5), Some(2.5), None])));
+    let report = fixture.send(request(columns)).await.expect("the rows are fine");
+    assert_eq!((report.outcome, report.rows), (Outcome::Applied, 3));
+    let views: Vec<_> = report.views.iter().map(|view| (view.view.as_str(), view.rows, view.null_keys)).collect();
+    assert_eq!(views, [("airport_weather", 2, 1), ("station_weather", 2, 1)]);
+
+    let frame = fixture.frame(&report);
+    assert_eq!(frame.rows.len(), 4);
+    assert!(frame.rows.is_sorted_by_key(|row| (row.slot, row.ordinal)), "partitions look for rows by bisection");
+    let airport = fixture.store.view("airport_weather");
+    for row in frame.rows.iter().filter(|row| row.view == airport.id) {
+        let header = RowHeader {
+            kind: RowKind::Full,
+            version: row.version(frame.number, frame.ingest_time),
+            ingest_time: frame.ingest_time,
+            revision: row.revision,
+            feature_count: row.feature_count,
+        };
+        let packed = OwnedRow::new(header, row.body.clone());
+        let temp = packed.cell(&airport.layout, 0).expect("a sound row");
+        match row.ordinal {
+            0 => assert!(matches!(temp, Cell::Float64(1.5))),
+            _ => assert!(matches!(temp, Cell::Null)),
+        }
+        let wind = packed.cell(&airport.layout, 1).expect("a sound row");
+        assert!(matches!(wind, Cell::Null), "a feature column that the request lacks is NULL");
+        assert_eq!(row.known_time, None, "known on arrival");
+    }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn all_that_is_wrong_with_the_columns_is_told_at_once() {
+    let fixture = Fixture::start().await;
+    let refused = fixture
+        .refused(request(vec![
+            ("origin", strings(&[Some("EWR")])),
+            ("temp", strings(&[Some("warm")])),
+            ("humidity", floats(&[Some(0.5)])),
+        ]))
+        .await;
+    assert_eq!((refused.code, refused.reason), (Code::InvalidArgument, "BAD_COLUMNS"));
+    let mut paths: Vec<&str> = refused.violations.iter().map(|violation| violation.path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["columns.event_timestamp", "columns.humidity", "columns.station", "columns.temp"]);
+    assert!(refused.hint.is_some());
+
+    let mut columns = rows(&[Some("EWR")], &[None]);
+    columns.push(("humidity", floats(&[Some(0.5)])));
+    let ignoring = IngestRequest { ignore_extra: true, ..request(columns) };
+    assert!(fixture.send(ignoring).await.is_ok(), "extra columns are left out where that is asked for");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn one_bad_row_refuses_the_request_and_is_named_with_its_column_and_reason() {
+    let fixture = Fixture::start().await;
+    let long_key = "x".repeat(100);
+    let vectors = ListArray::from_iter_primitive::<Float32Type, _, _>(
+        [2, 2, 2, 3, 2].map(|length| Some(vec![Some(1.0); length])),
+    );
+    let mut columns = vec![
+        ("origin", strings(&[Some("EWR"), None, Some("JFK"), Some("LGA"), Some(&long_key)])),
+        ("station", longs(&[Some(1), None, Some(3), Some(4), None])),
+        ("event_timestamp", times(&[None, Some(START), Some(START + 3_600 * SECOND), Some(START), Some(START)])),
+    ];
+    columns.push(("profile", Arc::new(vectors)));
+    let refused = fixture.refused(request(columns)).await;
+    assert_eq!((refused.code, refused.reason), (Code::InvalidArgument, "BAD_ROWS"));
+    let told: Vec<(&str, &str)> =
+        refused.violations.iter().map(|violation| (violation.path.as_str(), violation.message.as_str())).collect();
+    let expected = [
+        ("rows[0].event_timestamp", "the time is null"),
+        ("rows[1].key", "its key is null for every view (airport_weather, station_weather)"),
+        ("rows[2].event_timestamp", "time 2026-01-01T01:00:00Z lies "),
+        ("rows[3].profile", "3 elements in place of 2"),
+        ("rows[4].origin", "the key has 103 bytes, and 64 are allowed"),
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert_eq!(told.0, expected.0);
+        assert!(told.1.starts_with(expected.1), "{told:?}");
+    }
+    assert!(told[2].1.ends_with("and the source allows 600s"), "{told:?}");
+
+    let many = vec![None; 50];
+    let refused = fixture.refused(request(rows(&many, &[None; 50]))).await;
+    assert_eq!(refused.violations.len(), MAX_NAMED);
+    assert_eq!(refused.metadata[0], ("bad_rows", "50".to_owned()));
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_sequence_is_taken_once_and_never_with_another_payload() {
+    let fixture = Fixture::start().await;
+    let producer = |sequence| Some(Producer { id: "loader".to_owned(), sequence });
+    let with_temp = |temp: f64| {
+        let mut columns = rows(&[Some("EWR")], &[Some(1)]);
+        columns.push(("temp", floats(&[Some(temp)])));
+        request(columns)
+    };
+    let first = fixture.send(IngestRequest { producer: producer(7), ..with_temp(1.0) }).await.expect("new");
+    // The same rows, columns in another order.
+    let mut columns = rows(&[Some("EWR")], &[Some(1)]);
+    columns.insert(0, ("temp", floats(&[Some(1.0)])));
+    let again = fixture.send(IngestRequest { producer: producer(7), ..request(columns) }).await.expect("the same");
+    assert_eq!((again.outcome, again.frame), (Outcome::AlreadyApplied, first.frame));
+    assert_eq!(again.ingest_time, first.ingest_time);
+    let other = fixture.refused(IngestRequest { producer: producer(7), ..with_temp(2.0) }).await;
+    assert_eq!(other.reason, "SEQUENCE_REUSED");
+    let older = fixture.refused(IngestRequest { producer: producer(3), ..with_temp(1.0) }).await;
+    assert_eq!(older.reason, "SEQUENCE_TOO_OLD");
+    assert!(fixture.send(IngestRequest { producer: producer(9), ..with_temp(2.0) }).await.is_ok(), "gaps are allowed");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn known_time_follows_the_requests_rule() {
+    let fixture = Fixture::start().await;
+    let send = |rule, extra: Option<(&'static str, ArrayRef)>| {
+        let mut columns = rows(&[Some("EWR")], &[None]);
+        columns.extend(extra);
+        IngestRequest { known_time: Some(rule), ..request(columns) }
+    };
+    let delayed = fixture.send(send(KnownTimeRule::Event { delay: 60 * SECOND }, None)).await.expect("a delay");
+    assert_eq!(fixture.frame(&delayed).rows[0].known_time, Some(START + 60 * SECOND));
+
+    let millis = TimestampMillisecondArray::from(vec![Some((START - SECOND) / 1_000)]);
+    let created = KnownTimeRule::Column("created".parse().expect("a name"));
+    let by_column = fixture.send(send(created.clone(), Some(("created", Arc::new(millis))))).await.expect("a column");
+    assert_eq!(fixture.frame(&by_column).rows[0].known_time, Some(START - SECOND));
+
+    let refused = fixture.refused(send(created.clone(), None)).await;
+    assert_eq!(refused.violations[0].path, "columns.created");
+    let refused = fixture.refused(send(created, Some(("created", times(&[None]))))).await;
+    assert_eq!(refused.violations[0].path, "rows[0].created");
+    let refused = fixture.refused(send(KnownTimeRule::Event { delay: 3_600 * SECOND }, None)).await;
+    assert_eq!(refused.reason, "BAD_ROWS", "known further ahead than the source allows");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn the_deleted_column_writes_tombstones_in_every_view_whose_key_is_there() {
+    let fixture = Fixture::start().await;
+    let mut columns = rows(&[Some("EWR"), Some("JFK")], &[Some(1), None]);
+    columns.push(("_deleted", Arc::new(BooleanArray::from(vec![true, false]))));
+    let report = fixture.send(request(columns)).await.expect("rows and deletions");
+    let frame = fixture.frame(&report);
+    let deleted: Vec<bool> = frame.rows.iter().map(|row| row.tombstone).collect();
+    assert_eq!(deleted.iter().filter(|deleted| **deleted).count(), 2);
+    assert!(frame.rows.iter().all(|row| row.tombstone == (row.ordinal == 0)));
+    assert!(frame.rows.iter().all(|row| row.tombstone == row.body.is_empty()));
+
+    let mut columns = rows(&[Some("EWR")], &[None]);
+    columns.push(("_deleted", Arc::new(BooleanArray::from(vec![None]))));
+    assert_eq!(fixture.refused(request(columns)).await.violations[0].path, "rows[0]._deleted");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_delete_call_deletes_in_one_view_only() {
+    let fixture = Fixture::start().await;
+    let delete = |keys: Vec<(&str, ArrayRef)>, event_times: Vec<Micros>| DeleteRequest {
+        view: "airport_weather".to_owned(),
+        keys: keys.into_iter().map(|(name, array)| (name.to_owned(), array)).collect(),
+        event_times,
+        producer: None,
+        known_time: None,
+    };
+    let write = permit(Action::Write);
+    let keys = || vec![("origin", strings(&[Some("EWR"), Some("JFK")]))];
+    let report = fixture.ingest.delete(&write, delete(keys(), vec![START])).await.expect("it deletes");
+    let frame = fixture.frame(&report);
+    let airport = fixture.store.view("airport_weather").id;
+    assert_eq!(frame.rows.len(), 2);
+    assert!(frame.rows.iter().all(|row| row.tombstone && row.view == airport && row.event_time == START));
+
+    let uneven = fixture.ingest.delete(&write, delete(keys(), vec![START; 3])).await.expect_err("3 times for 2 keys");
+    assert_eq!(uneven.reason, "BAD_EVENT_TIMES");
+    let null_key = delete(vec![("origin", strings(&[None]))], vec![START]);
+    assert_eq!(fixture.ingest.delete(&write, null_key).await.expect_err("no key").reason, "BAD_ROWS");
+    let other = delete(vec![("station", longs(&[Some(1)]))], vec![START]);
+    assert_eq!(fixture.ingest.delete(&write, other).await.expect_err("another key").reason, "BAD_COLUMNS");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn validation_checks_everything_and_writes_nothing() {
+    let fixture = Fixture::start().await;
+    let before = fixture.durable();
+    let valid = IngestRequest { validate_only: true, ..request(rows(&[Some("EWR")], &[None])) };
+    let report = fixture.send(valid).await.expect("the rows are fine");
+    assert_eq!((report.outcome, report.frame, report.rows), (Outcome::Valid, None, 1));
+    let bad = IngestRequest { validate_only: true, ..request(rows(&[None], &[None])) };
+    assert_eq!(fixture.refused(bad).await.reason, "BAD_ROWS");
+    assert_eq!(fixture.durable(), before);
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_or_names_nothing_is_refused() {
+    let fixture = Fixture::start().await;
+    let many = vec![Some("EWR"); 101];
+    assert_eq!(fixture.refused(request(rows(&many, &[None; 101]))).await.reason, "REQUEST_TOO_LARGE");
+    assert_eq!(fixture.refused(request(rows(&[], &[]))).await.reason, "NO_ROWS");
+    let elsewhere = IngestRequest { source: "tides".to_owned(), ..request(rows(&[Some("EWR")], &[None])) };
+    assert_eq!(fixture.refused(elsewhere).await.code, Code::NotFound);
+    let reader = permit(Action::ReadOnline);
+    let refused = fixture.ingest.ingest(&reader, request(rows(&[Some("EWR")], &[None]))).await;
+    assert_eq!(refused.expect_err("a reader may not write").code, Code::PermissionDenied);
+    fixture.end().await;
+}
