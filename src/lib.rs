@@ -13,6 +13,7 @@ pub mod log;
 pub mod partition;
 pub mod registry;
 pub mod rpc;
+pub mod serving;
 pub mod telemetry;
 pub mod tenancy;
 

@@ -1,0 +1,325 @@
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, ArrayRef, StringArray};
+use async_trait::async_trait;
+use hydrant_storage::order::{CellStatus, Micros};
+use hydrant_storage::row::OwnedRow;
+
+use super::{OnlineAnswer, OnlineRequest, PinnedHistory, Serving, ServingSettings};
+use crate::error::{Code, Error, Result};
+use crate::partition::{PartitionSettings, PartitionState};
+use crate::registry::catalog::View;
+use crate::tenancy::{Action, Permit};
+use crate::testing::{HOUR, SECOND, START, TestStore, Written, permit, soon};
+
+/// History as it is defined: of all rows written, the greatest that is visible.
+#[derive(Debug)]
+struct AllWritten(Arc<Mutex<Vec<Written>>>);
+
+#[async_trait]
+impl PinnedHistory for AllWritten {
+    async fn rows_at(
+        &self,
+        _permit: &Permit,
+        _view: &Arc<View>,
+        keys: Vec<Vec<u8>>,
+        t: Micros,
+    ) -> Result<Vec<Option<OwnedRow>>> {
+        let written = self.0.lock().expect("no test panicked here");
+        let greatest = |key: &Vec<u8>| {
+            let visible =
+                written.iter().filter(|written| written.key == *key && written.row.header().version.is_visible_at(t));
+            visible.max_by_key(|written| written.row.header().version).map(|written| written.row.clone())
+        };
+        Ok(keys.iter().map(greatest).collect())
+    }
+}
+
+struct Fixture {
+    store: TestStore,
+    serving: Serving,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        Self::of(TestStore::start().await)
+    }
+
+    fn of(store: TestStore) -> Self {
+        let history = Arc::new(AllWritten(store.written.clone()));
+        let settings = ServingSettings { max_rows: 100, ..ServingSettings::default() };
+        let (snapshots, time) = (store.registry.reader(), store.time.clone());
+        let serving = Serving::new(store.partitions.clone(), snapshots, time, history, settings);
+        Self { store, serving }
+    }
+
+    async fn get(&self, request: OnlineRequest) -> Result<OnlineAnswer> {
+        self.serving.get(&permit(Action::ReadOnline), request).await
+    }
+
+    /// temp and wind of one airport.
+    async fn weather(&self, origin: &str, at: Option<Micros>) -> Vec<Shown> {
+        let answer = self.get(OnlineRequest { at, ..weather_of(&[Some(origin)]) }).await.expect("an answer");
+        cells(&answer, 0)
+    }
+
+    async fn park_all(&self) {
+        for handle in self.store.partitions.handles() {
+            self.store.partitions.park(handle.index(), "a test");
+            while !matches!(handle.state(), PartitionState::Parked { .. }) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn end(self) {
+        self.store.partitions.shutdown().await;
+    }
+}
+
+/// The bits of a value, and its status.
+type Shown = (Option<u64>, CellStatus);
+
+fn present(value: f64) -> Shown {
+    (Some(value.to_bits()), CellStatus::Present)
+}
+
+fn default_wind(status: CellStatus) -> Shown {
+    (Some((-1.0_f64).to_bits()), status)
+}
+
+fn cells(answer: &OnlineAnswer, row: usize) -> Vec<Shown> {
+    let cell = |column: &super::AnswerColumn| {
+        let row = if column.values.len() == 1 { 0 } else { row };
+        let values = column.values.as_primitive::<Float64Type>();
+        let value = values.is_valid(row).then(|| values.value(row).to_bits());
+        (value, *column.statuses.get(row).unwrap_or(&column.statuses[0]))
+    };
+    answer.columns.iter().map(cell).collect()
+}
+
+fn strings(values: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringArray::from(values.to_vec()))
+}
+
+fn weather_of(origins: &[Option<&str>]) -> OnlineRequest {
+    OnlineRequest {
+        features: vec!["airport_weather:temp".to_owned(), "airport_weather:wind".to_owned()],
+        entities: vec![("origin".to_owned(), strings(origins))],
+        ..OnlineRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn a_row_is_visible_once_its_acknowledgement_is_waited_for() {
+    let fixture = Fixture::start().await;
+    for temp in 0..20 {
+        let event_time = START + i64::from(temp);
+        let appended = fixture.store.write(&[("EWR", event_time, None, Some(f64::from(temp)))]).await;
+        let request = OnlineRequest { at_least: Some(appended.frame), ..weather_of(&[Some("EWR")]) };
+        let answer = fixture.get(request).await.expect("an answer");
+        assert_eq!(cells(&answer, 0), [present(f64::from(temp)), (None, CellStatus::Null)]);
+        assert!(answer.provenance.views[0].complete_through >= appended.ingest_time);
+    }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn every_missing_value_has_a_status_and_its_default() {
+    let fixture = Fixture::start().await;
+    let old = START - 4 * HOUR;
+    let rows = [("OLD", old, None, Some(1.0)), ("DEL", START, None, Some(1.0)), ("DEL", START, None, None)];
+    fixture.store.write_applied(&rows).await;
+    let answer = fixture.get(weather_of(&[Some("OLD"), Some("DEL"), Some("NEW"), None])).await.expect("an answer");
+    let expired = [(None, CellStatus::Expired), default_wind(CellStatus::Expired)];
+    let not_found = [(None, CellStatus::NotFound), default_wind(CellStatus::NotFound)];
+    assert_eq!(cells(&answer, 0), expired);
+    for row in 1..4 {
+        assert_eq!(cells(&answer, row), not_found, "row {row}");
+    }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn services_share_columns_and_a_column_of_one_value_is_answered_with_one() {
+    let fixture = Fixture::start().await;
+    fixture.store.write_applied(&[("EWR", START, None, Some(1.0)), ("JFK", START, None, Some(2.0))]).await;
+    let request = OnlineRequest {
+        services: vec!["delay_model".to_owned()],
+        features: vec!["airport_weather:temp".to_owned()],
+        entities: vec![
+            ("origin".to_owned(), strings(&[Some("EWR"), Some("JFK"), Some("EWR")])),
+            ("dest".to_owned(), strings(&[Some("JFK")])),
+        ],
+        include_event_times: true,
+        ..OnlineRequest::default()
+    };
+    let read_before = fixture.serving.metrics().keys_read.get();
+    let answer = fixture.get(request).await.expect("an answer");
+    let names: Vec<&str> = answer.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(names, ["airport_weather__temp", "airport_weather__wind", "dest_weather__temp"]);
+    assert_eq!(answer.rows, 3);
+    let lengths: Vec<usize> = answer.columns.iter().map(|column| column.values.len()).collect();
+    assert_eq!(lengths, [3, 3, 1]);
+    assert_eq!(answer.columns[0].statuses, [CellStatus::Present], "alike statuses are sent once");
+    assert_eq!(cells(&answer, 1)[0], present(2.0));
+    assert_eq!(cells(&answer, 2)[0], present(1.0));
+    assert_eq!(cells(&answer, 0)[2], present(2.0));
+    assert_eq!(answer.services[0].columns, [0, 1, 2]);
+    assert_eq!(answer.features, [0], "the single feature is the service's column");
+    assert_eq!(answer.event_times.len(), 2);
+    assert_eq!(answer.event_times[1].times, [Some(START)]);
+    let read = fixture.serving.metrics().keys_read.get() - read_before;
+    assert_eq!(read, 2, "each distinct key is read once, whoever needs it");
+    assert_eq!(answer.provenance.views.len(), 1);
+    assert_eq!(answer.provenance.views[0].newest_event_time, Some(START));
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_row_that_falls_due_is_seen_by_the_first_read_after_it() {
+    let fixture = Fixture::start().await;
+    let due = START + 5 * SECOND;
+    fixture.store.write_applied(&[("EWR", START, None, Some(1.0)), ("EWR", due, None, Some(2.0))]).await;
+    assert_eq!(fixture.weather("EWR", None).await[0], present(1.0));
+    fixture.store.advance(Duration::from_secs(5)).await;
+    assert_eq!(fixture.weather("EWR", None).await[0], present(2.0));
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_pinned_read_answers_what_the_unpinned_one_did() {
+    let seed = std::env::var("HYDRANT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(42_u64);
+    println!("seed {seed}: set HYDRANT_SEED to replay");
+    let mut random = Random(seed);
+    let airports = ["EWR", "JFK", "LGA", "SFO", "NRT"];
+    let mut fixture = Fixture::start().await;
+    let mut answered: Vec<(Micros, Vec<Vec<Shown>>)> = Vec::new();
+    for step in 0..120 {
+        let now = fixture.store.time.read();
+        let rows: Vec<_> = (0..=random.below(3))
+            .map(|_| {
+                let event_time = now - random.micros(4 * HOUR) + random.micros(300 * SECOND);
+                // A known time before the row's arrival is the producer's word against what was answered then.
+                let known_time = (random.below(3) == 0).then(|| now + SECOND + random.micros(60 * SECOND));
+                let temp = (random.below(6) != 0).then(|| random.below(1_000) as f64);
+                (airports[random.below(airports.len() as u64) as usize], event_time, known_time, temp)
+            })
+            .collect();
+        fixture.store.write_applied(&rows).await;
+        fixture.store.advance(Duration::from_secs(random.below(600))).await;
+        let keys: Vec<_> = airports.iter().map(|airport| Some(*airport)).collect();
+        let answer = fixture.get(weather_of(&keys)).await.expect("an answer");
+        let shown = (0..keys.len()).map(|row| cells(&answer, row)).collect();
+        answered.push((answer.provenance.t, shown));
+        if step == 60 {
+            fixture = Fixture::of(fixture.store.restart().await);
+        }
+    }
+    let mut from_history = 0;
+    for (t, expected) in &answered {
+        let keys: Vec<_> = airports.iter().map(|airport| Some(*airport)).collect();
+        let answer = fixture.get(OnlineRequest { at: Some(*t), ..weather_of(&keys) }).await.expect("an answer");
+        let shown: Vec<_> = (0..keys.len()).map(|row| cells(&answer, row)).collect();
+        assert_eq!(shown, *expected, "seed {seed}, at {t}");
+        from_history += answer.provenance.rows_from_history;
+    }
+    assert!(from_history > 0, "the past was asked for");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn the_past_is_answered_and_the_future_refused() {
+    let fixture = Fixture::start().await;
+    fixture.store.write_applied(&[("EWR", START, Some(START), Some(1.0))]).await;
+    fixture.store.advance(Duration::from_secs(60)).await;
+    fixture.store.write_applied(&[("EWR", START + 30 * SECOND, Some(START + 30 * SECOND), Some(2.0))]).await;
+    assert_eq!(fixture.weather("EWR", Some(START + 10 * SECOND)).await[0], present(1.0));
+    assert_eq!(fixture.weather("EWR", Some(START - SECOND)).await[0], (None, CellStatus::NotFound));
+    let ahead = OnlineRequest { at: Some(START + HOUR), ..weather_of(&[Some("EWR")]) };
+    let refused = fixture.get(ahead).await.expect_err("that instant has not come");
+    assert_eq!((refused.code, refused.reason), (Code::InvalidArgument, "AT_IN_FUTURE"));
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_parked_partition_is_not_ready_and_fails_only_strict_reads() {
+    let fixture = Fixture::start().await;
+    fixture.store.write_applied(&[("EWR", START, None, Some(1.0))]).await;
+    fixture.park_all().await;
+    let not_ready = [(None, CellStatus::NotReady), default_wind(CellStatus::NotReady)];
+    assert_eq!(fixture.weather("EWR", None).await, not_ready);
+    let strict = OnlineRequest { strict: true, ..weather_of(&[Some("EWR")]) };
+    let refused = fixture.get(strict).await.expect_err("a strict read takes all or nothing");
+    assert_eq!((refused.code, refused.reason), (Code::Unavailable, "NOT_READY"));
+    assert!(refused.message.contains("a test"), "{}", refused.message);
+    fixture.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_is_not_applied_in_time_ends_in_deadline_exceeded() {
+    let store = TestStore::start_with(PartitionSettings { count: 1, ..PartitionSettings::default() }).await;
+    let fixture = Fixture::of(store);
+    fixture.store.log.hold(true);
+    let appended = fixture.store.write(&[("EWR", START, None, Some(1.0))]).await;
+    let request = |deadline: Instant| OnlineRequest {
+        at_least: Some(appended.frame),
+        deadline: Some(deadline),
+        ..weather_of(&[Some("EWR")])
+    };
+    let late = fixture.get(request(Instant::now() + Duration::from_millis(5))).await.expect_err("it is held up");
+    assert_eq!(late.code, Code::DeadlineExceeded);
+    fixture.store.log.hold(false);
+    let answer = fixture.get(request(soon())).await.expect("it is applied");
+    assert_eq!(cells(&answer, 0)[0], present(1.0));
+    let unknown = OnlineRequest { at_least: Some(appended.frame + 1), ..weather_of(&[Some("EWR")]) };
+    assert_eq!(fixture.get(unknown).await.expect_err("never acknowledged").reason, "POSITION_UNKNOWN");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn wrong_entity_columns_are_refused_all_at_once() {
+    let fixture = Fixture::start().await;
+    let entities = |columns: Vec<(&str, ArrayRef)>| OnlineRequest {
+        entities: columns.into_iter().map(|(name, array)| (name.to_owned(), array)).collect(),
+        ..weather_of(&[])
+    };
+    let numbers: ArrayRef = Arc::new(arrow_array::Int64Array::from(vec![1]));
+    let refused = fixture.get(entities(vec![("orign", strings(&[Some("EWR")]))])).await.expect_err("a typo");
+    let paths: Vec<&str> = refused.violations.iter().map(|violation| violation.path.as_str()).collect();
+    assert_eq!(paths, ["entities.orign", "entities.origin"]);
+    let refused = fixture.get(entities(vec![("origin", numbers)])).await.expect_err("another type");
+    assert_eq!(refused.reason, "BAD_ENTITY_COLUMNS");
+    let many = fixture.get(weather_of(&[Some("EWR"); 101])).await.expect_err("more than may be");
+    assert_eq!(many.reason, "REQUEST_TOO_LARGE");
+    let none = fixture.get(weather_of(&[])).await.expect("no rows, no values");
+    assert_eq!((none.rows, none.columns[0].values.len()), (0, 0));
+    let unknown = OnlineRequest { features: vec!["airport_weather:rain".to_owned()], ..weather_of(&[Some("EWR")]) };
+    let refused: Error = fixture.get(unknown).await.expect_err("there is no such feature");
+    assert_eq!(refused.code, Code::NotFound);
+    fixture.end().await;
+}
+
+/// A small generator that a seed replays (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn micros(&mut self, bound: Micros) -> Micros {
+        self.below(bound.unsigned_abs()).cast_signed()
+    }
+}
