@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hydrant_storage::history::HistoryViewSpec;
 use hydrant_storage::names::{Name, TenantId, ViewId};
 use hydrant_storage::order::Micros;
 use hydrant_storage::row::RowLayout;
@@ -153,4 +154,17 @@ pub struct ServiceColumn {
     pub data_type: DataType,
     /// Frozen with the service.
     pub default: Option<Value>,
+}
+
+impl View {
+    /// What history must know of the view, of the tenant with the given name.
+    pub fn history_spec(&self, tenant: &Name) -> HistoryViewSpec {
+        HistoryViewSpec {
+            tenant: tenant.clone(),
+            view: self.name.clone(),
+            version: self.version,
+            join_keys: self.join_keys.iter().map(|key| (key.name.clone(), key.key_type)).collect(),
+            features: self.features.iter().map(|feature| (feature.name.clone(), feature.data_type)).collect(),
+        }
+    }
 }

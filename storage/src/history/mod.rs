@@ -11,7 +11,9 @@ pub mod run;
 pub mod schema;
 mod synced_store;
 pub mod table;
+mod tables;
 pub mod tail_run;
+mod tails;
 mod writer;
 
 #[cfg(test)]
@@ -25,7 +27,9 @@ pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
 pub use table::{DataFile, HistoryTable, LandReport, TableSnapshot};
+pub use tables::HistoryTables;
 pub use tail_run::{TailRow, TailRun};
+pub use tails::tail_rows;
 
 /// Why history could not be written or read. Nothing that is damaged is ever answered as a value.
 #[derive(Debug, thiserror::Error)]

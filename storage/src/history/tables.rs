@@ -1,0 +1,48 @@
+//! The history tables of a process, each opened once and then shared: landing commits to them, and
+//! joins read them. A table is opened, or made, when it is first asked for; none is ever closed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OnceCell;
+
+use crate::files::Files;
+use crate::history::{HistoryError, HistoryTable, HistoryViewSpec};
+
+/// All tables under one root.
+pub struct HistoryTables {
+    files: Arc<dyn Files>,
+    root: PathBuf,
+    opened: Mutex<HashMap<PathBuf, Arc<OnceCell<HistoryTable>>>>,
+}
+
+impl HistoryTables {
+    /// There must be no other process with tables under `root`.
+    pub fn new(files: Arc<dyn Files>, root: PathBuf) -> Self {
+        Self { files, root, opened: Mutex::default() }
+    }
+
+    /// The table of a view, with columns for at least the features that `spec` lists.
+    pub async fn table(&self, spec: HistoryViewSpec) -> Result<HistoryTable, HistoryError> {
+        let cell = {
+            let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            opened.entry(spec.directory()).or_default().clone()
+        };
+        let features = spec.features.clone();
+        let open = || HistoryTable::open_or_create(self.files.clone(), &self.root, spec);
+        let table = cell.get_or_try_init(open).await?.clone();
+        // Features are only ever added, and last.
+        if table.snapshot().spec().features.len() < features.len() {
+            table.add_features(features).await?;
+        }
+        Ok(table)
+    }
+}
+
+impl fmt::Debug for HistoryTables {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("HistoryTables").field("root", &self.root).finish_non_exhaustive()
+    }
+}
