@@ -1,0 +1,170 @@
+//! The rows that a walk found, put down by range of spine ordinals, so that spine order comes back
+//! without a sort: a walk finds them in history order, and the zip reads range after range. What
+//! goes beyond the memory it may take is spilled.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt16Array, UInt64Array};
+use hydrant_storage::order::Micros;
+
+use super::asof::Candidate;
+use super::block::{Gather, slice_bytes};
+use super::failure::JoinError;
+use super::spill::{Chunk, SpillFile, SpillSpace};
+
+/// Ranges of consecutive spine ordinals: range `n` ends where range `n + 1` begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    starts: Vec<u64>,
+}
+
+/// Takes the rows found by one walk, in any order of ordinals.
+#[derive(Debug)]
+pub struct HitWriter {
+    ranges: Arc<Ranges>,
+    gather: Gather,
+    pending: Vec<Vec<PendingHit>>,
+    pending_rows: usize,
+    hits: Hits,
+    memory: usize,
+}
+
+/// The rows found by one walk, by range.
+#[derive(Debug)]
+pub struct Hits {
+    stored: Vec<Vec<Stored>>,
+    held_bytes: usize,
+    spill: SpillFile,
+}
+
+/// Some hits of one range: for each the spine ordinal, the row's event time, how many features it
+/// was written with, and the projected features.
+#[derive(Debug)]
+pub struct HitBatch {
+    pub ordinals: UInt64Array,
+    pub event_times: Int64Array,
+    pub feature_counts: UInt16Array,
+    pub features: Vec<ArrayRef>,
+}
+
+/// Hits are gathered into columns this many at a time.
+const PENDING_ROWS: usize = 65_536;
+
+#[derive(Debug)]
+struct PendingHit {
+    ordinal: u64,
+    event_time: Micros,
+    feature_count: u16,
+    block: usize,
+    index: usize,
+}
+
+#[derive(Debug)]
+enum Stored {
+    Memory(RecordBatch),
+    Spilled(Chunk),
+}
+
+impl Ranges {
+    /// `starts` ascend from 0.
+    pub fn new(starts: Vec<u64>) -> Self {
+        Self { starts }
+    }
+
+    pub fn count(&self) -> usize {
+        self.starts.len()
+    }
+
+    pub fn start(&self, range: usize) -> u64 {
+        self.starts[range]
+    }
+
+    fn of(&self, ordinal: u64) -> usize {
+        self.starts.partition_point(|start| *start <= ordinal) - 1
+    }
+}
+
+impl HitWriter {
+    /// Holds about `memory` bytes, and spills into `space` beyond.
+    pub fn new(ranges: Arc<Ranges>, memory: usize, space: &Arc<SpillSpace>) -> Self {
+        let pending = (0..ranges.count()).map(|_| Vec::new()).collect();
+        let stored = (0..ranges.count()).map(|_| Vec::new()).collect();
+        let hits = Hits { stored, held_bytes: 0, spill: SpillFile::new(space) };
+        Self { ranges, gather: Gather::default(), pending, pending_rows: 0, hits, memory }
+    }
+
+    pub fn push(&mut self, ordinal: u64, row: &Candidate) -> Result<(), JoinError> {
+        let block = self.gather.number_of(&row.row.block);
+        let (event_time, feature_count) = (row.version.event_time, row.row.feature_count());
+        let hit = PendingHit { ordinal, event_time, feature_count, block, index: row.row.index as usize };
+        self.pending[self.ranges.of(ordinal)].push(hit);
+        self.pending_rows += 1;
+        let pending_bytes = self.gather.bytes() + self.pending_rows * size_of::<PendingHit>();
+        if self.pending_rows >= PENDING_ROWS || pending_bytes > self.memory / 2 { self.flush() } else { Ok(()) }
+    }
+
+    pub fn finish(mut self) -> Result<Hits, JoinError> {
+        self.flush()?;
+        Ok(self.hits)
+    }
+
+    fn flush(&mut self) -> Result<(), JoinError> {
+        for (range, pending) in self.pending.iter_mut().enumerate() {
+            if !pending.is_empty() {
+                let batch = to_batch(pending, &self.gather)?;
+                self.hits.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
+                self.hits.stored[range].push(Stored::Memory(batch));
+                pending.clear();
+            }
+        }
+        self.gather.clear();
+        self.pending_rows = 0;
+        if self.hits.held_bytes > self.memory / 2 { self.hits.spill_all() } else { Ok(()) }
+    }
+}
+
+impl Hits {
+    /// Takes a range's hits out, in no order.
+    pub fn take(&mut self, range: usize) -> Result<Vec<HitBatch>, JoinError> {
+        let stored = std::mem::take(&mut self.stored[range]);
+        let read = |stored| match stored {
+            Stored::Memory(batch) => Ok(batch),
+            Stored::Spilled(chunk) => self.spill.read(&chunk),
+        };
+        stored.into_iter().map(|stored| from_batch(&read(stored)?)).collect()
+    }
+
+    fn spill_all(&mut self) -> Result<(), JoinError> {
+        for stored in self.stored.iter_mut().flatten() {
+            if let Stored::Memory(batch) = stored {
+                *stored = Stored::Spilled(self.spill.append(batch)?);
+            }
+        }
+        self.held_bytes = 0;
+        Ok(())
+    }
+}
+
+fn to_batch(hits: &[PendingHit], gather: &Gather) -> Result<RecordBatch, JoinError> {
+    let rows: Vec<(usize, usize)> = hits.iter().map(|hit| (hit.block, hit.index)).collect();
+    let mut columns: Vec<(String, ArrayRef)> = vec![
+        ("ordinal".into(), Arc::new(UInt64Array::from_iter_values(hits.iter().map(|hit| hit.ordinal)))),
+        ("event".into(), Arc::new(Int64Array::from_iter_values(hits.iter().map(|hit| hit.event_time)))),
+        ("count".into(), Arc::new(UInt16Array::from_iter_values(hits.iter().map(|hit| hit.feature_count)))),
+    ];
+    columns.extend(gather.features(&rows)?.into_iter().enumerate().map(|(n, array)| (format!("f{n}"), array)));
+    Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))?)
+}
+
+fn from_batch(batch: &RecordBatch) -> Result<HitBatch, JoinError> {
+    fn typed<A: Clone + 'static>(batch: &RecordBatch, index: usize) -> Result<A, JoinError> {
+        let column = batch.columns().get(index).and_then(|column| column.as_any().downcast_ref::<A>());
+        column.cloned().ok_or(JoinError::DamagedSpill)
+    }
+    Ok(HitBatch {
+        ordinals: typed(batch, 0)?,
+        event_times: typed(batch, 1)?,
+        feature_counts: typed(batch, 2)?,
+        features: batch.columns()[3..].to_vec(),
+    })
+}

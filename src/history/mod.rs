@@ -1,0 +1,31 @@
+//! The point-in-time join: takes a spine and gives it back with the features that counted at each
+//! row's time. Planning, taking the spine in, walking history, and putting the answer together are
+//! parts of their own; none of them knows about transport.
+
+mod asof;
+mod block;
+mod columns;
+mod digest;
+mod execute;
+mod failure;
+mod hits;
+mod lookup;
+pub mod plan;
+mod report;
+mod service;
+mod sort;
+mod sources;
+mod spill;
+mod spine;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod waiting;
+mod walk;
+mod zip;
+
+pub use asof::Mode;
+pub use failure::JoinError;
+pub use report::{Report, TableVersion};
+pub use service::{HistoricalRequest, History, HistoryOptions, HistoryParts, SpineIntake};
+pub use stream::HistoricalStream;

@@ -1,0 +1,89 @@
+//! What a training set was made of, so that it can be made again and told apart from another.
+
+use hydrant_storage::order::Micros;
+
+use super::asof::Mode;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub rows: u64,
+    /// How often the two modes differ, over all (row, view) pairs.
+    pub differing_rows: u64,
+    pub row_view_pairs: u64,
+    pub mode: Mode,
+    /// Ingest time: no later row was read.
+    pub cutoff: Micros,
+    /// Of the definitions.
+    pub registry_revision: u64,
+    /// `name@N` of each service.
+    pub services: Vec<String>,
+    /// Over the spine's rows, in hex.
+    pub spine_hash: String,
+    /// Over the answer's rows, in hex.
+    pub content_hash: String,
+    pub tables: Vec<TableVersion>,
+    /// Nulls in each output column, by its name.
+    pub nulls: Vec<(String, u64)>,
+}
+
+/// Which state of a view's history was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableVersion {
+    pub view: String,
+    pub view_version: u32,
+    /// `None`: nothing has landed yet.
+    pub delta_version: Option<i64>,
+    /// Rows read that had not landed yet.
+    pub tail_rows: u64,
+    pub definition_revision: u64,
+}
+
+impl Report {
+    /// From this share of differing pairs on, an `as_known` training set is probably not what was
+    /// meant.
+    const LOUD_SHARE: f64 = 0.05;
+
+    /// The share of (row, view) pairs that the other mode answers otherwise.
+    pub fn differing_share(&self) -> f64 {
+        if self.row_view_pairs == 0 { 0.0 } else { self.differing_rows as f64 / self.row_view_pairs as f64 }
+    }
+
+    /// Said loudly where the choice of mode left much out, with the way out.
+    pub fn warning(&self) -> Option<String> {
+        let share = self.differing_share();
+        (self.mode == Mode::AsKnown && share >= Self::LOUD_SHARE).then(|| {
+            format!(
+                "{:.1} % of all (row, view) pairs would be answered otherwise if rows counted from their event time on: \
+                 those rows became known only after the spine row's time. If they were loaded later as history, load \
+                 them with known time `event`; if later corrections should count, ask for `final`",
+                100.0 * share
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_share_of_rows_not_known_yet_is_said_loudly_with_the_way_out() {
+        let report = |mode, differing_rows| Report {
+            rows: 100,
+            differing_rows,
+            row_view_pairs: 200,
+            mode,
+            cutoff: 0,
+            registry_revision: 1,
+            services: Vec::new(),
+            spine_hash: String::new(),
+            content_hash: String::new(),
+            tables: Vec::new(),
+            nulls: Vec::new(),
+        };
+        let warning = report(Mode::AsKnown, 120).warning().expect("a large share");
+        assert!(warning.contains("60.0 %") && warning.contains("known time `event`"), "{warning}");
+        assert_eq!(report(Mode::AsKnown, 1).warning(), None);
+        assert_eq!(report(Mode::Final, 120).warning(), None);
+    }
+}

@@ -1,0 +1,295 @@
+//! The use case: opens a training set for a permitted caller, takes its spine in, fixes what will
+//! be read, and lets a blocking task make the answer. How many are made at once, and in how much
+//! memory each, is bounded here.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use hydrant_storage::history::HistoryTables;
+use hydrant_storage::names::{Name, ViewId};
+use hydrant_storage::order::Micros;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::asof::Mode;
+use super::execute::{Findings, Outcome, RunRows};
+use super::failure::JoinError;
+use super::plan::{Plan, Shape};
+use super::report::{Report, TableVersion};
+use super::sources::{Cut, ViewRows};
+use super::spill::SpillSpace;
+use super::spine::{Budget, Spine, SpineWriter};
+use super::stream::{Answer, HistoricalStream, answer};
+use crate::error::{Code, Error, Result};
+use crate::log::WriteLog;
+use crate::partition::Partitions;
+use crate::registry::SnapshotReader;
+use crate::tenancy::{Action, Permit};
+
+/// The bounds of historical reads.
+#[derive(Clone, Debug)]
+pub struct HistoryOptions {
+    /// Training sets that are made at the same time.
+    pub max_joins: usize,
+    /// Bytes that one join may take for itself; what is more it spills.
+    pub memory: usize,
+    pub max_spine_rows: u64,
+    /// Bytes of disk that one join may spill.
+    pub max_spill: u64,
+    /// Where joins spill.
+    pub spill_directory: PathBuf,
+    /// Pinned online reads that history answers at the same time.
+    pub max_lookups: usize,
+    /// Rows of an answer's batch at most.
+    pub batch_rows: usize,
+    /// Batches that wait for a slow client at most.
+    pub queued_batches: usize,
+    /// How long a join waits for partitions to apply what was ingested before its cut-off.
+    pub patience: Duration,
+}
+
+impl HistoryOptions {
+    pub fn new(spill_directory: PathBuf) -> Self {
+        Self {
+            max_joins: 2,
+            memory: 256 << 20,
+            max_spine_rows: 1_000_000_000,
+            max_spill: 64 << 30,
+            spill_directory,
+            max_lookups: 2,
+            batch_rows: 16_384,
+            queued_batches: 2,
+            patience: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What history is read through.
+#[derive(Clone, Debug)]
+pub struct HistoryParts {
+    pub snapshots: SnapshotReader,
+    pub log: Arc<dyn WriteLog>,
+    pub partitions: Partitions,
+    pub tables: Arc<HistoryTables>,
+}
+
+/// Makes training sets. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct History {
+    pub(super) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub parts: HistoryParts,
+    pub lookups: Arc<Semaphore>,
+    options: HistoryOptions,
+    spilled: Arc<AtomicU64>,
+    joins: Arc<Semaphore>,
+}
+
+#[derive(Clone, Debug)]
+pub struct HistoricalRequest {
+    /// `name` or `name@N`.
+    pub services: Vec<String>,
+    /// `view:feature`.
+    pub features: Vec<String>,
+    /// The spine's column of event times.
+    pub event_time: String,
+    pub mode: Mode,
+    /// Only rows ingested at or before it; `None`: before now.
+    pub cutoff: Option<Micros>,
+    pub with_status: bool,
+    pub with_event_time: bool,
+    /// The spine's columns.
+    pub spine: SchemaRef,
+}
+
+/// Takes a spine, batch by batch.
+#[derive(Debug)]
+pub struct SpineIntake {
+    history: Arc<Inner>,
+    plan: Arc<Plan>,
+    tenant: Name,
+    cutoff: Option<Micros>,
+    budget: Budget,
+    /// `None`: a batch was refused, or its push was given up.
+    writer: Option<SpineWriter>,
+    leave: Leave,
+}
+
+/// What a join holds until it has ended.
+#[derive(Debug)]
+struct Leave {
+    _permit: Permit,
+    _place: OwnedSemaphorePermit,
+}
+
+impl History {
+    pub fn new(parts: HistoryParts, options: HistoryOptions) -> Result<Self> {
+        std::fs::create_dir_all(&options.spill_directory).map_err(JoinError::from)?;
+        let joins = Arc::new(Semaphore::new(options.max_joins));
+        let lookups = Arc::new(Semaphore::new(options.max_lookups));
+        Ok(Self { inner: Arc::new(Inner { parts, lookups, options, spilled: Arc::default(), joins }) })
+    }
+
+    /// What a request would do, and the columns of its answer. Reads nothing.
+    pub fn plan(&self, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
+        permit.require(Action::ReadHistory)?;
+        let snapshot = self.inner.parts.snapshots.load();
+        let tenant = snapshot.tenant(permit.tenant())?;
+        let selection = snapshot.select(tenant, &request.services, &request.features)?;
+        selection.require_unique_names()?;
+        let HistoricalRequest { event_time, mode, with_status, with_event_time, .. } = request.clone();
+        Plan::new(&selection, request.spine.clone(), &Shape { event_time, mode, with_status, with_event_time })
+    }
+
+    /// Begins a training set. RESOURCE_EXHAUSTED where as many are being made as may be.
+    pub fn open(&self, permit: &Permit, request: HistoricalRequest) -> Result<SpineIntake> {
+        let plan = Arc::new(self.plan(permit, &request)?);
+        let options = &self.inner.options;
+        let place = self.inner.joins.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("{} training sets are being made already", options.max_joins);
+            Error::new(Code::ResourceExhausted, "TOO_MANY_JOINS", message).retry_after(Duration::from_secs(1))
+        })?;
+        let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.spilled.clone());
+        let budget = Budget { memory: options.memory, spill, batch_rows: options.batch_rows };
+        Ok(SpineIntake {
+            history: self.inner.clone(),
+            writer: Some(SpineWriter::new(plan.clone(), &budget)),
+            plan,
+            tenant: permit.tenant().clone(),
+            cutoff: request.cutoff,
+            budget,
+            leave: Leave { _permit: permit.clone(), _place: place },
+        })
+    }
+
+    /// The bytes that lie in spill files now.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.inner.spilled.load(Ordering::Relaxed)
+    }
+}
+
+impl SpineIntake {
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// The rows taken so far.
+    pub fn rows(&self) -> u64 {
+        self.writer.as_ref().map_or(0, SpineWriter::rows)
+    }
+
+    /// Takes the next rows; ready for more when it returns. After an error, or if the future is
+    /// dropped, the training set can't be made any more.
+    pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        let mut writer = self.writer.take().ok_or_else(abandoned)?;
+        let limit = self.history.options.max_spine_rows;
+        if writer.rows().saturating_add(batch.num_rows() as u64) > limit {
+            let message = format!("the spine has more than {limit} rows");
+            let error = Error::new(Code::ResourceExhausted, "SPINE_TOO_LONG", message).with("limit", limit);
+            return Err(error.hint("ask in several parts, or raise `history.max_spine_rows`"));
+        }
+        let pushed = blocking(move || {
+            writer.push(&batch)?;
+            Ok(writer)
+        });
+        self.writer = Some(pushed.await?);
+        Ok(())
+    }
+
+    /// The spine is whole: fixes what is read, and begins to read.
+    pub async fn finish(self) -> Result<HistoricalStream> {
+        let Self { history, plan, tenant, cutoff, budget, writer, leave } = self;
+        let writer = writer.ok_or_else(abandoned)?;
+        let spine = blocking(move || writer.finish()).await?;
+
+        let HistoryParts { log, partitions, tables, .. } = &history.parts;
+        let cut = Cut::take(log.as_ref(), partitions, cutoff, history.options.patience).await?;
+        let mut views: BTreeMap<ViewId, ViewRows> = BTreeMap::new();
+        for join in &plan.joins {
+            if let Entry::Vacant(place) = views.entry(join.view.id) {
+                place.insert(cut.rows_of(tables, &tenant, &join.view).await?);
+            }
+        }
+        let (sender, stream) = answer(plan.clone(), spine.rows, history.options.queued_batches);
+        let task = Task { plan, spine, budget, views, cutoff: cut.cutoff };
+        tokio::task::spawn_blocking(move || {
+            let outcome = task.run(&sender);
+            if let Err(error) = &outcome {
+                tracing::info!(%error, "a training set was not made");
+            }
+            // Whoever sees the end may ask for the next.
+            drop(leave);
+            sender.end(outcome);
+        });
+        Ok(stream)
+    }
+}
+
+/// A join with all that it reads.
+struct Task {
+    plan: Arc<Plan>,
+    spine: Spine,
+    budget: Budget,
+    views: BTreeMap<ViewId, ViewRows>,
+    cutoff: Micros,
+}
+
+impl Task {
+    fn run(self, answer: &Answer) -> Result<Report, JoinError> {
+        let Self { plan, spine, budget, views, cutoff } = self;
+        let open = |join: usize, spine: &Spine| {
+            let join = &plan.joins[join];
+            let slots = &spine.slots[join.sort];
+            Ok(RunRows::new(views[&join.view.id].open(&join.features, Some(slots), Some(cutoff))?))
+        };
+        let is_stopped = || answer.is_given_up();
+        let findings = Findings::walk(&plan, spine, &budget, open, &is_stopped)?;
+        let tables = views.values().map(ViewRows::version).collect();
+        // A slow client must not keep old rows on disk.
+        drop(views);
+        let outcome = findings.answer(&is_stopped, |batch| answer.send(batch))?;
+        Ok(report(&plan, tables, cutoff, outcome))
+    }
+}
+
+fn report(plan: &Plan, tables: Vec<TableVersion>, cutoff: Micros, outcome: Outcome) -> Report {
+    let names = plan.columns.iter().map(|column| column.name.clone());
+    Report {
+        rows: outcome.rows,
+        differing_rows: outcome.differing,
+        row_view_pairs: outcome.row_view_pairs,
+        mode: plan.mode,
+        cutoff,
+        registry_revision: plan.revision,
+        services: plan.services.clone(),
+        spine_hash: outcome.spine_hash,
+        content_hash: outcome.content_hash,
+        tables,
+        nulls: names.zip(outcome.nulls).collect(),
+    }
+}
+
+fn abandoned() -> Error {
+    Error::new(Code::FailedPrecondition, "SPINE_ABANDONED", "an earlier batch of the spine was not taken")
+}
+
+/// Runs what computes or waits for a disk where it may.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, JoinError> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is shutting down")),
+        },
+    }
+}

@@ -1,0 +1,145 @@
+//! Where a view's rows lie, at one cut: the tails of all partitions, and the table. The tails are
+//! taken first and the table after, and of the tails only rows that the table doesn't have count;
+//! so no row is missed and none is read twice, whatever lands meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hydrant_storage::history::{
+    HistoryError, HistoryTables, MergedRuns, Run, RunBatch, SlotSet, TableSnapshot, TailRun, tail_rows,
+};
+use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
+use hydrant_storage::partition::ReadView;
+
+use super::report::TableVersion;
+use crate::error::{Code, Error, Result};
+use crate::log::{LogError, WriteLog};
+use crate::partition::Partitions;
+use crate::registry::catalog::View;
+
+/// All rows ingested at or before an instant, as they lie now.
+#[derive(Debug)]
+pub struct Cut {
+    /// Ingest time; no later row is read.
+    pub cutoff: Micros,
+    tails: Arc<[Arc<ReadView>]>,
+}
+
+/// A view's rows at a cut.
+#[derive(Clone, Debug)]
+pub struct ViewRows {
+    view: Arc<View>,
+    table: Arc<TableSnapshot>,
+    tails: Arc<[Arc<ReadView>]>,
+    tail_rows: Arc<AtomicU64>,
+}
+
+impl Cut {
+    /// Everything ingested at or before `cutoff`, or before now. Refuses (INVALID_ARGUMENT) a
+    /// cut-off that is still to come; waits until every partition has applied what lies before it.
+    pub async fn take(
+        log: &dyn WriteLog,
+        partitions: &Partitions,
+        cutoff: Option<Micros>,
+        patience: Duration,
+    ) -> Result<Self> {
+        let sealed = log.seal().await.map_err(log_error)?;
+        let cutoff = cutoff.unwrap_or(sealed.time);
+        if cutoff > sealed.time {
+            let message = format!("the cut-off {cutoff} is later than store time, {}", sealed.time);
+            return Err(Error::invalid("CUTOFF_IN_FUTURE", message).with("store_time", sealed.time));
+        }
+        partitions.wait_applied(sealed.frame, Instant::now() + patience).await?;
+        Ok(Self { cutoff, tails: tails(partitions)? })
+    }
+
+    /// The view's rows; the table is looked at only now.
+    pub async fn rows_of(&self, tables: &HistoryTables, tenant: &Name, view: &Arc<View>) -> Result<ViewRows> {
+        ViewRows::new(tables, tenant, view, self.tails.clone()).await
+    }
+}
+
+/// What every partition holds now.
+pub fn tails(partitions: &Partitions) -> Result<Arc<[Arc<ReadView>]>> {
+    let views: Result<Vec<_>, _> = partitions.handles().iter().map(|handle| handle.view()).collect();
+    Ok(views?.into())
+}
+
+impl ViewRows {
+    /// `tails` were taken before.
+    pub async fn new(
+        tables: &HistoryTables,
+        tenant: &Name,
+        view: &Arc<View>,
+        tails: Arc<[Arc<ReadView>]>,
+    ) -> Result<Self> {
+        let table = tables.table(view.history_spec(tenant)).await.map_err(super::failure::history_error)?.snapshot();
+        Ok(Self { view: view.clone(), table, tails, tail_rows: Arc::default() })
+    }
+
+    /// The rows of the features in `projection`, in history order. Blocks.
+    pub fn open(
+        &self,
+        projection: &[usize],
+        slots: Option<&SlotSet>,
+        cutoff: Option<Micros>,
+    ) -> Result<MergedRuns, HistoryError> {
+        let landed = self.table.landed_through;
+        let mut runs = self.table.open_runs(projection, slots, cutoff)?;
+        let rows = tail_rows(self.tails.clone(), self.view.tenant, self.view.id, landed);
+        let tail = TailRun::new(rows, self.view.layout.clone(), projection.to_vec(), landed + 1..=u64::MAX);
+        self.tail_rows.store(0, Ordering::Relaxed);
+        runs.push(Box::new(Counted { run: tail, cutoff, rows: self.tail_rows.clone() }));
+        MergedRuns::new(runs, cutoff)
+    }
+
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+
+    /// What was read, for the report.
+    pub fn version(&self) -> TableVersion {
+        let has_files = !self.table.files.is_empty();
+        TableVersion {
+            view: self.view.name.to_string(),
+            view_version: self.view.version,
+            delta_version: has_files.then(|| i64::try_from(self.table.delta_version).unwrap_or(i64::MAX)),
+            tail_rows: self.tail_rows.load(Ordering::Relaxed),
+            definition_revision: self.view.applied.revision,
+        }
+    }
+}
+
+/// Counts the rows that pass, up to the cut-off.
+struct Counted<R> {
+    run: R,
+    cutoff: Option<Micros>,
+    rows: Arc<AtomicU64>,
+}
+
+impl<R: Run> Run for Counted<R> {
+    fn next(&mut self) -> Result<Option<Arc<RunBatch>>, HistoryError> {
+        let batch = self.run.next()?;
+        if let Some(batch) = &batch {
+            let in_time = |time: &&Micros| self.cutoff.is_none_or(|cutoff| **time <= cutoff);
+            self.rows.fetch_add(batch.ingest_times.iter().filter(in_time).count() as u64, Ordering::Relaxed);
+        }
+        Ok(batch)
+    }
+
+    fn skip_to(&mut self, slot: u16, key: &[u8]) -> Result<(), HistoryError> {
+        self.run.skip_to(slot, key)
+    }
+}
+
+pub(super) fn log_error(error: LogError) -> Error {
+    let message = format!("the log can't be sealed: {error}");
+    match error {
+        LogError::Overloaded => {
+            Error::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(Duration::from_millis(100))
+        }
+        _ => Error::new(Code::Unavailable, "LOG_UNAVAILABLE", message),
+    }
+}

@@ -1,0 +1,318 @@
+//! Takes the spine in: checks it, puts it down in pieces of even size, hashes it, and hands its
+//! keys and times to the sorters. Memory is bounded however long the spine is; no history is read
+//! here.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
+use arrow_select::concat::concat_batches;
+use arrow_select::dictionary::garbage_collect_any_dictionary;
+use hydrant_storage::history::SlotSet;
+use hydrant_storage::keys::{KeyReader, slot_of};
+use hydrant_storage::order::Micros;
+use hydrant_storage::value::ScalarType;
+
+use super::block::slice_bytes;
+use super::columns;
+use super::digest::TableDigest;
+use super::failure::JoinError;
+use super::hits::Ranges;
+use super::plan::Plan;
+use super::sort::{SortedSpine, SpineSorter, Wanted};
+use super::spill::{Chunk, SpillFile, SpillSpace};
+use crate::error::Error;
+
+/// How much memory a join's parts may take, and where they spill.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// Bytes for the whole join.
+    pub memory: usize,
+    pub spill: Arc<SpillSpace>,
+    /// An answer's batch has at most this many rows.
+    pub batch_rows: usize,
+}
+
+/// A spine that is being taken in.
+#[derive(Debug)]
+pub struct SpineWriter {
+    plan: Arc<Plan>,
+    sorters: Vec<SpineSorter>,
+    slots: Vec<SlotSet>,
+    pieces: PieceWriter,
+    digest: TableDigest,
+    rows: u64,
+    last_time: Micros,
+    key: Vec<u8>,
+}
+
+/// A whole spine.
+#[derive(Debug)]
+pub struct Spine {
+    pub sorts: Vec<SortedSpine>,
+    /// For each sort, the slots that its keys fall into.
+    pub slots: Vec<SlotSet>,
+    pub pieces: Pieces,
+    pub rows: u64,
+    /// The greatest event time.
+    pub last_time: Micros,
+    pub digest: TableDigest,
+}
+
+/// The spine's rows as they came, with their times in microseconds in a last column.
+#[derive(Debug)]
+pub struct Pieces {
+    stored: Vec<Piece>,
+    spill: SpillFile,
+}
+
+#[derive(Debug)]
+struct Piece {
+    first: u64,
+    rows: usize,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    Memory(RecordBatch),
+    Spilled(Chunk),
+    Taken,
+}
+
+#[derive(Debug)]
+struct PieceWriter {
+    schema: SchemaRef,
+    piece_rows: usize,
+    buffered: Vec<RecordBatch>,
+    buffered_rows: usize,
+    next: u64,
+    held_bytes: usize,
+    memory: usize,
+    pieces: Pieces,
+}
+
+impl Budget {
+    /// Bytes for the spine's rows, until the last of them is answered.
+    fn for_pieces(&self) -> usize {
+        self.memory / 4
+    }
+
+    /// Bytes for each sort's keys.
+    fn for_sort(&self, sorts: usize) -> usize {
+        self.memory / 4 / sorts.max(1)
+    }
+
+    /// Bytes for each walk's rows that aren't known yet.
+    pub fn for_waiting(&self, joins: usize) -> usize {
+        self.memory / 8 / joins.max(1)
+    }
+
+    /// Bytes for each walk's hits.
+    pub fn for_hits(&self, joins: usize) -> usize {
+        self.memory / 4 / joins.max(1)
+    }
+
+    /// Rows of a piece of the spine, and of the answer.
+    fn piece_rows(&self, plan: &Plan) -> usize {
+        const ANSWER_BYTES: usize = 4 << 20;
+        let bytes = ANSWER_BYTES.min(self.memory / 32);
+        (bytes / plan.output_row_bytes()).clamp(1, self.batch_rows.max(1))
+    }
+
+    /// Rows of a range: its hits are in memory at once.
+    fn range_rows(&self, plan: &Plan) -> usize {
+        const RANGE_ROWS: usize = 131_072;
+        (self.memory / 8 / plan.hit_row_bytes()).clamp(1, RANGE_ROWS)
+    }
+}
+
+impl SpineWriter {
+    pub fn new(plan: Arc<Plan>, budget: &Budget) -> Self {
+        let sorter = |_| SpineSorter::new(budget.for_sort(plan.sorts.len()), &budget.spill);
+        Self {
+            sorters: plan.sorts.iter().map(sorter).collect(),
+            slots: plan.sorts.iter().map(|_| SlotSet::new()).collect(),
+            pieces: PieceWriter::new(&plan, budget),
+            digest: TableDigest::new(&plan.spine),
+            plan,
+            rows: 0,
+            last_time: Micros::MIN,
+            key: Vec::new(),
+        }
+    }
+
+    /// Takes the next rows. After an error the spine is of no use.
+    pub fn push(&mut self, batch: &RecordBatch) -> Result<(), JoinError> {
+        if batch.schema().fields() != self.plan.spine.fields() {
+            return Err(Error::invalid(
+                "SPINE_SCHEMA_CHANGED",
+                "a batch of the spine has other columns than the first",
+            )
+            .into());
+        }
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let plan = self.plan.clone();
+        let time_name = plan.spine.field(plan.event_time).name();
+        let times = columns::event_times(batch.column(plan.event_time), time_name, self.rows)?;
+        for (number, sort) in plan.sorts.iter().enumerate() {
+            let mut parts = Vec::with_capacity(sort.keys.len());
+            for (column, key_type) in &sort.keys {
+                let name = plan.spine.field(*column).name();
+                parts.push(columns::key_column(batch.column(*column), *key_type, name, self.rows)?);
+            }
+            let types: Vec<ScalarType> = sort.keys.iter().map(|(_, key_type)| *key_type).collect();
+            let reader = KeyReader::new(&parts, &types)
+                .map_err(|error| Error::internal(format!("keys of the checked types can't be read: {error}")))?;
+            for row in 0..batch.num_rows() {
+                self.key.clear();
+                // A key with a null part finds nothing.
+                if reader.encode(row, &mut self.key) {
+                    let slot = slot_of(sort.slot_seed, &self.key);
+                    self.slots[number].insert(slot);
+                    let ordinal = self.rows + row as u64;
+                    let wanted = Wanted { slot, key: &self.key, time: times.value(row), ordinal };
+                    self.sorters[number].push(wanted)?;
+                }
+            }
+        }
+        self.digest.update(batch)?;
+        self.last_time = times.values().iter().copied().fold(self.last_time, Micros::max);
+        self.rows += batch.num_rows() as u64;
+        self.pieces.push(batch, times)
+    }
+
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    pub fn finish(self) -> Result<Spine, JoinError> {
+        let sorts = self.sorters.into_iter().map(SpineSorter::finish).collect::<Result<_, _>>()?;
+        let pieces = self.pieces.finish()?;
+        let (rows, last_time, digest) = (self.rows, self.last_time, self.digest);
+        Ok(Spine { sorts, slots: self.slots, pieces, rows, last_time, digest })
+    }
+}
+
+impl Pieces {
+    pub fn count(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// The ordinal of a piece's first row.
+    pub fn first_ordinal(&self, piece: usize) -> u64 {
+        self.stored[piece].first
+    }
+
+    pub fn rows_of(&self, piece: usize) -> usize {
+        self.stored[piece].rows
+    }
+
+    /// Takes a piece out: the spine's columns, and its times.
+    pub fn take(&mut self, piece: usize) -> Result<(Vec<ArrayRef>, Int64Array), JoinError> {
+        let batch = match std::mem::replace(&mut self.stored[piece].place, Place::Taken) {
+            Place::Memory(batch) => batch,
+            Place::Spilled(chunk) => self.spill.read(&chunk)?,
+            Place::Taken => return Err(JoinError::DamagedSpill),
+        };
+        let mut columns = batch.columns().to_vec();
+        let times = columns.pop().ok_or(JoinError::DamagedSpill)?;
+        let times = times.as_any().downcast_ref::<Int64Array>().cloned().ok_or(JoinError::DamagedSpill)?;
+        Ok((columns, times))
+    }
+
+    /// Consecutive pieces put together into ranges that a zip holds in memory at once, and for each
+    /// piece the range that it is in.
+    pub fn ranges(&self, plan: &Plan, budget: &Budget) -> (Ranges, Vec<usize>) {
+        let (mut starts, mut range_of, mut rows) = (Vec::new(), Vec::new(), 0);
+        for piece in &self.stored {
+            if starts.is_empty() || rows + piece.rows > budget.range_rows(plan) {
+                starts.push(piece.first);
+                rows = 0;
+            }
+            rows += piece.rows;
+            range_of.push(starts.len() - 1);
+        }
+        (Ranges::new(starts), range_of)
+    }
+}
+
+impl PieceWriter {
+    fn new(plan: &Plan, budget: &Budget) -> Self {
+        let times = Arc::new(Field::new("__micros", ArrowType::Int64, false));
+        let fields: Vec<Arc<Field>> = plan.spine.fields().iter().cloned().chain([times]).collect();
+        Self {
+            schema: Arc::new(Schema::new(fields)),
+            piece_rows: budget.piece_rows(plan),
+            buffered: Vec::new(),
+            buffered_rows: 0,
+            next: 0,
+            held_bytes: 0,
+            memory: budget.for_pieces(),
+            pieces: Pieces { stored: Vec::new(), spill: SpillFile::new(&budget.spill) },
+        }
+    }
+
+    fn push(&mut self, batch: &RecordBatch, times: Int64Array) -> Result<(), JoinError> {
+        let mut columns: Vec<ArrayRef> = batch.columns().iter().map(without_idle_values).collect();
+        columns.push(Arc::new(times));
+        let batch = RecordBatch::try_new(self.schema.clone(), columns)?;
+        let mut from = 0;
+        while from < batch.num_rows() {
+            let rows = (self.piece_rows - self.buffered_rows).min(batch.num_rows() - from);
+            self.buffered.push(batch.slice(from, rows));
+            self.buffered_rows += rows;
+            from += rows;
+            if self.buffered_rows == self.piece_rows {
+                self.store_buffered()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store_buffered(&mut self) -> Result<(), JoinError> {
+        let buffered = std::mem::take(&mut self.buffered);
+        self.buffered_rows = 0;
+        if buffered.len() <= 1 {
+            return buffered.into_iter().try_for_each(|piece| self.store(piece));
+        }
+        match concat_batches(&self.schema, &buffered) {
+            Ok(joined) => self.store(joined),
+            // Dictionaries whose keys are too narrow for all their values together.
+            Err(_) => buffered.into_iter().try_for_each(|piece| self.store(piece)),
+        }
+    }
+
+    fn store(&mut self, batch: RecordBatch) -> Result<(), JoinError> {
+        let (first, rows) = (self.next, batch.num_rows());
+        self.next += rows as u64;
+        self.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
+        self.pieces.stored.push(Piece { first, rows, place: Place::Memory(batch) });
+        if self.held_bytes > self.memory { self.spill_held() } else { Ok(()) }
+    }
+
+    fn spill_held(&mut self) -> Result<(), JoinError> {
+        // What is in memory was stored since the last time.
+        for piece in self.pieces.stored.iter_mut().rev() {
+            let Place::Memory(batch) = &piece.place else { break };
+            piece.place = Place::Spilled(self.pieces.spill.append(batch)?);
+        }
+        self.held_bytes = 0;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Pieces, JoinError> {
+        self.store_buffered()?;
+        Ok(self.pieces)
+    }
+}
+
+/// A dictionary with more values than rows, as slices of great tables have, without those that no
+/// row uses: every piece would be put down with all of them.
+fn without_idle_values(column: &ArrayRef) -> ArrayRef {
+    let idle = column.as_any_dictionary_opt().filter(|dictionary| dictionary.values().len() > dictionary.len());
+    idle.and_then(|dictionary| garbage_collect_any_dictionary(dictionary).ok()).unwrap_or_else(|| column.clone())
+}
