@@ -1,0 +1,164 @@
+//! The landing actor: decides when rows land, and does one landing at a time. It runs on a thread
+//! of its own; the work itself, which waits and writes, runs on the runtime that started it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, AtomicResponse, Context, Handler, Message, System, WrapFuture};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::{Landed, LandingOptions, LandingParts, round};
+use crate::error::{Code, Error, Result};
+
+/// Landing, as its callers see it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Landing {
+    actor: Addr<LandingActor>,
+    /// Bounds the actor's mailbox.
+    places: Arc<Semaphore>,
+}
+
+/// How many callers may wait for a landing.
+const MAX_WAITING: usize = 16;
+
+impl Landing {
+    /// Starts to land by size and time. To be called on a tokio runtime, which does the work.
+    pub fn start(parts: LandingParts, options: LandingOptions) -> Result<Self> {
+        let runtime = Handle::current();
+        let (started, address) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name("hydrant-landing".to_owned()).spawn(move || {
+            let system = System::new();
+            system.block_on(async move {
+                // The starter waits for the address and can't have gone away.
+                drop(started.send(LandingActor { parts, options, runtime, last: Instant::now() }.start()));
+            });
+            if let Err(error) = system.run() {
+                tracing::error!(%error, "the landing actor's thread ended with an error");
+            }
+        });
+        thread.map_err(|error| Error::internal(format!("the landing actor can't be started: {error}")))?;
+        let actor = address.recv().map_err(|_| Error::internal("the landing actor did not start"))?;
+        Ok(Self { actor, places: Arc::new(Semaphore::new(MAX_WAITING)) })
+    }
+
+    /// Lands everything that is durable in the log now, and lets the tails go.
+    pub async fn land_now(&self) -> Result<Landed> {
+        let busy = || {
+            Error::new(Code::ResourceExhausted, "LANDING_BUSY", "many callers wait for a landing already")
+                .retry_after(Duration::from_secs(1))
+        };
+        let _place = self.places.try_acquire().map_err(|_| busy())?;
+        self.actor.send(Land).await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Ends the actor, after the landing that is under way; what hasn't landed stays in the tails.
+    pub async fn shutdown(&self) {
+        if self.actor.send(Stop).await.is_err() {
+            tracing::debug!("the landing actor had stopped already");
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LandingActor {
+    parts: LandingParts,
+    options: LandingOptions,
+    runtime: Handle,
+    last: Instant,
+}
+
+#[derive(Debug)]
+struct Land;
+
+impl Message for Land {
+    type Result = Result<Landed>;
+}
+
+#[derive(Debug)]
+struct LandIfDue;
+
+impl Message for LandIfDue {
+    type Result = ();
+}
+
+#[derive(Debug)]
+struct Stop;
+
+impl Message for Stop {
+    type Result = ();
+}
+
+impl Actor for LandingActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.run_interval(self.options.check_every, |actor, context| {
+            if actor.is_due() {
+                context.notify(LandIfDue);
+            }
+        });
+    }
+}
+
+impl Handler<Land> for LandingActor {
+    /// The mailbox rests meanwhile, so that there is one landing at a time.
+    type Result = AtomicResponse<Self, Result<Landed>>;
+
+    fn handle(&mut self, _: Land, _: &mut Self::Context) -> Self::Result {
+        let (parts, options) = (self.parts.clone(), self.options.clone());
+        let work = self.runtime.spawn(async move { round::land(&parts, &options).await });
+        let done = async move { work.await.unwrap_or_else(|error| Err(ended(&error))) };
+        AtomicResponse::new(Box::pin(done.into_actor(self).map(|outcome, actor, _| {
+            actor.last = Instant::now();
+            outcome
+        })))
+    }
+}
+
+impl Handler<LandIfDue> for LandingActor {
+    type Result = AtomicResponse<Self, ()>;
+
+    fn handle(&mut self, _: LandIfDue, _: &mut Self::Context) -> Self::Result {
+        let is_due = self.is_due();
+        let (parts, options) = (self.parts.clone(), self.options.clone());
+        let work = is_due.then(|| self.runtime.spawn(async move { round::land(&parts, &options).await }));
+        let done = async move {
+            let Some(work) = work else { return };
+            if let Err(error) = work.await.unwrap_or_else(|error| Err(ended(&error))) {
+                tracing::warn!(%error, "a landing failed and will be tried again");
+            }
+        };
+        AtomicResponse::new(Box::pin(done.into_actor(self).map(move |(), actor, _| {
+            if is_due {
+                actor.last = Instant::now();
+            }
+        })))
+    }
+}
+
+impl Handler<Stop> for LandingActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, _: &mut Self::Context) {
+        System::current().stop();
+    }
+}
+
+impl LandingActor {
+    fn is_due(&self) -> bool {
+        let tail_bytes: u64 = self.parts.partitions.lag().iter().map(|lag| lag.tail_bytes).sum();
+        let waited = self.last.elapsed();
+        // After a failure the tails are still full: not again at once.
+        let full = tail_bytes >= self.options.tail_bytes && waited >= self.options.check_every * 5;
+        tail_bytes > 0 && (full || waited >= self.options.interval)
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Code::Unavailable, "SHUTTING_DOWN", "landing has stopped")
+}
+
+fn ended(error: &tokio::task::JoinError) -> Error {
+    if error.is_panic() { Error::internal(format!("a landing panicked: {error}")) } else { stopped() }
+}

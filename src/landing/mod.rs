@@ -1,0 +1,115 @@
+//! Landing: brings rows from the partitions' tails into history, exactly once, and then lets the
+//! tails go. One actor commits for all views, so that one cut of the tails serves them all; it
+//! never reads online state, and nobody waits for it but who asks to.
+
+mod actor;
+mod round;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hydrant_storage::history::{HistoryError, HistoryTables};
+use hydrant_storage::names::Name;
+
+pub use actor::Landing;
+pub use round::landed_frames;
+
+use crate::clock::StoreTime;
+use crate::log::WriteLog;
+use crate::partition::{LandedFrames, Partitions};
+use crate::registry::SnapshotReader;
+
+/// When rows land, and how long a landing may wait.
+#[derive(Clone, Debug)]
+pub struct LandingOptions {
+    /// Rows land once the tails of all partitions together hold as many bytes,
+    pub tail_bytes: u64,
+    /// and after so long in any case.
+    pub interval: Duration,
+    /// How often that is looked at.
+    pub check_every: Duration,
+    /// How long a landing waits for partitions to apply what it is to land, or to drop a tail.
+    pub patience: Duration,
+    pub on_fatal: OnFatal,
+}
+
+impl Default for LandingOptions {
+    fn default() -> Self {
+        Self {
+            tail_bytes: 64 << 20,
+            interval: Duration::from_secs(15 * 60),
+            check_every: Duration::from_secs(1),
+            patience: Duration::from_secs(60),
+            on_fatal: OnFatal::default(),
+        }
+    }
+}
+
+/// What is called when a sync of history failed, so that it isn't known what is durable. The
+/// process must end: by default it aborts.
+#[derive(Clone)]
+pub struct OnFatal(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl OnFatal {
+    pub fn new(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hook))
+    }
+
+    fn call(&self, reason: &str) {
+        (self.0)(reason);
+    }
+}
+
+impl Default for OnFatal {
+    fn default() -> Self {
+        Self::new(|_| std::process::abort())
+    }
+}
+
+impl fmt::Debug for OnFatal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("OnFatal")
+    }
+}
+
+/// What landing works on.
+#[derive(Clone, Debug)]
+pub struct LandingParts {
+    pub snapshots: SnapshotReader,
+    pub log: Arc<dyn WriteLog>,
+    pub partitions: Partitions,
+    pub tables: Arc<HistoryTables>,
+    /// The same that the partitions were started with.
+    pub landed: Arc<LandedFrames>,
+    pub store_time: Arc<StoreTime>,
+}
+
+/// What one landing did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Landed {
+    /// Rows of frames up to this one were to land.
+    pub through: u64,
+    /// The views of which rows landed.
+    pub views: Vec<LandedView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LandedView {
+    pub tenant: Name,
+    pub view: Name,
+    pub rows: u64,
+    pub bytes: u64,
+    pub delta_version: u64,
+}
+
+impl Landed {
+    pub fn rows(&self) -> u64 {
+        self.views.iter().map(|view| view.rows).sum()
+    }
+}
+
+/// Whether the process must end.
+fn is_fatal(error: &HistoryError) -> bool {
+    matches!(error, HistoryError::SyncFailed { .. })
+}

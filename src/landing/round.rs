@@ -1,0 +1,110 @@
+//! One landing: a cut, one commit a view, and then the tails let go. A crash between any two steps
+//! leaves rows in the tail, in history, or in both; how far a table has landed tells which count,
+//! and the next landing drops the rest.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hydrant_storage::history::{HistoryTable, HistoryTables, TailRun, tail_rows};
+use hydrant_storage::names::Name;
+use hydrant_storage::partition::ReadView;
+
+use super::{Landed, LandedView, LandingOptions, LandingParts, is_fatal};
+use crate::error::{Code, Error, Result};
+use crate::partition::LandedFrames;
+use crate::registry::catalog::{Snapshot, View};
+
+/// How far each view's rows have landed, by its table: what partitions must know before they start.
+pub async fn landed_frames(snapshot: &Snapshot, tables: &HistoryTables) -> Result<Arc<LandedFrames>> {
+    let mut landed = HashMap::new();
+    for (tenant, view) in offline_views(snapshot) {
+        let table = tables.table(view.history_spec(tenant)).await.map_err(|error| failed(view, &error))?;
+        landed.insert(view.id, table.snapshot().landed_through);
+    }
+    Ok(Arc::new(LandedFrames::new(landed)))
+}
+
+/// Lands, for every view, what is durable in the log now. One view's failure keeps no other from
+/// landing; the first is returned when all have been tried.
+pub(super) async fn land(parts: &LandingParts, options: &LandingOptions) -> Result<Landed> {
+    let through = *parts.log.durable().borrow();
+    parts.partitions.wait_applied(through, Instant::now() + options.patience).await?;
+    // Taken after the cut, so that it has every view and feature of the rows up to it.
+    let snapshot = parts.snapshots.load();
+    let tails: Result<Vec<Arc<ReadView>>, _> = parts.partitions.handles().iter().map(|handle| handle.view()).collect();
+    let tails: Arc<[Arc<ReadView>]> = tails?.into();
+
+    let mut landed = Landed { through, views: Vec::new() };
+    let mut first_failure = None;
+    for (tenant, view) in offline_views(&snapshot) {
+        match land_view(parts, options, tenant, view, &tails, through).await {
+            Ok(view) => landed.views.extend(view),
+            Err(error) => {
+                tracing::error!(view = %view.name, %error, "rows did not land");
+                first_failure.get_or_insert(error);
+            }
+        }
+    }
+    match first_failure {
+        None => Ok(landed),
+        Some(error) => Err(error),
+    }
+}
+
+async fn land_view(
+    parts: &LandingParts,
+    options: &LandingOptions,
+    tenant: &Name,
+    view: &View,
+    tails: &Arc<[Arc<ReadView>]>,
+    through: u64,
+) -> Result<Option<LandedView>> {
+    let history = |error| {
+        if is_fatal(&error) {
+            options.on_fatal.call(&error.to_string());
+        }
+        failed(view, &error)
+    };
+    let table = parts.tables.table(view.history_spec(tenant)).await.map_err(history)?;
+    let landed = table.snapshot().landed_through;
+    let mut landed_view = None;
+    if landed < through {
+        let rows = tail_rows(tails.clone(), view.tenant, view.id, landed);
+        let features = (0..view.features.len()).collect();
+        let run = TailRun::new(rows, view.layout.clone(), features, landed + 1..=through);
+        let report = table.land(run, through, parts.store_time.read()).await.map_err(history)?;
+        if let Some(delta_version) = report.delta_version {
+            let (tenant, name) = (tenant.clone(), view.name.clone());
+            tracing::info!(view = %name, rows = report.rows, bytes = report.bytes, through, "rows landed");
+            let (rows, bytes) = (report.rows, report.bytes);
+            landed_view = Some(LandedView { tenant, view: name, rows, bytes, delta_version });
+        }
+    }
+    drop_tails(parts, options, view, &table).await?;
+    Ok(landed_view)
+}
+
+/// Lets go of the tail rows that the table has, those too that a crash kept from being let go.
+async fn drop_tails(parts: &LandingParts, options: &LandingOptions, view: &View, table: &HistoryTable) -> Result<()> {
+    let landed = table.snapshot().landed_through;
+    if landed == 0 {
+        return Ok(());
+    }
+    parts.landed.advance(view.id, landed);
+    for handle in parts.partitions.handles() {
+        handle.drop_tail(view.tenant, view.id, landed, Instant::now() + options.patience).await?;
+    }
+    Ok(())
+}
+
+fn offline_views(snapshot: &Snapshot) -> impl Iterator<Item = (&Name, &Arc<View>)> {
+    let tenants = snapshot.tenants.iter();
+    let views = tenants.flat_map(|(name, tenant)| tenant.views.values().map(move |view| (name, view)));
+    views.filter(|(_, view)| view.offline)
+}
+
+fn failed(view: &View, error: &hydrant_storage::history::HistoryError) -> Error {
+    let code = if error.is_damage() { Code::DataLoss } else { Code::Unavailable };
+    Error::new(code, "LANDING_FAILED", format!("the history of view '{}': {error}", view.name)).with("view", &view.name)
+}

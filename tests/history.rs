@@ -1,0 +1,462 @@
+//! Training sets and landing over a whole store in one process: log, partitions, registry, history
+//! tables. Rows are put into the log as ingest would.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use futures::StreamExt;
+use hydrant::clock::ManualClock;
+use hydrant::cluster::LocalMetadata;
+use hydrant::error::{Code, Error};
+use hydrant::history::{
+    HistoricalRequest, HistoricalStream, History, HistoryOptions, HistoryParts, Mode, Report, SpineIntake,
+};
+use hydrant::landing::{Landing, LandingOptions, LandingParts, OnFatal, landed_frames};
+use hydrant::log::{AppendRequest, LocalLog, LogOptions, WriteLog};
+use hydrant::partition::{PartitionSettings, Partitions, PartitionsConfig};
+use hydrant::registry::catalog::View;
+use hydrant::registry::{Registry, yaml};
+use hydrant::tenancy::{Action, Identity, Permit, Tenancy};
+use hydrant_storage::files::lossy::Fault;
+use hydrant_storage::files::{Files, LocalFiles, LossyFiles};
+use hydrant_storage::history::HistoryTables;
+use hydrant_storage::keys::{encode_values, slot_of};
+use hydrant_storage::names::Name;
+use hydrant_storage::partition::{PartitionOptions, SharedResources};
+use hydrant_storage::record::RowRecord;
+use hydrant_storage::row::RowPacker;
+use hydrant_storage::value::Value;
+
+const START: i64 = 1_700_000_000_000_000;
+
+const DEFINITIONS: &str = "
+apiVersion: hydrant/v1
+kind: Entity
+metadata: {name: user}
+spec: {joinKeys: [{name: user_id, type: int64}]}
+---
+apiVersion: hydrant/v1
+kind: Source
+metadata: {name: clicks}
+spec:
+  type: push
+  eventTime: event_timestamp
+  columns:
+    - {name: user_id, type: int64}
+    - {name: event_timestamp, type: timestamp}
+    - {name: amount, type: float64}
+    - {name: page, type: string}
+---
+apiVersion: hydrant/v1
+kind: FeatureView
+metadata: {name: user_clicks}
+spec:
+  entities: [user]
+  source: clicks
+  ttl: 1h
+  features: [{name: amount}, {name: page, default: none}]
+---
+apiVersion: hydrant/v1
+kind: FeatureService
+metadata: {name: model}
+spec: {features: [user_clicks]}
+";
+
+/// One store. Its history may lie on another disk than the rest.
+struct World {
+    clock: Arc<ManualClock>,
+    registry: Registry,
+    log: Arc<dyn WriteLog>,
+    store_time: Arc<hydrant::clock::StoreTime>,
+    partitions: Partitions,
+    tables: Arc<HistoryTables>,
+    landed: Arc<hydrant::partition::LandedFrames>,
+    landing: Landing,
+    history: History,
+    spill: tempfile::TempDir,
+}
+
+fn permit(action: Action) -> Permit {
+    Tenancy::default().authorize(&Identity::loopback(), action).expect("the loopback caller may do all")
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+impl World {
+    async fn start(directory: &Path, history: Arc<dyn Files>) -> Self {
+        let files: Arc<dyn Files> = Arc::new(LocalFiles);
+        let clock = Arc::new(ManualClock::new(START));
+        let (log, store_time) =
+            LocalLog::open(files.clone(), &directory.join("log"), LogOptions::default(), clock.clone()).expect("a log");
+        let log: Arc<dyn WriteLog> = Arc::new(log);
+        let metadata = LocalMetadata::open(files, &directory.join("registry")).expect("metadata");
+        let registry = Registry::open(Arc::new(metadata), store_time.clone()).await.expect("a registry");
+        let definitions = yaml::parse("test.yaml", DEFINITIONS).expect("they are valid").definitions;
+        let definitions = definitions.into_iter().map(|located| located.definition).collect();
+        registry.apply(&permit(Action::ChangeDefinitions), definitions, None).await.expect("applied");
+
+        let tables = Arc::new(HistoryTables::new(history, "/history".into()));
+        let landed = landed_frames(&registry.snapshot(), &tables).await.expect("the tables are sound");
+        let partitions = Partitions::start(PartitionsConfig {
+            directory: directory.join("partitions"),
+            settings: PartitionSettings::default(),
+            storage: PartitionOptions::default(),
+            resources: Arc::new(SharedResources::new(&PartitionOptions::default()).expect("threads")),
+            log: log.clone(),
+            snapshots: registry.reader(),
+            store_time: store_time.clone(),
+            landed: landed.clone(),
+        })
+        .expect("started");
+        partitions.wait_serving(soon()).await.expect("serving");
+        let spill = tempfile::tempdir().expect("a directory");
+        let mut world = Self {
+            clock,
+            landing: landing(&registry, &log, &partitions, &tables, &landed, &store_time),
+            history: history_of(&registry, &log, &partitions, &tables, spill.path()),
+            registry,
+            log,
+            store_time,
+            partitions,
+            tables,
+            landed,
+            spill,
+        };
+        world.clock.advance(Duration::from_secs(1));
+        world.reopen_history(None).await;
+        world
+    }
+
+    /// Begins anew with what the disk of history holds, as after a restart.
+    async fn reopen_history(&mut self, files: Option<Arc<dyn Files>>) {
+        let Some(files) = files else { return };
+        self.landing.shutdown().await;
+        self.tables = Arc::new(HistoryTables::new(files, "/history".into()));
+        landed_frames(&self.registry.snapshot(), &self.tables).await.expect("the tables are sound");
+        let Self { registry, log, partitions, tables, landed, store_time, .. } = self;
+        self.landing = landing(registry, log, partitions, tables, landed, store_time);
+        self.history = history_of(registry, log, partitions, tables, self.spill.path());
+    }
+
+    fn view(&self) -> Arc<View> {
+        let snapshot = self.registry.snapshot();
+        let tenant = &snapshot.tenants[&"default".parse::<Name>().expect("a name")];
+        tenant.views[&"user_clicks".parse::<Name>().expect("a name")].clone()
+    }
+
+    /// Puts rows (user, event time, amount, page) into the log as one request, known at their event
+    /// time; a row without an amount is a delete.
+    async fn append(&self, rows: &[(i64, i64, Option<f64>)]) -> i64 {
+        let view = self.view();
+        let amounts: ArrayRef = Arc::new(rows.iter().map(|row| row.2).collect::<Float64Array>());
+        let pages: ArrayRef = Arc::new(rows.iter().map(|row| Some(format!("page {}", row.0))).collect::<StringArray>());
+        let packer = RowPacker::new(&view.layout, vec![Some(amounts), Some(pages)]).expect("it fits");
+        let mut records: Vec<RowRecord> = rows
+            .iter()
+            .enumerate()
+            .map(|(ordinal, (user, event_time, amount))| {
+                let (mut key, mut body) = (Vec::new(), Vec::new());
+                let types = view.join_keys.iter().map(|key| key.key_type).collect::<Vec<_>>();
+                assert!(encode_values(&[Value::Int64(*user)], &types, &mut key).expect("a key"));
+                if amount.is_some() {
+                    packer.pack(ordinal, &mut body).expect("packed");
+                }
+                RowRecord {
+                    tenant: view.tenant,
+                    view: view.id,
+                    slot: slot_of(view.slot_seed, &key),
+                    ordinal: ordinal as u32,
+                    key: key.into(),
+                    event_time: *event_time,
+                    known_time: Some(*event_time),
+                    tombstone: amount.is_none(),
+                    revision: view.applied.revision,
+                    feature_count: packer.feature_count(),
+                    body: body.into(),
+                }
+            })
+            .collect();
+        records.sort_by_key(|record| (record.slot, record.ordinal));
+        let appended = self.log.append(AppendRequest { rows: records, stamp: None }).await.expect("taken");
+        self.clock.advance(Duration::from_millis(1));
+        appended.ingest_time
+    }
+
+    async fn open(&self, cutoff: Option<i64>) -> Result<SpineIntake, Error> {
+        self.history.open(&permit(Action::ReadHistory), request(cutoff))
+    }
+
+    async fn join(&self, spine: &RecordBatch, cutoff: Option<i64>) -> (RecordBatch, Report) {
+        let mut intake = self.open(cutoff).await.expect("opened");
+        intake.push(spine.clone()).await.expect("taken");
+        let mut stream = intake.finish().await.expect("begun");
+        collect(&mut stream).await
+    }
+
+    async fn tail_rows(&self) -> u64 {
+        self.join(&spine(&[(0, START)]), None).await.1.tables[0].tail_rows
+    }
+}
+
+fn landing(
+    registry: &Registry,
+    log: &Arc<dyn WriteLog>,
+    partitions: &Partitions,
+    tables: &Arc<HistoryTables>,
+    landed: &Arc<hydrant::partition::LandedFrames>,
+    store_time: &Arc<hydrant::clock::StoreTime>,
+) -> Landing {
+    let parts = LandingParts {
+        snapshots: registry.reader(),
+        log: log.clone(),
+        partitions: partitions.clone(),
+        tables: tables.clone(),
+        landed: landed.clone(),
+        store_time: store_time.clone(),
+    };
+    // The tests say when rows land.
+    let never = Duration::from_secs(1_000_000);
+    let options =
+        LandingOptions { interval: never, check_every: never, on_fatal: OnFatal::new(|_| ()), ..Default::default() };
+    Landing::start(parts, options).expect("started")
+}
+
+fn history_of(
+    registry: &Registry,
+    log: &Arc<dyn WriteLog>,
+    partitions: &Partitions,
+    tables: &Arc<HistoryTables>,
+    spill: &Path,
+) -> History {
+    let parts = HistoryParts {
+        snapshots: registry.reader(),
+        log: log.clone(),
+        partitions: partitions.clone(),
+        tables: tables.clone(),
+    };
+    let options = HistoryOptions {
+        max_joins: 1,
+        batch_rows: 64,
+        max_spine_rows: 20_000,
+        ..HistoryOptions::new(spill.to_owned())
+    };
+    History::new(parts, options).expect("a spill directory")
+}
+
+fn request(cutoff: Option<i64>) -> HistoricalRequest {
+    HistoricalRequest {
+        services: vec!["model".to_owned()],
+        features: Vec::new(),
+        event_time: "at".to_owned(),
+        mode: Mode::AsKnown,
+        cutoff,
+        with_status: true,
+        with_event_time: false,
+        spine: spine(&[]).schema(),
+    }
+}
+
+fn spine(rows: &[(i64, i64)]) -> RecordBatch {
+    let users: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0)));
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values(rows.iter().map(|row| row.1)));
+    RecordBatch::try_from_iter([("user_id", users), ("at", times)]).expect("a spine")
+}
+
+async fn collect(stream: &mut HistoricalStream) -> (RecordBatch, Report) {
+    let schema = stream.schema();
+    let mut batches = Vec::new();
+    while let Some(batch) = stream.next().await {
+        batches.push(batch.expect("joined"));
+    }
+    let table = arrow_select::concat::concat_batches(&schema, &batches).expect("one schema");
+    (table, stream.report().expect("a report").clone())
+}
+
+fn column<'a, A: 'static>(table: &'a RecordBatch, name: &str) -> &'a A {
+    table.column_by_name(name).expect("the column").as_any().downcast_ref().expect("its type")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_has_the_same_hash_whether_rows_have_landed_or_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let world = World::start(directory.path(), Arc::new(LossyFiles::new(1))).await;
+    let rows: Vec<(i64, i64, Option<f64>)> =
+        (0..500).map(|n| (n % 50, START - 1_000 + n, (n % 17 != 0).then_some(n as f64))).collect();
+    for part in rows.chunks(100).take(3) {
+        world.append(part).await;
+    }
+    let cutoff = world.append(&rows[300..400]).await;
+    let wanted: Vec<(i64, i64)> = (0..300).map(|n| (n % 60, START - 1_100 + 3 * n)).collect();
+    let spine = spine(&wanted);
+
+    let (table, unlanded) = world.join(&spine, Some(cutoff)).await;
+    assert_eq!(unlanded.tables[0].tail_rows, 400);
+    assert_eq!(unlanded.tables[0].delta_version, None);
+    let pages = column::<StringArray>(&table, "user_clicks__page");
+    let statuses = column::<StringArray>(&table, "user_clicks__page__status");
+    for (row, (user, _)) in wanted.iter().enumerate() {
+        let expected = if statuses.value(row) == "PRESENT" { format!("page {user}") } else { "none".to_owned() };
+        assert_eq!(pages.value(row), expected);
+    }
+    assert!(statuses.iter().any(|status| status == Some("NOT_FOUND")));
+
+    // A part has landed, and more has come since.
+    assert_eq!(world.landing.land_now().await.expect("landed").rows(), 400);
+    world.append(&rows[400..]).await;
+    let (_, half) = world.join(&spine, Some(cutoff)).await;
+    assert_eq!(half.content_hash, unlanded.content_hash);
+    assert_eq!(half.spine_hash, unlanded.spine_hash);
+    assert_eq!(half.tables[0].tail_rows, 0);
+    assert!(half.tables[0].delta_version.is_some());
+    let (_, newer) = world.join(&spine, None).await;
+    assert_eq!(newer.tables[0].tail_rows, 100);
+
+    assert_eq!(world.landing.land_now().await.expect("landed").rows(), 100);
+    let (_, whole) = world.join(&spine, Some(cutoff)).await;
+    assert_eq!(whole.content_hash, unlanded.content_hash);
+    assert_eq!(world.join(&spine, None).await.1.content_hash, newer.content_hash);
+    assert_eq!(world.landing.land_now().await.expect("nothing to land").rows(), 0);
+    world.landing.shutdown().await;
+    world.partitions.shutdown().await;
+}
+
+/// Every row is unique to its key, so a row that was lost is missing from the join, and one that
+/// landed twice makes the table longer.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_land_exactly_once_wherever_the_power_is_cut() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = LossyFiles::new(7);
+    let mut world = World::start(directory.path(), Arc::new(disk.clone())).await;
+    let mut frames = Vec::new();
+    let mut crashes = 0;
+    for round in 0..60u64 {
+        let first = frames.len() as i64 * 5;
+        let rows: Vec<_> = (first..first + 5).map(|user| (user, START - 10, Some(user as f64))).collect();
+        world.append(&rows).await;
+        frames.push(rows.len() as u64);
+        // Operations of a landing that don't fail yet; everything after it does, as if the process had died.
+        disk.fail_on(round % 30, Fault::Device);
+        let landed = world.landing.land_now().await;
+        crashes += u64::from(landed.is_err());
+        disk.heal();
+        disk.crash();
+        world.reopen_history(Some(Arc::new(disk.clone()))).await;
+
+        let view = world.view();
+        let snapshot = world.tables.table(view.history_spec(&"default".parse().expect("a name"))).await;
+        let snapshot = snapshot.expect("the table is sound").snapshot();
+        let in_files: u64 = snapshot.files.iter().map(|file| file.rows()).sum();
+        let landed_rows: u64 = frames.iter().take(snapshot.landed_through as usize).sum();
+        assert_eq!(in_files, landed_rows, "round {round}: the table has what it says, once");
+        let wanted: Vec<(i64, i64)> = (0..first + 5).map(|user| (user, START)).collect();
+        let (table, report) = world.join(&spine(&wanted), None).await;
+        let amounts = column::<Float64Array>(&table, "user_clicks__amount");
+        assert_eq!(amounts.null_count(), 0, "round {round}: no row is lost");
+        assert_eq!(report.tables[0].tail_rows, wanted.len() as u64 - landed_rows, "round {round}: none is read twice");
+        if round % 7 == 6 {
+            world.landing.land_now().await.expect("landed");
+            assert_eq!(world.tail_rows().await, 0);
+        }
+    }
+    assert!(crashes > 10, "only {crashes} landings were cut short");
+    world.landing.shutdown().await;
+    world.partitions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_are_bounded_in_number_and_a_stream_that_is_dropped_gives_its_place_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let world = World::start(directory.path(), Arc::new(LossyFiles::new(2))).await;
+    world.append(&[(1, START - 5, Some(1.0))]).await;
+    let mut intake = world.open(None).await.expect("opened");
+    let refused = world.open(None).await.expect_err("one at a time");
+    assert_eq!(refused.code, Code::ResourceExhausted);
+    assert!(refused.retry_after.is_some());
+    for _ in 0..20 {
+        intake.push(spine(&vec![(1, START); 1_000])).await.expect("taken");
+    }
+    let mut stream = intake.finish().await.expect("begun");
+    assert_eq!(stream.rows(), 20_000);
+    assert_eq!(stream.next().await.expect("a batch").expect("joined").num_rows(), 64);
+    drop(stream);
+    let deadline = soon();
+    while world.open(None).await.is_err() {
+        assert!(Instant::now() < deadline, "the work goes on though nobody waits for it");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.history.spilled_bytes(), 0);
+    world.partitions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spine_that_cannot_be_joined_is_refused_naming_what_is_wrong() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let world = World::start(directory.path(), Arc::new(LossyFiles::new(3))).await;
+    let ahead = world.open(Some(i64::MAX)).await.expect("opened").finish().await.expect_err("not yet");
+    assert_eq!(ahead.reason, "CUTOFF_IN_FUTURE");
+
+    let mut intake = world.open(None).await.expect("opened");
+    let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![Some(1), None, Some(2)]));
+    let users: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let bad = RecordBatch::try_new(request(None).spine, vec![users.clone(), times]);
+    // The fields of the spine say that no time is null, so Arrow itself refuses such a batch.
+    assert!(bad.is_err());
+    let other = RecordBatch::try_from_iter([("user_id", users)]).expect("a batch");
+    let changed = intake.push(other).await.expect_err("another schema");
+    assert_eq!(changed.reason, "SPINE_SCHEMA_CHANGED");
+    assert_eq!(intake.finish().await.expect_err("it was refused").reason, "SPINE_ABANDONED");
+
+    let mut intake = world.open(None).await.expect("opened");
+    let too_long = intake.push(spine(&vec![(1, START); 20_001])).await.expect_err("too long");
+    assert_eq!(too_long.reason, "SPINE_TOO_LONG");
+    drop(intake);
+
+    let unknown = HistoricalRequest { services: vec!["nothing".to_owned()], ..request(None) };
+    let refused = world.history.open(&permit(Action::ReadHistory), unknown).expect_err("no such service");
+    assert_eq!(refused.code, Code::NotFound);
+    let wrong = world.history.open(&permit(Action::ReadOnline), request(None)).expect_err("another permit");
+    assert_eq!(wrong.code, Code::PermissionDenied);
+    world.partitions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_answers_what_counted_at_an_instant_in_the_past() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let world = World::start(directory.path(), Arc::new(LossyFiles::new(4))).await;
+    world.append(&[(1, START - 100, Some(1.0)), (2, START - 100, Some(2.0)), (1, START - 50, Some(3.0))]).await;
+    world.landing.land_now().await.expect("landed");
+    world.append(&[(1, START - 20, None), (3, START - 10, Some(4.0))]).await;
+    world.partitions.wait_applied(2, soon()).await.expect("applied");
+    let view = world.view();
+    let key = |user: i64| {
+        let mut key = Vec::new();
+        let types: Vec<_> = view.join_keys.iter().map(|key| key.key_type).collect();
+        assert!(encode_values(&[Value::Int64(user)], &types, &mut key).expect("a key"));
+        key
+    };
+    let permit = permit(Action::ReadOnline);
+    let keys = vec![key(3), key(1), key(9), key(2), key(1)];
+    let at = |t: i64| world.history.rows_at(&permit, &view, keys.clone(), t);
+    let amounts = |rows: Vec<Option<hydrant_storage::row::OwnedRow>>| -> Vec<Option<String>> {
+        let amount = |row: hydrant_storage::row::OwnedRow| match row.header().kind {
+            hydrant_storage::row::RowKind::Full => {
+                format!("{:?}", row.cell(&view.layout, 0).expect("sound").to_value())
+            }
+            other => format!("{other:?}"),
+        };
+        rows.into_iter().map(|row| row.map(amount)).collect()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let before = amounts(at(START - 60).await.expect("read"));
+    assert_eq!(before, [None, some("Float64(1.0)"), None, some("Float64(2.0)"), some("Float64(1.0)")]);
+    let between = amounts(at(START - 30).await.expect("read"));
+    assert_eq!(between, [None, some("Float64(3.0)"), None, some("Float64(2.0)"), some("Float64(3.0)")]);
+    let after = amounts(at(START).await.expect("read"));
+    assert_eq!(after, [some("Float64(4.0)"), some("Tombstone"), None, some("Float64(2.0)"), some("Tombstone")]);
+    world.landing.shutdown().await;
+    world.partitions.shutdown().await;
+}
