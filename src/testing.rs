@@ -88,6 +88,13 @@ spec:
   features:
     - airport_weather
     - {view: airport_weather, features: [temp], as: dest_weather, keys: {origin: dest}}
+---
+apiVersion: hydrant/v1
+kind: FeatureService
+metadata: {name: quick_model}
+spec:
+  latencyBudget: 5ms
+  features: [airport_weather]
 ";
 
 /// The longest that a test waits for what must happen.

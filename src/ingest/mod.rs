@@ -19,6 +19,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::record::{ProducerStamp, RowRecord};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use self::bad_rows::MAX_NAMED;
 pub use self::metrics::IngestMetrics;
@@ -44,11 +45,14 @@ pub struct IngestSettings {
     pub max_key_bytes: usize,
     /// Requests with more rows are checked and packed on the blocking pool.
     pub inline_rows: usize,
+    /// Requests worked on at a time; further ones wait, up to the same number again, and are then
+    /// refused.
+    pub max_in_flight: usize,
 }
 
 impl Default for IngestSettings {
     fn default() -> Self {
-        Self { max_rows: 50_000, max_bytes: 16 << 20, max_key_bytes: 4 << 10, inline_rows: 512 }
+        Self { max_rows: 50_000, max_bytes: 16 << 20, max_key_bytes: 4 << 10, inline_rows: 512, max_in_flight: 64 }
     }
 }
 
@@ -122,6 +126,9 @@ pub struct Ingest {
     snapshots: SnapshotReader,
     store_time: Arc<StoreTime>,
     settings: IngestSettings,
+    /// Places of the requests under way, and of those with them that wait.
+    working: Arc<Semaphore>,
+    admitted: Arc<Semaphore>,
     metrics: Arc<IngestMetrics>,
 }
 
@@ -143,7 +150,9 @@ impl Ingest {
         store_time: Arc<StoreTime>,
         settings: IngestSettings,
     ) -> Self {
-        Self { log, partitions, snapshots, store_time, settings, metrics: Arc::default() }
+        let working = Arc::new(Semaphore::new(settings.max_in_flight));
+        let admitted = Arc::new(Semaphore::new(settings.max_in_flight.saturating_mul(2)));
+        Self { log, partitions, snapshots, store_time, settings, working, admitted, metrics: Arc::default() }
     }
 
     /// Takes all rows of the request or none. Refusals: INVALID_ARGUMENT (naming columns, or up to
@@ -167,6 +176,7 @@ impl Ingest {
 
     async fn ingest_counted(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
         permit.require(Action::Write)?;
+        let _place = self.take_place().await?;
         self.check_size(request.batch.num_rows(), request.batch.columns())?;
         let validate_only = request.validate_only;
         if !validate_only {
@@ -196,6 +206,7 @@ impl Ingest {
 
     async fn delete_counted(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
         permit.require(Action::Write)?;
+        let _place = self.take_place().await?;
         let rows = request.keys.first().map_or(0, |(_, column)| column.len());
         let columns: Vec<ArrayRef> = request.keys.iter().map(|(_, column)| column.clone()).collect();
         self.check_size(rows, &columns)?;
@@ -225,6 +236,17 @@ impl Ingest {
             rows: request_rows,
             views,
         })
+    }
+
+    /// A place among the requests under way, waited for among as many again.
+    async fn take_place(&self) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
+        let limit = self.settings.max_in_flight;
+        let admitted = self.admitted.try_acquire().map_err(|_| {
+            let message = format!("{limit} write requests are under way and as many wait");
+            Error::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(Duration::from_millis(100))
+        })?;
+        let working = self.working.acquire().await;
+        Ok((admitted, working.map_err(|_| Error::internal("the places of write requests are gone"))?))
     }
 
     fn check_size(&self, rows: usize, columns: &[ArrayRef]) -> Result<()> {

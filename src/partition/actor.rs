@@ -218,17 +218,18 @@ impl PartitionActor {
         Ok(true)
     }
 
-    fn housekeeping(&mut self) -> Result<(), ExitCause> {
+    /// Whether rows became stubs, so that a view without their bodies should be published.
+    fn housekeeping(&mut self) -> Result<bool, ExitCause> {
         let parts = self.parts.clone();
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = &mut self.open else { return Ok(false) };
         let now = parts.store_time.read();
-        open.store.sweep_expired(now, &open.policies, parts.settings.sweep_rows).map_err(store_failure)?;
+        let swept = open.store.sweep_expired(now, &open.policies, parts.settings.sweep_rows).map_err(store_failure)?;
         // The applied position of an idle partition reaches the disk this way too.
         let unflushed = open.store.applied().frame > parts.shared.flushed.load(Ordering::Acquire);
         if unflushed && open.last_flush.elapsed() >= parts.settings.flush_interval {
             open.flush(&parts)?;
         }
-        Ok(())
+        Ok(swept.expired_rows > 0)
     }
 
     /// Looks again when the next pending row falls due. Under a clock that isn't wall time the
@@ -340,7 +341,10 @@ impl Actor for PartitionActor {
         });
         context.add_stream(changes);
         context.run_interval(self.parts.settings.housekeeping_interval, |actor, context| {
-            actor.guarded(context, Self::housekeeping);
+            if actor.guarded(context, Self::housekeeping) == Some(true) {
+                actor.publish_wanted = true;
+                actor.wake(context);
+            }
         });
         self.wake(context);
     }

@@ -128,27 +128,22 @@ impl Partitions {
         *self.log.durable().borrow()
     }
 
-    /// Refuses new writes (RESOURCE_EXHAUSTED, with when to try again) while a tail is full or a
-    /// partition is too far behind.
+    /// Refuses new writes (RESOURCE_EXHAUSTED, with when to try again) while the tails are full or
+    /// a partition is too far behind.
     pub fn admit_write(&self) -> Result<()> {
-        for Lag { partition, frames, tail_bytes } in self.lag() {
-            let too_much = if tail_bytes > self.settings.max_tail_bytes {
-                format!("partition {partition} holds {tail_bytes} bytes that are not yet in history")
-            } else if frames > self.settings.max_lag_frames {
-                format!("partition {partition} is {frames} requests behind the log")
-            } else {
-                continue;
-            };
-            self.metrics.writes_refused.add(1);
-            return Err(Error::new(
-                Code::ResourceExhausted,
-                "OVERLOADED",
-                format!("no new writes for now: {too_much}"),
-            )
-            .with("partition", partition)
-            .retry_after(self.settings.write_retry_after));
-        }
-        Ok(())
+        let lag = self.lag();
+        let tails: u64 = lag.iter().map(|lag| lag.tail_bytes).sum();
+        let furthest = lag.iter().max_by_key(|lag| lag.frames).filter(|lag| lag.frames > self.settings.max_lag_frames);
+        let too_much = if tails > self.settings.max_tail_bytes {
+            format!("{tails} bytes of rows are not yet in history")
+        } else if let Some(Lag { partition, frames, .. }) = furthest {
+            format!("partition {partition} is {frames} requests behind the log")
+        } else {
+            return Ok(());
+        };
+        self.metrics.writes_refused.add(1);
+        Err(Error::new(Code::ResourceExhausted, "OVERLOADED", format!("no new writes for now: {too_much}"))
+            .retry_after(self.settings.write_retry_after))
     }
 
     /// Waits until every partition can be read.

@@ -27,7 +27,7 @@ pub struct PartitionSettings {
     pub flush_interval: Duration,
     /// How often the log is trimmed through what every partition has flushed.
     pub trim_interval: Duration,
-    /// New writes are refused while any partition's tail holds more than this.
+    /// New writes are refused while the tails of all partitions together hold more than this.
     pub max_tail_bytes: u64,
     /// New writes are refused while any partition is further behind the log than this.
     pub max_lag_frames: u64,
@@ -59,7 +59,7 @@ impl Default for PartitionSettings {
             housekeeping_interval: Duration::from_secs(1),
             flush_interval: Duration::from_secs(30),
             trim_interval: Duration::from_secs(10),
-            max_tail_bytes: 1 << 30,
+            max_tail_bytes: 4 << 30,
             max_lag_frames: 100_000,
             write_retry_after: Duration::from_millis(500),
             max_in_flight: 16,

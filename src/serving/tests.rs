@@ -280,6 +280,37 @@ async fn a_position_that_is_not_applied_in_time_ends_in_deadline_exceeded() {
     fixture.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_arrive_within_a_services_budget_is_not_ready() {
+    let fixture = Fixture::start().await;
+    fixture.store.log.hold(true);
+    let appended = fixture.store.write(&[("EWR", START, None, Some(1.0))]).await;
+    let request = OnlineRequest {
+        services: vec!["quick_model".to_owned()],
+        features: Vec::new(),
+        at_least: Some(appended.frame),
+        deadline: Some(soon()),
+        ..weather_of(&[Some("EWR")])
+    };
+    let answer = fixture.get(request).await.expect("the budget is no error");
+    assert_eq!(cells(&answer, 0), [(None, CellStatus::NotReady), default_wind(CellStatus::NotReady)]);
+    fixture.store.log.hold(false);
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn rows_that_are_not_in_memory_are_read_away_from_the_calling_thread_and_counted() {
+    let fixture = Fixture::start().await;
+    fixture.store.write_applied(&[("EWR", START, None, Some(1.0)), ("JFK", START, None, Some(2.0))]).await;
+    // A stop in order flushes, and the block cache does not outlive it.
+    let fixture = Fixture::of(fixture.store.restart().await);
+    assert_eq!(fixture.weather("EWR", None).await[0], present(1.0));
+    assert_eq!(fixture.serving.metrics().keys_not_cached.get(), 1);
+    assert_eq!(fixture.weather("EWR", None).await[0], present(1.0));
+    assert_eq!(fixture.serving.metrics().keys_not_cached.get(), 1, "now it is in memory");
+    fixture.end().await;
+}
+
 #[tokio::test]
 async fn wrong_entity_columns_are_refused_all_at_once() {
     let fixture = Fixture::start().await;
