@@ -324,6 +324,36 @@ async fn the_same_request_has_the_same_hash_whether_rows_have_landed_or_not() {
     world.partitions.shutdown().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_changes_no_training_set() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = LossyFiles::new(5);
+    let wanted: Vec<(i64, i64)> = (0..100).map(|n| (n % 30, START + 50 * n)).collect();
+    let spine = spine(&wanted);
+    let mut expected: Option<(i64, String)> = None;
+    for round in 0..3i64 {
+        let world = World::start(directory.path(), Arc::new(disk.clone())).await;
+        if let Some((cutoff, hash)) = &expected {
+            let (_, report) = world.join(&spine, Some(*cutoff)).await;
+            assert_eq!(&report.content_hash, hash, "after restart {round}");
+        }
+        for part in 0..3 {
+            let rows: Vec<_> =
+                (0..20).map(|user| (user, START + 1_000 * round + part, Some((round * part) as f64))).collect();
+            world.append(&rows).await;
+            if part == 1 {
+                world.landing.land_now().await.expect("landed");
+            }
+        }
+        let (_, report) = world.join(&spine, None).await;
+        assert_eq!(report.tables[0].tail_rows, 20, "the last request has not landed");
+        expected = Some((report.cutoff, report.content_hash));
+        world.landing.shutdown().await;
+        world.partitions.shutdown().await;
+        disk.crash();
+    }
+}
+
 /// Every row is unique to its key, so a row that was lost is missing from the join, and one that
 /// landed twice makes the table longer.
 #[tokio::test(flavor = "multi_thread")]
