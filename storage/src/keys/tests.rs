@@ -137,10 +137,10 @@ fn a_key_with_a_null_part_is_no_key() {
 fn columns_of_another_type_are_refused() {
     let column: ArrayRef = Arc::new(Int32Array::from(vec![1]));
     assert!(matches!(
-        KeyReader::new(&[column.clone()], &[ScalarType::Int64]),
+        KeyReader::new(std::slice::from_ref(&column), &[ScalarType::Int64]),
         Err(KeyError::WrongType { part: 0, .. })
     ));
-    assert!(matches!(KeyReader::new(&[column.clone()], &[]), Err(KeyError::PartCount { .. })));
+    assert!(matches!(KeyReader::new(std::slice::from_ref(&column), &[]), Err(KeyError::PartCount { .. })));
     let naive: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![1]));
     assert!(KeyReader::new(&[naive], &[ScalarType::Timestamp]).is_err());
     assert!(matches!(KeyReader::new(&[column], &[ScalarType::Float64]), Err(KeyError::NotAKeyType { part: 0, .. })));

@@ -5,13 +5,12 @@ use rocksdb::{DBRawIterator, IteratorMode, ReadOptions, ReadTier, WriteBatch};
 
 use super::database::Database;
 use super::{Applied, StoreError, ViewState};
-use crate::keys::SlotRange;
+use crate::keys::{SlotRange, ViewStateKey};
 use crate::names::{TenantId, ViewId};
 use crate::order::Micros;
 
 const FORMAT_KEY: &[u8] = b"format";
 const APPLIED_KEY: &[u8] = b"applied";
-const VIEW_PREFIX: &[u8] = b"view";
 
 /// Raised when stored bytes change their meaning.
 const FORMAT_VERSION: u32 = 1;
@@ -56,13 +55,13 @@ impl Database {
 
     pub fn view_states(&self) -> Result<Vec<(ViewId, ViewState)>, StoreError> {
         let mut states = Vec::new();
-        let read_all = IteratorMode::From(VIEW_PREFIX, rocksdb::Direction::Forward);
+        let read_all = IteratorMode::From(ViewStateKey::PREFIX, rocksdb::Direction::Forward);
         for entry in self.rocksdb().iterator_cf(self.meta(), read_all) {
             let (key, value) = entry.map_err(StoreError::of_rocksdb("reading the views' states"))?;
-            let Some(id) = key.strip_prefix(VIEW_PREFIX) else { break };
-            let [t0, t1, t2, t3, v0, v1, v2, v3] = *id else { return Err(short(&key)) };
-            let tenant = TenantId(u32::from_be_bytes([t0, t1, t2, t3]));
-            let view = ViewId(u32::from_be_bytes([v0, v1, v2, v3]));
+            if !key.starts_with(ViewStateKey::PREFIX) {
+                break;
+            }
+            let ViewStateKey { tenant, view } = ViewStateKey::decode(&key).ok_or_else(|| short(&key))?;
             states.push((view, decode_view(tenant, &key, verified(&key, &value)?)?));
         }
         Ok(states)
@@ -76,7 +75,7 @@ impl Database {
     }
 
     pub fn put_view(&self, batch: &mut WriteBatch, view: ViewId, state: &ViewState) {
-        let key = [VIEW_PREFIX, &state.tenant.0.to_be_bytes(), &view.0.to_be_bytes()].concat();
+        let key = ViewStateKey { tenant: state.tenant, view }.encode();
         let mut value = Vec::with_capacity(29);
         value.push(u8::from(state.newest_event_time.is_some()));
         value.extend_from_slice(&state.newest_event_time.unwrap_or_default().to_le_bytes());

@@ -251,12 +251,12 @@ impl ColumnBuilder {
 /// Appends all cells, each of which is of the column's type, or none.
 fn push_elements<'a>(
     elements: &mut ColumnBuilder,
-    cells: impl ExactSizeIterator<Item = Cell<'a>> + Clone,
+    mut cells: impl ExactSizeIterator<Item = Cell<'a>> + Clone,
 ) -> Result<(), ColumnError> {
     if !elements.has_room_for_all(cells.len(), cells.clone()) {
         return Err(ColumnError::Full);
     }
-    cells.map(|cell| elements.push(cell)).collect()
+    cells.try_for_each(|cell| elements.push(cell))
 }
 
 fn text_length(cell: &Cell<'_>) -> usize {

@@ -31,9 +31,11 @@ fn row_of(key: i64, event_time: Micros, value: i64) -> RowRecord {
     super::row(key, event_time, value)
 }
 
-/// Every row ever applied.
+/// Every row ever applied, by view and key.
 #[derive(Default)]
-struct Model(BTreeMap<(ViewId, Vec<u8>), Vec<(RowVersion, RowRecord)>>);
+struct Model(BTreeMap<(ViewId, Vec<u8>), Vec<ModelRow>>);
+
+type ModelRow = (RowVersion, RowRecord);
 
 impl Model {
     fn apply(&mut self, frame: &TestFrame) {
@@ -44,7 +46,7 @@ impl Model {
     }
 
     /// The row that counts at `t`, as the contract says it.
-    fn at(&self, view: ViewId, key: i64, t: Micros) -> Option<&(RowVersion, RowRecord)> {
+    fn at(&self, view: ViewId, key: i64, t: Micros) -> Option<&ModelRow> {
         let rows = self.0.get(&(view, key_bytes(key)))?;
         let visible = rows.iter().filter(|(version, _)| version.event_time <= t && version.known_time <= t);
         visible.max_by_key(|(version, _)| *version)
