@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use chrono::{DateTime, SecondsFormat};
 use hydrant_storage::order::Micros;
 
 /// Wall time.
@@ -110,9 +111,34 @@ impl StoreTime {
     }
 }
 
+/// An instant as RFC 3339 in UTC, with as many digits as it needs; beyond the calendar, its number
+/// of microseconds.
+pub fn rfc3339(at: Micros) -> String {
+    let time = DateTime::from_timestamp_micros(at);
+    time.map_or_else(|| at.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+}
+
+/// Reads RFC 3339 with any offset. Finer than a microsecond is floored.
+pub fn parse_rfc3339(text: &str) -> Result<Micros, String> {
+    let wrong = |error| format!("{error}; write it like 2013-12-30T22:30:00Z (RFC 3339)");
+    // `timestamp_micros` floors, before 1970 too.
+    DateTime::parse_from_rfc3339(text).map(|time| time.timestamp_micros()).map_err(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instants_are_utc_and_finer_than_a_microsecond_is_floored() {
+        let read_and_written = |text| parse_rfc3339(text).map(rfc3339);
+        assert_eq!(read_and_written("2013-12-30T22:30:00Z").as_deref(), Ok("2013-12-30T22:30:00Z"));
+        assert_eq!(read_and_written("2013-12-30T17:30:00-05:00").as_deref(), Ok("2013-12-30T22:30:00Z"));
+        assert_eq!(read_and_written("2013-12-30T22:30:00.1234569Z").as_deref(), Ok("2013-12-30T22:30:00.123456Z"));
+        assert_eq!(parse_rfc3339("1969-12-31T23:59:59.9999999Z"), Ok(-1));
+        assert!(parse_rfc3339("2013-12-30").is_err());
+        assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
+    }
 
     fn store_time(now: Micros, bound: Micros) -> (Arc<ManualClock>, StoreTime) {
         let clock = Arc::new(ManualClock::new(now));

@@ -2,17 +2,17 @@
 //! is dropped is killed, and its folder removed.
 
 use std::fs::File;
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use hydrant::rpc::client::Client;
 use tempfile::TempDir;
 
 /// How long the server may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
+const LOG: &str = "server.log";
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of its log that are shown when something fails.
 const LOG_LINES: usize = 30;
@@ -29,25 +29,26 @@ pub struct Server {
 struct Process(Child);
 
 impl Server {
-    /// Starts `hydrant serve` on free ports and waits until it answers.
+    /// Starts `hydrant serve` on free ports and waits until it tells which.
     pub async fn start() -> Result<Self> {
         let binary = binary()?;
         let folder = tempfile::Builder::new().prefix("hydrant-demo-").tempdir()?;
-        let address = free_address()?;
         let data = folder.path().join("data");
-        println!("$ hydrant serve --data-dir {} --grpc-addr {address} &", data.display());
-        let log = File::create(folder.path().join("server.log"))?;
         let mut command = Command::new(&binary);
-        command.arg("serve").arg("--data-dir").arg(data).args(["--grpc-addr", &address]);
-        command.args(["--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let process = Process(command.spawn().with_context(|| format!("can't run {}", binary.display()))?);
-        let mut server = Self { binary, address, process, folder };
-        let ready = server.wait_until_ready().await;
-        if ready.is_err() {
-            server.show_log();
+        command.arg("serve").arg("--data-dir").arg(&data);
+        command.args(["--grpc-addr", "127.0.0.1:0", "--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+        println!("$ hydrant serve --data-dir {} &", data.display());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(folder.path().join(LOG))?);
+        let mut process = Process(command.spawn().with_context(|| format!("can't run {}", binary.display()))?);
+        let stdout = process.0.stdout.take().context("its stdout is piped")?;
+        let server = Self { binary, address: String::new(), process, folder };
+        match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || grpc_address(stdout))).await {
+            Ok(Ok(Ok(address))) => Ok(Self { address, ..server }),
+            _ => {
+                server.show_log();
+                bail!("the server didn't start");
+            }
         }
-        ready.map(|()| server)
     }
 
     pub fn address(&self) -> &str {
@@ -83,7 +84,7 @@ impl Server {
 
     /// The end of the server's log, for whoever has to find out why.
     pub fn show_log(&self) {
-        let log = std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default();
+        let log = std::fs::read_to_string(self.folder.path().join(LOG)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         eprintln!("\nThe server's last words:");
         lines[lines.len().saturating_sub(LOG_LINES)..].iter().for_each(|line| eprintln!("  {line}"));
@@ -95,23 +96,6 @@ impl Server {
         let status = Process(command.spawn()?).ended().await?;
         ensure!(status.success(), "`hydrant {}` ended with {status}", arguments.join(" "));
         Ok(())
-    }
-
-    async fn wait_until_ready(&mut self) -> Result<()> {
-        let answered = async {
-            loop {
-                if let Some(status) = self.process.0.try_wait()? {
-                    bail!("the server ended with {status}");
-                }
-                if let Ok(client) = Client::connect(&self.address).await
-                    && client.server_info().await.is_ok()
-                {
-                    return Ok(());
-                }
-                tokio::time::sleep(POLL).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, answered).await.context("the server didn't start")?
     }
 }
 
@@ -144,6 +128,10 @@ fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+/// The server's first line, `grpc=HOST:PORT flight=… http=…`, says where it listens.
+fn grpc_address(stdout: ChildStdout) -> Result<String> {
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line)?;
+    let address = line.split_whitespace().find_map(|part| part.strip_prefix("grpc="));
+    address.map(str::to_owned).with_context(|| format!("the server began with '{line}'"))
 }

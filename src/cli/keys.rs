@@ -70,9 +70,9 @@ impl KeyTypes {
         Self(types)
     }
 
-    /// The Arrow type of a request column, where it carries keys.
-    pub fn arrow_type(&self, column: &str) -> Option<arrow_schema::DataType> {
-        self.0.get(column).map(|scalar| scalar.to_arrow())
+    /// The type of a request column, where it carries keys.
+    pub fn type_of(&self, column: &str) -> Option<DataType> {
+        self.0.get(column).copied().map(DataType::Scalar)
     }
 
     /// One column per name, one value a row. Every row must give the same names.

@@ -1,15 +1,16 @@
 //! `hydrant online get`: feature values for a few keys, as a model would get them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow_array::{Array as _, ArrayRef};
-use arrow_schema::DataType as ArrowType;
 use clap::Subcommand;
 use hydrant_proto::v1;
+use hydrant_storage::cast::to_exact;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::row::value_at;
+use hydrant_storage::value::DataType;
 use serde_json::{Map, Value as Json, json};
 
 use super::input::ParquetInput;
@@ -64,8 +65,7 @@ struct GetArgs {
     output: ResultOutput,
 }
 
-/// Rows of one request, at most: more are asked for in several, each with a `t` of its own unless
-/// it is given.
+/// Rows of one read, at most.
 const MAX_ROWS: usize = 10_000;
 
 impl Args {
@@ -80,8 +80,9 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
     let catalog = Catalog::load(&client).await?;
     let key_types = KeyTypes::of(&catalog.definitions);
+    let mappings = catalog.mappings(&args.service);
     let keys = match &args.keys {
-        Some(path) => keys_of_file(path, &key_types)?,
+        Some(path) => keys_of_file(path, &key_types, &mappings)?,
         None => key_types.columns(&args.key)?,
     };
     let entities: Vec<v1::Column> =
@@ -95,7 +96,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         ..v1::GetOnlineFeaturesRequest::default()
     };
     let response = client.get_online_features(request).await?;
-    let answer = Answer::of(response, keys, catalog.mappings(&args.service))?;
+    let answer = Answer::of(response, keys, &mappings)?;
     output::print_as(args.output.format, &answer.json(), || answer.text())?;
     Ok(Done::Done)
 }
@@ -150,58 +151,43 @@ impl Catalog {
     }
 }
 
-/// The columns of a file that are join keys.
-fn keys_of_file(path: &std::path::Path, types: &KeyTypes) -> Result<Vec<(String, ArrayRef)>, Failure> {
+/// The columns of a file that are keys of the service.
+fn keys_of_file(
+    path: &Path,
+    types: &KeyTypes,
+    mappings: &BTreeMap<String, Mapping>,
+) -> Result<Vec<(String, ArrayRef)>, Failure> {
     let input = ParquetInput::open(path)?;
-    let columns: Vec<String> = input
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| field.name().clone())
-        .filter(|name| types.arrow_type(name).is_some())
+    let refused = |reason: &str, message: String| {
+        Failure::new(reason, format!("{}: {message}", path.display())).with("file", path.display())
+    };
+    let of_service = |name: &str| mappings.values().any(|(_, keys)| keys.iter().any(|key| key == name));
+    let names = input.schema().fields().iter().map(|field| field.name().clone());
+    let columns: Vec<(String, DataType)> = names
+        .filter(|name| of_service(name))
+        .filter_map(|name| types.type_of(&name).map(|wanted| (name, wanted)))
         .collect();
     if columns.is_empty() {
-        return Err(Failure::new("NO_KEYS", format!("{}: no column is named like a join key", path.display()))
-            .with("file", path.display()));
+        return Err(refused("NO_KEYS", "no column is named like a join key of the service".to_owned()));
     }
     if input.rows() == 0 || input.rows() > MAX_ROWS as u64 {
-        let message = format!(
-            "{}: {} rows; one read takes from 1 to {}",
-            path.display(),
-            output::count(input.rows()),
-            output::count(MAX_ROWS as u64)
-        );
-        return Err(Failure::new("TOO_MANY_KEYS", message)
-            .hint("`hydrant historical get` is for many rows")
-            .with("file", path.display()));
+        let (rows, most) = (output::counted(input.rows(), "row"), output::count(MAX_ROWS as u64));
+        let hint = "`hydrant historical get` is for many rows";
+        return Err(refused("TOO_MANY_KEYS", format!("{rows}; one read takes from 1 to {most}")).hint(hint));
     }
-    let mut batches = input.batches(MAX_ROWS, Some(&columns))?;
-    let batch = batches
-        .next()
-        .unwrap_or_else(|| Err(Failure::new("FILE_FAILED", format!("{}: it holds no rows", path.display()))))?;
-    let in_type = |name: &String| {
-        let column = batch.column_by_name(name).expect("it was projected");
-        let wanted = types.arrow_type(name).expect("it is a join key");
-        Ok((
-            name.clone(),
-            cast_exactly(column, &wanted).ok_or_else(|| {
-                let message =
-                    format!("{}: column '{name}' is {}, and the join key {wanted}", path.display(), column.data_type());
-                Failure::new("WRONG_KEY", message).with("file", path.display()).with("key", name)
-            })?,
-        ))
+    let projection: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
+    let mut batches = input.batches(MAX_ROWS, Some(&projection))?;
+    let batch = batches.next().unwrap_or_else(|| Err(refused("FILE_FAILED", "it holds no rows".to_owned())))?;
+    let in_type = |(name, wanted): (String, DataType)| {
+        let column = batch.column_by_name(&name).expect("it was projected");
+        let wrong = |message: String| refused("WRONG_KEY", format!("column '{name}': {message}")).with("key", &name);
+        let exact = to_exact(column, wanted).map_err(|error| wrong(error.to_string()))?;
+        match exact.misfits.first() {
+            Some(misfit) => Err(wrong(format!("row {}: {}", misfit.row, misfit.reason))),
+            None => Ok((name, exact.array)),
+        }
     };
-    columns.iter().map(in_type).collect()
-}
-
-/// Casts where every value stays itself.
-fn cast_exactly(column: &ArrayRef, wanted: &ArrowType) -> Option<ArrayRef> {
-    if column.data_type() == wanted {
-        return Some(column.clone());
-    }
-    let cast = arrow_cast::cast(column, wanted).ok()?;
-    let back = arrow_cast::cast(&cast, column.data_type()).ok()?;
-    (back.to_data() == column.to_data() && cast.null_count() == column.null_count()).then_some(cast)
+    columns.into_iter().map(in_type).collect()
 }
 
 /// An answer, cell by cell.
@@ -229,7 +215,7 @@ impl Answer {
     fn of(
         response: v1::GetOnlineFeaturesResponse,
         keys: Vec<(String, ArrayRef)>,
-        mappings: BTreeMap<String, Mapping>,
+        mappings: &BTreeMap<String, Mapping>,
     ) -> Result<Self, Failure> {
         let rows = response.rows as usize;
         let event_times: BTreeMap<Mapping, v1::EventTimes> =
@@ -403,7 +389,7 @@ mod tests {
         let dests: ArrayRef = Arc::new(StringArray::from(vec!["EWR", "JFK"]));
         let mappings =
             BTreeMap::from([("dest_weather".to_owned(), ("airport_weather".to_owned(), vec!["dest".to_owned()]))]);
-        Answer::of(response, vec![("dest".to_owned(), dests)], mappings).expect("whole")
+        Answer::of(response, vec![("dest".to_owned(), dests)], &mappings).expect("whole")
     }
 
     #[test]
@@ -442,16 +428,6 @@ mod tests {
             rows: 3,
             ..Default::default()
         };
-        assert!(Answer::of(response, Vec::new(), BTreeMap::new()).is_err());
-    }
-
-    #[test]
-    fn keys_are_cast_only_where_nothing_is_lost() {
-        let ids: ArrayRef = Arc::new(Int64Array::from(vec![Some(7), None]));
-        assert!(cast_exactly(&ids, &ArrowType::Int32).is_some());
-        let large: ArrayRef = Arc::new(Int64Array::from(vec![1 << 40]));
-        assert!(cast_exactly(&large, &ArrowType::Int32).is_none());
-        let halves: ArrayRef = Arc::new(Float64Array::from(vec![0.5]));
-        assert!(cast_exactly(&halves, &ArrowType::Int64).is_none());
+        assert!(Answer::of(response, Vec::new(), &BTreeMap::new()).is_err());
     }
 }

@@ -106,7 +106,9 @@ impl Changes {
                 Action::Unchanged | Action::Unspecified => continue,
             };
             text.push_str(&output::on_stdout(&format!("{sign} {}\n", change.reference), tone));
-            for detail in &change.details {
+            // What a new definition says stands in its file.
+            let details = if change.action == Action::Create { &[][..] } else { &change.details };
+            for detail in details {
                 text.push_str(&format!("    {detail}\n"));
             }
             if !change.affects.is_empty() {
@@ -145,7 +147,7 @@ mod tests {
     #[test]
     fn a_plan_shows_what_changes_and_counts_what_does_not() {
         let shown = changes(&[Action::Create, Action::Update, Action::Unchanged]);
-        let expected = "+ FeatureView/view_0\n    ttl: 3h -> 2h\n    affects FeatureService/delay_model\n\
+        let expected = "+ FeatureView/view_0\n    affects FeatureService/delay_model\n\
             ~ FeatureView/view_1\n    ttl: 3h -> 2h\n    affects FeatureService/delay_model\n\
             1 to create, 1 to update, 1 unchanged (registry revision 7)";
         assert_eq!(shown.text(), expected);

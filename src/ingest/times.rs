@@ -4,6 +4,7 @@
 use hydrant_storage::order::Micros;
 
 use super::bad_rows::BadRows;
+use crate::clock::rfc3339;
 use crate::registry::definition::KnownTimeRule;
 
 /// The times of a request's rows. Where a row is bad its times mean nothing.
@@ -66,9 +67,9 @@ impl Latest {
         let ahead = micros.saturating_sub(self.store_time);
         format!(
             "{what} {} lies {} ahead of store time {}, and the source allows {}",
-            shown(micros),
+            rfc3339(micros),
             seconds(ahead),
-            shown(self.store_time),
+            rfc3339(self.store_time),
             seconds(self.max_future)
         )
     }
@@ -82,12 +83,6 @@ fn check_column(column: TimeColumn<'_>, latest: Latest, bad_rows: &mut BadRows) 
             bad_rows.add(row, column.name, || latest.reason("time", *micros));
         }
     }
-}
-
-/// As RFC 3339, or the plain number where that can't be written.
-fn shown(micros: Micros) -> String {
-    let time = chrono::DateTime::from_timestamp_micros(micros);
-    time.map_or_else(|| micros.to_string(), |time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
 }
 
 fn seconds(micros: Micros) -> String {

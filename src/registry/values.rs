@@ -4,9 +4,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chrono::{DateTime, SecondsFormat, Utc};
 use hydrant_storage::value::{DataType, ScalarType, Value};
 use serde_json::{Number, Value as Json};
+
+use crate::clock::{parse_rfc3339, rfc3339};
 
 /// Reads a value of a type. The error says what the type wants. `null` is [`Value::Null`].
 pub fn from_json(json: &Json, data_type: DataType) -> Result<Value, String> {
@@ -48,11 +49,7 @@ pub fn to_json(value: &Value) -> Json {
         Value::Float64(value) => float_to_json(*value),
         Value::String(value) => Json::String(value.clone()),
         Value::Bytes(value) => Json::String(BASE64.encode(value)),
-        Value::Timestamp(micros) => match DateTime::<Utc>::from_timestamp_micros(*micros) {
-            Some(time) => Json::String(time.to_rfc3339_opts(SecondsFormat::AutoSi, true)),
-            // Beyond the calendar there is no RFC 3339; the number is still the truth.
-            None => Json::String(micros.to_string()),
-        },
+        Value::Timestamp(micros) => Json::String(rfc3339(*micros)),
         Value::List(elements) => Json::Array(elements.iter().map(to_json).collect()),
         Value::Vector(elements) => Json::Array(elements.iter().copied().map(float32_to_json).collect()),
     }
@@ -80,7 +77,7 @@ fn scalar_from_json(json: &Json, scalar: ScalarType) -> Result<Value, String> {
             bytes.map(Value::Bytes).ok_or_else(|| wanted(json, data_type, "a text in base64"))
         }
         ScalarType::Timestamp => {
-            let time = json.as_str().and_then(timestamp);
+            let time = json.as_str().and_then(|text| parse_rfc3339(text).ok());
             time.map(Value::Timestamp).ok_or_else(|| wanted(json, data_type, "a time such as 2013-12-31T00:30:00Z"))
         }
     }
@@ -126,11 +123,6 @@ fn named_float(text: &str) -> Option<f64> {
 fn finite_text(text: &str) -> Option<f64> {
     let numeric = text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
     text.parse::<f64>().ok().filter(|value| numeric && value.is_finite())
-}
-
-/// Floored to microseconds.
-fn timestamp(text: &str) -> Option<i64> {
-    DateTime::parse_from_rfc3339(text).ok().map(|time| time.timestamp_micros())
 }
 
 fn float_to_json(value: f64) -> Json {

@@ -17,6 +17,7 @@ use hydrant_storage::row::OwnedRow;
 use super::keys::{RequestKeys, ViewKeys};
 use super::pinned::needs_history;
 use super::{OnlineRequest, Serving, ViewProvenance};
+use crate::clock::rfc3339;
 use crate::error::{Code, Error, Result};
 use crate::partition::PartitionError;
 use crate::tenancy::Permit;
@@ -146,7 +147,8 @@ impl Serving {
         if let Some(at) = at {
             let now = self.store_time.read();
             if at > now {
-                let message = format!("the instant {at} of the read has not come: store time is {now} (microseconds)");
+                let (shown, now_shown) = (rfc3339(at), rfc3339(now));
+                let message = format!("the instant {shown} of the read has not come: store time is {now_shown}");
                 return Err(Error::invalid("AT_IN_FUTURE", message).with("at", at).with("store_time", now));
             }
         }
