@@ -40,6 +40,7 @@ pub struct ServerConfig {
     pub flight_max_message: ByteSize,
     pub max_streams_per_connection: u32,
     pub max_call_time: Span,
+    pub idle_time: Span,
     pub drain_time: Span,
 }
 
@@ -47,10 +48,10 @@ pub struct ServerConfig {
 #[serde(deny_unknown_fields)]
 pub struct StorageConfig {
     pub data_dir: PathBuf,
-    pub partitions: u32,
+    pub partitions: usize,
     pub block_cache: ByteSize,
     pub write_buffers: ByteSize,
-    pub background_threads: u32,
+    pub background_threads: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -67,6 +68,8 @@ pub struct LogConfig {
 #[serde(deny_unknown_fields)]
 pub struct IngestConfig {
     pub max_rows: usize,
+    pub max_request: ByteSize,
+    pub max_key: ByteSize,
     pub max_in_flight: usize,
 }
 
@@ -75,9 +78,12 @@ pub struct IngestConfig {
 pub struct PartitionsConfig {
     pub threads: usize,
     pub flush_interval: Span,
+    pub trim_interval: Span,
     pub reopen_delay: Span,
+    pub max_reopen_delay: Span,
     pub max_reopens: u32,
     pub max_tail: ByteSize,
+    pub max_lag: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -104,6 +110,7 @@ pub struct HistoryConfig {
     pub memory: ByteSize,
     pub max_spine_rows: u64,
     pub max_spill: ByteSize,
+    pub patience: Span,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -180,13 +187,13 @@ impl Config {
         let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         vec![
             ("server.max_streams_per_connection", self.server.max_streams_per_connection.into(), 1, 1 << 20),
-            ("storage.partitions", self.storage.partitions.into(), 1, 256),
+            ("storage.partitions", wide(self.storage.partitions), 1, 1 << 10),
             ("storage.background_threads", self.storage.background_threads.into(), 1, 256),
             ("log.max_waiting", wide(self.log.max_waiting), 1, 1 << 20),
             // A row's ordinal in its request is an int32 in history.
             ("ingest.max_rows", wide(self.ingest.max_rows), 1, (1 << 31) - 1),
             ("ingest.max_in_flight", wide(self.ingest.max_in_flight), 1, 1 << 20),
-            ("partitions.threads", wide(self.partitions.threads), 1, 256),
+            ("partitions.threads", wide(self.partitions.threads), 0, 256),
             ("partitions.max_reopens", self.partitions.max_reopens.into(), 0, 1 << 20),
             ("serving.max_rows", wide(self.serving.max_rows), 1, (1 << 31) - 1),
             ("serving.max_cells", wide(self.serving.max_cells), 1, 1 << 40),
@@ -195,6 +202,7 @@ impl Config {
             ("serving.max_history_reads", wide(self.serving.max_history_reads), 1, 1 << 10),
             ("history.max_joins", wide(self.history.max_joins), 1, 1 << 10),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
+            ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
         ]
     }
 
@@ -209,6 +217,8 @@ impl Config {
             ("log.segment", self.log.segment, mib(1), gib(2)),
             ("log.max_request", self.log.max_request, mib(1), gib(1)),
             ("log.recent", self.log.recent, mib(1), gib(1 << 14)),
+            ("ingest.max_request", self.ingest.max_request, kib(64), gib(1)),
+            ("ingest.max_key", self.ingest.max_key, ByteSize(64), mib(1)),
             ("partitions.max_tail", self.partitions.max_tail, mib(1), gib(1 << 20)),
             ("landing.tail", self.landing.tail, kib(64), gib(1 << 14)),
             ("history.memory", self.history.memory, mib(16), gib(1 << 14)),
@@ -219,10 +229,14 @@ impl Config {
     fn positive_spans(&self) -> Vec<(&'static str, Span)> {
         vec![
             ("server.max_call_time", self.server.max_call_time),
+            ("server.idle_time", self.server.idle_time),
             ("server.drain_time", self.server.drain_time),
             ("log.producer_horizon", self.log.producer_horizon),
             ("partitions.flush_interval", self.partitions.flush_interval),
+            ("partitions.trim_interval", self.partitions.trim_interval),
             ("partitions.reopen_delay", self.partitions.reopen_delay),
+            ("partitions.max_reopen_delay", self.partitions.max_reopen_delay),
+            ("history.patience", self.history.patience),
             ("landing.interval", self.landing.interval),
         ]
     }

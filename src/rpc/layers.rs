@@ -339,6 +339,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_ends_at_its_client_s_deadline_or_at_the_longest_call_time() {
+        let limit = MessageLimit { option: "server.grpc_max_message", bytes: 1 };
+        for (client, server) in [(Some("5m"), None), (Some("1H"), Some(Duration::from_millis(5)))] {
+            let calls = Calls::new(&Instruments::unread(), limit, server);
+            let never = tower::service_fn(|request: Request<Body>| async move {
+                assert!(deadline(request.extensions()).is_some(), "the handler is told");
+                std::future::pending::<Result<Response<Body>, std::convert::Infallible>>().await
+            });
+            let mut request = Request::new(Body::empty());
+            request.headers_mut().extend(client.map(headers).unwrap_or_default());
+            let response = CallLayer(calls).layer(never).call(request).await.expect("an answer");
+            let refusal = status::from_status(&Status::from_header_map(response.headers()).expect("a status"));
+            assert_eq!(refusal.reason, "DEADLINE_EXCEEDED");
+        }
+    }
+
+    #[tokio::test]
     async fn a_panic_in_a_handler_is_an_answer_and_is_counted() {
         let telemetry = crate::telemetry::Telemetry::metrics_only().expect("set up");
         let limit = MessageLimit { option: "server.grpc_max_message", bytes: 1 };

@@ -84,6 +84,10 @@ pub fn to_status(error: Error) -> Status {
 
 /// For clients: what a status says.
 pub fn from_status(status: &Status) -> Refusal {
+    if is_own_timeout(status) {
+        let error = deadline_exceeded();
+        return Refusal::new(error.code, error.reason, error.message);
+    }
     let details = status.get_error_details();
     let info = details.error_info();
     let mut metadata: Vec<(String, String)> =
@@ -186,6 +190,19 @@ pub fn clarify(status: &Status, limit: MessageLimit) -> Option<Status> {
         _ => return None,
     };
     Some(to_status(error))
+}
+
+/// Whether the client's side of the connection gave the call up at its deadline, which it tells as a
+/// cancellation.
+fn is_own_timeout(status: &Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::TimeoutExpired>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 fn to_tonic(code: Code) -> tonic::Code {

@@ -2,7 +2,7 @@
 //! as constants in one place and makes them with [`Instruments`]. Labels are few and bounded: a
 //! tenant, a view, a method, never a key or a message.
 
-use opentelemetry::metrics::{Counter, Gauge, Histogram, Meter, MeterProvider as _, ObservableGauge, UpDownCounter};
+use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, Meter, MeterProvider as _, UpDownCounter};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 
 /// One metric. Names are dotted (`hydrant.log.append.duration`); Prometheus sees underscores, the
@@ -78,14 +78,20 @@ impl Instruments {
         self.meter.f64_gauge(metric.name).with_unit(metric.unit).with_description(metric.help).build()
     }
 
+    /// A count that is kept elsewhere and asked for when metrics are collected.
+    pub fn observed_count(&self, metric: &Metric, count: impl Fn() -> u64 + Send + Sync + 'static) {
+        let builder = self.meter.u64_observable_counter(metric.name).with_unit(metric.unit);
+        // The meter keeps the callback for as long as it lives.
+        drop(
+            builder.with_description(metric.help).with_callback(move |observed| observed.observe(count(), &[])).build(),
+        );
+    }
+
     /// A gauge that is asked when metrics are collected.
-    pub fn observed(
-        &self,
-        metric: &Metric,
-        observe: impl Fn(&dyn opentelemetry::metrics::AsyncInstrument<f64>) + Send + Sync + 'static,
-    ) -> ObservableGauge<f64> {
+    pub fn observed(&self, metric: &Metric, observe: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static) {
         let builder = self.meter.f64_observable_gauge(metric.name).with_unit(metric.unit);
-        builder.with_description(metric.help).with_callback(observe).build()
+        // The meter keeps the callback for as long as it lives.
+        drop(builder.with_description(metric.help).with_callback(observe).build());
     }
 
     /// Durations, recorded in seconds.

@@ -24,7 +24,7 @@ use crate::config::{LogFormat, TelemetryConfig};
 
 pub use metrics::{Instruments, LATENCY_BUCKETS, Metric, SIZE_BUCKETS};
 pub use opentelemetry::KeyValue as Label;
-pub use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, ObservableGauge, UpDownCounter};
+pub use opentelemetry::metrics::{AsyncInstrument, Counter, Gauge, Histogram, UpDownCounter};
 
 const SERVICE: &str = "hydrant";
 
