@@ -1,10 +1,48 @@
 //! Everything that knows a transport: gRPC, Arrow Flight and HTTP in front of the use cases, and the
-//! client of all of them. Handlers decode, call one use case and encode; they decide nothing.
+//! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
+//! spawn nothing, so that a client that hangs up ends the work.
 
 pub mod client;
+pub mod flight;
+pub mod http;
+pub mod ingest;
 pub mod layers;
+pub mod online;
+pub mod registry;
+pub mod server;
 pub mod status;
 pub mod wire;
 
+use std::sync::Arc;
+
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
+
+use crate::clock::StoreTime;
+use crate::error::Result;
+use crate::history::History;
+use crate::ingest::Ingest;
+use crate::partition::Partitions;
+use crate::registry::Registry;
+use crate::serving::Serving;
+use crate::tenancy::{Action, Identity, Permit, Tenancy};
+
+/// What stands behind the handlers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct UseCases {
+    pub tenancy: Arc<Tenancy>,
+    pub registry: Registry,
+    pub ingest: Ingest,
+    pub serving: Serving,
+    pub history: History,
+    pub partitions: Partitions,
+    pub store_time: Arc<StoreTime>,
+}
+
+impl UseCases {
+    /// Lets the caller do `action`. Every listener is bound to loopback, so every caller is the
+    /// operator; who they are will come from their credential and from nothing they say.
+    fn permit(&self, action: Action) -> Result<Permit> {
+        self.tenancy.authorize(&Identity::loopback(), action)
+    }
+}

@@ -1,0 +1,158 @@
+//! The composition root: a [`Node`] is the use cases wired together, without any transport; an [`App`]
+//! is a node with its listeners. Every task that runs for as long as the server is started here, by
+//! its name. Nothing is decided here but order: what starts before what, and stops after what.
+
+mod data_dir;
+mod gauges;
+mod node;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::error::Error;
+use crate::rpc::http::{HttpState, Readiness};
+use crate::rpc::server::{Addresses, Listeners, Server, ServerControl, ServerError};
+use crate::telemetry::Telemetry;
+
+use gauges::Observed;
+
+pub use data_dir::DataDirError;
+pub use node::Node;
+
+/// How often a starting server looks whether all partitions can be read.
+const READY_POLL: Duration = Duration::from_millis(50);
+
+/// Why a server did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// A part of the node could not be opened.
+    #[error("{part}: {error}")]
+    Open { part: &'static str, error: Error },
+}
+
+/// A server that is ready to run.
+#[derive(Debug)]
+pub struct App {
+    node: Node,
+    server: Server,
+    telemetry: Arc<Telemetry>,
+    observed: Arc<Observed>,
+    drain_time: Duration,
+}
+
+impl App {
+    /// Takes the ports, opens the data directory and starts what serves. To be called on the runtime
+    /// that the server is to run on.
+    pub async fn build(config: &Config, telemetry: Arc<Telemetry>) -> Result<Self, AppError> {
+        Self::build_with_clock(config, telemetry, Arc::new(SystemClock)).await
+    }
+
+    /// As [`App::build`], by another clock.
+    pub async fn build_with_clock(
+        config: &Config,
+        telemetry: Arc<Telemetry>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AppError> {
+        let listeners = Listeners::bind(&config.server)?;
+        let node = Node::open(config, clock).await?;
+        let observed = gauges::observe(&telemetry.instruments(), &node);
+        let state = HttpState { telemetry: telemetry.clone(), readiness: readiness(&node) };
+        let server = Server::new(listeners, node.use_cases().clone(), state, config).await?;
+        Ok(Self { node, server, telemetry, observed, drain_time: config.server.drain_time.duration() })
+    }
+
+    /// Where the server listens.
+    pub fn addresses(&self) -> Addresses {
+        self.server.addresses()
+    }
+
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Serves until `shutdown` is ready or a listener fails; then says NOT_SERVING, lets the requests
+    /// under way end, flushes, and stops.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
+        let Self { node, server, telemetry, observed, drain_time } = self;
+        let control = server.control();
+        let mut tasks = JoinSet::new();
+        for (name, task) in server.into_tasks() {
+            tasks.spawn(async move { (name, task.await) });
+        }
+        let starting = announce_when_ready(&node, &control);
+        let serving = async {
+            starting.await;
+            std::future::pending::<()>().await;
+        };
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            ended = tasks.join_next() => Err(unexpected_end(ended)),
+            () = serving => Ok(()),
+        };
+
+        tracing::info!("stopping: no new requests are taken");
+        control.announce(false).await;
+        let drain = async {
+            control.drain().await;
+            while tasks.join_next().await.is_some() {}
+        };
+        if timeout(drain_time, drain).await.is_err() {
+            tracing::warn!(?drain_time, "requests were cut off: option 'server.drain_time'");
+            tasks.shutdown().await;
+        }
+        drop(observed);
+        node.close().await;
+        // Exporters block while they send what they hold.
+        let flushed = tokio::task::spawn_blocking(move || telemetry.shut_down()).await;
+        if let Err(error) = flushed {
+            tracing::warn!(%error, "telemetry was not flushed");
+        }
+        outcome
+    }
+}
+
+/// Says SERVING once every partition can be read.
+async fn announce_when_ready(node: &Node, control: &ServerControl) {
+    let readiness = readiness(node);
+    while readiness().is_err() {
+        tokio::time::sleep(READY_POLL).await;
+    }
+    control.announce(true).await;
+    tracing::info!("serving");
+}
+
+fn readiness(node: &Node) -> Readiness {
+    let partitions = node.use_cases().partitions.clone();
+    Arc::new(move || {
+        let waiting: Vec<String> = partitions
+            .handles()
+            .iter()
+            .filter(|handle| !handle.is_serving())
+            .map(|handle| format!("partition {}: {}", handle.index(), handle.state()))
+            .collect();
+        if waiting.is_empty() { Ok(()) } else { Err(waiting.join("; ")) }
+    })
+}
+
+type Ended = Option<Result<(&'static str, Result<(), ServerError>), tokio::task::JoinError>>;
+
+/// A listener that ends by itself has failed.
+fn unexpected_end(ended: Ended) -> AppError {
+    let error = match ended {
+        Some(Ok((_, Err(error)))) => error,
+        Some(Ok((task, Ok(())))) => ServerError::Task { task, message: "without being told to".to_owned() },
+        Some(Err(error)) => ServerError::Task { task: "server", message: error.to_string() },
+        None => ServerError::Task { task: "server", message: "there are no tasks".to_owned() },
+    };
+    error.into()
+}

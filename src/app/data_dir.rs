@@ -1,0 +1,106 @@
+//! The data directory: one process at a time has it, and what a crash left behind of spill files is
+//! taken away at the start. What lies in it otherwise belongs to the parts of the node.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Why the data directory can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    #[error(
+        "data directory '{}' is in use by another process: stop that server, or give this one a directory of its own (--data-dir)",
+        path.display()
+    )]
+    InUse { path: PathBuf },
+    #[error("data directory '{}' can't be used: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// A data directory that is this process's until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    /// The lock lasts as long as the file is open.
+    _lock: File,
+}
+
+impl DataDir {
+    pub fn open(root: &Path) -> Result<Self, DataDirError> {
+        let failed = |source| DataDirError::Io { path: root.to_owned(), source };
+        fs::create_dir_all(root).map_err(failed)?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(root.join("LOCK"));
+        let mut lock = lock.map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DataDirError::InUse { path: root.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        // For people who wonder who has it; the lock itself is the kernel's.
+        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed)?;
+        let directory = Self { root: root.to_owned(), _lock: lock };
+        directory.empty_spill().map_err(failed)?;
+        Ok(directory)
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log")
+    }
+
+    pub fn registry(&self) -> PathBuf {
+        self.root.join("registry")
+    }
+
+    pub fn partitions(&self) -> PathBuf {
+        self.root.join("partitions")
+    }
+
+    pub fn history(&self) -> PathBuf {
+        self.root.join("history")
+    }
+
+    pub fn spill(&self) -> PathBuf {
+        self.root.join("spill")
+    }
+
+    fn empty_spill(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.spill()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::create_dir_all(self.spill())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_in_use_is_refused_naming_it_and_free_again_afterwards() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let first = DataDir::open(place.path()).expect("free");
+        let error = DataDir::open(place.path()).expect_err("in use");
+        assert!(matches!(error, DataDirError::InUse { .. }));
+        assert!(
+            error.to_string().contains(&*place.path().to_string_lossy()) && error.to_string().contains("--data-dir")
+        );
+        drop(first);
+        assert!(DataDir::open(place.path()).is_ok());
+    }
+
+    #[test]
+    fn spill_files_of_an_earlier_run_are_taken_away() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        fs::create_dir_all(place.path().join("spill")).expect("made");
+        fs::write(place.path().join("spill/left-behind"), "x").expect("written");
+        let directory = DataDir::open(place.path()).expect("free");
+        assert_eq!(fs::read_dir(directory.spill()).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn a_data_directory_that_is_a_file_is_refused() {
+        let place = tempfile::NamedTempFile::new().expect("a temporary file");
+        assert!(matches!(DataDir::open(place.path()), Err(DataDirError::Io { .. })));
+    }
+}

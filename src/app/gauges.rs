@@ -1,0 +1,89 @@
+//! The state of a node as metrics: how far each partition is behind, what waits to land, what lies
+//! in memory and on disk, and what the use cases have counted. It only reads.
+
+use std::sync::{Arc, Weak};
+
+use hydrant_storage::partition::SharedResources;
+
+use super::Node;
+use crate::counter::Counter;
+use crate::rpc::UseCases;
+use crate::telemetry::{AsyncInstrument, Instruments, Label, Metric};
+
+const LAG: Metric =
+    Metric { name: "hydrant.partition.lag", unit: Metric::COUNT, help: "Durable requests that reads don't see yet." };
+const TAIL: Metric = Metric {
+    name: "hydrant.partition.tail",
+    unit: Metric::BYTES,
+    help: "Rows of a partition that have not landed in history yet.",
+};
+const SERVING: Metric =
+    Metric { name: "hydrant.partition.serving", unit: Metric::COUNT, help: "1 where a partition can be read, else 0." };
+const FRAMES: Metric =
+    Metric { name: "hydrant.log.frames", unit: Metric::COUNT, help: "Requests that the log has made durable." };
+const REVISION: Metric =
+    Metric { name: "hydrant.registry.revision", unit: Metric::COUNT, help: "The revision of the definitions." };
+const CACHE: Metric =
+    Metric { name: "hydrant.storage.block_cache", unit: Metric::BYTES, help: "Blocks of the online store in memory." };
+const WRITE_BUFFERS: Metric = Metric {
+    name: "hydrant.storage.write_buffers",
+    unit: Metric::BYTES,
+    help: "Applied rows that are not flushed to the online store's files yet.",
+};
+const SPILL: Metric =
+    Metric { name: "hydrant.history.spill", unit: Metric::BYTES, help: "Spill files of the training sets being made." };
+
+/// What is asked when metrics are collected. The instruments hold it weakly: metrics outlive a node,
+/// and must not keep it open.
+#[derive(Debug)]
+pub(super) struct Observed {
+    use_cases: UseCases,
+    resources: Arc<SharedResources>,
+}
+
+/// Has the node asked for as long as what is returned is held.
+pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
+    let observed = Observed { use_cases: node.use_cases().clone(), resources: node.resources().clone() };
+    let observed = Arc::new(observed);
+    let gauge = |metric: &Metric, tell: fn(&Observed, &dyn AsyncInstrument<f64>)| {
+        let observed: Weak<Observed> = Arc::downgrade(&observed);
+        instruments.observed(metric, move |gauge| {
+            if let Some(observed) = observed.upgrade() {
+                tell(&observed, gauge);
+            }
+        });
+    };
+    gauge(&LAG, |node, gauge| {
+        for lag in node.use_cases.partitions.lag() {
+            gauge.observe(lag.frames as f64, &[partition(lag.partition)]);
+        }
+    });
+    gauge(&TAIL, |node, gauge| {
+        for lag in node.use_cases.partitions.lag() {
+            gauge.observe(lag.tail_bytes as f64, &[partition(lag.partition)]);
+        }
+    });
+    gauge(&SERVING, |node, gauge| {
+        for handle in node.use_cases.partitions.handles() {
+            gauge.observe(f64::from(u8::from(handle.is_serving())), &[partition(handle.index())]);
+        }
+    });
+    gauge(&FRAMES, |node, gauge| gauge.observe(node.use_cases.partitions.durable_frame() as f64, &[]));
+    gauge(&REVISION, |node, gauge| gauge.observe(node.use_cases.registry.snapshot().revision as f64, &[]));
+    gauge(&CACHE, |node, gauge| gauge.observe(node.resources.cached_bytes() as f64, &[]));
+    gauge(&WRITE_BUFFERS, |node, gauge| gauge.observe(node.resources.write_buffer_bytes() as f64, &[]));
+    gauge(&SPILL, |node, gauge| gauge.observe(node.use_cases.history.spilled_bytes() as f64, &[]));
+
+    let UseCases { partitions, ingest, serving, .. } = node.use_cases();
+    let counters = [partitions.metrics().counters(), ingest.metrics().counters(), serving.metrics().counters()];
+    for counter in counters.into_iter().flatten() {
+        let Counter { name, unit, help, .. } = &*counter;
+        let metric = Metric { name, unit, help };
+        instruments.observed_count(&metric, move || counter.get());
+    }
+    observed
+}
+
+fn partition(index: usize) -> Label {
+    Label::new("partition", i64::try_from(index).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,259 @@
+//! The use cases, opened in the order in which one needs another and closed in the reverse. Tests
+//! drive a node in process by a clock of their own; servers put listeners before it.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hydrant_storage::files::{Files, LocalFiles};
+use hydrant_storage::history::HistoryTables;
+use hydrant_storage::order::Micros;
+use hydrant_storage::partition::{PartitionOptions, SharedResources};
+use hydrant_storage::row::OwnedRow;
+
+use super::AppError;
+use super::data_dir::DataDir;
+use crate::clock::Clock;
+use crate::cluster::LocalMetadata;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::history::{History, HistoryOptions, HistoryParts};
+use crate::ingest::{Ingest, IngestSettings};
+use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
+use crate::log::{LocalLog, LogOptions, WriteLog};
+use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
+use crate::registry::Registry;
+use crate::registry::catalog::View;
+use crate::rpc::UseCases;
+use crate::serving::{PinnedHistory, Serving, ServingSettings};
+use crate::tenancy::{Permit, Tenancy};
+
+/// The use cases of one data directory.
+#[derive(Debug)]
+pub struct Node {
+    use_cases: UseCases,
+    landing: Landing,
+    log: Arc<dyn WriteLog>,
+    resources: Arc<SharedResources>,
+    /// Given back last.
+    _directory: DataDir,
+}
+
+impl Node {
+    /// Opens the data directory, replays what has to be replayed, and starts partitions and landing.
+    /// Partitions may still be opening when it returns: [`Partitions::wait_serving`] waits for them.
+    pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
+        let root = config.storage.data_dir.clone();
+        let directory = blocking(move || DataDir::open(&root)).await??;
+        let files: Arc<dyn Files> = Arc::new(LocalFiles);
+
+        let (path, options, log_files) = (directory.log(), log_options(config), files.clone());
+        let opened = blocking(move || LocalLog::open(log_files, &path, options, clock)).await?;
+        let (log, store_time) = opened.map_err(|error| refused("the log", error))?;
+        let log: Arc<dyn WriteLog> = Arc::new(log);
+
+        let (path, metadata_files) = (directory.registry(), files.clone());
+        let metadata = blocking(move || LocalMetadata::open(metadata_files, &path)).await?;
+        let metadata = metadata.map_err(|error| AppError::Open { part: "the registry", error: error.into() })?;
+        let registry = Registry::open(Arc::new(metadata), store_time.clone()).await.map_err(opening("the registry"))?;
+        let snapshots = registry.reader();
+
+        let tables = Arc::new(HistoryTables::new(files, directory.history()));
+        let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
+
+        let storage = partition_options(config);
+        let resources = SharedResources::new(&storage).map_err(|error| refused("the online store", error))?;
+        let resources = Arc::new(resources);
+        let partitions = Partitions::start(PartitionsConfig {
+            directory: directory.partitions(),
+            settings: partition_settings(config),
+            storage,
+            resources: resources.clone(),
+            log: log.clone(),
+            snapshots: snapshots.clone(),
+            store_time: store_time.clone(),
+            landed: landed.clone(),
+        })
+        .map_err(opening("the partitions"))?;
+
+        let history = History::new(
+            HistoryParts {
+                snapshots: snapshots.clone(),
+                log: log.clone(),
+                partitions: partitions.clone(),
+                tables: tables.clone(),
+            },
+            history_options(config, &directory),
+        )
+        .map_err(opening("history"))?;
+        let landing = Landing::start(
+            LandingParts {
+                snapshots: snapshots.clone(),
+                log: log.clone(),
+                partitions: partitions.clone(),
+                tables,
+                landed,
+                store_time: store_time.clone(),
+            },
+            landing_options(config),
+        )
+        .map_err(opening("landing"))?;
+        let ingest = Ingest::new(
+            log.clone(),
+            partitions.clone(),
+            snapshots.clone(),
+            store_time.clone(),
+            ingest_settings(config),
+        );
+        let serving = Serving::new(
+            partitions.clone(),
+            snapshots,
+            store_time.clone(),
+            Arc::new(HistoryReads(history.clone())),
+            serving_settings(config),
+        );
+        let tenancy = Arc::new(Tenancy::default());
+        let use_cases = UseCases { tenancy, registry, ingest, serving, history, partitions, store_time };
+        Ok(Self { use_cases, landing, log, resources, _directory: directory })
+    }
+
+    pub fn use_cases(&self) -> &UseCases {
+        &self.use_cases
+    }
+
+    pub fn landing(&self) -> &Landing {
+        &self.landing
+    }
+
+    pub fn log(&self) -> &Arc<dyn WriteLog> {
+        &self.log
+    }
+
+    /// What the partitions share of memory.
+    pub fn resources(&self) -> &Arc<SharedResources> {
+        &self.resources
+    }
+
+    /// Ends landing after the one under way, flushes and closes the partitions, and lets the log
+    /// write what waits. What was acknowledged is durable either way.
+    pub async fn close(self) {
+        let Self { use_cases, landing, log, resources, _directory } = self;
+        landing.shutdown().await;
+        use_cases.partitions.shutdown().await;
+        // The log joins its thread when its last holder lets go of it.
+        let dropped = blocking(move || drop((landing, use_cases, log, resources))).await;
+        if let Err(error) = dropped {
+            tracing::warn!(%error, "the node was not closed in order");
+        }
+    }
+}
+
+/// Lets pinned reads ask history, which serving doesn't know.
+#[derive(Debug)]
+struct HistoryReads(History);
+
+#[async_trait]
+impl PinnedHistory for HistoryReads {
+    async fn rows_at(
+        &self,
+        permit: &Permit,
+        view: &Arc<View>,
+        keys: Vec<Vec<u8>>,
+        t: Micros,
+    ) -> Result<Vec<Option<OwnedRow>>> {
+        self.0.rows_at(permit, view, keys, t).await
+    }
+}
+
+fn log_options(config: &Config) -> LogOptions {
+    LogOptions {
+        segment_bytes: config.log.segment.0,
+        max_request_bytes: config.log.max_request.as_usize(),
+        queue_requests: config.log.max_waiting,
+        recent_bytes: config.log.recent.as_usize(),
+        producer_horizon: config.log.producer_horizon.duration(),
+        ..LogOptions::default()
+    }
+}
+
+fn partition_options(config: &Config) -> PartitionOptions {
+    PartitionOptions {
+        block_cache_bytes: config.storage.block_cache.as_usize(),
+        write_buffer_bytes: config.storage.write_buffers.as_usize(),
+        background_threads: config.storage.background_threads,
+        ..PartitionOptions::default()
+    }
+}
+
+fn partition_settings(config: &Config) -> PartitionSettings {
+    let defaults = PartitionSettings::default();
+    let threads = config.partitions.threads;
+    PartitionSettings {
+        count: config.storage.partitions,
+        threads: if threads == 0 { defaults.threads } else { threads },
+        flush_interval: config.partitions.flush_interval.duration(),
+        trim_interval: config.partitions.trim_interval.duration(),
+        max_tail_bytes: config.partitions.max_tail.0,
+        max_lag_frames: config.partitions.max_lag,
+        reopen_delay: config.partitions.reopen_delay.duration(),
+        max_reopen_delay: config.partitions.max_reopen_delay.duration(),
+        max_reopens: config.partitions.max_reopens,
+        ..defaults
+    }
+}
+
+fn history_options(config: &Config, directory: &DataDir) -> HistoryOptions {
+    HistoryOptions {
+        max_joins: config.history.max_joins,
+        memory: config.history.memory.as_usize(),
+        max_spine_rows: config.history.max_spine_rows,
+        max_spill: config.history.max_spill.0,
+        max_lookups: config.serving.max_history_reads,
+        patience: config.history.patience.duration(),
+        ..HistoryOptions::new(directory.spill())
+    }
+}
+
+fn landing_options(config: &Config) -> LandingOptions {
+    LandingOptions {
+        tail_bytes: config.landing.tail.0,
+        interval: config.landing.interval.duration(),
+        ..LandingOptions::default()
+    }
+}
+
+fn ingest_settings(config: &Config) -> IngestSettings {
+    IngestSettings {
+        max_rows: config.ingest.max_rows,
+        max_bytes: config.ingest.max_request.as_usize(),
+        max_key_bytes: config.ingest.max_key.as_usize(),
+        max_in_flight: config.ingest.max_in_flight,
+        ..IngestSettings::default()
+    }
+}
+
+fn serving_settings(config: &Config) -> ServingSettings {
+    ServingSettings {
+        max_rows: config.serving.max_rows,
+        max_cells: config.serving.max_cells,
+        max_in_flight: config.serving.max_in_flight,
+        read_threads: config.serving.read_threads,
+        default_deadline: config.server.max_call_time.duration(),
+    }
+}
+
+/// Runs what reads or writes files where it may wait for them.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, AppError> {
+    let ended =
+        |error| AppError::Open { part: "the node", error: Error::internal(format!("opening it ended early: {error}")) };
+    tokio::task::spawn_blocking(work).await.map_err(ended)
+}
+
+fn opening(part: &'static str) -> impl Fn(Error) -> AppError {
+    move |error| AppError::Open { part, error }
+}
+
+/// What can't be opened is told in its own words, which name the file and the way out.
+fn refused(part: &'static str, error: impl Display) -> AppError {
+    AppError::Open { part, error: Error::new(crate::error::Code::FailedPrecondition, "CANNOT_OPEN", error.to_string()) }
+}

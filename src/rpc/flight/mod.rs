@@ -1,0 +1,247 @@
+//! Arrow Flight: training sets by DoExchange, bulk ingest by DoPut, and what there is to read and
+//! write by ListFlights, GetFlightInfo and GetSchema. What is sent comes from strangers: every
+//! message is measured and decoded off the runtime's threads, and an odd one is refused.
+
+mod exchange;
+mod info;
+mod put;
+
+use std::time::Duration;
+
+use arrow_flight::flight_descriptor::DescriptorType;
+use arrow_flight::flight_service_server::FlightService;
+use arrow_flight::{
+    Action as FlightAction, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest,
+    HandshakeResponse, PollInfo, PutResult, Result as ActionResult, SchemaResult, Ticket,
+};
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use hydrant_proto::v1;
+use prost::Message as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::UseCases;
+use super::ingest::DecodeLimits;
+use super::status::{not_yet_served, to_status};
+use super::wire::ipc::{Decoded, IpcDecoder};
+use crate::error::{Code, Error, Result};
+
+/// Bounds of this port.
+#[derive(Clone, Copy, Debug)]
+pub struct FlightLimits {
+    pub decode: DecodeLimits,
+    /// An upload that stands still for so long is given up.
+    pub idle_time: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct FlightRpc {
+    use_cases: UseCases,
+    limits: FlightLimits,
+}
+
+impl FlightRpc {
+    pub fn new(use_cases: UseCases, limits: FlightLimits) -> Self {
+        Self { use_cases, limits }
+    }
+}
+
+type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+#[async_trait]
+impl FlightService for FlightRpc {
+    type HandshakeStream = Answers<HandshakeResponse>;
+    type ListFlightsStream = Answers<FlightInfo>;
+    type DoGetStream = Answers<FlightData>;
+    type DoPutStream = Answers<PutResult>;
+    type DoActionStream = Answers<ActionResult>;
+    type ListActionsStream = Answers<ActionType>;
+    type DoExchangeStream = Answers<FlightData>;
+
+    async fn handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        Err(to_status(
+            not_yet_served("Handshake", "HANDSHAKE_NOT_SERVED").hint("call without one: there are no credentials yet"),
+        ))
+    }
+
+    async fn list_flights(&self, _: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let flights = info::list(&self.use_cases).map_err(to_status)?;
+        Ok(Response::new(stream::iter(flights.into_iter().map(Ok)).boxed()))
+    }
+
+    async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        info::of(&self.use_cases, request.into_inner()).map(Response::new).map_err(to_status)
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        Err(to_status(not_yet_served("PollFlightInfo", "POLL_NOT_SERVED").hint("use GetFlightInfo")))
+    }
+
+    async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        info::schema_of(&self.use_cases, request.into_inner()).map(Response::new).map_err(to_status)
+    }
+
+    async fn do_get(&self, _: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        let refusal = not_yet_served("DoGet", "DO_GET_NOT_SERVED");
+        Err(to_status(refusal.hint("training sets are made by DoExchange: send the spine, take the rows")))
+    }
+
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        let upload = Upload::begin(request.into_inner(), self.limits).await?;
+        put::put(self.clone(), upload).map(Response::new).map_err(to_status)
+    }
+
+    async fn do_exchange(
+        &self,
+        request: Request<Streaming<FlightData>>,
+    ) -> Result<Response<Self::DoExchangeStream>, Status> {
+        let upload = Upload::begin(request.into_inner(), self.limits).await?;
+        exchange::exchange(self, upload).await.map(Response::new)
+    }
+
+    async fn do_action(&self, _: Request<FlightAction>) -> Result<Response<Self::DoActionStream>, Status> {
+        Err(to_status(
+            not_yet_served("DoAction", "ACTIONS_NOT_SERVED").hint("definitions and state are served by gRPC"),
+        ))
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
+        Ok(Response::new(stream::empty().boxed()))
+    }
+}
+
+/// What a descriptor asks for.
+#[derive(Clone, Debug, PartialEq)]
+enum Asked {
+    HistoricalFeatures(v1::HistoricalFeaturesCommand),
+    Ingest(v1::IngestCommand),
+    /// `source`, `view` or `service`, and its name.
+    Path(String, String),
+}
+
+/// Reads a descriptor: a FlightCommand, or a path of a kind and a name.
+fn read_descriptor(descriptor: FlightDescriptor) -> Result<Asked> {
+    let hint = "send a FlightCommand of package hydrant.v1, or a path such as source/weather, view/airport_weather, service/delay_model";
+    let wrong = |told: String| Error::invalid("BAD_DESCRIPTOR", told).hint(hint);
+    match descriptor.r#type() {
+        DescriptorType::Cmd => {
+            let command = v1::FlightCommand::decode(descriptor.cmd);
+            let command = command.map_err(|error| wrong(format!("the descriptor's command can't be read: {error}")))?;
+            match command.command {
+                Some(v1::flight_command::Command::HistoricalFeatures(command)) => {
+                    Ok(Asked::HistoricalFeatures(command))
+                }
+                Some(v1::flight_command::Command::Ingest(command)) => Ok(Asked::Ingest(command)),
+                None => Err(wrong("the descriptor's command is empty".to_owned())),
+            }
+        }
+        DescriptorType::Path => match <[String; 2]>::try_from(descriptor.path) {
+            Ok([kind, name]) => Ok(Asked::Path(kind, name)),
+            Err(path) => Err(wrong(format!("a path has a kind and a name, and this one has {} parts", path.len()))),
+        },
+        DescriptorType::Unknown => Err(wrong("the descriptor is neither a command nor a path".to_owned())),
+    }
+}
+
+/// The messages of one upload, decoded in order.
+struct Upload {
+    messages: Streaming<FlightData>,
+    descriptor: Option<FlightDescriptor>,
+    first: Option<FlightData>,
+    decoder: Option<IpcDecoder>,
+    idle_time: Duration,
+}
+
+impl Upload {
+    /// Takes the first message, which has to say what the upload is for.
+    async fn begin(messages: Streaming<FlightData>, limits: FlightLimits) -> Result<Self, Status> {
+        let DecodeLimits { max_message, max_rows } = limits.decode;
+        let decoder = Some(IpcDecoder::new(max_message, max_rows));
+        let mut upload = Self { messages, descriptor: None, first: None, decoder, idle_time: limits.idle_time };
+        let mut first = upload.message().await?.unwrap_or_default();
+        upload.descriptor = first.flight_descriptor.take();
+        upload.first = Some(first);
+        Ok(upload)
+    }
+
+    fn asked(&mut self) -> Result<Asked> {
+        let missing =
+            || Error::invalid("BAD_DESCRIPTOR", "the first message has no descriptor that says what this is for");
+        read_descriptor(self.descriptor.take().ok_or_else(missing)?)
+    }
+
+    /// What the next message that holds something holds; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Decoded>, Status> {
+        loop {
+            let message = match self.first.take() {
+                Some(first) => first,
+                None => match self.message().await? {
+                    Some(message) => message,
+                    None => return Ok(None),
+                },
+            };
+            match self.decode(message).await.map_err(to_status)? {
+                Decoded::Nothing => {}
+                held => return Ok(Some(held)),
+            }
+        }
+    }
+
+    async fn message(&mut self) -> Result<Option<FlightData>, Status> {
+        match tokio::time::timeout(self.idle_time, self.messages.message()).await {
+            Ok(message) => message,
+            Err(_) => {
+                let told = format!("nothing was sent for {} seconds", self.idle_time.as_secs());
+                Err(to_status(Error::new(Code::DeadlineExceeded, "UPLOAD_STANDS_STILL", told)))
+            }
+        }
+    }
+
+    /// Decompressing and checking a message takes its time, which is not the runtime's.
+    async fn decode(&mut self, message: FlightData) -> Result<Decoded> {
+        let ended = || Error::internal("an upload was read on after its end");
+        let mut decoder = self.decoder.take().ok_or_else(ended)?;
+        let decode = move || {
+            let decoded = decoder.decode(&message.data_header, message.data_body);
+            (decoder, decoded)
+        };
+        let (decoder, decoded) = tokio::task::spawn_blocking(decode)
+            .await
+            .map_err(|error| Error::internal(format!("decoding a message ended early: {error}")))?;
+        self.decoder = Some(decoder);
+        decoded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_is_a_command_or_a_kind_and_a_name() {
+        let command = v1::IngestCommand { source: "weather".to_owned(), ..Default::default() };
+        let wire = v1::FlightCommand { command: Some(v1::flight_command::Command::Ingest(command.clone())) };
+        let read = read_descriptor(FlightDescriptor::new_cmd(wire.encode_to_vec())).expect("a command");
+        assert_eq!(read, Asked::Ingest(command));
+
+        let path = FlightDescriptor::new_path(vec!["view".to_owned(), "planes".to_owned()]);
+        assert_eq!(read_descriptor(path).expect("a path"), Asked::Path("view".to_owned(), "planes".to_owned()));
+    }
+
+    #[test]
+    fn other_descriptors_are_refused_with_the_way_out() {
+        for descriptor in [
+            FlightDescriptor::new_cmd("no protobuf"),
+            FlightDescriptor::new_cmd(""),
+            FlightDescriptor::new_path(vec!["weather".to_owned()]),
+            FlightDescriptor::default(),
+        ] {
+            let error = read_descriptor(descriptor).expect_err("refused");
+            assert_eq!((error.reason, error.hint.is_some()), ("BAD_DESCRIPTOR", true));
+        }
+    }
+}

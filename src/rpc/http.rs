@@ -1,0 +1,65 @@
+//! The port for operators: `/metrics` for Prometheus, `/healthz` (the process answers) and `/readyz`
+//! (it serves). Nothing of a tenant's data passes here.
+
+use std::fmt;
+use std::future::Future;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::{App, HttpResponse, HttpServer, web};
+
+use crate::telemetry::Telemetry;
+
+pub use actix_web::dev::ServerHandle as HttpHandle;
+
+/// Whether the server serves, and if not, why.
+pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+#[derive(Clone)]
+pub struct HttpState {
+    pub telemetry: Arc<Telemetry>,
+    pub readiness: Readiness,
+}
+
+/// Serves on a bound listener. The future ends when the handle was told to stop.
+pub fn serve(
+    listener: TcpListener,
+    state: HttpState,
+    drain_time: Duration,
+) -> std::io::Result<(HttpHandle, impl Future<Output = std::io::Result<()>> + Send)> {
+    let state = web::Data::new(state);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(state.clone())
+            .route("/metrics", web::get().to(metrics))
+            .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
+    });
+    let server = server.workers(1).disable_signals().shutdown_timeout(drain_time.as_secs()).listen(listener)?.run();
+    Ok((server.handle(), server))
+}
+
+async fn metrics(state: web::Data<HttpState>) -> HttpResponse {
+    match state.telemetry.prometheus_text() {
+        Ok((format, text)) => HttpResponse::Ok().content_type(format).body(text),
+        Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
+    }
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(state: web::Data<HttpState>) -> HttpResponse {
+    match (state.readiness)() {
+        Ok(()) => HttpResponse::Ok().body("ready\n"),
+        Err(reason) => HttpResponse::ServiceUnavailable().body(format!("not ready: {reason}\n")),
+    }
+}
+
+impl fmt::Debug for HttpState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("HttpState").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,220 @@
+//! IngestService: columns or Arrow IPC into one record batch, one call of ingest, its report into
+//! an answer. A stream is answered request by request, in order; a refusal ends it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_array::{ArrayRef, RecordBatch};
+use arrow_schema::{Field, Schema};
+use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::{BoxStream, try_unfold};
+use hydrant_proto::v1;
+use hydrant_proto::v1::ingest_request::Rows;
+use hydrant_proto::v1::ingest_service_server::IngestService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::status::to_status;
+use super::wire::columns::{DecodedColumn, decode_column};
+use super::wire::definitions::decode_request_known_time;
+use super::wire::{encode_position, ipc};
+use super::{UseCases, layers};
+use crate::error::{Code, Error, Result};
+use crate::ingest::{DeleteRequest, IngestReport, IngestRequest, Outcome, Producer};
+use crate::tenancy::Action;
+
+/// How long a request without a deadline waits until its rows can be read.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Bounds of what is decoded here, before the use case sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct DecodeLimits {
+    pub max_message: u64,
+    pub max_rows: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct IngestRpc {
+    use_cases: UseCases,
+    limits: DecodeLimits,
+}
+
+impl IngestRpc {
+    pub fn new(use_cases: UseCases, limits: DecodeLimits) -> Self {
+        Self { use_cases, limits }
+    }
+
+    async fn take(&self, request: v1::IngestRequest, deadline: Option<Instant>) -> Result<v1::IngestResponse> {
+        let permit = self.use_cases.permit(Action::Write)?;
+        let wait_visible = request.wait_visible;
+        let request = decode_request(request, self.limits).await?;
+        let report = self.use_cases.ingest.ingest(&permit, request).await?;
+        if let Some(frame) = report.frame.filter(|_| wait_visible) {
+            wait_until_visible(&self.use_cases, frame, deadline).await?;
+        }
+        Ok(encode_report(report))
+    }
+
+    async fn erase(&self, request: v1::DeleteRequest) -> Result<v1::IngestResponse> {
+        let permit = self.use_cases.permit(Action::Write)?;
+        let request = decode_delete(request)?;
+        self.use_cases.ingest.delete(&permit, request).await.map(encode_report)
+    }
+}
+
+#[async_trait]
+impl IngestService for IngestRpc {
+    type IngestStreamStream = BoxStream<'static, Result<v1::IngestResponse, Status>>;
+
+    async fn ingest(&self, request: Request<v1::IngestRequest>) -> Result<Response<v1::IngestResponse>, Status> {
+        let deadline = layers::deadline(request.extensions());
+        self.take(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
+    }
+
+    async fn ingest_stream(
+        &self,
+        request: Request<Streaming<v1::IngestRequest>>,
+    ) -> Result<Response<Self::IngestStreamStream>, Status> {
+        // The layer's deadline bounds how long a unary call may take; a stream has its client's alone.
+        let state = (self.clone(), request.into_inner(), 0_u64);
+        let answers = try_unfold(state, |(rpc, mut requests, number)| async move {
+            let Some(request) = requests.message().await? else { return Ok(None) };
+            let answer = rpc.take(request, None).await;
+            let answer = answer.map_err(|error| to_status(of_request(error, "request", number)))?;
+            Ok(Some((answer, (rpc, requests, number + 1))))
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::IngestResponse>, Status> {
+        self.erase(request.into_inner()).await.map(Response::new).map_err(to_status)
+    }
+}
+
+/// Waits until every partition has applied `frame`.
+pub(super) async fn wait_until_visible(use_cases: &UseCases, frame: u64, deadline: Option<Instant>) -> Result<()> {
+    let deadline = deadline.unwrap_or_else(|| Instant::now() + VISIBLE_WITHIN);
+    use_cases.partitions.wait_applied(frame, deadline).await.map_err(|error| {
+        Error::new(
+            Code::DeadlineExceeded,
+            "NOT_VISIBLE_YET",
+            format!("the rows are in the log, but can't be read yet: {error}"),
+        )
+        .hint("they will be; with a producer and sequence, the same request may be sent again")
+    })
+}
+
+/// Tells which request of a stream was refused.
+pub(super) fn of_request(mut error: Error, what: &'static str, number: u64) -> Error {
+    error.message = format!("{what} {number}: {}", error.message);
+    error.with(what, number)
+}
+
+pub(super) fn decode_producer(id: String, sequence: u64) -> Option<Producer> {
+    (!id.is_empty()).then_some(Producer { id, sequence })
+}
+
+pub(super) fn encode_report(report: IngestReport) -> v1::IngestResponse {
+    use v1::ingest_response::Outcome as Wire;
+    let outcome = match report.outcome {
+        Outcome::Applied => Wire::Applied,
+        Outcome::AlreadyApplied => Wire::AlreadyApplied,
+        Outcome::Valid => Wire::Valid,
+    };
+    let views = report.views.into_iter().map(|rows| v1::ViewRows {
+        view: rows.view.to_string(),
+        rows: rows.rows as u64,
+        null_keys: rows.null_keys as u64,
+    });
+    v1::IngestResponse {
+        position: report.frame.map(encode_position),
+        ingest_time: report.ingest_time.unwrap_or_default(),
+        outcome: outcome.into(),
+        rows: report.rows as u64,
+        views: views.collect(),
+    }
+}
+
+async fn decode_request(request: v1::IngestRequest, limits: DecodeLimits) -> Result<IngestRequest> {
+    let batch = match request.rows {
+        Some(Rows::Columns(columns)) => batch_of(columns.columns)?,
+        Some(Rows::ArrowIpc(stream)) => decode_ipc(stream, limits).await?,
+        None => {
+            return Err(Error::invalid("NO_ROWS", "the request holds no rows").hint("set 'columns' or 'arrow_ipc'"));
+        }
+    };
+    Ok(IngestRequest {
+        source: request.source,
+        batch,
+        producer: decode_producer(request.producer, request.sequence),
+        known_time: decode_request_known_time(request.known_time)?,
+        ignore_extra: request.ignore_extra,
+        validate_only: request.validate_only,
+    })
+}
+
+async fn decode_ipc(stream: Vec<u8>, limits: DecodeLimits) -> Result<RecordBatch> {
+    let decode = move || ipc::decode_single_batch(&stream, limits.max_message, limits.max_rows);
+    let decoded = tokio::task::spawn_blocking(decode).await;
+    decoded.map_err(|error| Error::internal(format!("decoding rows ended early: {error}")))?
+}
+
+fn batch_of(columns: Vec<v1::Column>) -> Result<RecordBatch> {
+    let mut fields = Vec::with_capacity(columns.len());
+    let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns.len());
+    for column in columns {
+        let DecodedColumn { name, data_type, values } = decode_column(column)?;
+        fields.push(Field::new(name, data_type.to_arrow(), true));
+        arrays.push(values);
+    }
+    if arrays.is_empty() {
+        return Err(Error::invalid("NO_ROWS", "the request holds no columns"));
+    }
+    let lengths = || fields.iter().zip(&arrays).map(|(field, array)| format!("'{}': {}", field.name(), array.len()));
+    if arrays.iter().any(|array| array.len() != arrays[0].len()) {
+        let told = lengths().collect::<Vec<_>>().join(", ");
+        return Err(Error::invalid("UNEVEN_COLUMNS", format!("the columns have different numbers of rows ({told})")));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .map_err(|error| Error::invalid("MALFORMED_COLUMN", format!("the columns make no batch: {error}")))
+}
+
+fn decode_delete(request: v1::DeleteRequest) -> Result<DeleteRequest> {
+    let mut keys = Vec::with_capacity(request.keys.len());
+    for column in request.keys {
+        let column = decode_column(column)?;
+        keys.push((column.name, column.values));
+    }
+    Ok(DeleteRequest {
+        view: request.view,
+        keys,
+        event_times: request.event_times,
+        producer: decode_producer(request.producer, request.sequence),
+        known_time: decode_request_known_time(request.known_time)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ints(name: &str, values: Vec<i32>) -> v1::Column {
+        let values = Some(v1::column::Values::Int32s(v1::Int32Values { values }));
+        v1::Column { name: name.to_owned(), values, nulls: Vec::new() }
+    }
+
+    #[test]
+    fn columns_of_different_lengths_are_refused_naming_them() {
+        let error = batch_of(vec![ints("a", vec![1, 2]), ints("b", vec![1])]).expect_err("uneven");
+        assert!(error.message.contains("'a': 2") && error.message.contains("'b': 1"), "{error}");
+        assert!(batch_of(Vec::new()).is_err());
+        assert_eq!(batch_of(vec![ints("a", vec![1, 2])]).expect("even").num_rows(), 2);
+    }
+
+    #[test]
+    fn a_refused_request_of_a_stream_tells_which_it_was() {
+        let error = of_request(Error::invalid("BAD_ROWS", "2 bad rows"), "batch", 7);
+        assert_eq!(error.message, "batch 7: 2 bad rows");
+        assert_eq!(error.metadata, [("batch", "7".to_owned())]);
+    }
+}

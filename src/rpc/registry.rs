@@ -1,0 +1,221 @@
+//! RegistryService: definitions in and out, plans, lineage, and where the server's other ports are.
+
+use async_trait::async_trait;
+use hydrant_proto::v1;
+use hydrant_proto::v1::registry_service_server::RegistryService;
+use tonic::{Request, Response, Status};
+
+use super::UseCases;
+use super::status::to_status;
+use super::wire::definitions::{
+    decode_definitions, decode_kind, decode_name, encode_definition, encode_kind, encode_problem, encode_status,
+};
+use crate::error::{Code, Error, Result};
+use crate::registry::definition::Definition;
+use crate::registry::lineage::{Edge, Lineage};
+use crate::registry::listing::Described;
+use crate::registry::plan::{Action as Change, Plan};
+use crate::tenancy::Action;
+
+/// The ports of the other listeners.
+#[derive(Clone, Copy, Debug)]
+pub struct OtherPorts {
+    pub flight: u16,
+    pub http: u16,
+}
+
+#[derive(Debug)]
+pub struct RegistryRpc {
+    use_cases: UseCases,
+    ports: OtherPorts,
+}
+
+impl RegistryRpc {
+    pub fn new(use_cases: UseCases, ports: OtherPorts) -> Self {
+        Self { use_cases, ports }
+    }
+
+    async fn create(&self, request: v1::CreateDefinitionRequest) -> Result<v1::Definition> {
+        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+        let definition = single(request.definition)?;
+        self.use_cases.registry.create(&permit, definition).await.map(|described| encode_described(&described))
+    }
+
+    async fn update(&self, request: v1::UpdateDefinitionRequest) -> Result<v1::Definition> {
+        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+        let definition = single(request.definition)?;
+        let updated = self.use_cases.registry.update(&permit, definition, request.etag).await?;
+        Ok(encode_described(&updated))
+    }
+
+    async fn remove(&self, request: v1::DeleteDefinitionRequest) -> Result<v1::DeleteDefinitionResponse> {
+        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+        let (kind, name) = (decode_kind(request.kind)?, decode_name("name", &request.name)?);
+        let registry_revision = self.use_cases.registry.delete(&permit, kind, &name, request.etag).await?;
+        Ok(v1::DeleteDefinitionResponse { registry_revision })
+    }
+
+    fn get(&self, request: &v1::GetDefinitionRequest) -> Result<v1::Definition> {
+        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+        let (kind, name) = (decode_kind(request.kind)?, decode_name("name", &request.name)?);
+        self.use_cases.registry.get(&permit, kind, &name).map(|described| encode_described(&described))
+    }
+
+    fn list(&self, request: &v1::ListDefinitionsRequest) -> Result<v1::ListDefinitionsResponse> {
+        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+        let kind = decode_kind(request.kind)?;
+        let page = self.use_cases.registry.list(&permit, kind, request.page_size, &request.page_token)?;
+        Ok(v1::ListDefinitionsResponse {
+            definitions: page.items.iter().map(encode_described).collect(),
+            next_page_token: page.next_page_token,
+            registry_revision: page.revision,
+        })
+    }
+
+    /// Problems of the definitions are the plan's answer; anything else is a refusal.
+    fn draft(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
+        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+        let registry = &self.use_cases.registry;
+        let planned = decode_definitions(request.definitions).and_then(|all| registry.plan(&permit, &all));
+        match planned {
+            Ok(plan) => Ok(v1::PlanResponse {
+                registry_revision: plan.revision,
+                changes: encode_changes(&plan),
+                problems: Vec::new(),
+            }),
+            Err(error) if error.code == Code::InvalidArgument && !error.violations.is_empty() => Ok(v1::PlanResponse {
+                registry_revision: registry.snapshot().revision,
+                changes: Vec::new(),
+                problems: error.violations.iter().map(encode_problem).collect(),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn make_so(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse> {
+        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+        let definitions = decode_definitions(request.definitions)?;
+        let applied = self.use_cases.registry.apply(&permit, definitions, request.expected_revision).await?;
+        Ok(v1::ApplyResponse { changes: encode_changes(&applied.plan), registry_revision: applied.revision })
+    }
+
+    fn lineage(&self, request: &v1::GetLineageRequest) -> Result<v1::GetLineageResponse> {
+        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+        let (kind, name) = (decode_kind(request.kind)?, decode_name("name", &request.name)?);
+        let Lineage { upstream, downstream } = self.use_cases.registry.lineage(&permit, kind, &name)?;
+        Ok(v1::GetLineageResponse {
+            upstream: upstream.iter().map(encode_edge).collect(),
+            downstream: downstream.iter().map(encode_edge).collect(),
+        })
+    }
+
+    fn info(&self) -> v1::GetServerInfoResponse {
+        v1::GetServerInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            flight_port: self.ports.flight.into(),
+            http_port: self.ports.http.into(),
+            registry_revision: self.use_cases.registry.snapshot().revision,
+            store_time: self.use_cases.store_time.read(),
+        }
+    }
+}
+
+#[async_trait]
+impl RegistryService for RegistryRpc {
+    async fn create_definition(
+        &self,
+        request: Request<v1::CreateDefinitionRequest>,
+    ) -> Result<Response<v1::Definition>, Status> {
+        answer(self.create(request.into_inner()).await)
+    }
+
+    async fn get_definition(
+        &self,
+        request: Request<v1::GetDefinitionRequest>,
+    ) -> Result<Response<v1::Definition>, Status> {
+        answer(self.get(request.get_ref()))
+    }
+
+    async fn list_definitions(
+        &self,
+        request: Request<v1::ListDefinitionsRequest>,
+    ) -> Result<Response<v1::ListDefinitionsResponse>, Status> {
+        answer(self.list(request.get_ref()))
+    }
+
+    async fn update_definition(
+        &self,
+        request: Request<v1::UpdateDefinitionRequest>,
+    ) -> Result<Response<v1::Definition>, Status> {
+        answer(self.update(request.into_inner()).await)
+    }
+
+    async fn delete_definition(
+        &self,
+        request: Request<v1::DeleteDefinitionRequest>,
+    ) -> Result<Response<v1::DeleteDefinitionResponse>, Status> {
+        answer(self.remove(request.into_inner()).await)
+    }
+
+    async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        answer(self.draft(request.into_inner()))
+    }
+
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
+        answer(self.make_so(request.into_inner()).await)
+    }
+
+    async fn get_lineage(
+        &self,
+        request: Request<v1::GetLineageRequest>,
+    ) -> Result<Response<v1::GetLineageResponse>, Status> {
+        answer(self.lineage(request.get_ref()))
+    }
+
+    async fn get_server_info(
+        &self,
+        _: Request<v1::GetServerInfoRequest>,
+    ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
+        Ok(Response::new(self.info()))
+    }
+}
+
+fn answer<T>(outcome: Result<T>) -> Result<Response<T>, Status> {
+    outcome.map(Response::new).map_err(to_status)
+}
+
+fn single(definition: Option<v1::Definition>) -> Result<Definition> {
+    let missing = || Error::invalid("INVALID_DEFINITION", "the request holds no definition");
+    let mut decoded = decode_definitions(vec![definition.ok_or_else(missing)?])?;
+    decoded.pop().ok_or_else(missing)
+}
+
+fn encode_described(described: &Described) -> v1::Definition {
+    let status = encode_status(&described.applied, described.version, described.frozen.as_deref());
+    v1::Definition { status: Some(status), ..encode_definition(&described.applied.definition) }
+}
+
+fn encode_changes(plan: &Plan) -> Vec<v1::Change> {
+    use v1::change::Action as Wire;
+    let changes = plan.changes.iter().map(|change| v1::Change {
+        kind: encode_kind(change.kind).into(),
+        name: change.name.to_string(),
+        action: match change.action {
+            Change::Create => Wire::Create.into(),
+            Change::Update => Wire::Update.into(),
+            Change::Unchanged => Wire::Unchanged.into(),
+        },
+        details: change.details.clone(),
+        affects: change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect(),
+    });
+    changes.collect()
+}
+
+fn encode_edge(edge: &Edge) -> v1::LineageEdge {
+    v1::LineageEdge {
+        from_kind: encode_kind(edge.from.0).into(),
+        from_name: edge.from.1.to_string(),
+        to_kind: encode_kind(edge.to.0).into(),
+        to_name: edge.to.1.to_string(),
+    }
+}

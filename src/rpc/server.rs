@@ -1,0 +1,259 @@
+//! The listeners and what is served on them: gRPC with health and reflection, Arrow Flight on a
+//! port of its own, HTTP for operators. It makes tasks and hands them out, but starts none.
+
+use std::fmt;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use hydrant_proto::v1;
+use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
+use hydrant_proto::v1::online_service_server::OnlineServiceServer;
+use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+
+use super::UseCases;
+use super::flight::{FlightLimits, FlightRpc};
+use super::http::{self, HttpHandle, HttpState};
+use super::ingest::{DecodeLimits, IngestRpc};
+use super::layers::{CallLayer, Calls};
+use super::online::OnlineRpc;
+use super::registry::{OtherPorts, RegistryRpc};
+use super::status::MessageLimit;
+use crate::config::{Config, ServerConfig};
+
+/// How often a connection without traffic is asked whether its client still lives.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// A bound on rows of one Flight message where no use case sets a lower one: Arrow counts in int32.
+const MAX_MESSAGE_ROWS: u64 = i32::MAX as u64;
+
+/// Where the server listens, with the ports that were really taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub grpc: SocketAddr,
+    pub flight: SocketAddr,
+    pub http: SocketAddr,
+}
+
+/// Why the server can't listen or serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("option '{option}': can't listen on {address}: {source}")]
+    Bind { option: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("the {task} ended: {message}")]
+    Task { task: &'static str, message: String },
+}
+
+/// The ports, taken before anything else is started, so that a second server ends at once.
+#[derive(Debug)]
+pub struct Listeners {
+    grpc: TcpListener,
+    flight: TcpListener,
+    http: TcpListener,
+    addresses: Addresses,
+}
+
+/// A task of the server, by its name.
+pub type NamedTask = (&'static str, BoxFuture<'static, Result<(), ServerError>>);
+
+/// A server that is put together.
+pub struct Server {
+    addresses: Addresses,
+    health: HealthReporter,
+    stop: CancellationToken,
+    http: HttpHandle,
+    tasks: Vec<NamedTask>,
+}
+
+/// What the server can still be told while its tasks run.
+#[derive(Clone)]
+pub struct ServerControl {
+    health: HealthReporter,
+    stop: CancellationToken,
+    http: HttpHandle,
+}
+
+impl Listeners {
+    pub fn bind(config: &ServerConfig) -> Result<Self, ServerError> {
+        let (grpc, grpc_address) = bind("server.grpc_addr", config.grpc_addr)?;
+        let (flight, flight_address) = bind("server.flight_addr", config.flight_addr)?;
+        let (http, http_address) = bind("server.http_addr", config.http_addr)?;
+        let addresses = Addresses { grpc: grpc_address, flight: flight_address, http: http_address };
+        Ok(Self { grpc, flight, http, addresses })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+}
+
+impl Server {
+    /// Puts the services on their ports. NOT_SERVING until [`ServerControl::announce`] says otherwise.
+    /// To be called on the runtime that serves.
+    pub async fn new(
+        listeners: Listeners,
+        use_cases: UseCases,
+        state: HttpState,
+        config: &Config,
+    ) -> Result<Self, ServerError> {
+        let Listeners { grpc, flight, http, addresses } = listeners;
+        let (health, health_service) = health_reporter();
+        let stop = CancellationToken::new();
+        let instruments = state.telemetry.instruments();
+
+        let limit = config.server.grpc_max_message;
+        let calls = Calls::new(
+            &instruments,
+            MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
+            Some(config.server.max_call_time.duration()),
+        );
+        let ports = OtherPorts { flight: addresses.flight.port(), http: addresses.http.port() };
+        let decode = DecodeLimits { max_message: limit.0, max_rows: to_u64(config.ingest.max_rows) };
+        let online = OnlineServiceServer::new(OnlineRpc::new(use_cases.clone()))
+            .max_decoding_message_size(limit.as_usize())
+            .max_encoding_message_size(limit.as_usize());
+        let ingest = IngestServiceServer::new(IngestRpc::new(use_cases.clone(), decode))
+            .max_decoding_message_size(limit.as_usize())
+            .max_encoding_message_size(limit.as_usize());
+        let registry = RegistryServiceServer::new(RegistryRpc::new(use_cases.clone(), ports))
+            .max_decoding_message_size(limit.as_usize())
+            .max_encoding_message_size(limit.as_usize());
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let grpc_server = transport(&config.server)
+            .layer(CallLayer(calls))
+            .add_service(online)
+            .add_service(ingest)
+            .add_service(registry)
+            .add_service(health_service.clone())
+            .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
+            .add_service(reflection().build_v1alpha().expect("the compiled-in descriptors are whole"));
+        let grpc_task = grpc_server.serve_with_incoming_shutdown(
+            incoming("server.grpc_addr", grpc, addresses.grpc)?,
+            stop.clone().cancelled_owned(),
+        );
+
+        let limit = config.server.flight_max_message;
+        // A training set takes as long as it takes: only its client bounds it.
+        let calls =
+            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None);
+        let limits = FlightLimits {
+            decode: DecodeLimits { max_message: limit.0, max_rows: MAX_MESSAGE_ROWS },
+            idle_time: config.server.idle_time.duration(),
+        };
+        let flight_service = FlightServiceServer::new(FlightRpc::new(use_cases, limits))
+            .max_decoding_message_size(limit.as_usize())
+            .max_encoding_message_size(limit.as_usize());
+        let flight_server = transport(&config.server)
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .layer(CallLayer(calls))
+            .add_service(flight_service)
+            .add_service(health_service);
+        let flight_task = flight_server.serve_with_incoming_shutdown(
+            incoming("server.flight_addr", flight, addresses.flight)?,
+            stop.clone().cancelled_owned(),
+        );
+
+        let (http_handle, http_task) = http::serve(http, state, config.server.drain_time.duration())
+            .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
+
+        let tasks =
+            vec![named("gRPC server", grpc_task), named("Flight server", flight_task), named("HTTP server", http_task)];
+        let server = Self { addresses, health, stop, http: http_handle, tasks };
+        server.control().announce(false).await;
+        Ok(server)
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    pub fn control(&self) -> ServerControl {
+        ServerControl { health: self.health.clone(), stop: self.stop.clone(), http: self.http.clone() }
+    }
+
+    /// The tasks that serve; whoever takes them runs them.
+    pub fn into_tasks(self) -> Vec<NamedTask> {
+        self.tasks
+    }
+}
+
+impl ServerControl {
+    /// Tells health checks whether the server serves, for the whole and for each service.
+    pub async fn announce(&self, serves: bool) {
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        let services = [
+            "",
+            OnlineServiceServer::<OnlineRpc>::NAME,
+            IngestServiceServer::<IngestRpc>::NAME,
+            RegistryServiceServer::<RegistryRpc>::NAME,
+            FlightServiceServer::<FlightRpc>::NAME,
+        ];
+        for service in services {
+            self.health.set_service_status(service, status).await;
+        }
+    }
+
+    /// Takes no more connections and requests; the tasks end when the requests under way have.
+    pub async fn drain(&self) {
+        self.stop.cancel();
+        self.http.stop(true).await;
+    }
+}
+
+fn bind(option: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Bind { option, address, source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    let taken = listener.local_addr().map_err(failed)?;
+    Ok((listener, taken))
+}
+
+fn incoming(option: &'static str, listener: TcpListener, address: SocketAddr) -> Result<TcpIncoming, ServerError> {
+    let failed = |source| ServerError::Bind { option, address, source };
+    listener.set_nonblocking(true).map_err(failed)?;
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+}
+
+fn transport(config: &ServerConfig) -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(config.max_streams_per_connection)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+}
+
+fn named<E: fmt::Display>(
+    task: &'static str,
+    future: impl Future<Output = Result<(), E>> + Send + 'static,
+) -> NamedTask {
+    let ended =
+        move |outcome: Result<(), E>| outcome.map_err(|error| ServerError::Task { task, message: error.to_string() });
+    (task, future.map(ended).boxed())
+}
+
+fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ServerControl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ServerControl").finish_non_exhaustive()
+    }
+}
