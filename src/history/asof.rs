@@ -54,6 +54,7 @@ pub struct AsOf<R> {
     slot: u16,
     key: Vec<u8>,
     started: bool,
+    rows_read: u32,
     as_known: Option<Candidate>,
     finally: Option<Candidate>,
     waiting: WaitingRows,
@@ -62,18 +63,34 @@ pub struct AsOf<R> {
 impl<R: HistoryRows> AsOf<R> {
     /// Features are kept for `mode`'s rows only; of the others, which are compared, their versions.
     pub fn new(rows: R, mode: Mode, last_time: Micros, waiting: WaitingRows) -> Self {
-        let (as_known, finally) = (None, None);
-        Self { rows, mode, last_time, slot: 0, key: Vec::new(), started: false, as_known, finally, waiting }
+        Self {
+            rows,
+            mode,
+            last_time,
+            slot: 0,
+            key: Vec::new(),
+            started: false,
+            rows_read: 0,
+            as_known: None,
+            finally: None,
+            waiting,
+        }
     }
 
-    /// The rows that count for `wanted`; calls come in ascending order.
-    pub fn at(&mut self, wanted: &Wanted<'_>) -> Result<Counted<'_>, JoinError> {
+    /// The rows that count for `wanted`; calls come in ascending order. Between two spine rows there
+    /// may be any number of history rows, so `is_stopped` is asked here too.
+    pub fn at(&mut self, wanted: &Wanted<'_>, is_stopped: &dyn Fn() -> bool) -> Result<Counted<'_>, JoinError> {
+        const ROWS_BETWEEN_LOOKS: u32 = 16_384;
         if !self.started || self.slot != wanted.slot || self.key != wanted.key {
             self.begin_key(wanted)?;
         }
         // The last row that is only compared, never answered from.
         let mut compared = None;
         while let Some(row) = self.rows.next_of(self.slot, &self.key, wanted.time)? {
+            self.rows_read = self.rows_read.wrapping_add(1);
+            if self.rows_read.is_multiple_of(ROWS_BETWEEN_LOOKS) && is_stopped() {
+                return Err(JoinError::Stopped);
+            }
             let (version, deleted) = (row.version, row.deleted);
             let is_visible = version.is_visible_at(wanted.time);
             let waits = !is_visible && version.known_time <= self.last_time;

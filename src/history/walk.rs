@@ -47,7 +47,7 @@ pub fn walk<R: HistoryRows>(
             return Err(JoinError::Stopped);
         }
         for join in &mut joins {
-            let counted = join.as_of.at(&wanted)?;
+            let counted = join.as_of.at(&wanted, is_stopped)?;
             for ttl in &join.ttls {
                 let as_known = answer(counted.as_known, wanted.time, *ttl);
                 join.differing += u64::from(as_known != answer(counted.finally, wanted.time, *ttl));
