@@ -2,6 +2,8 @@
 //! lives, and what only one file may do. It reads the sources as text; each breach is printed with
 //! its place and the rule. The rules are ARCHITECTURE.md's.
 
+#[path = "tidy/docs.rs"]
+mod docs;
 #[path = "tidy/scan.rs"]
 mod scan;
 
