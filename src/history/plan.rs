@@ -315,7 +315,9 @@ fn refuse_views_without_history(joins: &[Join]) -> Result<(), Error> {
         Some(join) => {
             let message = format!("view '{}' keeps no history (offline: false)", join.view.name);
             let error = Error::new(Code::FailedPrecondition, "VIEW_WITHOUT_HISTORY", message);
-            Err(error.with("view", &join.view.name).hint("it can't be changed later: define another view over the source"))
+            Err(error
+                .with("view", &join.view.name)
+                .hint("it can't be changed later: define another view over the source"))
         }
     }
 }
