@@ -215,7 +215,8 @@ fn every_path_and_link_of_a_document_leads_somewhere() {
         let is_path = |word: &str| {
             TOP_FOLDERS.iter().any(|folder| word.starts_with(folder)) && !word.contains(['*', '<', '{', ' ', '…'])
         };
-        let paths = between(text, '`', is_path).into_iter().map(|(_, path)| path);
+        // Of `path::item`, the path.
+        let paths = between(text, '`', is_path).into_iter().map(|(_, path)| path.split("::").next().unwrap_or(path));
         wrong.extend(paths.filter(|path| !top().join(path).exists()).map(|path| format!("{file}: `{path}`")));
 
         let folder = Path::new(file).parent().unwrap_or(Path::new(""));
