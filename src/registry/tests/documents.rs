@@ -22,6 +22,18 @@ fn every_document_comes_back_as_it_was_written() {
     }
 }
 
+#[tokio::test]
+async fn the_examples_of_the_documentation_can_be_applied() {
+    for text in [include_str!("../../../README.md"), include_str!("../../../docs/definitions.md")] {
+        let examples: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(!examples.is_empty());
+        for example in examples {
+            let registry = open(&LossyFiles::new(1)).await.expect("an empty disk opens");
+            apply(&registry, definitions(example)).await.expect("an example can be applied");
+        }
+    }
+}
+
 #[test]
 fn a_document_keeps_the_names_that_owners_know() {
     let service = documents::to_json(&definitions(FLIGHTS)[3]);
