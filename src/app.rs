@@ -40,6 +40,16 @@ pub enum AppError {
     Open { part: &'static str, error: Error },
 }
 
+impl AppError {
+    /// The way out, where there is one beside the message.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Open { error, .. } => error.hint.as_deref(),
+            Self::DataDir(_) | Self::Server(_) => None,
+        }
+    }
+}
+
 /// A server that is ready to run.
 #[derive(Debug)]
 pub struct App {

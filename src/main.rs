@@ -5,8 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
-use hydrant::app::App;
+use hydrant::app::{App, AppError};
 use hydrant::cli::{self, Command, Done, Failure, Format};
 use hydrant::config::Config;
 use hydrant::telemetry::Telemetry;
@@ -24,9 +23,7 @@ fn main() -> ExitCode {
     };
     match cli.command {
         Command::Serve(args) => {
-            let served = cli::serve::config(args).and_then(|config| {
-                runtime.block_on(serve(config)).map_err(|error| Failure::new("SERVER_FAILED", format!("{error:#}")))
-            });
+            let served = cli::serve::config(args).and_then(|config| runtime.block_on(serve(config)));
             cli::exit_code(served.map(|()| Done::Done), Format::Table)
         }
         Command::Client(command) => runtime.block_on(cli::run(command, cli.server)),
@@ -34,23 +31,36 @@ fn main() -> ExitCode {
 }
 
 /// Serves until the process is told to stop.
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let telemetry = Arc::new(Telemetry::start(&config.telemetry)?);
-    let mut terminated = signal(SignalKind::terminate()).context("signals can't be awaited")?;
-    let app = App::build(&config, telemetry).await?;
+async fn serve(config: Config) -> Result<(), Failure> {
+    let telemetry = Telemetry::start(&config.telemetry).map_err(|error| failure(&error))?;
+    let mut terminated = signal(SignalKind::terminate()).map_err(|error| failure(&error))?;
+    let app = App::build(&config, Arc::new(telemetry)).await.map_err(|error| app_failure(&error))?;
 
     // For whoever started the server on port 0, and for people.
     let addresses = app.addresses();
-    let mut stdout = std::io::stdout();
-    writeln!(stdout, "grpc={} flight={} http={}", addresses.grpc, addresses.flight, addresses.http)?;
-    stdout.flush()?;
-
-    app.run(async move {
+    let told =
+        writeln!(std::io::stdout(), "grpc={} flight={} http={}", addresses.grpc, addresses.flight, addresses.http);
+    if let Err(error) = told {
+        // Nobody reads it; that is no reason not to serve.
+        tracing::warn!(%error, "the addresses could not be printed");
+    }
+    let stopped = async move {
         tokio::select! {
             _ = terminated.recv() => {}
             _ = tokio::signal::ctrl_c() => {}
         }
-    })
-    .await?;
-    Ok(())
+    };
+    app.run(stopped).await.map_err(|error| app_failure(&error))
+}
+
+fn app_failure(error: &AppError) -> Failure {
+    let failure = failure(error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn failure(error: &dyn std::error::Error) -> Failure {
+    Failure::new("SERVER_FAILED", error.to_string())
 }

@@ -38,6 +38,7 @@ pub struct ServerConfig {
     pub http_addr: SocketAddr,
     pub grpc_max_message: ByteSize,
     pub flight_max_message: ByteSize,
+    pub max_connections: usize,
     pub max_streams_per_connection: u32,
     pub max_call_time: Span,
     pub idle_time: Span,
@@ -186,6 +187,7 @@ impl Config {
     fn bounded_numbers(&self) -> Vec<(&'static str, u64, u64, u64)> {
         let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         vec![
+            ("server.max_connections", wide(self.server.max_connections), 1, 1 << 20),
             ("server.max_streams_per_connection", self.server.max_streams_per_connection.into(), 1, 1 << 20),
             ("storage.partitions", wide(self.storage.partitions), 1, 1 << 10),
             ("storage.background_threads", self.storage.background_threads.into(), 1, 256),

@@ -27,6 +27,7 @@ pub fn serve(
     listener: TcpListener,
     state: HttpState,
     drain_time: Duration,
+    max_connections: usize,
 ) -> std::io::Result<(HttpHandle, impl Future<Output = std::io::Result<()>> + Send)> {
     let state = web::Data::new(state);
     let server = HttpServer::new(move || {
@@ -36,7 +37,13 @@ pub fn serve(
             .route("/healthz", web::get().to(healthz))
             .route("/readyz", web::get().to(readyz))
     });
-    let server = server.workers(1).disable_signals().shutdown_timeout(drain_time.as_secs()).listen(listener)?.run();
+    let server = server
+        .workers(1)
+        .max_connections(max_connections)
+        .disable_signals()
+        .shutdown_timeout(drain_time.as_secs())
+        .listen(listener)?
+        .run();
     Ok((server.handle(), server))
 }
 

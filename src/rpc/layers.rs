@@ -99,7 +99,7 @@ where
         let answer_deadline = client_time.and_then(|allowed| begun.checked_add(allowed));
         request.extensions_mut().insert(CallDeadline(deadline));
 
-        let span = tracing::debug_span!("call", method);
+        let span = tracing::info_span!("call", method);
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
         adopt_trace(&span, header("traceparent"), header("tracestate"));
 

@@ -9,7 +9,7 @@ use hydrant_proto::v1::online_service_server::OnlineService;
 use tonic::{Request, Response, Status};
 
 use super::status::{not_yet_served, to_status};
-use super::wire::columns::{decode_column, encode_answer_column, encode_statuses};
+use super::wire::columns::{decode_column, encode_column, encode_statuses};
 use super::wire::decode_position;
 use super::{UseCases, layers};
 use crate::error::Result;
@@ -80,16 +80,17 @@ fn encode_answer(answer: OnlineAnswer) -> Result<v1::GetOnlineFeaturesResponse> 
     });
     Ok(v1::GetOnlineFeaturesResponse {
         services: services.collect(),
-        columns: answer.columns.iter().map(encode_column).collect::<Result<_>>()?,
+        columns: answer.columns.iter().map(encode_feature).collect::<Result<_>>()?,
         rows: to_u32(answer.rows),
         event_times: answer.event_times.iter().map(encode_event_times).collect(),
         provenance: Some(encode_provenance(&answer.provenance)),
     })
 }
 
-fn encode_column(column: &AnswerColumn) -> Result<v1::FeatureColumn> {
+/// Where a status leaves a cell without a value and there is no default, the cell is null.
+fn encode_feature(column: &AnswerColumn) -> Result<v1::FeatureColumn> {
     let statuses = encode_statuses(&column.statuses);
-    Ok(v1::FeatureColumn { column: Some(encode_answer_column(&column.name, &column.values)?), statuses })
+    Ok(v1::FeatureColumn { column: Some(encode_column(&column.name, &column.values)?), statuses })
 }
 
 fn encode_event_times(times: &EventTimes) -> v1::EventTimes {

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::online_service_server::OnlineServiceServer;
@@ -20,6 +20,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::UseCases;
+use super::connections::{self, Connection};
 use super::flight::{FlightLimits, FlightRpc};
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
@@ -140,7 +141,7 @@ impl Server {
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
             .add_service(reflection().build_v1alpha().expect("the compiled-in descriptors are whole"));
         let grpc_task = grpc_server.serve_with_incoming_shutdown(
-            incoming("server.grpc_addr", grpc, addresses.grpc)?,
+            incoming("server.grpc_addr", grpc, addresses.grpc, config.server.max_connections)?,
             stop.clone().cancelled_owned(),
         );
 
@@ -162,12 +163,13 @@ impl Server {
             .add_service(flight_service)
             .add_service(health_service);
         let flight_task = flight_server.serve_with_incoming_shutdown(
-            incoming("server.flight_addr", flight, addresses.flight)?,
+            incoming("server.flight_addr", flight, addresses.flight, config.server.max_connections)?,
             stop.clone().cancelled_owned(),
         );
 
-        let (http_handle, http_task) = http::serve(http, state, config.server.drain_time.duration())
-            .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
+        let (http_handle, http_task) =
+            http::serve(http, state, config.server.drain_time.duration(), config.server.max_connections)
+                .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
 
         let tasks =
             vec![named("gRPC server", grpc_task), named("Flight server", flight_task), named("HTTP server", http_task)];
@@ -220,11 +222,16 @@ fn bind(option: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
     Ok((listener, taken))
 }
 
-fn incoming(option: &'static str, listener: TcpListener, address: SocketAddr) -> Result<TcpIncoming, ServerError> {
+fn incoming(
+    option: &'static str,
+    listener: TcpListener,
+    address: SocketAddr,
+    max_connections: usize,
+) -> Result<impl Stream<Item = std::io::Result<Connection>>, ServerError> {
     let failed = |source| ServerError::Bind { option, address, source };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    Ok(TcpIncoming::from(listener).with_nodelay(Some(true)))
+    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), max_connections))
 }
 
 fn transport(config: &ServerConfig) -> tonic::transport::Server {

@@ -4,6 +4,7 @@
 
 mod metrics;
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use opentelemetry::metrics::MeterProvider as _;
@@ -16,6 +17,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use prometheus::Encoder as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -71,14 +73,18 @@ impl Telemetry {
         let meters = meter_provider(&registry, endpoint)?;
         let tracer = endpoint.map(|endpoint| tracer_provider(endpoint, config.trace_share)).transpose()?;
 
-        let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let colours = std::io::stderr().is_terminal();
+        let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
         let log = match config.log_format {
-            LogFormat::Text => log.boxed(),
-            LogFormat::Json => log.json().flatten_event(true).boxed(),
+            LogFormat::Text => log.with_filter(filter).boxed(),
+            LogFormat::Json => log.json().flatten_event(true).with_filter(filter).boxed(),
         };
-        let traces =
-            tracer.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE)));
-        let subscriber = tracing_subscriber::registry().with(filter).with(log).with(traces);
+        // What is traced doesn't depend on what is logged.
+        let traced = Targets::new().with_target(SERVICE, LevelFilter::INFO);
+        let layer = |provider: &SdkTracerProvider| {
+            tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE)).with_filter(traced)
+        };
+        let subscriber = tracing_subscriber::registry().with(log).with(tracer.as_ref().map(layer));
         subscriber.try_init().map_err(|error| TelemetryError::Subscriber(error.to_string()))?;
         Ok(Self { registry, meters, tracer })
     }

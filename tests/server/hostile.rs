@@ -1,12 +1,13 @@
 //! Requests that are wrong, too large, out of place or given up: each gets a clear refusal that names
 //! the thing, and the server goes on serving.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, StringArray};
 use hydrant::config::ByteSize;
 use hydrant::error::Code;
-use hydrant::rpc::client::Refusal;
+use hydrant::rpc::client::{Client, Refusal};
 use hydrant::rpc::v1;
 use hydrant::rpc::wire::columns::encode_column;
 use hydrant::rpc::wire::encode_position;
@@ -174,5 +175,27 @@ async fn unknown_services_methods_and_bytes_are_refused() {
         tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it hangs up").ok();
     }
     still_serves(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_bound_wait_until_one_is_closed() {
+    let server = TestServer::start_with(|config| config.server.max_connections = 2).await;
+    let address = server.addresses.grpc.to_string();
+    let second = Client::connect(&address).await.expect("the second of two");
+    second.server_info().await.expect("it is served");
+    // The system takes the connection, but nobody answers on it yet.
+    let mut third = pin!(async { Client::connect(&address).await?.server_info().await });
+    tokio::select! {
+        biased;
+        answer = &mut third => panic!("a third of two connections was served: {answer:?}"),
+        () = async {
+            for _ in 0..50 {
+                second.server_info().await.expect("it is served");
+            }
+        } => {}
+    }
+    drop(second);
+    tokio::time::timeout(PATIENCE, third).await.expect("a place was given back").expect("it is served");
     server.stop().await;
 }

@@ -24,6 +24,7 @@ async fn what_was_ingested_is_read_online_with_its_provenance() {
     let values = column.column.as_ref().expect("a column");
     assert_eq!(values.name, "airport_weather__temp");
     assert_eq!(values.values, Some(Values::Float64s(v1::Float64Values { values: vec![37.25, 40.5, 0.0] })));
+    assert_eq!(values.nulls, [false, false, true], "a cell without a value is null");
     let statuses = [v1::CellStatus::Present, v1::CellStatus::Present, v1::CellStatus::NotFound].map(i32::from);
     assert_eq!(column.statuses, statuses);
     assert_eq!(answer.services[0].service, "delay_model@1");

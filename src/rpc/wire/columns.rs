@@ -47,11 +47,6 @@ pub fn encode_column(name: &str, array: &dyn Array) -> Result<v1::Column> {
     Ok(v1::Column { name: name.to_owned(), values: Some(encode_values(name, array)?), nulls })
 }
 
-/// An Arrow array as a column whose nulls the statuses beside it tell.
-pub fn encode_answer_column(name: &str, array: &dyn Array) -> Result<v1::Column> {
-    Ok(v1::Column { name: name.to_owned(), values: Some(encode_values(name, array)?), nulls: Vec::new() })
-}
-
 /// One status a cell, or a single one where all are alike.
 pub fn encode_statuses(statuses: &[CellStatus]) -> Vec<i32> {
     let wire = |status: &CellStatus| i32::from(*status as u8);
