@@ -287,7 +287,18 @@ impl Serving {
                 }
                 continue;
             };
-            let answered = answered?;
+            let answered = match answered {
+                // What history can't read is told by its cells; the others are as good as ever.
+                Err(error) if error.code == Code::DataLoss => {
+                    tracing::error!(view = %of_view.view.name, keys = wanted.len(), %error, "history is damaged");
+                    self.metrics.damaged_rows.add(wanted.len() as u64);
+                    for key in wanted {
+                        found[key] = Found::Damaged;
+                    }
+                    continue;
+                }
+                answered => answered?,
+            };
             if answered.len() != wanted.len() {
                 return Err(Error::internal("history answered another number of keys than it was asked for"));
             }

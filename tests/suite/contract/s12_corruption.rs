@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hydrant::error::Code;
+use hydrant::serving::OnlineRequest;
 use rocksdb::{DB, IteratorMode, Options};
 use serde_json::json;
 
-use super::SHOP;
+use super::{SHOP, audit};
 use crate::support::node::{AS_KNOWN, START, TestNode};
 use crate::support::table::spine;
 
@@ -96,6 +97,33 @@ async fn a_damaged_page_of_history_is_data_loss_naming_the_file() {
     fs::write(file, &whole).expect("written");
     let trained = node.train(&["user_facts:plan"], &wanted, AS_KNOWN).await;
     assert_eq!(trained.column("user_facts__plan")[499], "plan 499");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_damaged_page_of_history_keeps_from_a_pinned_read_is_damaged_cells_and_no_others() {
+    let node = TestNode::start(SHOP).await;
+    let rows = |happened: i64| -> serde_json::Value {
+        let row = |user: i64| json!({"user_id": user, "happened": happened, "plan": format!("plan {user}")});
+        (0..50).map(row).collect()
+    };
+    node.put("facts", rows(START - 10)).await;
+    node.put("audits", json!([audit(1, START - 10, START - 10, "fine")])).await;
+    node.put("facts", json!([{"user_id": 1, "happened": START, "plan": "newer"}])).await;
+    node.land().await;
+    let files = files_under(&node.data_directory().join("history/default/user_facts"), "parquet");
+    let mut bytes = fs::read(&files[0]).expect("readable");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&files[0], &bytes).expect("written");
+    // Of the first user the online row lies after the instant; all the others' answer.
+    let what = ["user_facts:plan", "user_audits:verdict"];
+    let read = node.read_at(&what, json!({"user_id": [0, 1, 2]}), START - 5).await;
+    assert_eq!(read.column("user_facts__plan"), ["plan 0", "DAMAGED", "plan 2"]);
+    assert_eq!(read.column("user_audits__verdict"), ["NOT_FOUND", "fine", "NOT_FOUND"]);
+    assert_eq!(node.use_cases().serving.metrics().damaged_rows.get(), 1);
+    let question = node.question(&what, &json!({"user_id": [1]}));
+    let strict = node.get(OnlineRequest { strict: true, at: Some(START - 5), ..question }).await;
+    assert_eq!(strict.expect_err("a cell is damaged").code, Code::DataLoss);
 }
 
 #[tokio::test(flavor = "multi_thread")]
