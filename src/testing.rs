@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::clock::{ManualClock, StoreTime};
 use crate::cluster::LocalMetadata;
 use crate::log::{AppendError, AppendRequest, Appended, LocalLog, LogError, LogOptions, Sealed, WriteLog};
-use crate::partition::{LandedFrames, PartitionSettings, Partitions, PartitionsConfig};
+use crate::partition::{LandedFrames, PartitionError, PartitionSettings, Partitions, PartitionsConfig};
 use crate::registry::Registry;
 use crate::registry::catalog::View;
 use crate::registry::yaml;
@@ -144,6 +144,18 @@ impl TestStore {
         Self::open(files, clock, settings, directory, written).await
     }
 
+    /// Stops in order and starts again with what the partitions hold and nothing else: the error that
+    /// the first partition reports.
+    pub async fn restart_with_an_empty_log(self) -> Result<(), PartitionError> {
+        let Self { clock, log, registry, partitions, settings, directory, .. } = self;
+        partitions.shutdown().await;
+        drop((log, registry, partitions));
+        let (partitions, ..) = Self::start_parts(&LossyFiles::new(2), &clock, &settings, &directory).await;
+        let waited = partitions.wait_serving(soon()).await;
+        partitions.shutdown().await;
+        waited
+    }
+
     async fn open(
         files: LossyFiles,
         clock: Arc<ManualClock>,
@@ -151,6 +163,17 @@ impl TestStore {
         directory: Arc<tempfile::TempDir>,
         written: Arc<Mutex<Vec<Written>>>,
     ) -> Self {
+        let (partitions, log, time, registry) = Self::start_parts(&files, &clock, &settings, &directory).await;
+        partitions.wait_serving(soon()).await.expect("every partition serves");
+        Self { clock, time, log, registry, partitions, written, files, settings, directory }
+    }
+
+    async fn start_parts(
+        files: &LossyFiles,
+        clock: &Arc<ManualClock>,
+        settings: &PartitionSettings,
+        directory: &tempfile::TempDir,
+    ) -> (Partitions, Arc<TestLog>, Arc<StoreTime>, Registry) {
         let shared_files: Arc<dyn Files> = Arc::new(files.clone());
         let (log, time) = LocalLog::open(shared_files.clone(), Path::new("/log"), LogOptions::default(), clock.clone())
             .expect("a log");
@@ -172,9 +195,7 @@ impl TestStore {
             store_time: time.clone(),
             landed: Arc::new(LandedFrames::default()),
         };
-        let partitions = Partitions::start(config).expect("partitions");
-        partitions.wait_serving(soon()).await.expect("every partition serves");
-        Self { clock, time, log, registry, partitions, written, files, settings, directory }
+        (Partitions::start(config).expect("partitions"), log, time, registry)
     }
 
     pub fn directory(&self) -> &Path {

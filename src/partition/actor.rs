@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use actix::{Actor, ActorContext, Addr, Arbiter, AsyncContext, Context, Handler, 
 use futures::stream;
 use hydrant_storage::names::{TenantId, ViewId};
 use hydrant_storage::order::Micros;
-use hydrant_storage::partition::{PartitionOptions, PartitionStore, SharedResources, StoreError};
-use hydrant_storage::record::SharedFrame;
+use hydrant_storage::partition::{PartitionOptions, PartitionStore, Progress, SharedResources, StoreError};
+use hydrant_storage::record::{RowRecord, SharedFrame};
 use tokio::sync::watch;
 
 use super::handle::{Command, Mailbox, PartitionState, Reply, Shared, StopReason};
@@ -69,6 +69,9 @@ struct Open {
     durable: watch::Receiver<u64>,
     /// The end of the log when the files were opened; nothing is lent before it is applied.
     replay_through: u64,
+    /// Whether a large frame has waited for a step already, so that what was applied before it could
+    /// be published.
+    large_waited: bool,
     last_flush: Instant,
 }
 
@@ -144,11 +147,10 @@ impl PartitionActor {
             .map_err(store_failure)?;
         let mut durable = parts.log.durable();
         let replay_through = *durable.borrow_and_update();
-        let applied = store.applied().frame;
-        if applied > replay_through {
-            return Err(ExitCause::Damaged(format!(
-                "it holds frame {applied}, and the log ends at {replay_through}: the log has lost acknowledged frames"
-            )));
+        let holds = store.unfinished_frame().unwrap_or(0).max(store.applied().frame);
+        if holds > replay_through {
+            // Its rows would stand for frames that the log has no more, or will number anew.
+            return Err(ExitCause::Damaged(ahead_of_log(&parts.directory, holds, replay_through)));
         }
         shared.flushed.store(store.flushed_frame(), Ordering::Release);
         shared.tail_bytes.store(store.tail_bytes(), Ordering::Release);
@@ -161,6 +163,7 @@ impl PartitionActor {
             ahead: VecDeque::new(),
             durable: durable.clone(),
             replay_through,
+            large_waited: false,
             last_flush: Instant::now(),
         });
         Ok(durable)
@@ -189,17 +192,13 @@ impl PartitionActor {
     fn step(&mut self) -> Result<bool, ExitCause> {
         let parts = self.parts.clone();
         let Some(open) = &mut self.open else { return Ok(false) };
-        let advanced = open.apply_some(&parts)?;
+        let advanced = open.apply_some(&parts, self.publish_wanted)?;
         let now = parts.store_time.read();
         let more_due = open.store.promote(now, parts.settings.promote_rows).map_err(store_failure)?;
         let dropped = Self::drop_some(&mut self.drops, open, &parts)?;
         parts.shared.tail_bytes.store(open.store.tail_bytes(), Ordering::Release);
-        if (advanced || dropped || self.publish_wanted) && !more_due {
-            open.publish(&parts, now);
-            self.publish_wanted = false;
-        } else if more_due {
-            self.publish_wanted = true;
-        }
+        let wanted = more_due || advanced || dropped || self.publish_wanted;
+        self.publish_wanted = wanted && (more_due || !open.publish(&parts, now));
         Ok(more_due || !self.drops.is_empty() || open.is_behind())
     }
 
@@ -253,70 +252,85 @@ impl PartitionActor {
 }
 
 impl Open {
-    /// Applies frames up to the bounds of one step; whether any was applied.
-    fn apply_some(&mut self, parts: &PartitionParts) -> Result<bool, ExitCause> {
+    /// Applies rows up to the bounds of one step; whether any frame was applied to its end. A frame
+    /// larger than a step is applied over several, and nothing is published meanwhile; so it is not
+    /// begun while something waits for that, unless it has stepped back once before.
+    fn apply_some(&mut self, parts: &PartitionParts, publish_wanted: bool) -> Result<bool, ExitCause> {
         let settings = &parts.settings;
         let before = self.store.applied().frame;
         if self.ahead.is_empty() && *self.durable.borrow() > before {
             self.ahead.extend(parts.log.read_from(before, settings.read_bytes).map_err(log_failure)?);
         }
         let snapshot = parts.snapshots.load();
-        if snapshot.revision != self.policies.revision {
+        // A frame is applied under one revision.
+        if snapshot.revision != self.policies.revision && self.store.unfinished_frame().is_none() {
             self.policies = CatalogPolicies::new(&snapshot, parts.landed.clone());
         }
-        let (mut frames, mut rows_left) = (0, settings.apply_rows);
-        // Frames without rows of this partition only move the position: the last one of a run does.
-        let mut passed: Option<SharedFrame> = None;
-        let mut expected = before + 1;
+        let (mut frames, mut rows_left) = (0, settings.apply_rows.max(1));
         while frames < settings.apply_frames && rows_left > 0 {
-            let Some(frame) = self.ahead.pop_front() else { break };
+            let Some(frame) = self.ahead.front().cloned() else { break };
+            let expected = self.store.applied().frame + 1;
             if frame.number != expected {
                 return Err(ExitCause::Damaged(format!("the log gave frame {} in place of {expected}", frame.number)));
             }
-            expected += 1;
-            frames += 1;
-            let rows = frame.rows_of_slots(parts.shared.range.first, parts.shared.range.last).len();
-            if rows == 0 {
-                passed = Some(frame);
-                continue;
+            let rows = frame.rows_of_slots(parts.shared.range.first, parts.shared.range.last);
+            let would_begin_large = rows.len() > rows_left && self.store.unfinished_frame().is_none();
+            let others_wait = frames > 0 || (publish_wanted && !self.large_waited);
+            if would_begin_large && others_wait {
+                self.large_waited |= frames == 0;
+                break;
             }
-            passed = None;
-            self.apply_frame(parts, &frame)?;
-            rows_left = rows_left.saturating_sub(rows);
-        }
-        if let Some(frame) = passed {
-            self.apply_frame(parts, &frame)?;
+            self.large_waited = false;
+            if !self.apply_chunk(parts, &frame, rows, rows_left)? {
+                break;
+            }
+            self.ahead.pop_front();
+            frames += 1;
+            rows_left = rows_left.saturating_sub(rows.len());
         }
         parts.metrics.frames_applied.add(frames as u64);
         Ok(frames > 0)
     }
 
-    fn apply_frame(&mut self, parts: &PartitionParts, frame: &SharedFrame) -> Result<(), ExitCause> {
-        let rows = frame.rows_of_slots(parts.shared.range.first, parts.shared.range.last);
+    /// Whether the frame is applied to its end.
+    fn apply_chunk(
+        &mut self,
+        parts: &PartitionParts,
+        frame: &SharedFrame,
+        rows: &[RowRecord],
+        limit: usize,
+    ) -> Result<bool, ExitCause> {
         let now = parts.store_time.read();
-        let report =
-            self.store.apply(frame.number, frame.ingest_time, rows, now, &self.policies).map_err(store_failure)?;
+        let (number, ingest_time) = (frame.number, frame.ingest_time);
+        let applied = self.store.apply_some(number, ingest_time, rows, limit, now, &self.policies);
+        if !rows.is_empty() {
+            parts.metrics.apply_chunks.add(1);
+        }
+        let Progress::Done(report) = applied.map_err(store_failure)? else { return Ok(false) };
         parts.metrics.rows_applied.add(rows.len() as u64);
         parts.metrics.rows_dropped.add(report.unknown_view_rows as u64);
-        Ok(())
+        Ok(true)
     }
 
     fn is_behind(&self) -> bool {
         !self.ahead.is_empty() || *self.durable.borrow() > self.store.applied().frame
     }
 
-    fn publish(&mut self, parts: &PartitionParts, promoted: Micros) {
+    /// Whether a view was lent: not before the log is replayed, and not in the middle of a frame.
+    fn publish(&mut self, parts: &PartitionParts, promoted: Micros) -> bool {
         let applied = self.store.applied().frame;
         if applied < self.replay_through {
-            return;
+            return false;
         }
+        let Some(view) = self.store.publish() else { return false };
         let shared = &parts.shared;
-        shared.view.store(Some(self.store.publish()));
+        shared.view.store(Some(view));
         shared.progress.send_modify(|progress| {
             progress.state = PartitionState::Serving;
             progress.applied = applied;
             progress.promoted = promoted;
         });
+        true
     }
 
     fn flush(&mut self, parts: &PartitionParts) -> Result<u64, ExitCause> {
@@ -429,9 +443,22 @@ fn store_failure(error: StoreError) -> ExitCause {
 fn log_failure(error: LogError) -> ExitCause {
     let reason = format!("reading the log: {error}");
     match error {
-        LogError::Damaged { .. } | LogError::Missing { .. } | LogError::Trimmed { .. } => ExitCause::Damaged(reason),
+        LogError::Trimmed { .. } => ExitCause::Damaged(format!(
+            "{reason}, and this partition has not applied that: its files are an older copy, or were removed; stop the \
+             node and put back files that belong to this log"
+        )),
+        LogError::Damaged { .. } | LogError::Missing { .. } => ExitCause::Damaged(reason),
         _ => ExitCause::Failed(reason),
     }
+}
+
+fn ahead_of_log(directory: &Path, holds: u64, log_end: u64) -> String {
+    format!(
+        "{} holds rows of frame {holds}, and the log ends at frame {log_end}: the log was lost or is an older copy; stop \
+         the node and put back the log that belongs to these partitions, or, if there is none any more, begin with an \
+         empty data directory and send the rows again",
+        directory.display()
+    )
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

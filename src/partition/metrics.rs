@@ -9,6 +9,7 @@ use crate::counter::Counter;
 pub struct PartitionMetrics {
     pub frames_applied: Arc<Counter>,
     pub rows_applied: Arc<Counter>,
+    pub apply_chunks: Arc<Counter>,
     pub rows_dropped: Arc<Counter>,
     pub flushes: Arc<Counter>,
     pub tail_drops: Arc<Counter>,
@@ -24,6 +25,10 @@ impl Default for PartitionMetrics {
         Self {
             frames_applied: Counter::count("hydrant.partition.frames.applied", "frames that partitions passed over"),
             rows_applied: Counter::count("hydrant.partition.rows.applied", "rows applied to partitions"),
+            apply_chunks: Counter::count(
+                "hydrant.partition.apply.chunks",
+                "bounded steps in which rows were applied; other partitions of the thread run between them",
+            ),
             rows_dropped: Counter::count("hydrant.partition.rows.dropped", "rows whose view no longer exists"),
             flushes: Counter::count("hydrant.partition.flushes", "flushes asked for by timer or by a caller"),
             tail_drops: Counter::count("hydrant.partition.tail.drops", "bounded steps of dropping landed rows"),
@@ -44,6 +49,7 @@ impl PartitionMetrics {
         let all = [
             &self.frames_applied,
             &self.rows_applied,
+            &self.apply_chunks,
             &self.rows_dropped,
             &self.flushes,
             &self.tail_drops,

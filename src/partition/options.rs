@@ -9,7 +9,7 @@ pub struct PartitionSettings {
     pub count: usize,
     /// Arbiter threads; partitions are spread over them.
     pub threads: usize,
-    /// Rows applied before the actor yields.
+    /// Rows applied before the actor yields, in the middle of a frame too.
     pub apply_rows: usize,
     /// Frames passed over before the actor yields, with or without rows of its own.
     pub apply_frames: usize,

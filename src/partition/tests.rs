@@ -1,8 +1,11 @@
 use std::time::Duration;
 
+use hydrant_storage::keys::{OnlineKey, slot_of};
+use hydrant_storage::partition::{Lookup, ReadMode};
+
 use super::{PartitionError, PartitionSettings, PartitionState, Partitions};
 use crate::error::Code;
-use crate::testing::{HOUR, SECOND, START, TestStore, soon};
+use crate::testing::{HOUR, SECOND, START, TestStore, airport_key, soon};
 
 fn quick() -> PartitionSettings {
     PartitionSettings {
@@ -180,6 +183,55 @@ async fn the_log_is_trimmed_through_what_every_partition_has_on_disk() {
     let waited = trimmed.wait_for(|through| *through >= written.frame);
     tokio::time::timeout_at(soon().into(), waited).await.expect("the log is trimmed").expect("the log lives");
     store.partitions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_request_is_applied_in_steps_and_seen_whole_or_not_at_all() {
+    let settings = PartitionSettings { count: 2, threads: 1, apply_rows: 8, ..quick() };
+    let store = TestStore::start_with(settings).await;
+    let airports: Vec<String> = (0..300).map(|number| format!("A{number}")).collect();
+    let rows = |temp: f64| airports.iter().map(|name| (name.as_str(), START, None, Some(temp))).collect::<Vec<_>>();
+    store.write_applied(&rows(1.0)).await;
+    let view = store.view("airport_weather");
+    let keys: Vec<Vec<u8>> = airports.iter().map(|name| airport_key(name)).collect();
+    for temp in [2.0, 3.0, 4.0] {
+        let written = store.write(&rows(temp)).await;
+        for handle in store.partitions.handles() {
+            let mine = |key: &&Vec<u8>| handle.range().contains(slot_of(view.slot_seed, key));
+            let names: Vec<OnlineKey<'_>> = keys
+                .iter()
+                .filter(mine)
+                .map(|key| OnlineKey {
+                    slot: slot_of(view.slot_seed, key),
+                    tenant: view.tenant,
+                    view: view.id,
+                    key: key.as_slice(),
+                })
+                .collect();
+            while handle.applied_frame() < written.frame {
+                let lent = handle.view().expect("the partition serves");
+                let of_frame = |found: Lookup| match found {
+                    Lookup::Row(row) => row.header().version.position.frame,
+                    other => panic!("a row, not {other:?}"),
+                };
+                let frames: Vec<u64> = lent.lookup(&names, ReadMode::MayBlock).into_iter().map(of_frame).collect();
+                assert!(frames.iter().all(|frame| *frame == lent.applied().frame), "{frames:?}");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    assert!(store.partitions.metrics().apply_chunks.get() >= 4 * 300 / 8);
+    assert_eq!(store.partitions.metrics().rows_applied.get(), 4 * 300);
+    store.partitions.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_partition_ahead_of_its_log_is_parked_with_the_way_out() {
+    let store = TestStore::start_with(quick()).await;
+    store.write_applied(&[("EWR", START, None, Some(1.0))]).await;
+    let refused = store.restart_with_an_empty_log().await.expect_err("its rows are of frames that the log has not");
+    let PartitionError::Parked { reason, .. } = &refused else { panic!("{refused:?}") };
+    assert!(reason.contains("put back the log"), "{reason}");
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ use crate::order::Micros;
 
 const FORMAT_KEY: &[u8] = b"format";
 const APPLIED_KEY: &[u8] = b"applied";
+/// There only while some rows of a frame are written, and not all.
+const UNFINISHED_KEY: &[u8] = b"unfinished";
 
 /// Raised when stored bytes change their meaning.
 const FORMAT_VERSION: u32 = 1;
@@ -53,6 +55,13 @@ impl Database {
         decode_applied(value.as_deref())
     }
 
+    /// The frame of which some rows are written, and not all.
+    pub fn unfinished(&self) -> Result<Option<u64>, StoreError> {
+        let Some(value) = self.get(UNFINISHED_KEY)? else { return Ok(None) };
+        let frame = value.try_into().map_err(|_| short(UNFINISHED_KEY))?;
+        Ok(Some(u64::from_le_bytes(frame)))
+    }
+
     pub fn view_states(&self) -> Result<Vec<(ViewId, ViewState)>, StoreError> {
         let mut states = Vec::new();
         let read_all = IteratorMode::From(ViewStateKey::PREFIX, rocksdb::Direction::Forward);
@@ -72,6 +81,14 @@ impl Database {
         value.extend_from_slice(&applied.frame.to_le_bytes());
         value.extend_from_slice(&applied.ingest_time.to_le_bytes());
         self.put(batch, APPLIED_KEY, value);
+    }
+
+    pub fn put_unfinished(&self, batch: &mut WriteBatch, frame: u64) {
+        self.put(batch, UNFINISHED_KEY, frame.to_le_bytes().to_vec());
+    }
+
+    pub fn delete_unfinished(&self, batch: &mut WriteBatch) {
+        batch.delete_cf(self.meta(), UNFINISHED_KEY);
     }
 
     pub fn put_view(&self, batch: &mut WriteBatch, view: ViewId, state: &ViewState) {

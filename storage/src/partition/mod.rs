@@ -4,6 +4,7 @@
 //! flushed is applied again from ours. Which row counts is never decided here but by
 //! [`crate::order`].
 
+mod apply;
 mod database;
 mod meta;
 mod read_view;
@@ -102,6 +103,16 @@ pub struct ApplyReport {
     pub tailed_rows: usize,
 }
 
+/// How far a frame has been applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// So many of its rows are written, and others are left.
+    Begun {
+        rows: usize,
+    },
+    Done(ApplyReport),
+}
+
 /// What a step of the sweep did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
@@ -142,6 +153,9 @@ pub enum StoreError {
     /// A row or a key of another partition was handed to this one.
     #[error("slot {slot} is not of this partition, which has {range}")]
     ForeignSlot { slot: u16, range: SlotRange },
+    /// Frames are applied one after the other, each to its end and with the same rows.
+    #[error("frame {frame} can't be applied now: frame {unfinished} is half applied")]
+    OutOfTurn { frame: u64, unfinished: u64 },
     #[error("{action}: {reason}")]
     Io { action: &'static str, reason: String },
 }

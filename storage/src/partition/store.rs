@@ -1,6 +1,6 @@
-//! The writer of a partition. What it writes for a frame, and that the frame is applied, become
-//! visible and durable together; whatever is applied twice changes nothing. It reads no clock:
-//! every instant is handed in.
+//! The writer of a partition, apart from how frames are applied: what falls due, expires or has
+//! landed, what becomes durable, and what readers are lent. It reads no clock: every instant is
+//! handed in.
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
@@ -9,19 +9,13 @@ use std::sync::Arc;
 
 use rocksdb::{DBRawIterator, ReadOptions, WriteBatch};
 
+use super::apply::Unfinished;
 use super::database::{Database, SharedResources};
-use super::{
-    Applied, ApplyReport, PartitionOptions, ReadView, StoreError, SweepReport, ViewPolicies, ViewState, read_view,
-};
+use super::{Applied, PartitionOptions, ReadView, StoreError, SweepReport, ViewPolicies, ViewState, read_view};
 use crate::keys::{OnlineKey, PendingKey, SlotRange, TailKey, ordered_time, prefix_end};
 use crate::names::{TenantId, ViewId};
 use crate::order::{Micros, RowVersion, is_expired};
-use crate::record::RowRecord;
 use crate::row::{RowHeader, RowKind, RowRef, encode_row};
-
-/// A write batch has at most this many rows, and ends after this many bytes of them.
-const CHUNK_ROWS: usize = 1024;
-const CHUNK_BYTES: usize = 4 << 20;
 
 /// One partition's store. It has one owner, which alone writes.
 ///
@@ -29,15 +23,17 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// whether it was the greatest can't be told, so the key reads as damaged until the store is rebuilt.
 #[derive(Debug)]
 pub struct PartitionStore {
-    database: Arc<Database>,
-    range: SlotRange,
-    applied: Applied,
+    pub(super) database: Arc<Database>,
+    pub(super) range: SlotRange,
+    pub(super) applied: Applied,
     /// Whether `applied` is ahead of what was written: frames without rows here are not written one
     /// by one.
-    applied_unwritten: bool,
+    pub(super) applied_unwritten: bool,
+    /// The frame of which rows are written, and not all.
+    pub(super) unfinished: Option<Unfinished>,
     /// The last position read back from disk.
     flushed: u64,
-    next_due: Option<Micros>,
+    pub(super) next_due: Option<Micros>,
     views: Arc<HashMap<ViewId, ViewState>>,
     /// Where the next step of the sweep begins.
     sweep_from: Vec<u8>,
@@ -62,11 +58,13 @@ impl PartitionStore {
         let database = Arc::new(Database::open(directory, options, shared)?);
         database.check_format(range)?;
         let applied = database.applied()?;
+        let unfinished = database.unfinished()?.map(Unfinished::found);
         let views = Arc::new(database.view_states()?.into_iter().collect());
         let mut store = Self {
             range,
             applied,
             applied_unwritten: false,
+            unfinished,
             flushed: applied.frame,
             next_due: None,
             views,
@@ -114,49 +112,10 @@ impl PartitionStore {
         self.views.get(&view).copied()
     }
 
-    /// Applies the rows that a frame has for this partition, in ascending order of ordinals within
-    /// a slot. Frames come in ascending order; those without rows here may be left out, but the
-    /// last of a run of them should be passed, so that the position advances. A frame at or before
-    /// [`PartitionStore::applied`] changes nothing.
-    ///
-    /// `now` is store time at or after `ingest_time`: rows due by it are visible at once. It must
-    /// not exceed what later reads may be given.
-    ///
-    /// After an error other than [`StoreError::ForeignSlot`] part of the frame may be written; the
-    /// position has not advanced, and applying the frame again makes it whole.
-    pub fn apply(
-        &mut self,
-        frame: u64,
-        ingest_time: Micros,
-        rows: &[RowRecord],
-        now: Micros,
-        policies: &dyn ViewPolicies,
-    ) -> Result<ApplyReport, StoreError> {
-        if frame <= self.applied.frame {
-            return Ok(ApplyReport { already_applied: true, ..ApplyReport::default() });
-        }
-        if let Some(foreign) = rows.iter().find(|row| !self.range.contains(row.slot)) {
-            return Err(StoreError::ForeignSlot { slot: foreign.slot, range: self.range });
-        }
-        let applied = Applied { frame, ingest_time };
-        let mut step = Step { report: ApplyReport::default(), views: HashMap::new() };
-        let mut rest = rows;
-        while !rest.is_empty() {
-            let (chunk, after) = rest.split_at(chunk_length(rest));
-            rest = after;
-            let mut batch = WriteBatch::default();
-            let next_due = self.stage_rows(&mut batch, &mut step, chunk, applied, now, policies)?;
-            if rest.is_empty() {
-                self.database.put_applied(&mut batch, applied);
-                self.put_views(&mut batch, &step.views);
-            }
-            self.database.write(batch)?;
-            self.next_due = earlier(self.next_due, next_due);
-        }
-        self.applied = applied;
-        self.applied_unwritten = rows.is_empty();
-        self.take_views(step.views);
-        Ok(step.report)
+    /// The frame of which some rows are written and others not yet: it has to be applied to its end
+    /// before anything can be published. After a crash in its middle, too.
+    pub fn unfinished_frame(&self) -> Option<u64> {
+        self.unfinished.as_ref().map(Unfinished::frame)
     }
 
     /// Makes rows visible that are due at or before `through`, `limit` at most; whether more are.
@@ -316,98 +275,19 @@ impl PartitionStore {
         Ok(())
     }
 
-    /// What readers are to see from now on: all that has been applied and promoted.
-    pub fn publish(&mut self) -> Arc<ReadView> {
+    /// What readers are to see from now on: all that has been applied and promoted. `None` in the
+    /// middle of a frame, since a frame is seen whole or not at all; views published before it stay
+    /// as they are.
+    pub fn publish(&mut self) -> Option<Arc<ReadView>> {
+        if self.unfinished.is_some() {
+            return None;
+        }
         let seen = read_view::Seen { range: self.range, applied: self.applied, next_due: self.next_due };
-        Arc::new(ReadView::new(self.database.clone(), seen, self.views.clone()))
-    }
-
-    /// Adds rows of one frame to a batch; the earliest due time among those that are pending.
-    fn stage_rows(
-        &self,
-        batch: &mut WriteBatch,
-        step: &mut Step,
-        rows: &[RowRecord],
-        applied: Applied,
-        now: Micros,
-        policies: &dyn ViewPolicies,
-    ) -> Result<Option<Micros>, StoreError> {
-        let mut next_due = None;
-        // Of each key the greatest visible row, and what its view's ttl is.
-        let mut candidates: BTreeMap<Vec<u8>, (RowVersion, &RowRecord, Option<Micros>)> = BTreeMap::new();
-        let (mut key_buffer, mut row_buffer) = (Vec::new(), Vec::new());
-        for row in rows {
-            let Some(policy) = policies.policy(row.tenant, row.view) else {
-                step.report.unknown_view_rows += 1;
-                continue;
-            };
-            let name = name_of(row);
-            let version = row.version(applied.frame, applied.ingest_time);
-            let visible = version.is_visible_at(now);
-            let header = header_of(row, version, applied);
-            row_buffer.clear();
-            encode_row(&name, &header, &row.body, &mut row_buffer);
-            if policy.offline && applied.frame > policy.landed {
-                key_buffer.clear();
-                TailKey { name, version }.encode(&mut key_buffer);
-                batch.put_cf(self.database.tail(), &key_buffer, &row_buffer);
-                step.report.tailed_rows += 1;
-                let state = self.view_for(&mut step.views, row.tenant, row.view);
-                state.tail_rows += 1;
-                state.tail_bytes += (key_buffer.len() + row_buffer.len()) as u64;
-            }
-            if visible {
-                self.view_for(&mut step.views, row.tenant, row.view).saw(version.event_time);
-            }
-            if !policy.online {
-                continue;
-            }
-            key_buffer.clear();
-            if !visible {
-                let due = version.due_time();
-                PendingKey { due, name, position: version.position }.encode(&mut key_buffer);
-                batch.put_cf(self.database.pending(), &key_buffer, &row_buffer);
-                step.report.pending_rows += 1;
-                next_due = earlier(next_due, Some(due));
-                continue;
-            }
-            name.encode(&mut key_buffer);
-            match candidates.get_mut(&key_buffer) {
-                Some(greatest) => {
-                    step.report.late_rows += 1;
-                    if version > greatest.0 {
-                        *greatest = (version, row, policy.longest_ttl);
-                    }
-                }
-                None => {
-                    candidates.insert(key_buffer.clone(), (version, row, policy.longest_ttl));
-                }
-            }
-        }
-        let names: Vec<&[u8]> = candidates.keys().map(Vec::as_slice).collect();
-        for ((name, (version, row, ttl)), current) in candidates.iter().zip(self.current_versions(&names)?) {
-            match current {
-                Current::Damaged => step.report.shadowed_rows += 1,
-                Current::Row(current) if *version <= current => step.report.late_rows += 1,
-                Current::None | Current::Row(_) => {
-                    let mut header = header_of(row, *version, applied);
-                    if header.kind == RowKind::Full && is_expired(version.event_time, now, *ttl) {
-                        header.kind = RowKind::ExpiredStub;
-                        step.report.expired_rows += 1;
-                    }
-                    let body: &[u8] = if header.kind == RowKind::Full { &row.body } else { &[] };
-                    row_buffer.clear();
-                    encode_row(&name_of(row), &header, body, &mut row_buffer);
-                    batch.put_cf(self.database.latest(), name, &row_buffer);
-                    step.report.current_rows += 1;
-                }
-            }
-        }
-        Ok(next_due)
+        Some(Arc::new(ReadView::new(self.database.clone(), seen, self.views.clone())))
     }
 
     /// The versions of the online rows under encoded names, which are sorted.
-    fn current_versions(&self, names: &[&[u8]]) -> Result<Vec<Current>, StoreError> {
+    pub(super) fn current_versions(&self, names: &[&[u8]]) -> Result<Vec<Current>, StoreError> {
         let (database, options) = (&self.database, ReadOptions::default());
         let stored =
             database.rocksdb().batched_multi_get_cf_opt(database.latest(), names.iter().copied(), true, &options);
@@ -426,7 +306,7 @@ impl PartitionStore {
     }
 
     /// The state of a view in a step: as it is, until the step changes it.
-    fn view_for<'a>(
+    pub(super) fn view_for<'a>(
         &self,
         changed: &'a mut HashMap<ViewId, ViewState>,
         tenant: TenantId,
@@ -436,7 +316,7 @@ impl PartitionStore {
         changed.entry(view).or_insert_with(|| self.views.get(&view).copied().unwrap_or_else(current))
     }
 
-    fn put_views(&self, batch: &mut WriteBatch, changed: &HashMap<ViewId, ViewState>) {
+    pub(super) fn put_views(&self, batch: &mut WriteBatch, changed: &HashMap<ViewId, ViewState>) {
         for (view, state) in changed {
             if self.views.get(view) != Some(state) {
                 self.database.put_view(batch, *view, state);
@@ -444,7 +324,7 @@ impl PartitionStore {
         }
     }
 
-    fn take_views(&mut self, changed: HashMap<ViewId, ViewState>) {
+    pub(super) fn take_views(&mut self, changed: HashMap<ViewId, ViewState>) {
         if !changed.is_empty() {
             Arc::make_mut(&mut self.views).extend(changed);
         }
@@ -473,13 +353,6 @@ impl PartitionStore {
     }
 }
 
-/// What applying a frame has done so far. Taken over only with the frame's last batch, so that a
-/// frame which is applied again after a crash in its middle isn't counted twice.
-struct Step {
-    report: ApplyReport,
-    views: HashMap<ViewId, ViewState>,
-}
-
 /// A row to become the online one of its key; without a version, it is damaged.
 struct Candidate {
     version: Option<RowVersion>,
@@ -500,41 +373,10 @@ impl Candidate {
     }
 }
 
-enum Current {
+pub(super) enum Current {
     None,
     Row(RowVersion),
     Damaged,
-}
-
-impl ViewState {
-    fn saw(&mut self, event_time: Micros) {
-        self.newest_event_time = self.newest_event_time.max(Some(event_time));
-    }
-}
-
-fn name_of(row: &RowRecord) -> OnlineKey<'_> {
-    OnlineKey { slot: row.slot, tenant: row.tenant, view: row.view, key: &row.key }
-}
-
-fn header_of(row: &RowRecord, version: RowVersion, applied: Applied) -> RowHeader {
-    RowHeader {
-        kind: if row.tombstone { RowKind::Tombstone } else { RowKind::Full },
-        version,
-        ingest_time: applied.ingest_time,
-        revision: row.revision,
-        feature_count: row.feature_count,
-    }
-}
-
-/// How many of the rows, which are some, go into one batch.
-fn chunk_length(rows: &[RowRecord]) -> usize {
-    let mut bytes = 0;
-    let fits = |row: &&RowRecord| {
-        let room = bytes < CHUNK_BYTES;
-        bytes += row.key.len() + row.body.len();
-        room
-    };
-    rows.iter().take(CHUNK_ROWS).take_while(fits).count()
 }
 
 /// The due time of the pending row that the iterator is at.
@@ -546,7 +388,7 @@ fn due_at(pending: &mut DBRawIterator<'_>) -> Result<Option<Micros>, StoreError>
     Ok(Some(PendingKey::decode(key).ok_or_else(|| damaged_key("pending"))?.due))
 }
 
-fn earlier(left: Option<Micros>, right: Option<Micros>) -> Option<Micros> {
+pub(super) fn earlier(left: Option<Micros>, right: Option<Micros>) -> Option<Micros> {
     match (left, right) {
         (Some(left), Some(right)) => Some(left.min(right)),
         (left, right) => left.or(right),

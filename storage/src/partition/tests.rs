@@ -1,3 +1,4 @@
+mod chunks;
 mod crash;
 mod model;
 mod rules;
@@ -70,9 +71,20 @@ impl Bench {
         self.store.as_mut().expect("the store is open")
     }
 
+    fn view(&mut self) -> Arc<ReadView> {
+        self.store().publish().expect("no frame is half applied")
+    }
+
     fn apply(&mut self, frame: &TestFrame) -> ApplyReport {
         let store = self.store.as_mut().expect("the store is open");
         store.apply(frame.number, frame.ingest_time, &frame.rows, frame.now, &self.policies).expect("applied")
+    }
+
+    /// Applies two rows more of a frame.
+    fn apply_two(&mut self, frame: &TestFrame) -> Progress {
+        let store = self.store.as_mut().expect("the store is open");
+        let TestFrame { number, ingest_time, rows, now } = frame;
+        store.apply_some(*number, *ingest_time, rows, 2, *now, &self.policies).expect("applied")
     }
 
     fn sweep(&mut self, now: Micros) -> SweepReport {
@@ -87,7 +99,7 @@ impl Bench {
     fn look_up(&mut self, key: i64) -> Lookup {
         let bytes = key_bytes(key);
         let name = OnlineKey { slot: slot_of_key(&bytes), tenant: TENANT, view: VIEW, key: &bytes };
-        self.store().publish().lookup(&[name], ReadMode::MayBlock).remove(0)
+        self.view().lookup(&[name], ReadMode::MayBlock).remove(0)
     }
 
     fn row(&mut self, key: i64) -> Option<OwnedRow> {
@@ -104,7 +116,7 @@ impl Bench {
     }
 
     fn tail(&mut self, view: ViewId, after_frame: u64) -> Vec<TailRow> {
-        let rows = self.store().publish().tail(TENANT, view, after_frame);
+        let rows = self.view().tail(TENANT, view, after_frame);
         rows.collect::<Result<_, _>>().expect("an undamaged tail")
     }
 
@@ -118,7 +130,7 @@ impl Bench {
                 keys.iter().map(|key| OnlineKey { slot: slot_of_key(key), tenant: TENANT, view: *view, key })
             })
             .collect();
-        let view = self.store().publish();
+        let view = self.view();
         let online = view.lookup(&names, ReadMode::MayBlock).into_iter().map(|found| match found {
             Lookup::Row(row) => Some(row),
             Lookup::Absent => None,

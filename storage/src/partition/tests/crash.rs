@@ -92,7 +92,7 @@ fn what_was_not_flushed_is_not_claimed_to_be() {
 fn the_position_advances_over_frames_without_rows_here() {
     let mut bench = Bench::new();
     bench.apply(&frame(7, []));
-    assert_eq!(bench.store().publish().applied(), Applied { frame: 7, ingest_time: 700 });
+    assert_eq!(bench.view().applied(), Applied { frame: 7, ingest_time: 700 });
     assert_eq!(bench.store().flushed_frame(), 0);
     bench.store().flush().expect("flushed");
     assert_eq!(bench.store().flushed_frame(), 7);

@@ -33,10 +33,10 @@ fn a_row_of_the_future_is_seen_when_it_is_due_and_not_before() {
     bench.promote(999);
     assert_eq!(bench.value(1), Some(1));
     assert_eq!(bench.store().view_state(VIEW).expect("it has rows").newest_event_time, Some(50));
-    let before = bench.store().publish();
+    let before = bench.view();
     bench.promote(1_000);
     assert_eq!(bench.value(1), Some(2));
-    let after = bench.store().publish();
+    let after = bench.view();
     assert_eq!((before.next_due(), after.next_due()), (Some(1_000), None));
     assert_eq!((before.newest_event_time(VIEW), after.newest_event_time(VIEW)), (Some(50), Some(1_000)));
     assert_eq!(bench.tail(VIEW, 0).len(), 2);
@@ -152,7 +152,7 @@ fn rows_of_foreign_slots_are_refused_before_anything_is_written() {
     let refused = store.apply(1, 100, &[mine.clone(), row(1, 50, 1)], 100, &bench.policies);
     assert!(matches!(refused, Err(StoreError::ForeignSlot { slot: refused, .. }) if refused == slot));
     assert_eq!(store.applied(), Applied::default());
-    let view = store.publish();
+    let view = store.publish().expect("no frame is half applied");
     let names = [
         OnlineKey { slot: elsewhere.first, tenant: TENANT, view: VIEW, key: &mine.key },
         OnlineKey { slot, tenant: TENANT, view: VIEW, key: &key },
@@ -167,7 +167,7 @@ fn a_store_opens_only_as_what_it_is() {
     let mut bench = Bench::new();
     let path = bench.path();
     assert!(matches!(bench.open_at(&path, SlotRange::ALL), Err(StoreError::InUse { .. })));
-    let view = bench.store().publish();
+    let view = bench.view();
     bench.store = None;
     assert!(matches!(bench.open_at(&path, SlotRange::ALL), Err(StoreError::InUse { .. })), "a reader holds it");
     drop(view);
@@ -181,7 +181,7 @@ fn a_store_opens_only_as_what_it_is() {
 fn a_view_keeps_showing_what_it_showed() {
     let mut bench = Bench::new();
     bench.apply(&frame(1, [row(1, 50, 1)]));
-    let view = bench.store().publish();
+    let view = bench.view();
     let mut rows = view.tail(TENANT, VIEW, 0);
     bench.apply(&frame(2, [row(1, 60, 2), row(2, 60, 3)]));
     bench.store().flush().expect("flushed");
@@ -210,7 +210,7 @@ fn lookups_answer_in_the_order_of_their_keys_and_tell_what_is_not_cached() {
     let keys: Vec<Vec<u8>> = [3, 77, 0, 3, 5].map(key_bytes).into();
     let names: Vec<_> =
         keys.iter().map(|key| OnlineKey { slot: slot_of_key(key), tenant: TENANT, view: VIEW, key }).collect();
-    let view = bench.store().publish();
+    let view = bench.view();
     let cold = view.lookup(&names, ReadMode::CachedOnly);
     assert!(matches!(cold[0], Lookup::NotCached), "{:?}", cold[0]);
     let value = |found: &Lookup| match found {
@@ -235,7 +235,7 @@ fn the_tail_comes_in_history_order_and_is_dropped_as_it_lands() {
     assert_eq!(tail.len(), 4);
     assert_eq!(bench.tail(VIEW, 1).len(), 2);
 
-    let view = bench.store().publish();
+    let view = bench.view();
     let mut rows = view.tail(TENANT, VIEW, 0);
     let key = key_bytes(1);
     rows.seek(slot_of_key(&key), &key);
@@ -280,7 +280,7 @@ fn every_flipped_bit_of_a_stored_row_reads_as_damaged_and_never_as_a_value() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         bench.store().overwrite_row(&online, &tailed, &flipped);
         assert!(matches!(bench.look_up(1), Lookup::Damaged), "bit {bit}");
-        let mut rows = bench.store().publish().tail(TENANT, VIEW, 0);
+        let mut rows = bench.view().tail(TENANT, VIEW, 0);
         assert!(rows.next().expect("an answer").expect_err("damaged").is_damage(), "bit {bit}");
         assert!(rows.next().is_none());
     }
@@ -308,7 +308,7 @@ fn a_row_under_another_key_or_another_tenant_reads_as_damaged() {
     assert!(matches!(bench.look_up(2), Lookup::Damaged));
     let key = key_bytes(1);
     let foreign = OnlineKey { slot: slot_of_key(&key), tenant: TenantId(2), view: VIEW, key: &key };
-    let view = bench.store().publish();
+    let view = bench.view();
     assert!(matches!(view.lookup(&[foreign], ReadMode::MayBlock)[0], Lookup::Damaged));
     assert_eq!(bench.value(1), Some(1));
 }
