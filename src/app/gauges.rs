@@ -1,17 +1,25 @@
 //! The state of a node as metrics: how far each partition is behind, what waits to land, what lies
 //! in memory and on disk, and what the use cases have counted. It only reads.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use hydrant_storage::names::Name;
 use hydrant_storage::partition::SharedResources;
 
 use super::Node;
 use crate::counter::Counter;
+use crate::landing::Landing;
 use crate::rpc::UseCases;
 use crate::telemetry::{AsyncInstrument, Instruments, Label, Metric};
 
 const LAG: Metric =
     Metric { name: "hydrant.partition.lag", unit: Metric::COUNT, help: "Durable requests that reads don't see yet." };
+const BEHIND: Metric = Metric {
+    name: "hydrant.partition.behind",
+    unit: Metric::SECONDS,
+    help: "How long the oldest durable request has waited that reads don't see yet; 0 where they see all.",
+};
 const TAIL: Metric = Metric {
     name: "hydrant.partition.tail",
     unit: Metric::BYTES,
@@ -30,6 +38,13 @@ const WRITE_BUFFERS: Metric = Metric {
     unit: Metric::BYTES,
     help: "Applied rows that are not flushed to the online store's files yet.",
 };
+const LANDED_AGE: Metric = Metric {
+    name: "hydrant.landing.age",
+    unit: Metric::SECONDS,
+    help: "Time since the last landing that succeeded, or since the start; 0 while no rows wait to land.",
+};
+const JOINS: Metric =
+    Metric { name: "hydrant.history.joins.under_way", unit: Metric::COUNT, help: "Training sets being made." };
 const SPILL: Metric =
     Metric { name: "hydrant.history.spill", unit: Metric::BYTES, help: "Spill files of the training sets being made." };
 
@@ -39,11 +54,16 @@ const SPILL: Metric =
 pub(super) struct Observed {
     use_cases: UseCases,
     resources: Arc<SharedResources>,
+    landing: Landing,
 }
 
 /// Has the node asked for as long as what is returned is held.
 pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
-    let observed = Observed { use_cases: node.use_cases().clone(), resources: node.resources().clone() };
+    let observed = Observed {
+        use_cases: node.use_cases().clone(),
+        resources: node.resources().clone(),
+        landing: node.landing().clone(),
+    };
     let observed = Arc::new(observed);
     let gauge = |metric: &Metric, tell: fn(&Observed, &dyn AsyncInstrument<f64>)| {
         let observed: Weak<Observed> = Arc::downgrade(&observed);
@@ -56,6 +76,11 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     gauge(&LAG, |node, gauge| {
         for lag in node.use_cases.partitions.lag() {
             gauge.observe(lag.frames as f64, &[partition(lag.partition)]);
+        }
+    });
+    gauge(&BEHIND, |node, gauge| {
+        for (index, micros) in node.use_cases.partitions.behind() {
+            gauge.observe(micros as f64 / 1e6, &[partition(index)]);
         }
     });
     gauge(&TAIL, |node, gauge| {
@@ -72,16 +97,47 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     gauge(&REVISION, |node, gauge| gauge.observe(node.use_cases.registry.snapshot().revision as f64, &[]));
     gauge(&CACHE, |node, gauge| gauge.observe(node.resources.cached_bytes() as f64, &[]));
     gauge(&WRITE_BUFFERS, |node, gauge| gauge.observe(node.resources.write_buffer_bytes() as f64, &[]));
+    gauge(&LANDED_AGE, |node, gauge| {
+        let waits = node.use_cases.partitions.lag().iter().any(|lag| lag.tail_bytes > 0);
+        gauge.observe(if waits { node.landing.metrics().age().as_secs_f64() } else { 0.0 }, &[]);
+    });
+    gauge(&JOINS, |node, gauge| gauge.observe(node.use_cases.history.joins_under_way() as f64, &[]));
     gauge(&SPILL, |node, gauge| gauge.observe(node.use_cases.history.spilled_bytes() as f64, &[]));
 
-    let UseCases { partitions, ingest, serving, .. } = node.use_cases();
-    let counters = [partitions.metrics().counters(), ingest.metrics().counters(), serving.metrics().counters()];
+    let UseCases { partitions, ingest, serving, history, .. } = node.use_cases();
+    let counters = [
+        node.log_metrics().counters(),
+        partitions.metrics().counters(),
+        ingest.metrics().counters(),
+        serving.metrics().counters(),
+        history.metrics().counters(),
+        node.landing().metrics().counters(),
+    ];
     for counter in counters.into_iter().flatten() {
-        let Counter { name, unit, help, .. } = &*counter;
-        let metric = Metric { name, unit, help };
-        instruments.observed_count(&metric, move || counter.get());
+        count(instruments, &observed, counter);
     }
     observed
+}
+
+/// Has a counter asked; where it tells tenants apart, for every tenant that there is, so that a count
+/// is there from its zero on.
+fn count(instruments: &Instruments, observed: &Arc<Observed>, counter: Arc<Counter>) {
+    let Counter { name, unit, help, .. } = &*counter;
+    let metric = Metric { name, unit, help };
+    if counter.shares().is_none() {
+        instruments.observed_count(&metric, move || counter.get());
+        return;
+    }
+    let observed: Weak<Observed> = Arc::downgrade(observed);
+    instruments.observed_counts(&metric, move |observer| {
+        let Some(node) = observed.upgrade() else { return };
+        let snapshot = node.use_cases.registry.snapshot();
+        let mut shares: BTreeMap<Name, u64> = snapshot.tenants.keys().map(|tenant| (tenant.clone(), 0)).collect();
+        shares.extend(counter.shares().into_iter().flatten());
+        for (tenant, share) in shares {
+            observer.observe(share, &[Label::new("tenant", tenant.to_string())]);
+        }
+    });
 }
 
 fn partition(index: usize) -> Label {

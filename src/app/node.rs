@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
 use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
-use crate::log::{LocalLog, LogOptions, WriteLog};
+use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::registry::Registry;
 use crate::registry::catalog::View;
@@ -34,6 +34,7 @@ pub struct Node {
     use_cases: UseCases,
     landing: Landing,
     log: Arc<dyn WriteLog>,
+    log_metrics: Arc<LogMetrics>,
     resources: Arc<SharedResources>,
     /// Given back last.
     _directory: DataDir,
@@ -50,6 +51,7 @@ impl Node {
         let (path, options, log_files) = (directory.log(), log_options(config), files.clone());
         let opened = blocking(move || LocalLog::open(log_files, &path, options, clock)).await?;
         let (log, store_time) = opened.map_err(|error| refused("the log", error))?;
+        let log_metrics = log.metrics().clone();
         let log: Arc<dyn WriteLog> = Arc::new(log);
 
         let (path, metadata_files) = (directory.registry(), files.clone());
@@ -114,7 +116,7 @@ impl Node {
         );
         let tenancy = Arc::new(Tenancy::default());
         let use_cases = UseCases { tenancy, registry, ingest, serving, history, partitions, store_time };
-        Ok(Self { use_cases, landing, log, resources, _directory: directory })
+        Ok(Self { use_cases, landing, log, log_metrics, resources, _directory: directory })
     }
 
     pub fn use_cases(&self) -> &UseCases {
@@ -129,6 +131,10 @@ impl Node {
         &self.log
     }
 
+    pub fn log_metrics(&self) -> &LogMetrics {
+        &self.log_metrics
+    }
+
     /// What the partitions share of memory.
     pub fn resources(&self) -> &Arc<SharedResources> {
         &self.resources
@@ -137,7 +143,7 @@ impl Node {
     /// Ends landing after the one under way, flushes and closes the partitions, and lets the log
     /// write what waits. What was acknowledged is durable either way.
     pub async fn close(self) {
-        let Self { use_cases, landing, log, resources, _directory } = self;
+        let Self { use_cases, landing, log, log_metrics: _, resources, _directory } = self;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
         // The log joins its thread when its last holder lets go of it.

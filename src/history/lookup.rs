@@ -36,10 +36,13 @@ impl History {
             Error::new(Code::ResourceExhausted, "TOO_MANY_PINNED_READS", "too many reads of the past are under way")
                 .retry_after(Duration::from_millis(50))
         })?;
+        let metrics = self.inner.metrics.clone();
+        metrics.lookups.add_for(permit.tenant(), 1);
+        metrics.lookup_keys.add_for(permit.tenant(), keys.len() as u64);
         let tails = tails(&self.inner.parts.partitions)?;
         let rows = ViewRows::new(&self.inner.parts.tables, permit.tenant(), view, tails).await?;
         blocking(move || {
-            let found = find_rows(&rows, &keys, t);
+            let found = find_rows(&rows, &keys, t).inspect_err(|error| metrics.note_damage(error));
             drop(place);
             found
         })

@@ -10,6 +10,7 @@ mod execute;
 mod failure;
 mod hits;
 mod lookup;
+mod metrics;
 pub mod plan;
 mod report;
 mod service;
@@ -26,6 +27,7 @@ mod zip;
 
 pub use asof::Mode;
 pub use failure::JoinError;
+pub use metrics::HistoryMetrics;
 pub use report::{Report, TableVersion};
 pub use service::{HistoricalRequest, History, HistoryOptions, HistoryParts, SpineIntake};
 pub use stream::HistoricalStream;

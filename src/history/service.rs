@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -19,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::asof::Mode;
 use super::execute::{Findings, Outcome, RunRows};
 use super::failure::JoinError;
+use super::metrics::HistoryMetrics;
 use super::plan::{Plan, Shape};
 use super::report::{Report, TableVersion};
 use super::sources::{Cut, ViewRows};
@@ -89,7 +89,7 @@ pub(super) struct Inner {
     pub parts: HistoryParts,
     pub lookups: Arc<Semaphore>,
     options: HistoryOptions,
-    spilled: Arc<AtomicU64>,
+    pub metrics: Arc<HistoryMetrics>,
     joins: Arc<Semaphore>,
 }
 
@@ -135,7 +135,7 @@ impl History {
         std::fs::create_dir_all(&options.spill_directory).map_err(JoinError::from)?;
         let joins = Arc::new(Semaphore::new(options.max_joins));
         let lookups = Arc::new(Semaphore::new(options.max_lookups));
-        Ok(Self { inner: Arc::new(Inner { parts, lookups, options, spilled: Arc::default(), joins }) })
+        Ok(Self { inner: Arc::new(Inner { parts, lookups, options, metrics: Arc::default(), joins }) })
     }
 
     /// What a request would do, and the columns of its answer. Reads nothing.
@@ -154,10 +154,11 @@ impl History {
         let plan = Arc::new(self.plan(permit, &request)?);
         let options = &self.inner.options;
         let place = self.inner.joins.clone().try_acquire_owned().map_err(|_| {
+            self.inner.metrics.refused.add_for(permit.tenant(), 1);
             let message = format!("{} training sets are being made already", options.max_joins);
             Error::new(Code::ResourceExhausted, "TOO_MANY_JOINS", message).retry_after(Duration::from_secs(1))
         })?;
-        let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.spilled.clone());
+        let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
         let budget = Budget { memory: options.memory, spill, batch_rows: options.batch_rows };
         Ok(SpineIntake {
             history: self.inner.clone(),
@@ -172,7 +173,16 @@ impl History {
 
     /// The bytes that lie in spill files now.
     pub fn spilled_bytes(&self) -> u64 {
-        self.inner.spilled.load(Ordering::Relaxed)
+        self.inner.metrics.spilled_now()
+    }
+
+    /// The training sets that are being made now.
+    pub fn joins_under_way(&self) -> usize {
+        self.inner.options.max_joins.saturating_sub(self.inner.joins.available_permits())
+    }
+
+    pub fn metrics(&self) -> &HistoryMetrics {
+        &self.inner.metrics
     }
 }
 
@@ -219,9 +229,12 @@ impl SpineIntake {
             }
         }
         let (sender, stream) = answer(plan.clone(), spine.rows, history.options.queued_batches);
+        let span = tracing::debug_span!("join", %tenant, rows = spine.rows, views = views.len());
         let task = Task { plan, spine, budget, views, cutoff: cut.cutoff };
         tokio::task::spawn_blocking(move || {
+            let _span = span.entered();
             let outcome = task.run(&sender);
+            history.metrics.note(&tenant, &outcome);
             if let Err(error) = &outcome {
                 tracing::info!(%error, "a training set was not made");
             }

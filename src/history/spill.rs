@@ -15,6 +15,7 @@ use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
 
 use super::failure::JoinError;
+use super::metrics::HistoryMetrics;
 
 /// Where one join spills, with a bound on what it may spill.
 #[derive(Debug)]
@@ -22,8 +23,8 @@ pub struct SpillSpace {
     directory: PathBuf,
     limit: u64,
     used: AtomicU64,
-    /// What all joins have spilled.
-    total: Arc<AtomicU64>,
+    /// Of all joins.
+    metrics: Arc<HistoryMetrics>,
 }
 
 /// An append-only file of record batches of any schema, made at its first use.
@@ -43,21 +44,21 @@ pub struct Chunk {
 }
 
 impl SpillSpace {
-    /// At most `limit` bytes in `directory`, which must be there; they are counted in `total` too.
-    pub fn new(directory: &Path, limit: u64, total: Arc<AtomicU64>) -> Arc<Self> {
-        Arc::new(Self { directory: directory.to_owned(), limit, used: AtomicU64::new(0), total })
+    /// At most `limit` bytes in `directory`, which must be there; they are counted in `metrics` too.
+    pub fn new(directory: &Path, limit: u64, metrics: Arc<HistoryMetrics>) -> Arc<Self> {
+        Arc::new(Self { directory: directory.to_owned(), limit, used: AtomicU64::new(0), metrics })
     }
 
     fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
-        self.total.fetch_sub(bytes, Ordering::Relaxed);
+        self.metrics.release_spilled(bytes);
     }
 
     fn charge(&self, bytes: u64) -> Result<(), JoinError> {
         let within = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within) {
             Ok(_) => {
-                self.total.fetch_add(bytes, Ordering::Relaxed);
+                self.metrics.spill(bytes);
                 Ok(())
             }
             Err(_) => Err(JoinError::SpillFull { limit: self.limit }),
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn spilled_batches_are_read_back_in_any_order() {
         let directory = tempfile::tempdir().expect("a directory");
-        let total = Arc::new(AtomicU64::new(0));
+        let total = Arc::new(HistoryMetrics::default());
         let space = SpillSpace::new(directory.path(), 1 << 20, total.clone());
         let mut file = SpillFile::new(&space);
         let batch = |from: i64| {
@@ -139,9 +140,10 @@ mod tests {
         let wrong = Chunk { crc: chunks[0].crc ^ 1, ..chunks[0] };
         assert!(matches!(file.read(&wrong), Err(JoinError::DamagedSpill)));
         assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 0, "the file has no name");
-        assert!(total.load(Ordering::Relaxed) > 0);
+        assert!(total.spilled_now() > 0);
         drop(file);
-        assert_eq!(total.load(Ordering::Relaxed), 0);
+        assert_eq!(total.spilled_now(), 0);
+        assert!(total.spilled.get() > 0);
     }
 
     #[test]

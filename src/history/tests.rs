@@ -452,7 +452,7 @@ fn every_column_of_the_spine_is_carried_through_as_it_came() {
 #[test]
 fn a_join_that_nobody_waits_for_stops() {
     let directory = tempfile::tempdir().expect("a directory");
-    let spilled = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let spilled = Arc::new(super::HistoryMetrics::default());
     let space = SpillSpace::new(directory.path(), 1 << 30, spilled.clone());
     let budget = Budget { memory: 1_000, spill: space, batch_rows: 16 };
     let rows: Vec<SpineRow> = (0..5_000).map(|t| SpineRow { k: Some(1), k2: None, s: None, t }).collect();
@@ -465,7 +465,7 @@ fn a_join_that_nobody_waits_for_stops() {
     let outcome = Findings::walk(&plan, spine, &budget, open, &|| true);
     assert!(matches!(outcome, Err(JoinError::Stopped)));
     drop(outcome);
-    assert_eq!(spilled.load(std::sync::atomic::Ordering::Relaxed), 0);
+    assert_eq!(spilled.spilled_now(), 0);
 }
 
 proptest! {

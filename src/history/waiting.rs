@@ -250,7 +250,7 @@ mod tests {
         ) {
             rows.sort();
             let directory = tempfile::tempdir().expect("a directory");
-            let total = Arc::new(std::sync::atomic::AtomicU64::new(0));
+            let total = Arc::new(super::super::metrics::HistoryMetrics::default());
             let space = SpillSpace::new(directory.path(), 1 << 30, total.clone());
             let mut waiting = WaitingRows::new(memory, &space);
             let blocks: Vec<Arc<Block>> = (0..6)
@@ -282,7 +282,7 @@ mod tests {
                 }
             }
             waiting.clear();
-            prop_assert_eq!(total.load(std::sync::atomic::Ordering::Relaxed), 0);
+            prop_assert_eq!(total.spilled_now(), 0);
         }
     }
 }

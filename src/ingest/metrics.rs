@@ -17,12 +17,18 @@ pub struct IngestMetrics {
 impl Default for IngestMetrics {
     fn default() -> Self {
         Self {
-            requests: Counter::count("hydrant.ingest.requests", "write requests acknowledged"),
-            rows: Counter::count("hydrant.ingest.rows", "rows acknowledged, deletions among them"),
-            deletes: Counter::count("hydrant.ingest.deletes", "deletions acknowledged"),
-            null_keys: Counter::count("hydrant.ingest.null_keys", "rows left out of a view whose key was null in them"),
-            duplicates: Counter::count("hydrant.ingest.duplicates", "requests answered as before, not written again"),
-            refused: Counter::count("hydrant.ingest.refused", "write requests refused"),
+            requests: Counter::by_tenant("hydrant.ingest.requests", "write requests acknowledged"),
+            rows: Counter::by_tenant("hydrant.ingest.rows", "rows acknowledged, deletions among them"),
+            deletes: Counter::by_tenant("hydrant.ingest.deletes", "deletions acknowledged"),
+            null_keys: Counter::by_tenant(
+                "hydrant.ingest.null_keys",
+                "rows left out of a view whose key was null in them",
+            ),
+            duplicates: Counter::by_tenant(
+                "hydrant.ingest.duplicates",
+                "requests answered as before, not written again",
+            ),
+            refused: Counter::by_tenant("hydrant.ingest.refused", "write requests refused"),
         }
     }
 }

@@ -20,6 +20,7 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::record::{ProducerStamp, RowRecord};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::Instrument as _;
 
 pub use self::bad_rows::MAX_NAMED;
 pub use self::metrics::IngestMetrics;
@@ -160,14 +161,18 @@ impl Ingest {
     /// views), RESOURCE_EXHAUSTED (overloaded, with when to try again), ABORTED or ALREADY_EXISTS
     /// by the producer's sequence.
     pub async fn ingest(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
-        let ingested = self.ingest_counted(permit, request).await;
-        self.count_refusal(ingested)
+        let tenant = permit.tenant();
+        let span = tracing::debug_span!("ingest", %tenant, source = request.source, rows = request.batch.num_rows());
+        let ingested = self.ingest_counted(permit, request).instrument(span).await;
+        self.count_refusal(tenant, ingested)
     }
 
     /// Deletes keys of one view; refusals as for [`Self::ingest`].
     pub async fn delete(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
-        let deleted = self.delete_counted(permit, request).await;
-        self.count_refusal(deleted)
+        let tenant = permit.tenant();
+        let span = tracing::debug_span!("delete", %tenant, view = request.view);
+        let deleted = self.delete_counted(permit, request).instrument(span).await;
+        self.count_refusal(tenant, deleted)
     }
 
     pub fn metrics(&self) -> &IngestMetrics {
@@ -201,7 +206,7 @@ impl Ingest {
                 views,
             });
         }
-        self.append(prepared).await
+        self.append(permit.tenant(), prepared).await
     }
 
     async fn delete_counted(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
@@ -214,20 +219,20 @@ impl Ingest {
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;
         let prepared = records::prepare_deletes(tenant, &request, self.store_time.read(), &self.settings)?;
-        self.append(prepared).await
+        self.append(permit.tenant(), prepared).await
     }
 
-    async fn append(&self, prepared: Prepared) -> Result<IngestReport> {
+    async fn append(&self, tenant: &Name, prepared: Prepared) -> Result<IngestReport> {
         let Prepared { rows, request_rows, deletes, views, stamp } = prepared;
         let appended = self.log.append(AppendRequest { rows, stamp }).await.map_err(append_refusal)?;
         let outcome = if appended.already { Outcome::AlreadyApplied } else { Outcome::Applied };
-        self.metrics.requests.add(1);
+        self.metrics.requests.add_for(tenant, 1);
         if appended.already {
-            self.metrics.duplicates.add(1);
+            self.metrics.duplicates.add_for(tenant, 1);
         } else {
-            self.metrics.rows.add(request_rows as u64);
-            self.metrics.deletes.add(deletes as u64);
-            self.metrics.null_keys.add(views.iter().map(|view| view.null_keys as u64).sum());
+            self.metrics.rows.add_for(tenant, request_rows as u64);
+            self.metrics.deletes.add_for(tenant, deletes as u64);
+            self.metrics.null_keys.add_for(tenant, views.iter().map(|view| view.null_keys as u64).sum());
         }
         Ok(IngestReport {
             outcome,
@@ -267,9 +272,9 @@ impl Ingest {
         Ok(())
     }
 
-    fn count_refusal(&self, answered: Result<IngestReport>) -> Result<IngestReport> {
+    fn count_refusal(&self, tenant: &Name, answered: Result<IngestReport>) -> Result<IngestReport> {
         if answered.is_err() {
-            self.metrics.refused.add(1);
+            self.metrics.refused.add_for(tenant, 1);
         }
         answered
     }

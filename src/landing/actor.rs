@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, AtomicResponse, Context, Handler, Message, System, WrapFuture};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
-use super::{Landed, LandingOptions, LandingParts, round};
+use super::{Landed, LandingMetrics, LandingOptions, LandingParts, round};
 use crate::error::{Code, Error, Result};
 
 /// Landing, as its callers see it. Cheap to clone.
@@ -17,6 +19,7 @@ pub struct Landing {
     actor: Addr<LandingActor>,
     /// Bounds the actor's mailbox.
     places: Arc<Semaphore>,
+    metrics: Arc<LandingMetrics>,
 }
 
 /// How many callers may wait for a landing.
@@ -26,12 +29,15 @@ impl Landing {
     /// Starts to land by size and time. To be called on a tokio runtime, which does the work.
     pub fn start(parts: LandingParts, options: LandingOptions) -> Result<Self> {
         let runtime = Handle::current();
+        let metrics = Arc::new(LandingMetrics::default());
+        let counted = metrics.clone();
         let (started, address) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name("hydrant-landing".to_owned()).spawn(move || {
             let system = System::new();
             system.block_on(async move {
                 // The starter waits for the address and can't have gone away.
-                drop(started.send(LandingActor { parts, options, runtime, last: Instant::now() }.start()));
+                let actor = LandingActor { parts, options, runtime, metrics: counted, last: Instant::now() };
+                drop(started.send(actor.start()));
             });
             if let Err(error) = system.run() {
                 tracing::error!(%error, "the landing actor's thread ended with an error");
@@ -39,7 +45,7 @@ impl Landing {
         });
         thread.map_err(|error| Error::internal(format!("the landing actor can't be started: {error}")))?;
         let actor = address.recv().map_err(|_| Error::internal("the landing actor did not start"))?;
-        Ok(Self { actor, places: Arc::new(Semaphore::new(MAX_WAITING)) })
+        Ok(Self { actor, places: Arc::new(Semaphore::new(MAX_WAITING)), metrics })
     }
 
     /// Lands everything that is durable in the log now, and lets the tails go.
@@ -50,6 +56,10 @@ impl Landing {
         };
         let _place = self.places.try_acquire().map_err(|_| busy())?;
         self.actor.send(Land).await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    pub fn metrics(&self) -> &LandingMetrics {
+        &self.metrics
     }
 
     /// Ends the actor, after the landing that is under way; what hasn't landed stays in the tails.
@@ -65,6 +75,7 @@ struct LandingActor {
     parts: LandingParts,
     options: LandingOptions,
     runtime: Handle,
+    metrics: Arc<LandingMetrics>,
     last: Instant,
 }
 
@@ -106,8 +117,7 @@ impl Handler<Land> for LandingActor {
     type Result = AtomicResponse<Self, Result<Landed>>;
 
     fn handle(&mut self, _: Land, _: &mut Self::Context) -> Self::Result {
-        let (parts, options) = (self.parts.clone(), self.options.clone());
-        let work = self.runtime.spawn(async move { round::land(&parts, &options).await });
+        let work = self.begin();
         let done = async move { work.await.unwrap_or_else(|error| Err(ended(&error))) };
         AtomicResponse::new(Box::pin(done.into_actor(self).map(|outcome, actor, _| {
             actor.last = Instant::now();
@@ -121,8 +131,7 @@ impl Handler<LandIfDue> for LandingActor {
 
     fn handle(&mut self, _: LandIfDue, _: &mut Self::Context) -> Self::Result {
         let is_due = self.is_due();
-        let (parts, options) = (self.parts.clone(), self.options.clone());
-        let work = is_due.then(|| self.runtime.spawn(async move { round::land(&parts, &options).await }));
+        let work = is_due.then(|| self.begin());
         let done = async move {
             let Some(work) = work else { return };
             if let Err(error) = work.await.unwrap_or_else(|error| Err(ended(&error))) {
@@ -146,6 +155,16 @@ impl Handler<Stop> for LandingActor {
 }
 
 impl LandingActor {
+    fn begin(&self) -> JoinHandle<Result<Landed>> {
+        let (parts, options, metrics) = (self.parts.clone(), self.options.clone(), self.metrics.clone());
+        let landing = async move {
+            let outcome = round::land(&parts, &options).await;
+            metrics.note(&outcome);
+            outcome
+        };
+        self.runtime.spawn(landing.instrument(tracing::debug_span!("landing")))
+    }
+
     fn is_due(&self) -> bool {
         let tail_bytes: u64 = self.parts.partitions.lag().iter().map(|lag| lag.tail_bytes).sum();
         let waited = self.last.elapsed();

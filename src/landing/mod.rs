@@ -3,6 +3,7 @@
 //! never reads online state, and nobody waits for it but who asks to.
 
 mod actor;
+mod metrics;
 mod round;
 
 use std::fmt;
@@ -13,6 +14,7 @@ use hydrant_storage::history::{HistoryError, HistoryTables};
 use hydrant_storage::names::Name;
 
 pub use actor::Landing;
+pub use metrics::LandingMetrics;
 pub use round::landed_frames;
 
 use crate::clock::StoreTime;

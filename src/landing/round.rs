@@ -9,6 +9,7 @@ use std::time::Instant;
 use hydrant_storage::history::{HistoryTable, HistoryTables, TailRun, tail_rows};
 use hydrant_storage::names::Name;
 use hydrant_storage::partition::ReadView;
+use tracing::Instrument as _;
 
 use super::{Landed, LandedView, LandingOptions, LandingParts, is_fatal};
 use crate::error::{Code, Error, Result};
@@ -38,7 +39,8 @@ pub(super) async fn land(parts: &LandingParts, options: &LandingOptions) -> Resu
     let mut landed = Landed { through, views: Vec::new() };
     let mut first_failure = None;
     for (tenant, view) in offline_views(&snapshot) {
-        match land_view(parts, options, tenant, view, &tails, through).await {
+        let span = tracing::debug_span!("land_view", %tenant, view = %view.name, through);
+        match land_view(parts, options, tenant, view, &tails, through).instrument(span).await {
             Ok(view) => landed.views.extend(view),
             Err(error) => {
                 tracing::error!(view = %view.name, %error, "rows did not land");

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::clock_file::{ClockFile, ClockRecord, ClockWriteError};
 use super::codec::{self, EncodedRecords, FrameHead};
+use super::metrics::LogMetrics;
 use super::producers::{Producers, Verdict};
 use super::recent::{RecentFrames, SizedFrame};
 use super::segments::{Segments, segment_path};
@@ -72,6 +73,7 @@ pub struct Appender {
     pub segments: Arc<Segments>,
     pub recent: Arc<RecentFrames>,
     pub durable: watch::Sender<u64>,
+    pub metrics: Arc<LogMetrics>,
     /// Whether the last write of the bound failed, so that it is said once.
     pub bound_stuck: bool,
 }
@@ -167,6 +169,7 @@ impl Appender {
     }
 
     fn take(&mut self, requests: Vec<QueuedRequest>) -> Result<(), Fatal> {
+        let _span = tracing::debug_span!("write_group", requests = requests.len()).entered();
         let mut group = Group::default();
         match self.write_group(requests, &mut group) {
             Ok(()) => {
@@ -258,6 +261,8 @@ impl Appender {
         }
         active.writer.sync().map_err(|error| Fatal(format!("can't sync {}: {error}", path())))?;
         active.len += bytes.len() as u64;
+        self.metrics.syncs.add(1);
+        self.metrics.bytes.add(bytes.len() as u64);
         Ok(())
     }
 
@@ -276,6 +281,7 @@ impl Appender {
             return;
         }
         self.next_frame += group.frames.len() as u64;
+        self.metrics.appends.add(group.frames.len() as u64);
         self.segments.extend(group.frames.iter().map(|sized| sized.len));
         group.frames.drain(..).for_each(|sized| self.recent.push(sized));
         self.durable.send_replace(self.next_frame - 1);

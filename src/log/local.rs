@@ -16,10 +16,12 @@ use hydrant_storage::files::{self, Files};
 use hydrant_storage::order::Micros;
 use hydrant_storage::record::{Frame, SharedFrame};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tracing::Instrument as _;
 
 use super::appender::{ActiveSegment, Appender, AppenderLimits, Command, Fatal, QueuedRequest};
 use super::clock_file::{ClockFile, ClockRecord, FoundClock};
 use super::codec::{self, EncodedRecords};
+use super::metrics::LogMetrics;
 use super::producers::{Horizon, Producers};
 use super::recent::{RecentFrames, SizedFrame};
 use super::recovery::{self, Recovered};
@@ -102,6 +104,7 @@ pub struct LocalLog {
     recent: Arc<RecentFrames>,
     durable: watch::Receiver<u64>,
     queue: Queue,
+    metrics: Arc<LogMetrics>,
     /// One trim at a time.
     trimming: Mutex<()>,
     thread: Option<JoinHandle<()>>,
@@ -133,6 +136,7 @@ impl LocalLog {
         let active = open_active(&*files, directory, &mut segments, next_frame)?;
         let segments = Arc::new(Segments::new(files.clone(), directory.to_owned(), segments));
         let (durable_sender, durable) = watch::channel(last_frame);
+        let metrics = Arc::new(LogMetrics::default());
         let appender = Appender {
             files: files.clone(),
             directory: directory.to_owned(),
@@ -151,6 +155,7 @@ impl LocalLog {
             segments: segments.clone(),
             recent: recent.clone(),
             durable: durable_sender,
+            metrics: metrics.clone(),
             bound_stuck: false,
         };
         let (queue, commands) = Queue::new(&options);
@@ -174,6 +179,7 @@ impl LocalLog {
             recent,
             durable,
             queue,
+            metrics,
             trimming: Mutex::new(()),
             thread: Some(thread),
         };
@@ -184,11 +190,12 @@ impl LocalLog {
     pub fn oldest(&self) -> u64 {
         self.segments.oldest()
     }
-}
 
-#[async_trait]
-impl WriteLog for LocalLog {
-    async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+    pub fn metrics(&self) -> &Arc<LogMetrics> {
+        &self.metrics
+    }
+
+    async fn append_one(&self, request: AppendRequest) -> Result<Appended, AppendError> {
         let AppendRequest { rows, stamp } = request;
         if !codec::is_ordered(&rows) {
             return Err(AppendError::Unordered);
@@ -208,16 +215,34 @@ impl WriteLog for LocalLog {
         })?;
         answered.await.unwrap_or(Err(AppendError::Closed))
     }
+}
+
+#[async_trait]
+impl WriteLog for LocalLog {
+    async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+        let span = tracing::debug_span!("append", rows = request.rows.len());
+        let appended = self.append_one(request).instrument(span).await;
+        match &appended {
+            Ok(appended) if appended.already => self.metrics.duplicates.add(1),
+            Ok(_) => {}
+            Err(_) => self.metrics.refused.add(1),
+        }
+        appended
+    }
 
     fn read_from(&self, after: u64, max_bytes: usize) -> Result<Vec<SharedFrame>, LogError> {
         let through = *self.durable.borrow();
         if after >= through {
             return Ok(Vec::new());
         }
-        match self.recent.read_from(after, max_bytes) {
-            Some(frames) => Ok(frames),
-            None => self.segments.read(after, through, max_bytes),
+        if let Some(frames) = self.recent.read_from(after, max_bytes) {
+            return Ok(frames);
         }
+        let read = self.segments.read(after, through, max_bytes);
+        if matches!(read, Err(LogError::Damaged { .. })) {
+            self.metrics.damaged_frames.add(1);
+        }
+        read
     }
 
     fn durable(&self) -> watch::Receiver<u64> {

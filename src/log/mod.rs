@@ -7,6 +7,7 @@ mod clock_file;
 pub mod codec;
 pub mod conformance;
 pub mod local;
+mod metrics;
 mod producers;
 mod recent;
 mod recovery;
@@ -26,6 +27,7 @@ use hydrant_storage::record::{ProducerStamp, RowRecord, SharedFrame};
 use tokio::sync::watch;
 
 pub use local::{FatalHook, LocalLog, LogOptions};
+pub use metrics::LogMetrics;
 
 /// The log, as the rest of Hydrant sees it. What every implementation keeps to is in
 /// [`conformance`].

@@ -223,6 +223,7 @@ impl PartitionActor {
         let Some(open) = &mut self.open else { return Ok(false) };
         let now = parts.store_time.read();
         let swept = open.store.sweep_expired(now, &open.policies, parts.settings.sweep_rows).map_err(store_failure)?;
+        parts.metrics.rows_damaged.add(swept.damaged_rows as u64);
         // The applied position of an idle partition reaches the disk this way too.
         let unflushed = open.store.applied().frame > parts.shared.flushed.load(Ordering::Acquire);
         if unflushed && open.last_flush.elapsed() >= parts.settings.flush_interval {
@@ -261,6 +262,10 @@ impl Open {
         if self.ahead.is_empty() && *self.durable.borrow() > before {
             self.ahead.extend(parts.log.read_from(before, settings.read_bytes).map_err(log_failure)?);
         }
+        if self.ahead.is_empty() {
+            return Ok(false);
+        }
+        let _span = tracing::debug_span!("apply", partition = parts.shared.index, after = before).entered();
         let snapshot = parts.snapshots.load();
         // A frame is applied under one revision.
         if snapshot.revision != self.policies.revision && self.store.unfinished_frame().is_none() {
@@ -308,7 +313,10 @@ impl Open {
         }
         let Progress::Done(report) = applied.map_err(store_failure)? else { return Ok(false) };
         parts.metrics.rows_applied.add(rows.len() as u64);
+        parts.metrics.rows_late.add(report.late_rows as u64);
+        parts.metrics.rows_pending.add(report.pending_rows as u64);
         parts.metrics.rows_dropped.add(report.unknown_view_rows as u64);
+        parts.metrics.rows_damaged.add(report.shadowed_rows as u64);
         Ok(true)
     }
 

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use hydrant_storage::files::{self, LocalFiles};
 use hydrant_storage::keys::SlotRange;
+use hydrant_storage::order::Micros;
 use hydrant_storage::partition::{PartitionOptions, SharedResources};
 
 pub use self::handle::{PartitionError, PartitionHandle, PartitionState};
@@ -60,6 +61,7 @@ pub struct Partitions {
     supervisor: SupervisorHandle,
     settings: Arc<PartitionSettings>,
     log: Arc<dyn WriteLog>,
+    store_time: Arc<StoreTime>,
     metrics: Arc<PartitionMetrics>,
 }
 
@@ -101,7 +103,15 @@ impl Partitions {
         let handles = parts.iter().map(|parts| PartitionHandle::new(parts.shared.clone())).collect();
         let supervisor = supervisor::start(parts, &settings)
             .map_err(|error| Error::internal(format!("the partitions' threads could not be started: {error}")))?;
-        Ok(Self { handles, router: Arc::new(router), supervisor, settings: Arc::new(settings), log, metrics })
+        Ok(Self {
+            handles,
+            router: Arc::new(router),
+            supervisor,
+            settings: Arc::new(settings),
+            log,
+            store_time,
+            metrics,
+        })
     }
 
     /// In the order of their slots.
@@ -121,6 +131,22 @@ impl Partitions {
             tail_bytes: handle.tail_bytes(),
         };
         self.handles.iter().map(lag).collect()
+    }
+
+    /// For how long the oldest durable request that reads of each partition don't see has waited, in
+    /// microseconds; 0 where they see all, and nothing where the log can't tell. For metrics: it may
+    /// read the log's files.
+    pub fn behind(&self) -> Vec<(usize, Micros)> {
+        let durable = self.durable_frame();
+        let behind = |handle: &PartitionHandle| {
+            let applied = handle.applied_frame();
+            if applied >= durable {
+                return Some((handle.index(), 0));
+            }
+            let next = self.log.read_from(applied, 1).ok()?.into_iter().next()?;
+            Some((handle.index(), self.store_time.read().saturating_sub(next.ingest_time).max(0)))
+        };
+        self.handles.iter().filter_map(behind).collect()
     }
 
     /// The newest durable frame of the log that the partitions follow.

@@ -20,21 +20,21 @@ pub struct ServingMetrics {
 impl Default for ServingMetrics {
     fn default() -> Self {
         Self {
-            requests: Counter::count("hydrant.serving.requests", "online reads answered"),
-            cells: Counter::count("hydrant.serving.cells", "cells answered"),
+            requests: Counter::by_tenant("hydrant.serving.requests", "online reads answered"),
+            cells: Counter::by_tenant("hydrant.serving.cells", "cells answered"),
             keys_read: Counter::count("hydrant.serving.keys.read", "entity keys looked up, each once a request"),
             keys_not_cached: Counter::count(
                 "hydrant.serving.keys.not_cached",
                 "keys that were not in memory and moved to the read threads",
             ),
-            keys_from_history: Counter::count("hydrant.serving.keys.from_history", "keys that history answered"),
+            keys_from_history: Counter::by_tenant("hydrant.serving.keys.from_history", "keys that history answered"),
             damaged_rows: Counter::count("hydrant.serving.rows.damaged", "rows that failed their checksum"),
-            not_ready_keys: Counter::count("hydrant.serving.keys.not_ready", "keys answered NOT_READY"),
+            not_ready_keys: Counter::by_tenant("hydrant.serving.keys.not_ready", "keys answered NOT_READY"),
             promotions_awaited: Counter::count(
                 "hydrant.serving.promotions.awaited",
                 "times a read waited until due rows could be read",
             ),
-            refused: Counter::count("hydrant.serving.refused", "online reads refused or failed"),
+            refused: Counter::by_tenant("hydrant.serving.refused", "online reads refused or failed"),
         }
     }
 }

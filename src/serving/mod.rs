@@ -19,6 +19,7 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::{CellStatus, Micros};
 use hydrant_storage::value::DataType;
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 pub use self::metrics::ServingMetrics;
 pub use self::pinned::PinnedHistory;
@@ -177,14 +178,15 @@ impl Serving {
     /// past can't be read of), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (as many reads are under way as
     /// there may be); with `strict` also UNAVAILABLE and DATA_LOSS.
     pub async fn get(&self, permit: &Permit, request: OnlineRequest) -> Result<OnlineAnswer> {
-        let answered = self.answer(permit, request).await;
+        let tenant = permit.tenant();
+        let answered = self.answer(permit, request).instrument(tracing::debug_span!("online_read", %tenant)).await;
         match &answered {
             Ok(answer) => {
-                self.metrics.requests.add(1);
+                self.metrics.requests.add_for(tenant, 1);
                 let cells: usize = answer.columns.iter().map(|column| column.values.len()).sum();
-                self.metrics.cells.add(cells as u64);
+                self.metrics.cells.add_for(tenant, cells as u64);
             }
-            Err(_) => self.metrics.refused.add(1),
+            Err(_) => self.metrics.refused.add_for(tenant, 1),
         }
         answered
     }

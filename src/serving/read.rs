@@ -108,7 +108,7 @@ impl Serving {
             from_history = self.ask_history(permit, keys, &mut rows, t, limits).await?;
         }
         let not_ready = rows.iter().flatten().filter(|found| matches!(found, Found::NotReady)).count();
-        self.metrics.not_ready_keys.add(not_ready as u64);
+        self.metrics.not_ready_keys.add_for(permit.tenant(), not_ready as u64);
         let views = Self::provenance(keys, &reading);
         Ok(RowsRead { t, rows, views, from_history, not_ready: reading.failed.into_values().next() })
     }
@@ -307,7 +307,7 @@ impl Serving {
                 found[key] = row.map_or(Found::Absent, Found::Row);
             }
         }
-        self.metrics.keys_from_history.add(asked as u64);
+        self.metrics.keys_from_history.add_for(permit.tenant(), asked as u64);
         Ok(asked)
     }
 

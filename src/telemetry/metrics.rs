@@ -81,17 +81,24 @@ impl Instruments {
     /// A count that is kept elsewhere and asked for when metrics are collected.
     pub fn observed_count(&self, metric: &Metric, count: impl Fn() -> u64 + Send + Sync + 'static) {
         let builder = self.meter.u64_observable_counter(metric.name).with_unit(metric.unit);
-        // The meter keeps the callback for as long as it lives.
-        drop(
-            builder.with_description(metric.help).with_callback(move |observed| observed.observe(count(), &[])).build(),
-        );
+        let observe = move |observed: &dyn AsyncInstrument<u64>| observed.observe(count(), &[]);
+        let _kept_by_the_meter = builder.with_description(metric.help).with_callback(observe).build();
+    }
+
+    /// The same, told apart by labels.
+    pub fn observed_counts(
+        &self,
+        metric: &Metric,
+        observe: impl Fn(&dyn AsyncInstrument<u64>) + Send + Sync + 'static,
+    ) {
+        let builder = self.meter.u64_observable_counter(metric.name).with_unit(metric.unit);
+        let _kept_by_the_meter = builder.with_description(metric.help).with_callback(observe).build();
     }
 
     /// A gauge that is asked when metrics are collected.
     pub fn observed(&self, metric: &Metric, observe: impl Fn(&dyn AsyncInstrument<f64>) + Send + Sync + 'static) {
         let builder = self.meter.f64_observable_gauge(metric.name).with_unit(metric.unit);
-        // The meter keeps the callback for as long as it lives.
-        drop(builder.with_description(metric.help).with_callback(observe).build());
+        let _kept_by_the_meter = builder.with_description(metric.help).with_callback(observe).build();
     }
 
     /// Durations, recorded in seconds.

@@ -79,8 +79,9 @@ impl Telemetry {
             LogFormat::Text => log.with_filter(filter).boxed(),
             LogFormat::Json => log.json().flatten_event(true).with_filter(filter).boxed(),
         };
-        // What is traced doesn't depend on what is logged.
-        let traced = Targets::new().with_target(SERVICE, LevelFilter::INFO);
+        // What is traced doesn't depend on what is logged. The spans of the use cases stand at DEBUG:
+        // where nothing is traced they cost nothing, and log lines aren't prefixed by them.
+        let traced = Targets::new().with_target(SERVICE, LevelFilter::DEBUG);
         let layer = |provider: &SdkTracerProvider| {
             tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE)).with_filter(traced)
         };
