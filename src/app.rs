@@ -5,6 +5,7 @@
 mod data_dir;
 mod gauges;
 mod node;
+mod start_check;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -13,8 +13,9 @@ use hydrant_storage::row::OwnedRow;
 
 use super::AppError;
 use super::data_dir::DataDir;
+use super::start_check;
 use crate::clock::Clock;
-use crate::cluster::LocalMetadata;
+use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::history::{History, HistoryOptions, HistoryParts};
@@ -53,15 +54,21 @@ impl Node {
         let (log, store_time) = opened.map_err(|error| refused("the log", error))?;
         let log_metrics = log.metrics().clone();
         let log: Arc<dyn WriteLog> = Arc::new(log);
+        let log_end = *log.durable().borrow();
 
         let (path, metadata_files) = (directory.registry(), files.clone());
         let metadata = blocking(move || LocalMetadata::open(metadata_files, &path)).await?;
         let metadata = metadata.map_err(|error| AppError::Open { part: "the registry", error: error.into() })?;
-        let registry = Registry::open(Arc::new(metadata), store_time.clone()).await.map_err(opening("the registry"))?;
+        let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
+        if !Registry::is_there(metadata.as_ref()).await.map_err(opening("the registry"))? {
+            start_check::no_data_without_definitions(&directory, log_end).map_err(opening("the registry"))?;
+        }
+        let registry = Registry::open(metadata, store_time.clone()).await.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
 
         let tables = Arc::new(HistoryTables::new(files, directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
+        start_check::history_within_log(landed.newest(), log_end).map_err(opening("history"))?;
 
         let storage = partition_options(config);
         let resources = SharedResources::new(&storage).map_err(|error| refused("the online store", error))?;

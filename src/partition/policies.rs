@@ -25,6 +25,11 @@ impl LandedFrames {
         self.0.load().get(&view).copied().unwrap_or(0)
     }
 
+    /// The newest frame of which rows are in history, of any view.
+    pub fn newest(&self) -> u64 {
+        self.0.load().values().copied().max().unwrap_or(0)
+    }
+
     /// Never goes back.
     pub fn advance(&self, view: ViewId, through: u64) {
         self.0.rcu(|landed| {

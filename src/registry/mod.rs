@@ -105,6 +105,11 @@ impl SnapshotReader {
 }
 
 impl Registry {
+    /// Whether there is a persisted state: not before the first start.
+    pub async fn is_there(store: &dyn MetadataStore) -> Result<bool> {
+        Ok(store.get(METADATA_KEY).await?.is_some())
+    }
+
     /// Reads the persisted state; at the first start, makes it with the one tenant `default`.
     /// DATA_LOSS, with the way out, if it is damaged.
     pub async fn open(store: Arc<dyn MetadataStore>, time: Arc<StoreTime>) -> Result<Self> {

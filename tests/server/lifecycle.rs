@@ -8,6 +8,7 @@ use hydrant::rpc::server::ServerError;
 use hydrant::rpc::v1;
 use hydrant::rpc::v1::column::Values;
 use hydrant::telemetry::Telemetry;
+use hydrant_storage::files::{Files as _, LocalFiles};
 
 use crate::support::{TestServer, config, read_request};
 
@@ -59,4 +60,27 @@ async fn a_stopped_server_takes_no_more_requests() {
     let refusal = Client::connect(&address).await.expect_err("nobody listens");
     assert_eq!(refusal.reason, "SERVER_UNREACHABLE");
     assert!(refusal.message.contains(&address), "{refusal}");
+}
+
+/// What a server says that won't start over this directory.
+async fn refusal(directory: &tempfile::TempDir) -> String {
+    let error = App::build(&config(directory), telemetry()).await.expect_err("it doesn't belong together");
+    let AppError::Open { error, .. } = error else { panic!("{error:?}") };
+    format!("{}: {} ({})", error.reason, error.message, error.hint.unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_whose_definitions_are_lost_are_refused_with_the_way_out() {
+    let server = TestServer::start().await;
+    server.apply_weather().await;
+    server.ingest_weather().await;
+    let directory = server.stop().await;
+    let (registry, kept) = (directory.path().join("registry"), directory.path().join("kept"));
+    LocalFiles.rename(&registry, &kept).expect("moved");
+    let refused = refusal(&directory).await;
+    assert!(refused.starts_with("DEFINITIONS_LOST") && refused.contains("put back"), "{refused}");
+
+    std::fs::remove_dir_all(&registry).ok();
+    LocalFiles.rename(&kept, &registry).expect("moved back");
+    TestServer::start_in(directory, |_| {}).await.stop().await;
 }
