@@ -138,7 +138,7 @@ pub(super) fn log_error(error: LogError) -> Error {
     let message = format!("the log can't be sealed: {error}");
     match error {
         LogError::Overloaded => {
-            Error::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(Duration::from_millis(100))
+            Error::new(Code::Unavailable, "LOG_OVERLOADED", message).retry_after(Duration::from_millis(100))
         }
         _ => Error::new(Code::Unavailable, "LOG_UNAVAILABLE", message),
     }

@@ -158,8 +158,9 @@ impl Ingest {
 
     /// Takes all rows of the request or none. Refusals: INVALID_ARGUMENT (naming columns, or up to
     /// [`MAX_NAMED`] bad rows), NOT_FOUND (no such source), FAILED_PRECONDITION (a source without
-    /// views), RESOURCE_EXHAUSTED (overloaded, with when to try again), ABORTED or ALREADY_EXISTS
-    /// by the producer's sequence.
+    /// views), RESOURCE_EXHAUSTED (too much waits to be worked on, or the disk is full), UNAVAILABLE
+    /// (the log takes no more for the moment, with when to try again; or OUTCOME_UNKNOWN: it ended
+    /// before it answered), FAILED_PRECONDITION or ALREADY_EXISTS by the producer's sequence.
     pub async fn ingest(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
         let tenant = permit.tenant();
         let span = tracing::debug_span!("ingest", %tenant, source = request.source, rows = request.batch.num_rows());
@@ -306,12 +307,18 @@ fn append_refusal(error: AppendError) -> Error {
             Error::new(Code::ResourceExhausted, "TOO_MANY_PRODUCERS", message).with("limit", limit)
         }
         AppendError::Overloaded { retry_after } => {
-            Error::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(retry_after)
+            Error::new(Code::Unavailable, "LOG_OVERLOADED", message).retry_after(retry_after)
         }
         AppendError::Full => Error::new(Code::ResourceExhausted, "DISK_FULL", message)
             .retry_after(Duration::from_secs(10))
             .hint("free some disk space; nothing of the request was written"),
-        AppendError::Storage(_) | AppendError::Closed => Error::new(Code::Unavailable, "LOG_UNAVAILABLE", message),
+        AppendError::Storage(_) => Error::new(Code::Unavailable, "LOG_UNAVAILABLE", message)
+            .retry_after(Duration::from_secs(1))
+            .hint("nothing of the request was written; the server's log tells what the disk reported"),
+        AppendError::Closed => Error::new(Code::Unavailable, "OUTCOME_UNKNOWN", message).hint(
+            "send it again with the same producer and sequence: it is taken once, whatever became of it; without a \
+             producer it may be taken twice",
+        ),
         AppendError::Unordered => Error::internal(message),
     }
 }

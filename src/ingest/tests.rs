@@ -309,3 +309,33 @@ async fn what_is_too_large_or_names_nothing_is_refused() {
     assert_eq!(refused.expect_err("a reader may not write").code, Code::PermissionDenied);
     fixture.end().await;
 }
+
+#[test]
+fn each_refusal_of_the_log_tells_whether_and_when_to_send_again() {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::append_refusal;
+    use crate::error::Code;
+    use crate::log::AppendError;
+
+    let delay = Duration::from_millis(50);
+    let overloaded = append_refusal(AppendError::Overloaded { retry_after: delay });
+    assert_eq!((overloaded.code, overloaded.retry_after), (Code::Unavailable, Some(delay)));
+
+    let full = append_refusal(AppendError::Full);
+    assert_eq!((full.code, full.reason), (Code::ResourceExhausted, "DISK_FULL"));
+
+    let failed = append_refusal(AppendError::Storage(Arc::new(std::io::Error::other("the disk said no"))));
+    assert_eq!(failed.code, Code::Unavailable);
+    assert!(
+        failed.retry_after.is_some() && failed.hint.expect("a hint").contains("nothing of the request was written")
+    );
+
+    let closed = append_refusal(AppendError::Closed);
+    assert_eq!((closed.code, closed.reason, closed.retry_after), (Code::Unavailable, "OUTCOME_UNKNOWN", None));
+    assert!(closed.hint.expect("a hint").contains("same producer and sequence"));
+
+    let reused = append_refusal(AppendError::SequenceReused { sequence: 7 });
+    assert_eq!((reused.code, reused.retry_after), (Code::AlreadyExists, None));
+}
