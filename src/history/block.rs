@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use arrow_array::{Array, ArrayRef, UInt16Array};
 use arrow_select::interleave::interleave;
+use hydrant_storage::slices::slice_bytes;
 
 use super::failure::JoinError;
 
@@ -43,11 +44,6 @@ impl Block {
     pub fn bytes(&self) -> usize {
         self.bytes
     }
-}
-
-/// The bytes of what an array shows, without what it merely shares with other slices.
-pub fn slice_bytes(array: &dyn Array) -> usize {
-    array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
 }
 
 impl BlockRow {

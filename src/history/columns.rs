@@ -16,7 +16,11 @@ pub const NAMED_ROWS: usize = 20;
 
 /// Whether a spine column of the type can hold event times.
 pub fn is_instant(data_type: &ArrowType) -> bool {
-    matches!(data_type, ArrowType::Timestamp(_, _))
+    match data_type {
+        ArrowType::Timestamp(_, _) => true,
+        ArrowType::Dictionary(_, values) => is_instant(values),
+        _ => false,
+    }
 }
 
 /// Whether a spine column of the type can hold join keys of `key_type`.
@@ -80,8 +84,8 @@ mod tests {
     use std::sync::Arc;
 
     use arrow_array::{
-        Int32Array, LargeStringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-        TimestampSecondArray, UInt64Array,
+        DictionaryArray, Int32Array, LargeStringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+        TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
     };
 
     use super::*;
@@ -97,6 +101,14 @@ mod tests {
         assert_eq!(times(TimestampMillisecondArray::from(vec![1]).with_timezone("+02:00")), [1_000]);
         assert_eq!(times(TimestampMicrosecondArray::from(vec![7])), [7]);
         assert_eq!(times(TimestampNanosecondArray::from(vec![1_999, -1])), [1, -1]);
+    }
+
+    #[test]
+    fn event_times_may_be_encoded_as_a_dictionary() {
+        let values: ArrayRef = Arc::new(TimestampNanosecondArray::from(vec![5_999, 1_000]).with_timezone("+01:00"));
+        let array: ArrayRef = Arc::new(DictionaryArray::new(Int32Array::from(vec![1, 0, 1]), values));
+        assert!(is_instant(array.data_type()));
+        assert_eq!(event_times(&array, "t", 0).expect("times").values().to_vec(), [1, 5, 1]);
     }
 
     #[test]

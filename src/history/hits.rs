@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt16Array, UInt64Array};
 use hydrant_storage::order::Micros;
+use hydrant_storage::slices::slice_bytes;
 
 use super::asof::Candidate;
-use super::block::{Gather, slice_bytes};
+use super::block::Gather;
 use super::failure::JoinError;
 use super::spill::{Chunk, SpillFile, SpillSpace};
 

@@ -12,9 +12,9 @@ use arrow_select::dictionary::garbage_collect_any_dictionary;
 use hydrant_storage::history::SlotSet;
 use hydrant_storage::keys::{KeyReader, slot_of};
 use hydrant_storage::order::Micros;
+use hydrant_storage::slices::{slice_bytes, without_shared};
 use hydrant_storage::value::ScalarType;
 
-use super::block::slice_bytes;
 use super::columns;
 use super::digest::TableDigest;
 use super::failure::JoinError;
@@ -288,6 +288,7 @@ impl PieceWriter {
 
     fn store(&mut self, batch: RecordBatch) -> Result<(), JoinError> {
         let (first, rows) = (self.next, batch.num_rows());
+        let batch = without_shared(&batch)?;
         self.next += rows as u64;
         self.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
         self.pieces.stored.push(Piece { first, rows, place: Place::Memory(batch) });

@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
-use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
-use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor, PutResult};
 use arrow_schema::SchemaRef;
@@ -26,6 +24,7 @@ use tonic::{Request, Status, Streaming};
 use super::status;
 use super::wire::definitions::{encode_definition, encode_kind};
 use super::wire::ipc::{Decoded, IpcDecoder};
+use super::wire::messages::{FlightEncoder, MESSAGE_BYTES};
 use crate::error::{Code, Violation};
 use crate::registry::definition::{Definition, Kind};
 
@@ -208,8 +207,7 @@ impl Client {
         spine: impl Stream<Item = Result<RecordBatch, Refusal>> + Send + 'static,
     ) -> Result<TrainingSet, Refusal> {
         let command = v1::FlightCommand { command: Some(v1::flight_command::Command::HistoricalFeatures(command)) };
-        let target = arrow_flight::encode::GRPC_TARGET_MAX_FLIGHT_SIZE_BYTES;
-        let (upload, failed) = upload(command, schema, spine, target);
+        let (upload, failed) = upload(command, schema, spine, MESSAGE_BYTES);
         let mut flight = self.flight().await?;
         let answer = match flight.do_exchange(upload).await {
             Ok(answer) => answer.into_inner(),
@@ -359,31 +357,15 @@ fn upload(
     target: usize,
 ) -> (impl Stream<Item = FlightData> + Send + 'static, UploadFailure) {
     let failed = UploadFailure::default();
-    let encoder = FlightDataEncoderBuilder::new()
-        .with_schema(schema)
-        .with_max_flight_data_size(target)
-        .with_dictionary_handling(DictionaryHandling::Resend)
-        .with_flight_descriptor(Some(FlightDescriptor::new_cmd(command.encode_to_vec())))
-        .build(batches.map_err(|error| FlightError::ExternalError(Box::new(error))));
+    let (encoder, mut first) = FlightEncoder::begin(&schema, target);
+    first.flight_descriptor = Some(FlightDescriptor::new_cmd(command.encode_to_vec()));
     let kept = failed.clone();
-    let messages = encoder.map(move |message| match message {
-        Ok(message) => Some(message),
-        Err(FlightError::ExternalError(error)) => {
-            kept.set(match error.downcast::<Refusal>() {
-                Ok(refusal) => *refusal,
-                Err(error) => unsendable(error),
-            });
-            None
-        }
-        Err(error) => {
-            kept.set(unsendable(error));
-            None
-        }
+    let messages = batches.scan(encoder, move |encoder, batch| {
+        let encoded = batch.and_then(|batch| encoder.encode(&batch).map_err(unsendable));
+        let messages = encoded.map_err(|refusal| kept.set(refusal)).ok();
+        futures::future::ready(messages.map(futures::stream::iter))
     });
-    (
-        messages.take_while(|message| futures::future::ready(message.is_some())).filter_map(futures::future::ready),
-        failed,
-    )
+    (futures::stream::once(futures::future::ready(first)).chain(messages.flatten()), failed)
 }
 
 async fn connect(server: &str) -> Result<Channel, Refusal> {

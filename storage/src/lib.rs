@@ -11,4 +11,5 @@ pub mod order;
 pub mod partition;
 pub mod record;
 pub mod row;
+pub mod slices;
 pub mod value;

@@ -2,14 +2,12 @@
 //! clients write everything before they read; then the joined rows stream out, and a last message
 //! without rows carries the report.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::ready;
 
 use arrow_array::RecordBatch;
-use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
-use arrow_flight::error::FlightError;
-use arrow_flight::{FlightData, utils};
+use arrow_flight::FlightData;
 use arrow_schema::SchemaRef;
-use futures::stream::{once, unfold};
+use futures::stream::{self, once, try_unfold};
 use futures::{StreamExt as _, TryStreamExt as _};
 use hydrant_proto::v1;
 use prost::Message as _;
@@ -17,13 +15,11 @@ use tonic::Status;
 
 use super::super::status::to_status;
 use super::super::wire::ipc::Decoded;
+use super::super::wire::messages::{FlightEncoder, MESSAGE_BYTES};
 use super::{Answers, Asked, FlightRpc, Upload};
 use crate::error::{Error, Result};
 use crate::history::{HistoricalRequest, HistoricalStream, Mode, Report, SpineIntake};
 use crate::tenancy::Action;
-
-/// Where the report is put between the end of the rows and the last message.
-type LastReport = Arc<Mutex<Option<Report>>>;
 
 pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answers<FlightData>, Status> {
     let command = match upload.asked().map_err(to_status)? {
@@ -63,62 +59,46 @@ fn open(rpc: &FlightRpc, command: &v1::HistoricalFeaturesCommand, spine: SchemaR
     rpc.use_cases.history.open(&permit, request)
 }
 
-/// The rows as Flight messages, then the report. Dictionaries are sent as they are: the spine's
-/// columns come back untouched.
+/// The rows as Flight messages, and the report with the last of them, which has no rows.
 fn encode(rows: HistoricalStream) -> Answers<FlightData> {
-    let schema = rows.schema();
-    let report = LastReport::default();
-    let kept = report.clone();
-    let batches = unfold(rows, move |mut rows| {
-        let kept = kept.clone();
-        async move {
-            let next: Option<Result<RecordBatch>> = rows.next().await;
-            if next.is_none() {
-                *kept.lock().unwrap_or_else(PoisonError::into_inner) = rows.report().cloned();
-            }
-            next.map(|batch| (batch.map_err(|error| FlightError::ExternalError(Box::new(error))), rows))
+    let (encoder, schema) = FlightEncoder::begin(&rows.schema(), MESSAGE_BYTES);
+    let answering = Answering { rows, encoder, ended: false };
+    let messages = try_unfold(answering, |mut answering| async move {
+        let messages = answering.next().await.map_err(to_status)?;
+        Ok::<_, Status>(messages.map(|messages| (stream::iter(messages.into_iter().map(Ok)), answering)))
+    });
+    once(ready(Ok(schema))).chain(messages.try_flatten()).boxed()
+}
+
+/// An answer under way.
+struct Answering {
+    rows: HistoricalStream,
+    encoder: FlightEncoder,
+    ended: bool,
+}
+
+impl Answering {
+    /// The messages of the next rows, or at last those of the report; then `None`.
+    async fn next(&mut self) -> Result<Option<Vec<FlightData>>> {
+        if self.ended {
+            return Ok(None);
         }
-    });
-    let messages = FlightDataEncoderBuilder::new()
-        .with_schema(schema.clone())
-        .with_dictionary_handling(DictionaryHandling::Resend)
-        .build(batches)
-        .map_err(to_refusal);
-    let last = once(async move {
-        let report = report.lock().unwrap_or_else(PoisonError::into_inner).take();
-        report.map(|report| last_messages(&schema, &report).map_err(to_status))
-    });
-    let last = last.flat_map(|messages| {
-        let messages: Vec<Result<FlightData, Status>> = match messages {
-            Some(Ok(messages)) => messages.into_iter().map(Ok).collect(),
-            Some(Err(status)) => vec![Err(status)],
-            // The rows ended with an error, which has been sent.
-            None => Vec::new(),
-        };
-        futures::stream::iter(messages)
-    });
-    messages.chain(last).boxed()
-}
+        if let Some(batch) = self.rows.next().await.transpose()? {
+            return self.encode(&batch).map(Some);
+        }
+        self.ended = true;
+        let report = self.rows.report().ok_or_else(|| Error::internal("the rows ended without a report"))?;
+        let report = encode_report(report).encode_to_vec();
+        // A batch, since not every client takes messages that have only metadata.
+        let mut messages = self.encode(&RecordBatch::new_empty(self.rows.schema()))?;
+        let last = messages.last_mut().ok_or_else(|| Error::internal("a batch without rows has no message"))?;
+        last.app_metadata = report.into();
+        Ok(Some(messages))
+    }
 
-/// A batch without rows, with whatever dictionaries it needs, and the report beside it.
-fn last_messages(schema: &SchemaRef, report: &Report) -> Result<Vec<FlightData>> {
-    let empty = vec![RecordBatch::new_empty(schema.clone())];
-    let messages = utils::batches_to_flight_data(schema, empty);
-    let messages = messages.map_err(|error| Error::internal(format!("the report can't be sent: {error}")))?;
-    // The first holds the schema, which has been sent.
-    let mut messages: Vec<FlightData> = messages.into_iter().skip(1).collect();
-    let last = messages.last_mut().ok_or_else(|| Error::internal("a batch without rows has no message"))?;
-    last.app_metadata = encode_report(report).encode_to_vec().into();
-    Ok(messages)
-}
-
-fn to_refusal(error: FlightError) -> Status {
-    match error {
-        FlightError::ExternalError(error) => match error.downcast::<Error>() {
-            Ok(error) => to_status(*error),
-            Err(error) => to_status(Error::internal(format!("the rows can't be sent: {error}"))),
-        },
-        error => to_status(Error::internal(format!("the rows can't be sent: {error}"))),
+    fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<FlightData>> {
+        let encoded = self.encoder.encode(batch);
+        encoded.map_err(|error| Error::internal(format!("the rows can't be sent: {error}")))
     }
 }
 

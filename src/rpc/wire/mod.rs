@@ -5,6 +5,7 @@
 pub mod columns;
 pub mod definitions;
 pub mod ipc;
+pub mod messages;
 
 use hydrant_proto::v1;
 
