@@ -51,11 +51,7 @@ pub fn recover(
         scan.run(first, &mut recovered, visit)?;
     }
     if recovered.last_frame < known.durable_frame {
-        tracing::error!(
-            last_frame = recovered.last_frame,
-            known_frame = known.durable_frame,
-            "the log ends before a frame that had been acknowledged: the disk lost what it had synced, or the log was cut"
-        );
+        return Err(missing(recovered.last_frame + 1, known.durable_frame));
     }
     Ok(recovered)
 }
@@ -117,12 +113,13 @@ impl SegmentScan<'_> {
             let way_out = "start the version of Hydrant that wrote it".to_owned();
             return Err(self.damaged_with(offset, number, error.to_string(), way_out));
         }
-        if !self.newest || !error.may_be_torn() {
+        // What is known to have been synced was not torn.
+        if !self.newest || !error.may_be_torn() || number <= self.known.durable_frame {
             return Err(self.damaged(offset, number, error.to_string()));
         }
         let mut from = 0;
         while let Some(found) = codec::find_frame(&tail[from..], number) {
-            if found.group_first > number || number <= self.known.durable_frame {
+            if found.group_first > number {
                 let problem = format!("{error}, and frame {} behind it is whole", found.number);
                 return Err(self.damaged(offset, number, problem));
             }
