@@ -261,14 +261,16 @@ impl Ingest {
         }
         let bytes: usize = columns.iter().map(slice_bytes).sum();
         let IngestSettings { max_rows, max_bytes, .. } = self.settings;
-        if rows > max_rows || bytes > max_bytes {
-            let message = format!(
-                "{rows} rows of {bytes} bytes: one request holds at most {max_rows} rows and {max_bytes} bytes"
-            );
-            return Err(Error::invalid("REQUEST_TOO_LARGE", message)
-                .with("max_rows", max_rows)
-                .with("max_bytes", max_bytes)
-                .hint("send the rows in smaller requests"));
+        let too_large = |told: String, option: &'static str, limit: usize| {
+            let hint = format!("send the rows in smaller requests, or raise '{option}' in the server's configuration");
+            let message = format!("the request has {told}; '{option}' allows {limit}");
+            Error::invalid("REQUEST_TOO_LARGE", message).with("option", option).with("limit", limit).hint(hint)
+        };
+        if rows > max_rows {
+            return Err(too_large(format!("{rows} rows"), "ingest.max_rows", max_rows));
+        }
+        if bytes > max_bytes {
+            return Err(too_large(format!("columns of {bytes} bytes"), "ingest.max_request", max_bytes));
         }
         Ok(())
     }
@@ -292,8 +294,9 @@ fn append_refusal(error: AppendError) -> Error {
     let message = error.to_string();
     match error {
         AppendError::TooLarge { limit, .. } => Error::invalid("REQUEST_TOO_LARGE", message)
-            .with("max_bytes", limit)
-            .hint("send the rows in smaller requests"),
+            .with("option", "log.max_request")
+            .with("limit", limit)
+            .hint("send the rows in smaller requests, or raise 'log.max_request' in the server's configuration"),
         AppendError::SequenceReused { sequence } => {
             Error::new(Code::AlreadyExists, "SEQUENCE_REUSED", message).with("sequence", sequence)
         }

@@ -249,7 +249,7 @@ impl<'a> Records<'a> {
             if key_bytes > self.settings.max_key_bytes {
                 let limit = self.settings.max_key_bytes;
                 let column = view.join_keys.first().map_or("", |key| key.name.as_str());
-                bad_rows.add(row, column, || format!("the key has {key_bytes} bytes, and {limit} are allowed"));
+                bad_rows.add(row, column, || format!("the key has {key_bytes} bytes; 'ingest.max_key' allows {limit}"));
             }
             if bad_rows.contains(row) {
                 self.buffer.truncate(key_at);

@@ -156,7 +156,18 @@ async fn decode_request(request: v1::IngestRequest, limits: DecodeLimits) -> Res
 async fn decode_ipc(stream: Vec<u8>, limits: DecodeLimits) -> Result<RecordBatch> {
     let decode = move || ipc::decode_single_batch(&stream, limits.max_message, limits.max_rows);
     let decoded = tokio::task::spawn_blocking(decode).await;
-    decoded.map_err(|error| Error::internal(format!("decoding rows ended early: {error}")))?
+    let decoded = decoded.map_err(|error| Error::internal(format!("decoding rows ended early: {error}")))?;
+    let is_about_rows = |error: &Error| error.metadata.iter().any(|(key, _)| *key == "rows");
+    decoded.map_err(|error| if is_about_rows(&error) { too_many_rows(&error, limits.max_rows) } else { error })
+}
+
+/// Says which option bounds the rows, of which the decoder knows nothing.
+fn too_many_rows(error: &Error, limit: u64) -> Error {
+    let message = format!("{}; 'ingest.max_rows' allows {limit}", error.message);
+    Error::invalid("REQUEST_TOO_LARGE", message)
+        .with("option", "ingest.max_rows")
+        .with("limit", limit)
+        .hint("send the rows in smaller requests, or raise 'ingest.max_rows' in the server's configuration")
 }
 
 fn batch_of(columns: Vec<v1::Column>) -> Result<RecordBatch> {

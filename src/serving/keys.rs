@@ -93,16 +93,21 @@ fn row_count(entities: &[(String, ArrayRef)]) -> Result<usize> {
 }
 
 fn check_bounds(rows: usize, columns: usize, settings: &ServingSettings) -> Result<()> {
+    let too_large = |told: String, option: &'static str, limit: usize| {
+        Err(Error::invalid("REQUEST_TOO_LARGE", format!("the request reads {told}; '{option}' allows {limit}"))
+            .with("option", option)
+            .with("limit", limit)
+            .hint(format!("split the request, or raise '{option}' in the server's configuration")))
+    };
     let ServingSettings { max_rows, max_cells, .. } = *settings;
-    if rows <= max_rows && rows.saturating_mul(columns) <= max_cells {
-        return Ok(());
+    if rows > max_rows {
+        return too_large(format!("{rows} rows"), "serving.max_rows", max_rows);
     }
-    let message =
-        format!("{rows} rows of {columns} columns: one request reads at most {max_rows} rows and {max_cells} cells");
-    Err(Error::invalid("REQUEST_TOO_LARGE", message)
-        .with("max_rows", max_rows)
-        .with("max_cells", max_cells)
-        .hint("split the request"))
+    let cells = rows.saturating_mul(columns);
+    if cells > max_cells {
+        return too_large(format!("{rows} rows of {columns} columns"), "serving.max_cells", max_cells);
+    }
+    Ok(())
 }
 
 /// The request's columns by name, of the exact type of their join key.

@@ -131,7 +131,7 @@ impl IpcDecoder {
         let rows = u64::try_from(batch.length()).map_err(|_| malformed("a batch has less than no rows"))?;
         if rows > self.max_rows {
             let told = format!("a batch has {rows} rows, and {} are allowed in one", self.max_rows);
-            return Err(Error::invalid("BATCH_TOO_LARGE", told).hint("send smaller batches"));
+            return Err(Error::invalid("BATCH_TOO_LARGE", told).hint("send smaller batches").with("rows", rows));
         }
         let codec = batch.compression().map(|compression| compression.codec());
         let mut total = 0_u64;
