@@ -73,6 +73,8 @@ struct Open {
     /// be published.
     large_waited: bool,
     last_flush: Instant,
+    /// Whether the sweep has met damage, so that it is said once.
+    damage_told: bool,
 }
 
 struct TailDrop {
@@ -165,6 +167,7 @@ impl PartitionActor {
             replay_through,
             large_waited: false,
             last_flush: Instant::now(),
+            damage_told: false,
         });
         Ok(durable)
     }
@@ -224,6 +227,13 @@ impl PartitionActor {
         let now = parts.store_time.read();
         let swept = open.store.sweep_expired(now, &open.policies, parts.settings.sweep_rows).map_err(store_failure)?;
         parts.metrics.rows_damaged.add(swept.damaged_rows as u64);
+        if swept.damaged_rows + swept.damaged_blocks > 0 {
+            parts.metrics.damaged_sweeps.add(1);
+            if !std::mem::replace(&mut open.damage_told, true) {
+                let (partition, rows, blocks) = (parts.shared.index, swept.damaged_rows, swept.damaged_blocks);
+                tracing::error!(partition, rows, blocks, "the online store is damaged; its other rows are served on");
+            }
+        }
         // The applied position of an idle partition reaches the disk this way too.
         let unflushed = open.store.applied().frame > parts.shared.flushed.load(Ordering::Acquire);
         if unflushed && open.last_flush.elapsed() >= parts.settings.flush_interval {

@@ -21,6 +21,7 @@ pub struct PartitionMetrics {
     pub parked: Arc<Counter>,
     pub writes_refused: Arc<Counter>,
     pub trim_failures: Arc<Counter>,
+    pub damaged_sweeps: Arc<Counter>,
 }
 
 impl Default for PartitionMetrics {
@@ -52,6 +53,10 @@ impl Default for PartitionMetrics {
                 "writes refused because tails are full or partitions lag too far",
             ),
             trim_failures: Counter::count("hydrant.partition.trim.failures", "trims of the log that failed"),
+            damaged_sweeps: Counter::count(
+                "hydrant.partition.sweeps.damaged",
+                "steps of the sweep that met damaged rows or blocks",
+            ),
         }
     }
 }
@@ -73,6 +78,7 @@ impl PartitionMetrics {
             &self.parked,
             &self.writes_refused,
             &self.trim_failures,
+            &self.damaged_sweeps,
         ];
         all.into_iter().cloned().collect()
     }

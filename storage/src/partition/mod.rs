@@ -120,6 +120,8 @@ pub struct SweepReport {
     /// Rows that became stubs.
     pub expired_rows: usize,
     pub damaged_rows: usize,
+    /// Blocks that could not be read, at which the pass has ended.
+    pub damaged_blocks: usize,
     /// The end was reached; the next step begins again.
     pub finished: bool,
 }

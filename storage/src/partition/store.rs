@@ -179,7 +179,9 @@ impl PartitionStore {
     }
 
     /// Turns online rows that have expired under their view's longest ttl into stubs. Looks at
-    /// `limit` rows and goes on there the next time.
+    /// `limit` rows and goes on there the next time. What lies behind a damaged block is left as it
+    /// is, and read as expired all the same: a block that can't be read is no reason to stop serving
+    /// the others.
     pub fn sweep_expired(
         &mut self,
         now: Micros,
@@ -189,7 +191,13 @@ impl PartitionStore {
         let mut report = SweepReport::default();
         let mut batch = WriteBatch::default();
         let mut buffer = Vec::new();
-        let mut rows = self.scan(self.database.latest(), &self.sweep_from)?;
+        let begin = mem::take(&mut self.sweep_from);
+        let mut rows = match self.scan(self.database.latest(), &begin) {
+            Err(error) if error.is_damage() => {
+                return Ok(SweepReport { damaged_blocks: 1, finished: true, ..report });
+            }
+            rows => rows?,
+        };
         while report.examined_rows < limit.max(1) {
             let (Some(stored_key), Some(stored)) = (rows.key(), rows.value()) else { break };
             report.examined_rows += 1;
@@ -211,8 +219,14 @@ impl PartitionStore {
             }
             rows.next();
         }
-        let next = rows.key().map(<[u8]>::to_vec);
-        rows.status().map_err(StoreError::of_rocksdb("sweeping"))?;
+        let mut next = rows.key().map(<[u8]>::to_vec);
+        match rows.status().map_err(StoreError::of_rocksdb("sweeping")) {
+            Err(error) if error.is_damage() => {
+                report.damaged_blocks += 1;
+                next = None;
+            }
+            status => status?,
+        }
         drop(rows);
         if !batch.is_empty() {
             self.database.write(batch)?;
