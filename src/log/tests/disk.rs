@@ -151,6 +151,31 @@ async fn a_torn_last_frame_is_cut_off_at_whatever_byte_it_was_torn() {
 }
 
 #[tokio::test]
+async fn a_frame_known_to_be_durable_is_never_taken_for_a_torn_write() {
+    let machine = Machine::new(1);
+    let log = machine.log();
+    append_each(&log, 0..3).await;
+    // A log that is closed leaves word of what it has synced.
+    drop(log);
+    let segment = machine.segments().remove(0);
+    let end = machine.files.len(&segment).expect("len") as usize;
+    for len in 0..end {
+        let cut = machine.after_power_cut(1);
+        cut.files.damage(&segment, |bytes| bytes.truncate(len)).expect("cut");
+        let error = cut.open().expect_err("the start is stopped");
+        assert!(matches!(error, LogError::Damaged { .. } | LogError::Missing { .. }), "cut at {len}: {error}");
+        assert_eq!(cut.files.len(&segment).expect("len") as usize, len, "nothing more is cut off");
+    }
+    for byte in 0..end {
+        let damaged = machine.after_power_cut(1);
+        damaged.files.damage(&segment, |bytes| bytes[byte] ^= 1).expect("damaged");
+        let error = damaged.open().expect_err("the start is stopped");
+        assert!(matches!(error, LogError::Damaged { .. }), "byte {byte}: {error}");
+    }
+    assert_eq!(numbers(&machine.log()), [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn every_bit_flip_in_a_frame_before_the_last_stops_the_start_and_says_where() {
     let machine = Machine::new(1);
     let log = machine.log();
