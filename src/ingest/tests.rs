@@ -173,7 +173,7 @@ async fn one_bad_row_refuses_the_request_and_is_named_with_its_column_and_reason
         ("rows[1].key", "its key is null for every view (airport_weather, station_weather)"),
         ("rows[2].event_timestamp", "time 2026-01-01T01:00:00Z lies "),
         ("rows[3].profile", "3 elements in place of 2"),
-        ("rows[4].origin", "the key has 103 bytes, and 64 are allowed"),
+        ("rows[4].origin", "the key has 103 bytes; 'ingest.max_key' allows 64"),
     ];
     assert_eq!(told.len(), expected.len(), "{told:?}");
     for (told, expected) in told.iter().zip(expected) {
