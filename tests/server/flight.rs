@@ -14,7 +14,7 @@ use hydrant::rpc::status::from_status;
 use hydrant::rpc::v1;
 use tonic::Request;
 
-use crate::support::{HOUR, NOON, PATIENCE, TestServer, weather_batch, weather_rows};
+use crate::support::{HOUR, NOON, PATIENCE, TestServer, read_request, weather_batch, weather_rows};
 
 fn spine(origins: &[Option<&str>], times: &[i64]) -> RecordBatch {
     let rows: ArrayRef = Arc::new(Int32Array::from_iter_values(0..i32::try_from(times.len()).expect("few")));
@@ -131,6 +131,25 @@ async fn each_batch_put_is_a_request_of_its_own_and_the_first_refusal_ends_the_s
 
     let again = put(vec![good]).await;
     assert_eq!(again[0].as_ref().expect("the same").outcome(), v1::ingest_response::Outcome::AlreadyApplied);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_put_in_bulk_can_be_read_at_once_by_a_client_that_waits_for_that() {
+    let server = TestServer::start().await;
+    server.apply_weather().await;
+    for round in 0..10 {
+        let command = v1::IngestCommand { source: "weather".to_owned(), wait_visible: true, ..Default::default() };
+        let batch = weather_batch(&[Some("EWR")], &[NOON + round], &[30.0]);
+        let batches = tokio_stream::iter([Ok(batch.clone())]);
+        let answers = server.client.put(command, batch.schema(), batches).await.expect("a stream");
+        let answers: Vec<_> = answers.collect().await;
+        assert!(answers[0].is_ok(), "{answers:?}");
+        let mut request = read_request(&["EWR"]);
+        request.include_event_times = true;
+        let answer = server.client.get_online_features(request).await.expect("an answer");
+        assert_eq!(answer.event_times[0].micros, [NOON + round], "round {round}");
+    }
     server.stop().await;
 }
 

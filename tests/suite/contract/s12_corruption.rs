@@ -72,7 +72,7 @@ async fn a_damaged_row_is_a_damaged_cell_is_counted_and_never_a_wrong_value() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_page_of_history_is_data_loss_naming_the_file() {
+async fn a_damaged_page_of_history_is_data_loss_naming_the_file_and_is_counted() {
     let node = TestNode::start(SHOP).await;
     let rows =
         (0..500).map(|user| json!({"user_id": user, "happened": START, "plan": format!("plan {user}")})).collect();
@@ -93,6 +93,7 @@ async fn a_damaged_page_of_history_is_data_loss_naming_the_file() {
         assert_eq!(failed.code, Code::DataLoss, "byte {at}: {failed}");
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         assert!(failed.message.contains(&name), "byte {at}: {failed}");
+        assert_eq!(node.use_cases().history.metrics().damaged.get(), tenth as u64);
     }
     fs::write(file, &whole).expect("written");
     let trained = node.train(&["user_facts:plan"], &wanted, AS_KNOWN).await;
