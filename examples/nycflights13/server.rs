@@ -2,7 +2,8 @@
 //! is dropped is killed, and its folder removed.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -42,8 +43,8 @@ impl Server {
         let mut process = Process(command.spawn().with_context(|| format!("can't run {}", binary.display()))?);
         let stdout = process.0.stdout.take().context("its stdout is piped")?;
         let server = Self { binary, address: String::new(), process, folder };
-        match tokio::time::timeout(PATIENCE, tokio::task::spawn_blocking(move || grpc_address(stdout))).await {
-            Ok(Ok(Ok(address))) => Ok(Self { address, ..server }),
+        match tokio::time::timeout(PATIENCE, ready_address(stdout)).await {
+            Ok(Ok(address)) => Ok(Self { address, ..server }),
             _ => {
                 server.show_log();
                 bail!("the server didn't start");
@@ -128,10 +129,27 @@ fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The server's first line, `grpc=HOST:PORT flight=… http=…`, says where it listens.
-fn grpc_address(stdout: ChildStdout) -> Result<String> {
+/// The server's first line, `grpc=HOST:PORT flight=… http=…`, says where it listens. Waits until it
+/// is ready to be read from, and gives its gRPC address.
+async fn ready_address(stdout: ChildStdout) -> Result<String> {
+    let line = tokio::task::spawn_blocking(move || first_line(stdout)).await??;
+    let address = |name: &str| line.split_whitespace().find_map(|part| part.strip_prefix(name));
+    let addresses = address("grpc=").zip(address("http="));
+    let (grpc, http) = addresses.with_context(|| format!("the server began with '{line}'"))?;
+    while !is_ready(http)? {
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(grpc.to_owned())
+}
+
+fn is_ready(http: &str) -> Result<bool> {
+    let mut connection = TcpStream::connect(http)?;
+    write!(connection, "GET /readyz HTTP/1.0\r\n\r\n")?;
+    Ok(first_line(connection)?.contains(" 200 "))
+}
+
+fn first_line(from: impl Read) -> Result<String> {
     let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line)?;
-    let address = line.split_whitespace().find_map(|part| part.strip_prefix("grpc="));
-    address.map(str::to_owned).with_context(|| format!("the server began with '{line}'"))
+    BufReader::new(from).read_line(&mut line)?;
+    Ok(line)
 }

@@ -102,10 +102,10 @@ impl Answer {
         self.0.blocking_send(Message::Batch(batch)).map_err(|_| JoinError::Stopped)
     }
 
-    pub fn end(self, outcome: Result<Report>) {
+    pub fn end(self, outcome: Result<Report, JoinError>) {
         let message = match outcome {
             Ok(report) => Message::Report(Box::new(report)),
-            Err(error) => Message::Failed(error),
+            Err(error) => Message::Failed(error.into()),
         };
         // A caller that has gone away needs no answer.
         drop(self.0.blocking_send(message));

@@ -1,0 +1,391 @@
+//! The command line against a real server: what is printed where, exit codes, and the answer to bad
+//! input. Each test has a server of its own.
+
+#[path = "../examples/nycflights13/server.rs"]
+#[expect(dead_code, reason = "the story shows its commands; tests look at what they print")]
+mod server;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use arrow_array::{Array as _, ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Value as Json, json};
+
+use server::Server;
+
+const DEFINITIONS: &str = "\
+apiVersion: hydrant/v1
+kind: Entity
+metadata: {name: airport}
+spec:
+  joinKeys: [{name: origin, type: string}]
+---
+apiVersion: hydrant/v1
+kind: Source
+metadata: {name: weather}
+spec:
+  type: push
+  eventTime: event_timestamp
+  knownTime: event
+  columns:
+    - {name: origin, type: string}
+    - {name: event_timestamp, type: timestamp}
+    - {name: temp, type: float64}
+---
+apiVersion: hydrant/v1
+kind: FeatureView
+metadata: {name: airport_weather}
+spec:
+  entities: [airport]
+  source: weather
+  ttl: 3h
+  features:
+    - {name: temp}
+---
+apiVersion: hydrant/v1
+kind: FeatureService
+metadata: {name: model}
+spec:
+  features: [airport_weather]
+";
+
+const HOUR: i64 = 3_600_000_000;
+/// 2013-12-30T20:00:00Z
+const START: i64 = 1_388_433_600_000_000;
+
+struct Scene {
+    server: Server,
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    async fn empty() -> Self {
+        let server = Server::start().await.expect("the server starts");
+        Self { server, folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    async fn with_definitions() -> Self {
+        let scene = Self::empty().await;
+        scene.succeed(&["apply", "-f", scene.file("all.yaml", DEFINITIONS).to_str().expect("UTF-8")]);
+        scene
+    }
+
+    /// With the hourly weather at EWR, of 30, 31 and 32 degrees, from `START` on.
+    async fn with_weather() -> Self {
+        let scene = Self::with_definitions().await;
+        let weather = scene.weather(&[Some("EWR"); 3], &[Some(START), Some(START + HOUR), Some(START + 2 * HOUR)]);
+        scene.succeed(&["ingest", "weather", &weather]);
+        scene
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+        command.args(arguments).env("HYDRANT_SERVER", self.server.address()).output().expect("it runs")
+    }
+
+    #[track_caller]
+    fn succeed(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs what must be refused, and gives what stands on stderr.
+    #[track_caller]
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(text(&output.stdout), "", "data in spite of a refusal");
+        text(&output.stderr)
+    }
+
+    #[track_caller]
+    fn refused_json(&self, arguments: &[&str]) -> Json {
+        let error: Json = serde_json::from_str(&self.refused(arguments)).expect("one JSON object on stderr");
+        error["error"].clone()
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path
+    }
+
+    fn parquet(&self, name: &str, columns: Vec<(&str, ArrayRef)>) -> String {
+        let path = self.folder.path().join(name);
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)));
+        let batch = batch.expect("equal lengths");
+        let mut writer =
+            ArrowWriter::try_new(File::create(&path).expect("created"), batch.schema(), None).expect("started");
+        writer.write(&batch).expect("written");
+        writer.close().expect("finished");
+        path.to_str().expect("UTF-8").to_owned()
+    }
+
+    /// A file for source `weather`; the temperatures count up from 30.
+    fn weather(&self, origins: &[Option<&str>], times: &[Option<i64>]) -> String {
+        self.parquet("weather.parquet", weather_columns(origins, times))
+    }
+}
+
+fn weather_columns(origins: &[Option<&str>], times: &[Option<i64>]) -> Vec<(&'static str, ArrayRef)> {
+    let temps = (0..origins.len()).map(|row| 30.0 + row as f64);
+    vec![
+        ("origin", Arc::new(StringArray::from(origins.to_vec()))),
+        ("event_timestamp", Arc::new(TimestampMicrosecondArray::from(times.to_vec()))),
+        ("temp", Arc::new(temps.collect::<Float64Array>())),
+    ]
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn read(path: &Path) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).expect("written")).expect("Parquet").build();
+    let batches: Vec<RecordBatch> = reader.expect("readable").map(|batch| batch.expect("sound")).collect();
+    arrow_select::concat::concat_batches(&batches[0].schema(), &batches).expect("one schema")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_tells_by_its_exit_code_whether_applying_would_change_anything() {
+    let scene = Scene::empty().await;
+    let file = scene.file("all.yaml", DEFINITIONS);
+    let plan = ["plan", "--exit-code", "-f", file.to_str().expect("UTF-8")];
+    let output = scene.run(&plan);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stdout).contains("+ FeatureView/airport_weather"), "{}", text(&output.stdout));
+    scene.succeed(&["apply", "-f", plan[3]]);
+    assert!(scene.succeed(&plan).contains("0 to create, 0 to update, 4 unchanged"));
+
+    let changed = scene.file("all.yaml", &DEFINITIONS.replace("ttl: 3h", "ttl: 2h"));
+    let shown = scene.succeed(&["plan", "-f", changed.to_str().expect("UTF-8")]);
+    assert!(shown.contains("~ FeatureView/airport_weather") && shown.contains("3h") && shown.contains("2h"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_wrong_with_definitions_is_told_at_once_with_file_and_line() {
+    let scene = Scene::empty().await;
+    let broken =
+        DEFINITIONS.replace("source: weather", "source: wether").replace("entities: [airport]", "entities: [harbour]");
+    let file = scene.file("broken.yaml", &broken);
+    for command in ["plan", "apply"] {
+        let shown = scene.refused(&[command, "-f", file.to_str().expect("UTF-8")]);
+        assert!(shown.contains("broken.yaml:23:") && shown.contains("harbour"), "{shown}");
+        assert!(shown.contains("broken.yaml:24:") && shown.contains("wether"), "{shown}");
+    }
+    assert_eq!(scene.succeed(&["get", "entities", "-o", "json"]).trim(), "[]", "nothing was applied");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_come_back_as_the_documents_that_were_applied() {
+    let scene = Scene::with_definitions().await;
+    let shown = scene.succeed(&["get", "view", "airport_weather", "-o", "json"]);
+    let shown: Json = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(shown[0]["kind"], "FeatureView");
+    assert_eq!(shown[0]["spec"]["ttl"], "3h");
+    assert_eq!(shown[0]["status"]["version"], 1);
+
+    let yaml = scene.file("again.yaml", &scene.succeed(&["get", "views", "-o", "yaml"]));
+    let unchanged = scene.succeed(&["plan", "--exit-code", "-f", yaml.to_str().expect("UTF-8")]);
+    assert!(unchanged.contains("1 unchanged"), "{unchanged}");
+
+    let described = scene.succeed(&["describe", "service", "model"]);
+    assert!(
+        described.contains("airport_weather__temp") && described.contains("FeatureView/airport_weather"),
+        "{described}"
+    );
+
+    let refused = scene.refused(&["delete", "view", "airport_weather"]);
+    assert!(refused.contains("model"), "{refused}");
+    scene.succeed(&["delete", "service", "model"]);
+    scene.succeed(&["delete", "view", "airport_weather"]);
+    let gone = scene.refused_json(&["get", "view", "airport_weather", "-o", "json"]);
+    assert!(gone["message"].as_str().is_some_and(|message| message.contains("airport_weather")), "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_file_twice_changes_nothing() {
+    let scene = Scene::with_definitions().await;
+    let weather = scene.weather(&[Some("EWR"); 2], &[Some(START), Some(START + HOUR)]);
+    let ingest = ["ingest", "weather", weather.as_str(), "-o", "json"];
+    let report = |shown: String| serde_json::from_str::<Json>(&shown).expect("JSON")["files"][0].clone();
+    let first = report(scene.succeed(&ingest));
+    assert_eq!((&first["rows"], &first["applied"]), (&json!(2), &json!(2)));
+    let second = report(scene.succeed(&ingest));
+    assert_eq!((&second["rows"], &second["applied"]), (&json!(2), &json!(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_row_refuses_its_whole_file_and_every_file_with_it() {
+    let scene = Scene::with_definitions().await;
+    let good = scene.parquet("good.parquet", weather_columns(&[Some("JFK")], &[Some(START)]));
+    let bad = scene.weather(&[Some("EWR"), None, Some("EWR")], &[Some(START), Some(START), None]);
+    let error = scene.refused_json(&["ingest", "weather", &good, &bad, "-o", "json"]);
+    assert_eq!(error["reason"], "BAD_ROWS");
+    assert!(error["message"].as_str().expect("text").contains("weather.parquet: 2 of 3 rows are bad"), "{error}");
+    let rows: Vec<&str> =
+        error["violations"].as_array().expect("rows").iter().map(|row| row["path"].as_str().expect("text")).collect();
+    assert!(rows.len() == 2 && rows[0].starts_with("row 1") && rows[1] == "row 2, event_timestamp", "{rows:?}");
+
+    let read = scene.succeed(&["online", "get", "--service", "model", "--key", "origin=JFK", "-o", "json"]);
+    assert!(read.contains("NOT_FOUND"), "the good file was not sent either: {read}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_must_be_those_of_the_source() {
+    let scene = Scene::with_definitions().await;
+    let mut columns = weather_columns(&[Some("EWR")], &[Some(START)]);
+    columns.push(("wind", Arc::new(Float64Array::from(vec![1.0]))));
+    let extra = scene.parquet("extra.parquet", columns);
+    assert!(scene.refused(&["ingest", "weather", &extra]).contains("wind"));
+    scene.succeed(&["ingest", "weather", &extra, "--ignore-extra"]);
+
+    let mut columns = weather_columns(&[Some("EWR")], &[Some(START)]);
+    columns.remove(1);
+    let missing = scene.parquet("missing.parquet", columns);
+    assert!(scene.refused(&["ingest", "weather", &missing]).contains("event_timestamp"));
+
+    let mut columns = weather_columns(&[Some("EWR")], &[Some(START)]);
+    columns[2].1 = Arc::new(StringArray::from(vec!["warm"]));
+    let wrong = scene.parquet("wrong.parquet", columns);
+    assert!(scene.refused(&["ingest", "weather", &wrong]).contains("temp"));
+    assert!(scene.refused(&["ingest", "wether", &extra]).contains("wether"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_loaded_as_news_is_warned_about_with_the_way_out() {
+    let scene = Scene::with_definitions().await;
+    let weather = scene.weather(&[Some("EWR")], &[Some(START)]);
+    let output = scene.run(&["ingest", "weather", &weather, "--known", "arrival"]);
+    assert!(output.status.success());
+    assert!(text(&output.stderr).contains("--known event"), "{}", text(&output.stderr));
+    let output = scene.run(&["ingest", "weather", &weather]);
+    assert_eq!(text(&output.stderr), "", "the source's own rule is `event`");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_online_answer_has_the_documented_shape() {
+    let scene = Scene::with_weather().await;
+    let get = ["online", "get", "--service", "model", "-o", "json", "--key", "origin=EWR", "--key", "origin=LGA"];
+    let shown = scene.succeed(&[&get[..], &["--at", "2013-12-30T21:30:00Z"]].concat());
+    let mut shown: Json = serde_json::from_str(&shown).expect("JSON");
+    let views = shown["views"].take();
+    assert!(views["airport_weather"]["complete_through"].is_string(), "{views}");
+    assert_eq!(views["airport_weather"]["newest_event_time"], "2013-12-30T22:00:00Z");
+    shown["registry_revision"].take();
+    let expected = json!({
+        "rows": [
+            {"key": {"origin": "EWR"}, "features": {
+                "airport_weather__temp": {"value": 31.0, "status": "PRESENT", "event_time": "2013-12-30T21:00:00Z"}}},
+            {"key": {"origin": "LGA"}, "features": {"airport_weather__temp": {"value": null, "status": "NOT_FOUND"}}},
+        ],
+        "service": "model@1", "registry_revision": null, "t": "2013-12-30T21:30:00Z", "views": null, "rows_from_history": 1,
+    });
+    assert_eq!(shown, expected);
+
+    let now: Json = serde_json::from_str(&scene.succeed(&get)).expect("JSON");
+    assert_eq!(now["rows"][0]["features"]["airport_weather__temp"]["status"], "EXPIRED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_online_read_names_has_to_exist() {
+    let scene = Scene::with_weather().await;
+    let error = scene.refused_json(&["online", "get", "--service", "modell", "--key", "origin=EWR", "-o", "json"]);
+    assert!(error["message"].as_str().expect("text").contains("modell"), "{error}");
+    assert!(scene.refused(&["online", "get", "--service", "model@9", "--key", "origin=EWR"]).contains('9'));
+    assert!(scene.refused(&["online", "get", "--service", "model", "--key", "orign=EWR"]).contains("orign"));
+    let ahead =
+        scene.refused(&["online", "get", "--service", "model", "--key", "origin=EWR", "--at", "2999-01-01T00:00:00Z"]);
+    assert!(ahead.contains("2999"), "{ahead}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_set_keeps_the_spine_and_adds_a_column_per_feature() {
+    let scene = Scene::with_weather().await;
+    let labels: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.0, 3.0, 4.0]));
+    let origins: ArrayRef = Arc::new(StringArray::from(vec![Some("EWR"), None, Some("EWR"), Some("EWR")]));
+    let times: ArrayRef =
+        Arc::new(TimestampMicrosecondArray::from(vec![START + HOUR, START, START - 1, START + 5 * HOUR + 1]));
+    let spine = scene.parquet("spine.parquet", vec![("label", labels), ("origin", origins), ("t", times)]);
+    let out = scene.folder.path().join("out.parquet");
+    let get = [
+        "historical",
+        "get",
+        "--service",
+        "model",
+        "--spine",
+        &spine,
+        "--event-time",
+        "t",
+        "-o",
+        out.to_str().expect("UTF-8"),
+    ];
+    let shown = scene.succeed(&[&get[..], &["--with-status", "--with-event-time"]].concat());
+    assert!(shown.contains("4 rows") && shown.contains("airport_weather__temp"), "{shown}");
+    let set = read(&out);
+    let schema = set.schema();
+    let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(&names[..4], ["label", "origin", "t", "airport_weather__temp"]);
+    assert!(names.contains(&"airport_weather__temp__status") && names.contains(&"airport_weather__temp__event_time"));
+    let temps = set.column(3).as_any().downcast_ref::<Float64Array>().expect("float64");
+    let temps: Vec<Option<f64>> = temps.iter().collect();
+    assert_eq!(temps, [Some(31.0), None, None, None], "found, null key, before the first row, expired");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_spine_leaves_no_file_behind() {
+    let scene = Scene::with_weather().await;
+    let out = scene.folder.path().join("out.parquet");
+    let time = |time: Option<i64>| -> ArrayRef { Arc::new(TimestampMicrosecondArray::from(vec![time])) };
+    let origin = || -> ArrayRef { Arc::new(StringArray::from(vec!["EWR"])) };
+    let cases = [
+        ("no_key.parquet", vec![("t", time(Some(START)))], "t", "origin"),
+        ("no_time.parquet", vec![("origin", origin())], "t", "'t'"),
+        ("null_time.parquet", vec![("origin", origin()), ("t", time(None))], "t", "no event time"),
+        ("wrong_time.parquet", vec![("origin", origin()), ("t", origin())], "t", "'t'"),
+    ];
+    for (name, columns, event_time, told) in cases {
+        let spine = scene.parquet(name, columns);
+        let get = ["historical", "get", "--service", "model", "--spine", &spine, "--event-time", event_time, "-o"];
+        let refused = scene.refused(&[&get[..], &[out.to_str().expect("UTF-8")]].concat());
+        assert!(refused.contains(told), "{name}: {refused}");
+        assert!(!out.exists(), "{name}");
+    }
+    let left: Vec<_> = std::fs::read_dir(scene.folder.path())
+        .expect("readable")
+        .map(|entry| entry.expect("one").file_name())
+        .collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("tmp")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_has_one_server() {
+    let scene = Scene::empty().await;
+    let data = scene.server.folder().join("data");
+    let serve = ["serve", "--data-dir", data.to_str().expect("UTF-8"), "--grpc-addr", "127.0.0.1:0"];
+    let refused =
+        scene.refused(&[&serve[..], &["--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]].concat());
+    assert!(refused.contains("in use") && refused.contains("data"), "{refused}");
+}
+
+#[test]
+fn without_a_server_a_command_tells_how_to_get_one() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+    let output = command.args(["get", "views", "--server", "127.0.0.1:1"]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output.stderr);
+    assert!(told.contains("127.0.0.1:1") && told.contains("hydrant serve"), "{told}");
+}
+
+#[test]
+fn wrong_usage_exits_with_two() {
+    let output = Command::new(env!("CARGO_BIN_EXE_hydrant")).arg("frobnicate").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!output.stderr.is_empty() && output.stdout.is_empty());
+}
