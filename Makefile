@@ -1,7 +1,8 @@
-# Everything is built with --release and --locked: one profile, so that tests and
-# binary share what takes long to compile.
+# Everything is built with --release and --locked, and for the whole workspace with
+# what its tests need: one profile and one set of features, so that binary, example
+# and tests share what takes long to compile.
 
-CARGO_FLAGS := --locked --release
+CARGO_FLAGS := --locked --release --workspace
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo build test fmt lint rust-tests compat-tests
@@ -15,8 +16,8 @@ setup:  ## install what is missing (Debian packages, Rust components, .venv)
 demo:  ## the whole story on a year of real flights
 	@scripts/demo.sh
 
-build: setup  ## the binary: target/release/hydrant
-	cargo build $(CARGO_FLAGS) --bin hydrant
+build: setup  ## the binary, target/release/hydrant, and the example
+	cargo build $(CARGO_FLAGS) --bin hydrant --example nycflights13
 
 test: setup fmt lint rust-tests compat-tests  ## everything that must pass
 
@@ -24,10 +25,10 @@ fmt:  ## is the code formatted?
 	cargo fmt --all --check
 
 lint:  ## clippy, warnings refused
-	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
 
 rust-tests: build  ## unit, integration, crash and tidy tests
-	cargo test $(CARGO_FLAGS) --workspace
+	cargo test $(CARGO_FLAGS)
 
 compat-tests: build  ## clients and engines that nobody here wrote, from Python
 	.venv/bin/python -m pytest --quiet tests/compat

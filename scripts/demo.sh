@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/setup.sh --build
-cargo build --locked --release --bin hydrant --example nycflights13
+cargo build --locked --release --workspace --bin hydrant --example nycflights13
 exec "${CARGO_TARGET_DIR:-target}/release/examples/nycflights13" "$@"
