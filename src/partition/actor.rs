@@ -227,12 +227,11 @@ impl PartitionActor {
         let now = parts.store_time.read();
         let swept = open.store.sweep_expired(now, &open.policies, parts.settings.sweep_rows).map_err(store_failure)?;
         parts.metrics.rows_damaged.add(swept.damaged_rows as u64);
-        if swept.damaged_rows + swept.damaged_blocks > 0 {
-            parts.metrics.damaged_sweeps.add(1);
-            if !std::mem::replace(&mut open.damage_told, true) {
-                let (partition, rows, blocks) = (parts.shared.index, swept.damaged_rows, swept.damaged_blocks);
-                tracing::error!(partition, rows, blocks, "the online store is damaged; its other rows are served on");
-            }
+        parts.metrics.blocks_damaged.add(swept.damaged_blocks as u64);
+        let is_damaged = swept.damaged_rows + swept.damaged_blocks > 0;
+        if is_damaged && !std::mem::replace(&mut open.damage_told, true) {
+            let (partition, rows, blocks) = (parts.shared.index, swept.damaged_rows, swept.damaged_blocks);
+            tracing::error!(partition, rows, blocks, "the online store is damaged; its other rows are served on");
         }
         // The applied position of an idle partition reaches the disk this way too.
         let unflushed = open.store.applied().frame > parts.shared.flushed.load(Ordering::Acquire);

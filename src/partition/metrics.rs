@@ -21,7 +21,7 @@ pub struct PartitionMetrics {
     pub parked: Arc<Counter>,
     pub writes_refused: Arc<Counter>,
     pub trim_failures: Arc<Counter>,
-    pub damaged_sweeps: Arc<Counter>,
+    pub blocks_damaged: Arc<Counter>,
 }
 
 impl Default for PartitionMetrics {
@@ -53,9 +53,9 @@ impl Default for PartitionMetrics {
                 "writes refused because tails are full or partitions lag too far",
             ),
             trim_failures: Counter::count("hydrant.partition.trim.failures", "trims of the log that failed"),
-            damaged_sweeps: Counter::count(
-                "hydrant.partition.sweeps.damaged",
-                "steps of the sweep that met damaged rows or blocks",
+            blocks_damaged: Counter::count(
+                "hydrant.partition.blocks.damaged",
+                "blocks that the sweep could not read, again each time round",
             ),
         }
     }
@@ -78,7 +78,7 @@ impl PartitionMetrics {
             &self.parked,
             &self.writes_refused,
             &self.trim_failures,
-            &self.damaged_sweeps,
+            &self.blocks_damaged,
         ];
         all.into_iter().cloned().collect()
     }

@@ -12,7 +12,6 @@ fn assert_told(shown: &str, told: &[&str]) {
 async fn a_data_directory_in_use_is_refused_and_its_server_serves_on() {
     let scene = Scene::with_definitions("").await;
     scene.ingest_airports(2);
-    let other = Setup::new(tempfile::tempdir().expect("a folder").path());
     let data = scene.setup.data();
     let any = "127.0.0.1:0";
     let serve = ["serve", "--data-dir", data.to_str().expect("UTF-8"), "--grpc-addr", any, "--flight-addr", any];
@@ -20,7 +19,6 @@ async fn a_data_directory_in_use_is_refused_and_its_server_serves_on() {
     assert_eq!(output.status.code(), Some(1));
     assert_told(&text(&output.stderr), &["in use", data.to_str().expect("UTF-8"), "--data-dir"]);
     assert_eq!(scene.temperature("A001").0, "PRESENT");
-    drop(other);
 }
 
 #[tokio::test(flavor = "multi_thread")]

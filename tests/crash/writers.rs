@@ -78,11 +78,10 @@ impl Round {
         let _ = self.killed.subscribe().wait_for(|killed| *killed).await;
     }
 
-    /// Whether a call broke off because the server was killed; anything else fails the test.
-    pub fn is_over(&self, refusal: &Refusal) -> bool {
+    /// A call breaks off because the server was killed, and for no other reason.
+    fn assert_over(&self, refusal: &Refusal) {
         let is_killed = *self.killed.borrow();
         assert!(is_killed && refusal.reason == "SERVER_UNREACHABLE", "{refusal:?}; killed: {is_killed}");
-        true
     }
 
     fn acknowledge(&self, request: usize, answer: &v1::IngestResponse) {
@@ -139,8 +138,7 @@ impl Writer {
             let message = message(&round.ledger(), request);
             match round.client.ingest(message).await {
                 Ok(answer) => round.acknowledge(request, &answer),
-                Err(refusal) if round.is_over(&refusal) => return,
-                Err(_) => unreachable!("it is over"),
+                Err(refusal) => return round.assert_over(&refusal),
             }
         }
         round.until_killed().await;
@@ -157,14 +155,12 @@ impl Writer {
         }
         let mut answers = match self.open(round, first, receiver).await {
             Ok(answers) => answers,
-            Err(refusal) if round.is_over(&refusal) => return,
-            Err(_) => unreachable!("it is over"),
+            Err(refusal) => return round.assert_over(&refusal),
         };
         while let Some(answer) = answers.next().await {
             match answer {
                 Ok(answer) => round.acknowledge(waiting.pop_front().expect("one answer a request"), &answer),
-                Err(refusal) if round.is_over(&refusal) => return,
-                Err(_) => unreachable!("it is over"),
+                Err(refusal) => return round.assert_over(&refusal),
             }
             if round.is_enough() {
                 if waiting.is_empty() {
@@ -249,8 +245,7 @@ pub async fn read(round: Arc<Round>) {
                 round.ledger().check_glance(&answer);
                 round.progress.notify_one();
             }
-            Err(refusal) if round.is_over(&refusal) => return,
-            Err(_) => unreachable!("it is over"),
+            Err(refusal) => return round.assert_over(&refusal),
         }
     }
 }
@@ -263,8 +258,10 @@ pub async fn describe(round: Arc<Round>, number: usize) -> (Option<String>, Stri
         let description = format!("round {number}, step {step}");
         match round.client.apply(&rows::definitions(&description), None).await {
             Ok(_) => acknowledged = Some(description),
-            Err(refusal) if round.is_over(&refusal) => return (acknowledged, description),
-            Err(_) => unreachable!("it is over"),
+            Err(refusal) => {
+                round.assert_over(&refusal);
+                return (acknowledged, description);
+            }
         }
     }
     unreachable!("the server is killed before")
