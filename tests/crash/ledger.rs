@@ -113,6 +113,11 @@ impl Ledger {
         (taken as u64, possible as u64)
     }
 
+    /// Every row that was ever sent.
+    pub fn sent_rows(&self) -> Vec<Row> {
+        self.requests.iter().flat_map(|sent| sent.rows.iter().copied()).collect()
+    }
+
     /// The rows that have to be there.
     pub fn taken_rows(&self) -> impl Iterator<Item = &Row> {
         self.requests.iter().filter(|sent| sent.is_taken()).flat_map(|sent| &sent.rows)

@@ -109,7 +109,7 @@ impl Scene {
         let round = Round::new(client, self.ledger.clone());
         let writing: Vec<_> = self.writers.drain(..).map(|writer| tokio::spawn(writer.write(round.clone()))).collect();
         let reading = tokio::spawn(writers::read(round.clone()));
-        let describing = (number % 4 == 0).then(|| tokio::spawn(writers::describe(round.clone(), number)));
+        let describing = number.is_multiple_of(4).then(|| tokio::spawn(writers::describe(round.clone(), number)));
         let landed = self.commits_of(VIEWS[0]);
         let is_time = || match kill_at {
             KillAt::Listening => true,
@@ -153,7 +153,8 @@ impl Scene {
         let server = self.setup().start().await;
         let client = server.client().await;
         self.check(&client).await;
-        let first = TrainingSet::of(&client, &self.ledger(), None).await;
+        let rows = self.ledger().sent_rows();
+        let first = TrainingSet::of(&client, &rows, None).await;
         first.check(&mut self.ledger());
         // What it told of requests without an answer, reads tell too.
         let answer = answers::read_all(&client, None).await.expect("an answer");
@@ -162,7 +163,7 @@ impl Scene {
 
         let server = self.setup().config(RESTING).start().await;
         let client = server.client().await;
-        let again = TrainingSet::of(&client, &self.ledger(), Some(first.report.cutoff)).await;
+        let again = TrainingSet::of(&client, &rows, Some(first.report.cutoff)).await;
         assert_eq!(again.report.content_hash, first.report.content_hash, "the same cut-off, another training set");
         self.check_that_rows_are_there_once(&again);
         self.check_the_count_of_frames(&client).await;

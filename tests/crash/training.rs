@@ -24,9 +24,8 @@ pub struct TrainingSet {
 }
 
 impl TrainingSet {
-    /// Over all rows of the ledger, up to a cut-off.
-    pub async fn of(client: &Client, ledger: &Ledger, cutoff: Option<i64>) -> Self {
-        let all: Vec<Row> = ledger.requests.iter().flat_map(|sent| sent.rows.iter().copied()).collect();
+    /// Over all rows that were ever sent, up to a cut-off.
+    pub async fn of(client: &Client, all: &[Row], cutoff: Option<i64>) -> Self {
         let command = v1::HistoricalFeaturesCommand {
             services: vec![SERVICE.to_owned()],
             event_time: "at".to_owned(),
