@@ -144,6 +144,17 @@ impl PartitionHandle {
         Self { shared }
     }
 
+    /// The order to open a parked partition is on its way: that it was parked is no answer any more.
+    pub(super) fn expect_opening(&self) {
+        self.shared.progress.send_if_modified(|progress| {
+            let parked = matches!(progress.state, PartitionState::Parked { .. });
+            if parked {
+                progress.state = PartitionState::Opening;
+            }
+            parked
+        });
+    }
+
     fn reply<T>(&self, sender: oneshot::Sender<T>) -> Result<Reply<T>, PartitionError> {
         let permit = self.shared.in_flight.clone().try_acquire_owned();
         let busy = PartitionError::Busy { partition: self.shared.index, limit: self.shared.max_in_flight };

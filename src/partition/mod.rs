@@ -193,8 +193,12 @@ impl Partitions {
         self.supervisor.park(partition, reason.into());
     }
 
-    /// Opens a parked partition again, or one that waits to be reopened.
+    /// Opens a parked partition again, or one that waits to be reopened. Whoever waits for it from now
+    /// on waits until it serves, or is parked anew.
     pub fn reopen(&self, partition: usize) {
+        if let Some(handle) = self.handles.get(partition) {
+            handle.expect_opening();
+        }
         self.supervisor.reopen(partition);
     }
 

@@ -92,9 +92,7 @@ async fn a_partition_that_keeps_failing_is_parked_and_says_why() {
     store.log.fail_reads(0);
     store.partitions.reopen(0);
     let handle = &store.partitions.handles()[0];
-    while handle.wait_applied(written.frame, soon()).await.is_err() {
-        tokio::task::yield_now().await;
-    }
+    handle.wait_applied(written.frame, soon()).await.expect("who waits after the order is not told of before");
     assert_eq!(store.temp("EWR"), Some(1.0));
     store.partitions.shutdown().await;
 }
