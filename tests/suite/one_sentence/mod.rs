@@ -11,7 +11,7 @@ mod world;
 use crate::support::random::{SEED_VARIABLE, seeds};
 use story::Story;
 
-const CASES: u64 = 24;
+const CASES: u64 = 36;
 const STEPS: usize = 220;
 
 /// Where known time is arrival, the records are the truth; everywhere, training sets in both modes

@@ -124,7 +124,8 @@ impl World {
             source,
             ttl: random.chance(70).then(|| random.between(3, 60) * TICK),
             features: Vec::new(),
-            offline: !random.chance(12),
+            // One pure view always has a history to compare.
+            offline: !random.chance(12) || number == 0,
         };
         for _ in 0..random.between(1, 4) {
             view.add_feature(random, &mut self.sources[source]);
