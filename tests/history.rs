@@ -17,6 +17,7 @@ use hydrant::landing::{Landing, LandingOptions, LandingParts, OnFatal, landed_fr
 use hydrant::log::{AppendRequest, LocalLog, LogOptions, WriteLog};
 use hydrant::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use hydrant::registry::catalog::View;
+use hydrant::registry::definition::Kind;
 use hydrant::registry::{Registry, yaml};
 use hydrant::tenancy::{Action, Identity, Permit, Tenancy};
 use hydrant_storage::files::lossy::Fault;
@@ -395,6 +396,25 @@ async fn rows_land_exactly_once_wherever_the_power_is_cut() {
     assert!(crashes > 10, "only {crashes} landings were cut short");
     world.landing.shutdown().await;
     world.partitions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tail_of_a_deleted_view_is_let_go_by_the_next_landing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let world = World::start(directory.path(), Arc::new(LossyFiles::new(7))).await;
+    world.append(&[(1, START, Some(1.0)), (2, START, Some(2.0))]).await;
+    let through = *world.log.durable().borrow();
+    world.partitions.wait_applied(through, soon()).await.expect("applied");
+    let tail_bytes = || world.partitions.lag().iter().map(|lag| lag.tail_bytes).sum::<u64>();
+    assert!(tail_bytes() > 0);
+
+    let permit = permit(Action::ChangeDefinitions);
+    for (kind, name) in [(Kind::FeatureService, "model"), (Kind::FeatureView, "user_clicks")] {
+        let name = name.parse::<Name>().expect("a name");
+        world.registry.delete(&permit, kind, &name, String::new()).await.expect("deleted");
+    }
+    world.landing.land_now().await.expect("landed");
+    assert_eq!(tail_bytes(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,12 +2,12 @@
 //! leaves rows in the tail, in history, or in both; how far a table has landed tells which count,
 //! and the next landing drops the rest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use hydrant_storage::history::{HistoryTable, HistoryTables, TailRun, tail_rows};
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, TenantId, ViewId};
 use hydrant_storage::partition::ReadView;
 use tracing::Instrument as _;
 
@@ -48,10 +48,39 @@ pub(super) async fn land(parts: &LandingParts, options: &LandingOptions) -> Resu
             }
         }
     }
+    if let Err(error) = drop_deleted(parts, options, &snapshot, &tails, through).await {
+        tracing::error!(%error, "the tails of deleted views were not let go");
+        first_failure.get_or_insert(error);
+    }
     match first_failure {
         None => Ok(landed),
         Some(error) => Err(error),
     }
+}
+
+/// Lets go of the tail rows of views that are defined no more: they have no table to land in, and
+/// would count for ever towards what makes a landing due and what stops writes.
+async fn drop_deleted(
+    parts: &LandingParts,
+    options: &LandingOptions,
+    snapshot: &Snapshot,
+    tails: &[Arc<ReadView>],
+    through: u64,
+) -> Result<()> {
+    let defined: HashSet<ViewId> = offline_views(snapshot).map(|(_, view)| view.id).collect();
+    let states = tails.iter().flat_map(|tail| tail.view_states());
+    let deleted: HashSet<(TenantId, ViewId)> = states
+        .filter(|(id, state)| state.tail_rows > 0 && !defined.contains(id))
+        .map(|(id, state)| (state.tenant, id))
+        .collect();
+    // The snapshot is younger than the cut: a view that it lacks was deleted, or has no row up to
+    // the cut, so that nothing of it is dropped here.
+    for (tenant, view) in deleted {
+        for handle in parts.partitions.handles() {
+            handle.drop_tail(tenant, view, through, Instant::now() + options.patience).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn land_view(
