@@ -219,6 +219,11 @@ async fn the_same_file_twice_changes_nothing() {
     assert_eq!((&first["rows"], &first["applied"]), (&json!(2), &json!(2)));
     let second = report(scene.succeed(&ingest));
     assert_eq!((&second["rows"], &second["applied"]), (&json!(2), &json!(0)));
+    let again = [&ingest[..], &["--again", "for a newer view"]].concat();
+    for applied in [2, 0] {
+        let report = report(scene.succeed(&again));
+        assert_eq!((&report["rows"], &report["applied"]), (&json!(2), &json!(applied)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,11 @@ pub struct Args {
     #[arg(long)]
     ignore_extra: bool,
 
+    /// Take files again that were ingested before, such as for a view that is newer than that. The
+    /// label names this load: under the same label a file is taken once
+    #[arg(long, value_name = "LABEL")]
+    again: Option<String>,
+
     #[command(flatten)]
     pub output: ResultOutput,
 }
@@ -71,8 +76,8 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let definition = client.get_definition(Kind::Source, &args.source).await?;
     let now = client.server_info().await?.store_time;
     let source = source_spec(definition)?;
-    let sender =
-        Sender { client, now, source: args.source, spec: source, known: args.known, ignore_extra: args.ignore_extra };
+    let Args { source: name, known, ignore_extra, again, .. } = args;
+    let sender = Sender { client, now, source: name, spec: source, known, ignore_extra, again };
 
     let mut old_rows = Vec::new();
     for file in &files {
@@ -102,6 +107,8 @@ struct Sender {
     spec: SourceSpec,
     known: Option<KnownTimeRule>,
     ignore_extra: bool,
+    /// Names another load of files that were ingested before.
+    again: Option<String>,
 }
 
 /// What became of one file.
@@ -201,11 +208,19 @@ impl Sender {
         }
     }
 
-    /// The producer's id: the same for the same rows under the same rule, so that they are taken
-    /// once.
+    /// The producer's id: the same for the same columns of the same rows under the same rule and
+    /// label, so that they are taken once.
     fn producer(&self, file: &ParquetInput) -> Result<String, Failure> {
         let known = encode_known_time(self.known.as_ref().unwrap_or(&self.spec.known_time));
-        let parts = format!("{}\0{:032x}\0{known}\0{}", self.source, file.content_hash()?, batch_rows(file));
+        let columns: Vec<&str> = self.spec.columns.iter().map(|column| column.name.as_str()).collect();
+        let label = self.again.as_deref().unwrap_or_default();
+        let parts = format!(
+            "{}\0{:032x}\0{known}\0{}\0{}\0{label}",
+            self.source,
+            file.content_hash()?,
+            batch_rows(file),
+            columns.join(","),
+        );
         let mut hasher = Xxh3::new();
         hasher.update(parts.as_bytes());
         Ok(format!("hydrant-ingest:{:032x}", hasher.digest128()))

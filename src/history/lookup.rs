@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use arrow_array::{Array, ArrayRef};
 use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, SlotSet};
-use hydrant_storage::keys::slot_of;
+use hydrant_storage::keys::{SlotRange, slot_of};
 use hydrant_storage::order::Micros;
 use hydrant_storage::row::{OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
 
 use super::failure::JoinError;
 use super::service::{History, blocking};
-use super::sources::{ViewRows, tails};
+use super::sources::{ViewRows, tails_where};
 use crate::error::{Code, Error, Result};
 use crate::registry::catalog::View;
 use crate::tenancy::Permit;
@@ -39,7 +39,10 @@ impl History {
         let metrics = self.inner.metrics.clone();
         metrics.lookups.add_for(permit.tenant(), 1);
         metrics.lookup_keys.add_for(permit.tenant(), keys.len() as u64);
-        let tails = tails(&self.inner.parts.partitions)?;
+        let slots: Vec<u16> = keys.iter().map(|key| slot_of(view.slot_seed, key)).collect();
+        // A partition that holds none of the keys need not be open.
+        let holds = |range: SlotRange| slots.iter().any(|slot| range.contains(*slot));
+        let tails = tails_where(&self.inner.parts.partitions, holds)?;
         let rows = ViewRows::new(&self.inner.parts.tables, permit.tenant(), view, tails).await?;
         blocking(move || {
             let found = find_rows(&rows, &keys, t).inspect_err(|error| metrics.note_damage(error));

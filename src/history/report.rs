@@ -37,3 +37,53 @@ pub struct TableVersion {
     pub tail_rows: u64,
     pub definition_revision: u64,
 }
+
+impl Report {
+    /// From this share of differing pairs on, an `as_known` training set is probably not what was
+    /// meant.
+    const LOUD_SHARE: f64 = 0.05;
+
+    /// The share of (row, view) pairs that the other mode answers otherwise.
+    pub fn differing_share(&self) -> f64 {
+        if self.row_view_pairs == 0 { 0.0 } else { self.differing_rows as f64 / self.row_view_pairs as f64 }
+    }
+
+    /// Said loudly where the choice of mode left much out, with the way out.
+    pub fn warning(&self) -> Option<String> {
+        let share = self.differing_share();
+        (self.mode == Mode::AsKnown && share >= Self::LOUD_SHARE).then(|| {
+            format!(
+                "{:.1} % of all (row, view) pairs would be answered otherwise if rows counted from their event time on: \
+                 those rows became known only after the spine row's time. If they were loaded later as history, load \
+                 them with known time `event`; if later corrections should count, ask for `final`",
+                100.0 * share
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_share_of_rows_not_known_yet_is_said_loudly_with_the_way_out() {
+        let report = |mode, differing_rows| Report {
+            rows: 100,
+            differing_rows,
+            row_view_pairs: 200,
+            mode,
+            cutoff: 0,
+            registry_revision: 1,
+            services: Vec::new(),
+            spine_hash: String::new(),
+            content_hash: String::new(),
+            tables: Vec::new(),
+            nulls: Vec::new(),
+        };
+        let warning = report(Mode::AsKnown, 120).warning().expect("a large share");
+        assert!(warning.contains("60.0 %") && warning.contains("known time `event`"), "{warning}");
+        assert_eq!(report(Mode::AsKnown, 1).warning(), None);
+        assert_eq!(report(Mode::Final, 120).warning(), None);
+    }
+}

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use hydrant_storage::history::{
     HistoryError, HistoryTables, MergedRuns, Run, RunBatch, SlotSet, TableSnapshot, TailRun, tail_rows,
 };
+use hydrant_storage::keys::SlotRange;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::partition::ReadView;
@@ -63,7 +64,13 @@ impl Cut {
 
 /// What every partition holds now.
 pub fn tails(partitions: &Partitions) -> Result<Arc<[Arc<ReadView>]>> {
-    let views: Result<Vec<_>, _> = partitions.handles().iter().map(|handle| handle.view()).collect();
+    tails_where(partitions, |_| true)
+}
+
+/// What the partitions hold now whose range of slots is wanted; the others need not answer.
+pub fn tails_where(partitions: &Partitions, wanted: impl Fn(SlotRange) -> bool) -> Result<Arc<[Arc<ReadView>]>> {
+    let wanted = partitions.handles().iter().filter(|handle| wanted(handle.range()));
+    let views: Result<Vec<_>, _> = wanted.map(|handle| handle.view()).collect();
     Ok(views?.into())
 }
 

@@ -31,11 +31,14 @@ impl PayloadHash {
         let mut hash = Self(Xxh3::new());
         hash.piece(what.as_bytes());
         hash.piece(name.as_str().as_bytes());
-        match rule {
-            KnownTimeRule::Arrival => hash.piece(b"arrival"),
-            KnownTimeRule::Event { delay } => hash.piece(&delay.to_le_bytes()),
-            KnownTimeRule::Column(column) => hash.piece(column.as_str().as_bytes()),
-        }
+        // The kind of rule leads, so that a column named like a rule can't pass for it.
+        let (kind, detail): (&[u8], &[u8]) = match rule {
+            KnownTimeRule::Arrival => (b"arrival", b""),
+            KnownTimeRule::Event { delay } => (b"event", &delay.to_le_bytes()),
+            KnownTimeRule::Column(column) => (b"column", column.as_str().as_bytes()),
+        };
+        hash.piece(kind);
+        hash.piece(detail);
         hash
     }
 

@@ -36,7 +36,8 @@ impl Landing {
             let system = System::new();
             system.block_on(async move {
                 // The starter waits for the address and can't have gone away.
-                let actor = LandingActor { parts, options, runtime, metrics: counted, last: Instant::now() };
+                let actor =
+                    LandingActor { parts, options, runtime, metrics: counted, last: Instant::now(), failed: false };
                 drop(started.send(actor.start()));
             });
             if let Err(error) = system.run() {
@@ -77,6 +78,8 @@ struct LandingActor {
     runtime: Handle,
     metrics: Arc<LandingMetrics>,
     last: Instant,
+    /// Whether the last landing failed, so that the next doesn't wait for the whole interval.
+    failed: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +124,7 @@ impl Handler<Land> for LandingActor {
         let done = async move { work.await.unwrap_or_else(|error| Err(ended(&error))) };
         AtomicResponse::new(Box::pin(done.into_actor(self).map(|outcome, actor, _| {
             actor.last = Instant::now();
+            actor.failed = outcome.is_err();
             outcome
         })))
     }
@@ -130,17 +134,19 @@ impl Handler<LandIfDue> for LandingActor {
     type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, _: LandIfDue, _: &mut Self::Context) -> Self::Result {
-        let is_due = self.is_due();
-        let work = is_due.then(|| self.begin());
+        let work = self.is_due().then(|| self.begin());
         let done = async move {
-            let Some(work) = work else { return };
-            if let Err(error) = work.await.unwrap_or_else(|error| Err(ended(&error))) {
+            let work = work?;
+            let outcome = work.await.unwrap_or_else(|error| Err(ended(&error)));
+            if let Err(error) = &outcome {
                 tracing::warn!(%error, "a landing failed and will be tried again");
             }
+            Some(outcome.is_err())
         };
-        AtomicResponse::new(Box::pin(done.into_actor(self).map(move |(), actor, _| {
-            if is_due {
+        AtomicResponse::new(Box::pin(done.into_actor(self).map(|failed: Option<bool>, actor, _| {
+            if let Some(failed) = failed {
                 actor.last = Instant::now();
+                actor.failed = failed;
             }
         })))
     }
@@ -168,9 +174,10 @@ impl LandingActor {
     fn is_due(&self) -> bool {
         let tail_bytes: u64 = self.parts.partitions.lag().iter().map(|lag| lag.tail_bytes).sum();
         let waited = self.last.elapsed();
-        // After a failure the tails are still full: not again at once.
-        let full = tail_bytes >= self.options.tail_bytes && waited >= self.options.check_every * 5;
-        tail_bytes > 0 && (full || waited >= self.options.interval)
+        // After a failure the tails are as full as before: soon again, but not at once.
+        let soon = waited >= self.options.check_every * 5;
+        let full = tail_bytes >= self.options.tail_bytes;
+        tail_bytes > 0 && (waited >= self.options.interval || soon && (full || self.failed))
     }
 }
 

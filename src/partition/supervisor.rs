@@ -3,7 +3,7 @@
 //! reason. It never touches RocksDB, and never serves a read.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
@@ -122,7 +122,8 @@ pub(super) struct PartitionSupervisor {
     partitions: Vec<Supervised>,
     arbiters: Vec<Arbiter>,
     settings: PartitionSettings,
-    trimmed: u64,
+    /// How far the log was trimmed; a trim that failed doesn't move it.
+    trimmed: Arc<AtomicU64>,
     closing: Vec<oneshot::Sender<()>>,
 }
 
@@ -141,7 +142,7 @@ impl PartitionSupervisor {
         let supervised =
             |parts| Supervised { parts, generation: 0, running: false, started: Instant::now(), failures: 0 };
         let partitions = parts.into_iter().map(supervised).collect();
-        Self { partitions, arbiters, settings, trimmed: 0, closing: Vec::new() }
+        Self { partitions, arbiters, settings, trimmed: Arc::default(), closing: Vec::new() }
     }
 
     fn open(&mut self, partition: usize, context: &Context<Self>) {
@@ -165,15 +166,16 @@ impl PartitionSupervisor {
     fn trim_log(&mut self) {
         let flushed = self.partitions.iter().map(|supervised| supervised.parts.shared.flushed.load(Ordering::Acquire));
         let through = flushed.min().unwrap_or(0);
-        if through <= self.trimmed {
+        if through <= self.trimmed.load(Ordering::Acquire) {
             return;
         }
-        self.trimmed = through;
         let Some(parts) = self.partitions.first().map(|supervised| supervised.parts.clone()) else { return };
         // Unlinking segments may touch the disk for a while. One trim lasts far shorter than the
         // interval between two, and trims of one log exclude each other there.
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = parts.log.trim(through) {
+        let trimmed = self.trimmed.clone();
+        tokio::task::spawn_blocking(move || match parts.log.trim(through) {
+            Ok(()) => trimmed.store(through, Ordering::Release),
+            Err(error) => {
                 parts.metrics.trim_failures.add(1);
                 tracing::warn!(%error, through, "the log could not be trimmed; it is tried again later");
             }

@@ -21,6 +21,7 @@ use super::wire::{encode_position, ipc};
 use super::{UseCases, layers};
 use crate::error::{Code, Error, Result};
 use crate::ingest::{DeleteRequest, IngestReport, IngestRequest, Outcome, Producer};
+use crate::partition::PartitionError;
 use crate::tenancy::Action;
 
 /// How long a request without a deadline waits until its rows can be read.
@@ -94,13 +95,14 @@ impl IngestService for IngestRpc {
 /// Waits until every partition has applied `frame`.
 pub(super) async fn wait_until_visible(use_cases: &UseCases, frame: u64, deadline: Option<Instant>) -> Result<()> {
     let deadline = deadline.unwrap_or_else(|| Instant::now() + VISIBLE_WITHIN);
-    use_cases.partitions.wait_applied(frame, deadline).await.map_err(|error| {
-        Error::new(
+    use_cases.partitions.wait_applied(frame, deadline).await.map_err(|error| match error {
+        PartitionError::DeadlineExceeded { .. } => Error::new(
             Code::DeadlineExceeded,
             "NOT_VISIBLE_YET",
             format!("the rows are in the log, but can't be read yet: {error}"),
         )
-        .hint("they will be; with a producer and sequence, the same request may be sent again")
+        .hint("they will be; with a producer and sequence, the same request may be sent again"),
+        other => Error::from(other),
     })
 }
 

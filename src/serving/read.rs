@@ -278,37 +278,60 @@ impl Serving {
             if wanted.is_empty() {
                 continue;
             }
-            let bytes = wanted.iter().map(|key| of_view.keys[*key].bytes.clone()).collect();
-            let answer = self.history.rows_at(permit, &of_view.view, bytes, t);
-            let Ok(answered) = tokio::time::timeout_at(limits.wait_until().into(), answer).await else {
-                limits.check("history was read")?;
-                for key in wanted {
-                    found[key] = Found::NotReady;
-                }
-                continue;
-            };
-            let answered = match answered {
-                // What history can't read is told by its cells; the others are as good as ever.
-                Err(error) if error.code == Code::DataLoss => {
-                    tracing::error!(view = %of_view.view.name, keys = wanted.len(), %error, "history is damaged");
-                    self.metrics.damaged_rows.add(wanted.len() as u64);
-                    for key in wanted {
-                        found[key] = Found::Damaged;
-                    }
-                    continue;
-                }
-                answered => answered?,
-            };
-            if answered.len() != wanted.len() {
-                return Err(Error::internal("history answered another number of keys than it was asked for"));
-            }
             asked += wanted.len();
-            for (key, row) in wanted.into_iter().zip(answered) {
-                found[key] = row.map_or(Found::Absent, Found::Row);
+            match self.ask_together(permit, of_view, &wanted, t, limits).await? {
+                Some(answered) => {
+                    for (key, answer) in wanted.into_iter().zip(answered) {
+                        found[key] = answer;
+                    }
+                }
+                // Something of what was read is damaged: which keys it belongs to shows one by one.
+                None => {
+                    for key in wanted {
+                        let answered = self.ask_together(permit, of_view, &[key], t, limits).await?;
+                        found[key] = answered.and_then(|mut answered| answered.pop()).unwrap_or_else(|| {
+                            self.metrics.damaged_rows.add(1);
+                            Found::Damaged
+                        });
+                    }
+                }
             }
         }
         self.metrics.keys_from_history.add_for(permit.tenant(), asked as u64);
         Ok(asked)
+    }
+
+    /// What history answers for keys of one view; `None` where it met damage.
+    async fn ask_together(
+        &self,
+        permit: &Permit,
+        of_view: &ViewKeys,
+        wanted: &[usize],
+        t: Micros,
+        limits: Limits,
+    ) -> Result<Option<Vec<Found>>> {
+        let bytes = wanted.iter().map(|key| of_view.keys[*key].bytes.clone()).collect();
+        let answer = self.history.rows_at(permit, &of_view.view, bytes, t);
+        let Ok(answered) = tokio::time::timeout_at(limits.wait_until().into(), answer).await else {
+            limits.check("history was read")?;
+            return Ok(Some(vec![Found::NotReady; wanted.len()]));
+        };
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(error) if error.code == Code::DataLoss => {
+                tracing::error!(view = %of_view.view.name, keys = wanted.len(), %error, "history is damaged");
+                return Ok(None);
+            }
+            Err(error) if error.code == Code::Unavailable => {
+                tracing::warn!(view = %of_view.view.name, keys = wanted.len(), %error, "history can't be read now");
+                return Ok(Some(vec![Found::NotReady; wanted.len()]));
+            }
+            Err(error) => return Err(error),
+        };
+        if answered.len() != wanted.len() {
+            return Err(Error::internal("history answered another number of keys than it was asked for"));
+        }
+        Ok(Some(answered.into_iter().map(|row| row.map_or(Found::Absent, Found::Row)).collect()))
     }
 
     fn provenance(keys: &RequestKeys, reading: &Reading) -> Vec<ViewProvenance> {
