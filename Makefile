@@ -5,7 +5,7 @@
 CARGO_FLAGS := --locked --release --workspace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo build test fmt lint rust-tests compat-tests
+.PHONY: help setup demo build test fmt lint rust-tests compat-tests bench
 
 help:  ## this list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,3 +32,6 @@ rust-tests: build  ## unit, integration, crash and tidy tests
 
 compat-tests: build  ## clients and engines that nobody here wrote, from Python
 	.venv/bin/python -m pytest --quiet tests/compat
+
+bench: setup  ## all benchmarks, into BENCHMARKS.md
+	@scripts/bench.sh

@@ -1,0 +1,157 @@
+//! The processes that a benchmark starts: `hydrant serve` on free ports with a folder of its own, and
+//! whatever else. None outlives the benchmark, and their folders go with them.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use hydrant::registry::definition::Definition;
+use hydrant::registry::yaml;
+use hydrant::rpc::client::Client;
+use tempfile::TempDir;
+
+use super::machine;
+
+/// How long a process may take to start.
+const PATIENCE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(20);
+
+/// A process is quiet when it uses less than this of one core...
+const QUIET_SHARE: f64 = 0.03;
+/// ...for as long as this.
+const QUIET_TIME: Duration = Duration::from_secs(1);
+
+/// A child that is killed when it is dropped.
+pub struct Process(Child);
+
+impl Process {
+    pub fn spawn(command: &mut Command) -> Result<Self> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::null()).spawn().map(Self).with_context(|| format!("can't run {program}"))
+    }
+
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// The first line that it prints, where its output is piped.
+    pub fn first_line(&mut self) -> Result<String> {
+        let stdout = self.0.stdout.take().context("its output is not piped")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        ensure!(!line.trim().is_empty(), "it printed nothing before it ended");
+        Ok(line.trim().to_owned())
+    }
+
+    pub fn check_running(&mut self) -> Result<()> {
+        match self.0.try_wait()? {
+            Some(status) => bail!("it ended with {status}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended by itself, or ends now; there is nobody left to tell.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A server with the options that differ from the defaults.
+pub struct Hydrant {
+    address: String,
+    // Dropped in this order: the process before its folder.
+    process: Process,
+    folder: TempDir,
+}
+
+impl Hydrant {
+    /// `options` are environment variables without their prefix (`STORAGE__BLOCK_CACHE`).
+    pub async fn start(options: &[(&str, &str)]) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("hydrant-bench-").tempdir()?;
+        let address = free_address()?;
+        let log = File::create(folder.path().join("server.log"))?;
+        let mut command = Command::new(binary()?);
+        command.arg("serve").arg("--data-dir").arg(folder.path().join("data")).args(["--grpc-addr", &address]);
+        command.args(["--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+        command.envs(options.iter().map(|(option, value)| (format!("HYDRANT_{option}"), value)));
+        command.stdout(log.try_clone()?).stderr(log);
+        let process = Process::spawn(&mut command)?;
+        let mut server = Self { address, process, folder };
+        let started = tokio::time::timeout(PATIENCE, server.wait_until_ready()).await;
+        started.context("the server didn't start").flatten().with_context(|| server.log())?;
+        Ok(server)
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub async fn client(&self) -> Result<Client> {
+        Ok(Client::connect(&self.address).await?)
+    }
+
+    /// What the server logged, for whoever has to find out why.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default()
+    }
+
+    /// Waits until what was loaded is flushed, compacted and landed: until the server idles.
+    pub async fn wait_until_quiet(&self, at_most: Duration) -> Result<()> {
+        wait_until_quiet(self.id(), at_most).await
+    }
+
+    async fn wait_until_ready(&mut self) -> Result<()> {
+        loop {
+            self.process.check_running()?;
+            if let Ok(client) = Client::connect(&self.address).await
+                && client.server_info().await.is_ok()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// Waits until a process idles, and says so where it doesn't within the time given.
+pub async fn wait_until_quiet(process: u32, at_most: Duration) -> Result<()> {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < at_most {
+        let before = machine::cpu_micros(process)?;
+        tokio::time::sleep(QUIET_TIME).await;
+        let used = machine::cpu_micros(process)? - before;
+        if (used as f64) < QUIET_SHARE * QUIET_TIME.as_micros() as f64 {
+            return Ok(());
+        }
+    }
+    eprintln!("note: process {process} still works in the background after {at_most:?}");
+    Ok(())
+}
+
+/// The definitions of a YAML text.
+pub fn definitions(text: &str) -> Result<Vec<Definition>> {
+    let parsed = yaml::parse("benchmark", text).map_err(|problems| anyhow::anyhow!("{problems:?}"))?;
+    Ok(parsed.definitions.into_iter().map(|located| located.definition).collect())
+}
+
+pub fn free_address() -> Result<String> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
+
+/// `hydrant` as cargo has built it for this program.
+pub fn binary() -> Result<PathBuf> {
+    let binary = Path::new(env!("CARGO_BIN_EXE_hydrant"));
+    ensure!(binary.is_file(), "there is no {}: build it with `cargo build --release`", binary.display());
+    Ok(binary.to_path_buf())
+}
