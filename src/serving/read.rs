@@ -268,7 +268,7 @@ impl Serving {
         t: Micros,
         limits: Limits,
     ) -> Result<usize> {
-        let mut asked = 0;
+        let mut answered = 0;
         for (of_view, found) in keys.views.iter().zip(rows) {
             let unanswered = |found: &Found| match found {
                 Found::Row(row) => needs_history(row, t, of_view.longest_ttl),
@@ -278,27 +278,28 @@ impl Serving {
             if wanted.is_empty() {
                 continue;
             }
-            asked += wanted.len();
-            match self.ask_together(permit, of_view, &wanted, t, limits).await? {
-                Some(answered) => {
-                    for (key, answer) in wanted.into_iter().zip(answered) {
-                        found[key] = answer;
-                    }
+            let mut answers = self.ask_together(permit, of_view, &wanted, t, limits).await?;
+            // Something of what was read is damaged: which keys it belongs to shows one by one.
+            if answers.is_none() && wanted.len() > 1 {
+                let mut each = Vec::with_capacity(wanted.len());
+                for key in &wanted {
+                    let answer = self.ask_together(permit, of_view, &[*key], t, limits).await?;
+                    each.push(answer.and_then(|mut answer| answer.pop()).unwrap_or(Found::Damaged));
                 }
-                // Something of what was read is damaged: which keys it belongs to shows one by one.
-                None => {
-                    for key in wanted {
-                        let answered = self.ask_together(permit, of_view, &[key], t, limits).await?;
-                        found[key] = answered.and_then(|mut answered| answered.pop()).unwrap_or_else(|| {
-                            self.metrics.damaged_rows.add(1);
-                            Found::Damaged
-                        });
-                    }
+                answers = Some(each);
+            }
+            let answers = answers.unwrap_or_else(|| vec![Found::Damaged; wanted.len()]);
+            for (key, answer) in wanted.into_iter().zip(answers) {
+                match answer {
+                    Found::Row(_) | Found::Absent => answered += 1,
+                    Found::Damaged => self.metrics.damaged_rows.add(1),
+                    Found::NotReady => {}
                 }
+                found[key] = answer;
             }
         }
-        self.metrics.keys_from_history.add_for(permit.tenant(), asked as u64);
-        Ok(asked)
+        self.metrics.keys_from_history.add_for(permit.tenant(), answered as u64);
+        Ok(answered)
     }
 
     /// What history answers for keys of one view; `None` where it met damage.
