@@ -56,7 +56,7 @@ struct Entry {
 #[derive(Debug)]
 enum Source {
     Memory { keys: Vec<u8>, entries: Vec<Entry>, next: usize },
-    Merged(MergedRuns),
+    Merged(MergedChunks),
 }
 
 impl SpineSorter {
@@ -95,7 +95,7 @@ impl SpineSorter {
             let mut remaining = runs.into_iter().peekable();
             while remaining.peek().is_some() {
                 let group: Vec<_> = remaining.by_ref().take(self.fan_in).collect();
-                let mut merged = MergedRuns::new(group, spill)?;
+                let mut merged = MergedChunks::new(group, spill)?;
                 let mut writer = RunWriter::default();
                 while merged.step()? {
                     if writer.push(merged.row()) {
@@ -107,7 +107,7 @@ impl SpineSorter {
             }
             runs = merged_runs;
         }
-        Ok(SortedSpine(Source::Merged(MergedRuns::new(runs, spill)?)))
+        Ok(SortedSpine(Source::Merged(MergedChunks::new(runs, spill)?)))
     }
 
     fn spill_run(&mut self) -> Result<(), JoinError> {
@@ -217,7 +217,7 @@ impl RunWriter {
 
 /// A k-way merge: a binary heap of the runs, the least first.
 #[derive(Debug)]
-struct MergedRuns {
+struct MergedChunks {
     heap: Vec<RunReader>,
     spill: SpillFile,
     /// Whether the first run's row was handed out, and has to be passed before the next.
@@ -234,7 +234,7 @@ struct RunReader {
     index: usize,
 }
 
-impl MergedRuns {
+impl MergedChunks {
     fn new(runs: Vec<VecDeque<Chunk>>, spill: SpillFile) -> Result<Self, JoinError> {
         let mut heap = Vec::with_capacity(runs.len());
         for chunks in runs {

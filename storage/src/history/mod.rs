@@ -28,7 +28,7 @@ pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
 pub use table::{DataFile, HistoryTable, LandReport, TableSnapshot};
 pub use tables::HistoryTables;
-pub use tail_run::{TailRow, TailRun};
+pub use tail_run::TailRun;
 pub use tails::tail_rows;
 
 /// Why history could not be written or read. Nothing that is damaged is ever answered as a value.

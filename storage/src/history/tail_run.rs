@@ -6,23 +6,15 @@ use std::sync::Arc;
 
 use arrow_array::builder::BinaryBuilder;
 use arrow_buffer::BooleanBufferBuilder;
-use bytes::Bytes;
 
 use crate::history::{HistoryError, Run, RunBatch};
 use crate::order::Position;
-use crate::row::{Cell, ColumnBuilder, OwnedRow, RowKind, RowLayout};
+use crate::partition::TailRow;
+use crate::row::{Cell, ColumnBuilder, RowKind, RowLayout};
 
 /// The rows and bytes of a batch at most; a longer row is a batch of its own.
 const BATCH_ROWS: usize = 4 * 1024;
 const BATCH_BYTES: usize = 4 << 20;
-
-/// A row that a partition holds in its tail.
-#[derive(Clone, Debug)]
-pub struct TailRow {
-    pub slot: u16,
-    pub key: Bytes,
-    pub row: OwnedRow,
-}
 
 /// The rows of a view's tail: of one partition, or of several one after the other in slot order.
 pub struct TailRun<I> {

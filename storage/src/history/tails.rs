@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use crate::history::{HistoryError, TailRow};
+use crate::history::HistoryError;
 use crate::names::{TenantId, ViewId};
-use crate::partition::ReadView;
+use crate::partition::{ReadView, TailRow};
 
 /// The rows of a view after frame `after_frame`, in history order. `partitions` ascend by their
 /// slots. Reading blocks.
@@ -16,8 +16,5 @@ pub fn tail_rows(
     after_frame: u64,
 ) -> impl Iterator<Item = Result<TailRow, HistoryError>> + Send + 'static {
     let rows = (0..partitions.len()).flat_map(move |number| partitions[number].tail(tenant, view, after_frame));
-    rows.map(|row| match row {
-        Ok(row) => Ok(TailRow { slot: row.slot, key: row.key, row: row.row }),
-        Err(error) => Err(HistoryError::Tail(Box::new(error))),
-    })
+    rows.map(|row| row.map_err(|error| HistoryError::Tail(Box::new(error))))
 }

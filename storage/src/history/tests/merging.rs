@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::files::LossyFiles;
-use crate::history::{TailRow, TailRun};
+use crate::history::TailRun;
+use crate::partition::TailRow;
 use crate::row::{OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
 
 /// (key, event time, known time, frame, seed of the values, deleted)
