@@ -3,6 +3,7 @@
 //! nothing of transport: `rpc::status` alone turns it into gRPC statuses.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The kinds of failure that a caller may treat differently. The set is closed.
@@ -116,3 +117,30 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// What is called when it is not known any more what is durable: a sync has failed. The process must
+/// end: by default it aborts.
+#[derive(Clone)]
+pub struct FatalHook(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl FatalHook {
+    pub fn new(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(hook))
+    }
+
+    pub fn call(&self, problem: &str) {
+        (self.0)(problem);
+    }
+}
+
+impl Default for FatalHook {
+    fn default() -> Self {
+        Self::new(|_| std::process::abort())
+    }
+}
+
+impl fmt::Debug for FatalHook {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("FatalHook")
+    }
+}

@@ -1,6 +1,7 @@
 //! Training sets and landing over a whole store in one process: log, partitions, registry, history
 //! tables. Rows are put into the log as ingest would.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +10,11 @@ use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, String
 use futures::StreamExt;
 use hydrant::clock::ManualClock;
 use hydrant::cluster::LocalMetadata;
-use hydrant::error::{Code, Error};
+use hydrant::error::{Code, Error, FatalHook};
 use hydrant::history::{
     HistoricalRequest, HistoricalStream, History, HistoryOptions, HistoryParts, Mode, Report, SpineIntake,
 };
-use hydrant::landing::{Landing, LandingOptions, LandingParts, OnFatal, landed_frames};
+use hydrant::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use hydrant::log::{AppendRequest, LocalLog, LogOptions, WriteLog};
 use hydrant::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use hydrant::registry::catalog::View;
@@ -63,6 +64,17 @@ apiVersion: hydrant/v1
 kind: FeatureService
 metadata: {name: model}
 spec: {features: [user_clicks]}
+";
+
+/// It lands first, by its name.
+const SECOND_VIEW: &str = "
+apiVersion: hydrant/v1
+kind: FeatureView
+metadata: {name: a_broken_view}
+spec:
+  entities: [user]
+  source: clicks
+  features: [{name: amount}]
 ";
 
 /// One store. Its history may lie on another disk than the rest.
@@ -222,7 +234,7 @@ fn landing(
     // The tests say when rows land.
     let never = Duration::from_secs(1_000_000);
     let options =
-        LandingOptions { interval: never, check_every: never, on_fatal: OnFatal::new(|_| ()), ..Default::default() };
+        LandingOptions { interval: never, check_every: never, on_fatal: FatalHook::new(|_| ()), ..Default::default() };
     Landing::start(parts, options).expect("started")
 }
 
@@ -394,6 +406,32 @@ async fn rows_land_exactly_once_wherever_the_power_is_cut() {
         }
     }
     assert!(crashes > 10, "only {crashes} landings were cut short");
+    world.landing.shutdown().await;
+    world.partitions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_landed_is_accounted_for_where_another_view_could_not_land() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = LossyFiles::new(7);
+    let world = World::start(directory.path(), Arc::new(disk.clone())).await;
+    let definitions = yaml::parse("test.yaml", SECOND_VIEW).expect("they are valid").definitions;
+    let definitions = definitions.into_iter().map(|located| located.definition).collect();
+    world.registry.apply(&permit(Action::ChangeDefinitions), definitions, None).await.expect("applied");
+    // What stands where its table would begin is no commit.
+    let log = Path::new("/history/default/a_broken_view/v1/_delta_log");
+    disk.create_dir_all(log).expect("a directory");
+    let mut commit = disk.create_new(&log.join("00000000000000000000.json")).expect("a file");
+    commit.write_all(b"no commit").expect("written");
+    world.append(&[(1, START, Some(1.0)), (2, START, Some(2.0))]).await;
+
+    let failed = world.landing.land_now().await.expect_err("one view can't land");
+    assert_eq!(failed.error.reason, "LANDING_FAILED");
+    let landed: Vec<_> = failed.landed.views.iter().map(|view| (view.view.as_str(), view.rows)).collect();
+    assert_eq!((landed, failed.landed.through), (vec![("user_clicks", 2)], *world.log.durable().borrow()));
+    let metrics = world.landing.metrics();
+    assert_eq!((metrics.rows.get(), metrics.failures.get()), (2, 1));
+    assert!(metrics.bytes.get() > 0);
     world.landing.shutdown().await;
     world.partitions.shutdown().await;
 }

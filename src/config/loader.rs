@@ -328,9 +328,12 @@ mod tests {
             ("HYDRANT_STORAGE__PARTITIONS", "0"),
             ("HYDRANT_TELEMETRY__TRACE_SHARE", "2.0"),
             ("HYDRANT_LANDING__INTERVAL", "0s"),
+            ("HYDRANT_PARTITIONS__TRIM_INTERVAL", "9ms"),
+            ("HYDRANT_PARTITIONS__FLUSH_INTERVAL", "10ms"),
         ]);
         let error = Loader::new().environment(environment).load().expect_err("refused").to_string();
-        for option in ["storage.partitions", "telemetry.trace_share", "landing.interval"] {
+        assert!(!error.contains("flush_interval"), "{error}");
+        for option in ["storage.partitions", "telemetry.trace_share", "landing.interval", "partitions.trim_interval"] {
             assert!(error.contains(option), "{error}");
         }
     }

@@ -7,6 +7,7 @@ mod units;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -130,6 +131,9 @@ pub enum LogFormat {
     Json,
 }
 
+/// More often would be work for its own sake.
+const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
+
 impl Config {
     /// The embedded default.
     pub fn embedded() -> Self {
@@ -167,6 +171,9 @@ impl Config {
         }
         for (option, value) in self.positive_spans() {
             demand(!value.duration().is_zero(), option, "must be longer than nothing".to_owned());
+        }
+        for (option, value) in self.intervals() {
+            demand(value >= SHORTEST_INTERVAL, option, format!("{value} is shorter than {SHORTEST_INTERVAL}"));
         }
         let share = self.telemetry.trace_share;
         demand((0.0..=1.0).contains(&share), "telemetry.trace_share", format!("{share} is not between 0.0 and 1.0"));
@@ -234,11 +241,17 @@ impl Config {
             ("server.idle_time", self.server.idle_time),
             ("server.drain_time", self.server.drain_time),
             ("log.producer_horizon", self.log.producer_horizon),
-            ("partitions.flush_interval", self.partitions.flush_interval),
-            ("partitions.trim_interval", self.partitions.trim_interval),
             ("partitions.reopen_delay", self.partitions.reopen_delay),
             ("partitions.max_reopen_delay", self.partitions.max_reopen_delay),
             ("history.patience", self.history.patience),
+        ]
+    }
+
+    /// What is looked after by a timer.
+    fn intervals(&self) -> [(&'static str, Span); 3] {
+        [
+            ("partitions.flush_interval", self.partitions.flush_interval),
+            ("partitions.trim_interval", self.partitions.trim_interval),
             ("landing.interval", self.landing.interval),
         ]
     }

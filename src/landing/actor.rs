@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use super::{Landed, LandingMetrics, LandingOptions, LandingParts, round};
+use super::{Landed, LandingFailed, LandingMetrics, LandingOptions, LandingParts, round};
 use crate::error::{Code, Error, Result};
 
 /// Landing, as its callers see it. Cheap to clone.
@@ -50,13 +50,13 @@ impl Landing {
     }
 
     /// Lands everything that is durable in the log now, and lets the tails go.
-    pub async fn land_now(&self) -> Result<Landed> {
+    pub async fn land_now(&self) -> Result<Landed, LandingFailed> {
         let busy = || {
             Error::new(Code::ResourceExhausted, "LANDING_BUSY", "many callers wait for a landing already")
                 .retry_after(Duration::from_secs(1))
         };
         let _place = self.places.try_acquire().map_err(|_| busy())?;
-        self.actor.send(Land).await.unwrap_or_else(|_| Err(stopped()))
+        self.actor.send(Land).await.unwrap_or_else(|_| Err(stopped().into()))
     }
 
     pub fn metrics(&self) -> &LandingMetrics {
@@ -86,7 +86,7 @@ struct LandingActor {
 struct Land;
 
 impl Message for Land {
-    type Result = Result<Landed>;
+    type Result = Result<Landed, LandingFailed>;
 }
 
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Actor for LandingActor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        context.run_interval(self.options.check_every, |actor, context| {
+        context.run_interval(self.options.check_every(), |actor, context| {
             if actor.is_due() {
                 context.notify(LandIfDue);
             }
@@ -117,11 +117,11 @@ impl Actor for LandingActor {
 
 impl Handler<Land> for LandingActor {
     /// The mailbox rests meanwhile, so that there is one landing at a time.
-    type Result = AtomicResponse<Self, Result<Landed>>;
+    type Result = AtomicResponse<Self, Result<Landed, LandingFailed>>;
 
     fn handle(&mut self, _: Land, _: &mut Self::Context) -> Self::Result {
         let work = self.begin();
-        let done = async move { work.await.unwrap_or_else(|error| Err(ended(&error))) };
+        let done = async move { work.await.unwrap_or_else(|error| Err(ended(&error).into())) };
         AtomicResponse::new(Box::pin(done.into_actor(self).map(|outcome, actor, _| {
             actor.last = Instant::now();
             actor.failed = outcome.is_err();
@@ -137,9 +137,9 @@ impl Handler<LandIfDue> for LandingActor {
         let work = self.is_due().then(|| self.begin());
         let done = async move {
             let work = work?;
-            let outcome = work.await.unwrap_or_else(|error| Err(ended(&error)));
-            if let Err(error) = &outcome {
-                tracing::warn!(%error, "a landing failed and will be tried again");
+            let outcome = work.await.unwrap_or_else(|error| Err(ended(&error).into()));
+            if let Err(LandingFailed { landed, error }) = &outcome {
+                tracing::warn!(%error, landed_rows = landed.rows(), "a landing failed and will be tried again");
             }
             Some(outcome.is_err())
         };
@@ -161,7 +161,7 @@ impl Handler<Stop> for LandingActor {
 }
 
 impl LandingActor {
-    fn begin(&self) -> JoinHandle<Result<Landed>> {
+    fn begin(&self) -> JoinHandle<Result<Landed, LandingFailed>> {
         let (parts, options, metrics) = (self.parts.clone(), self.options.clone(), self.metrics.clone());
         let landing = async move {
             let outcome = round::land(&parts, &options).await;
@@ -175,7 +175,7 @@ impl LandingActor {
         let tail_bytes: u64 = self.parts.partitions.lag().iter().map(|lag| lag.tail_bytes).sum();
         let waited = self.last.elapsed();
         // After a failure the tails are as full as before: soon again, but not at once.
-        let soon = waited >= self.options.check_every * 5;
+        let soon = waited >= self.options.check_every() * 5;
         let full = tail_bytes >= self.options.tail_bytes;
         tail_bytes > 0 && (waited >= self.options.interval || soon && (full || self.failed))
     }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Landed;
+use super::{Landed, LandingFailed};
 use crate::counter::Counter;
-use crate::error::{Code, Result};
+use crate::error::Code;
 
 #[derive(Debug)]
 pub struct LandingMetrics {
@@ -49,18 +49,19 @@ impl LandingMetrics {
         self.started.elapsed().saturating_sub(last)
     }
 
-    pub(super) fn note(&self, outcome: &Result<Landed>) {
+    pub(super) fn note(&self, outcome: &Result<Landed, LandingFailed>) {
         self.runs.add(1);
+        let (Ok(landed) | Err(LandingFailed { landed, .. })) = outcome;
+        for view in &landed.views {
+            self.rows.add_for(&view.tenant, view.rows);
+            self.bytes.add_for(&view.tenant, view.bytes);
+        }
         match outcome {
-            Ok(landed) => {
-                for view in &landed.views {
-                    self.rows.add_for(&view.tenant, view.rows);
-                    self.bytes.add_for(&view.tenant, view.bytes);
-                }
+            Ok(_) => {
                 let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.last_landed_millis.store(millis, Ordering::Relaxed);
             }
-            Err(error) => {
+            Err(LandingFailed { error, .. }) => {
                 self.failures.add(1);
                 if error.code == Code::DataLoss {
                     self.damaged.add(1);

@@ -6,7 +6,6 @@ mod actor;
 mod metrics;
 mod round;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ pub use metrics::LandingMetrics;
 pub use round::landed_frames;
 
 use crate::clock::StoreTime;
+use crate::error::{Error, FatalHook};
 use crate::log::WriteLog;
 use crate::partition::{LandedFrames, Partitions};
 use crate::registry::SnapshotReader;
@@ -29,11 +29,11 @@ pub struct LandingOptions {
     pub tail_bytes: u64,
     /// and after so long in any case.
     pub interval: Duration,
-    /// How often that is looked at.
+    /// How often that is looked at; twice in an interval that is shorter.
     pub check_every: Duration,
     /// How long a landing waits for partitions to apply what it is to land, or to drop a tail.
     pub patience: Duration,
-    pub on_fatal: OnFatal,
+    pub on_fatal: FatalHook,
 }
 
 impl Default for LandingOptions {
@@ -43,35 +43,14 @@ impl Default for LandingOptions {
             interval: Duration::from_secs(15 * 60),
             check_every: Duration::from_secs(1),
             patience: Duration::from_secs(60),
-            on_fatal: OnFatal::default(),
+            on_fatal: FatalHook::default(),
         }
     }
 }
 
-/// What is called when a sync of history failed, so that it isn't known what is durable. The
-/// process must end: by default it aborts.
-#[derive(Clone)]
-pub struct OnFatal(Arc<dyn Fn(&str) + Send + Sync>);
-
-impl OnFatal {
-    pub fn new(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(hook))
-    }
-
-    fn call(&self, reason: &str) {
-        (self.0)(reason);
-    }
-}
-
-impl Default for OnFatal {
-    fn default() -> Self {
-        Self::new(|_| std::process::abort())
-    }
-}
-
-impl fmt::Debug for OnFatal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("OnFatal")
+impl LandingOptions {
+    fn check_every(&self) -> Duration {
+        self.check_every.min(self.interval / 2)
     }
 }
 
@@ -105,6 +84,21 @@ pub struct LandedView {
     pub delta_version: u64,
 }
 
+/// A landing that failed for a view or as a whole. What landed all the same stands.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct LandingFailed {
+    pub landed: Landed,
+    /// The first that failed.
+    pub error: Error,
+}
+
+impl From<Error> for LandingFailed {
+    fn from(error: Error) -> Self {
+        Self { landed: Landed::default(), error }
+    }
+}
+
 impl Landed {
     pub fn rows(&self) -> u64 {
         self.views.iter().map(|view| view.rows).sum()
@@ -114,4 +108,16 @@ impl Landed {
 /// Whether the process must end.
 fn is_fatal(error: &HistoryError) -> bool {
     matches!(error, HistoryError::SyncFailed { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_shorter_than_that_of_looking_is_kept() {
+        let every = |interval| LandingOptions { interval, ..Default::default() }.check_every();
+        assert_eq!(every(Duration::from_mins(15)), Duration::from_secs(1));
+        assert_eq!(every(Duration::from_millis(100)), Duration::from_millis(50));
+    }
 }

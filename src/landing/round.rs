@@ -11,7 +11,7 @@ use hydrant_storage::names::{Name, TenantId, ViewId};
 use hydrant_storage::partition::ReadView;
 use tracing::Instrument as _;
 
-use super::{Landed, LandedView, LandingOptions, LandingParts, is_fatal};
+use super::{Landed, LandedView, LandingFailed, LandingOptions, LandingParts, is_fatal};
 use crate::error::{Code, Error, Result};
 use crate::partition::LandedFrames;
 use crate::registry::catalog::{Snapshot, View};
@@ -27,25 +27,21 @@ pub async fn landed_frames(snapshot: &Snapshot, tables: &HistoryTables) -> Resul
 }
 
 /// Lands, for every view, what is durable in the log now. One view's failure keeps no other from
-/// landing; the first is returned when all have been tried.
-pub(super) async fn land(parts: &LandingParts, options: &LandingOptions) -> Result<Landed> {
+/// landing; the first is returned when all have been tried, with what landed.
+pub(super) async fn land(parts: &LandingParts, options: &LandingOptions) -> Result<Landed, LandingFailed> {
     let through = *parts.log.durable().borrow();
-    parts.partitions.wait_applied(through, Instant::now() + options.patience).await?;
+    let tails = take_tails(parts, options, through).await?;
     // Taken after the cut, so that it has every view and feature of the rows up to it.
     let snapshot = parts.snapshots.load();
-    let tails: Result<Vec<Arc<ReadView>>, _> = parts.partitions.handles().iter().map(|handle| handle.view()).collect();
-    let tails: Arc<[Arc<ReadView>]> = tails?.into();
 
     let mut landed = Landed { through, views: Vec::new() };
     let mut first_failure = None;
     for (tenant, view) in offline_views(&snapshot) {
         let span = tracing::debug_span!("land_view", %tenant, view = %view.name, through);
-        match land_view(parts, options, tenant, view, &tails, through).instrument(span).await {
-            Ok(view) => landed.views.extend(view),
-            Err(error) => {
-                tracing::error!(view = %view.name, %error, "rows did not land");
-                first_failure.get_or_insert(error);
-            }
+        let landing = land_view(parts, options, tenant, view, &tails, &mut landed);
+        if let Err(error) = landing.instrument(span).await {
+            tracing::error!(view = %view.name, %error, "rows did not land, or were not let go of by the partitions");
+            first_failure.get_or_insert(error);
         }
     }
     if let Err(error) = drop_deleted(parts, options, &snapshot, &tails, through).await {
@@ -54,8 +50,15 @@ pub(super) async fn land(parts: &LandingParts, options: &LandingOptions) -> Resu
     }
     match first_failure {
         None => Ok(landed),
-        Some(error) => Err(error),
+        Some(error) => Err(LandingFailed { landed, error }),
     }
+}
+
+/// What the partitions hold, once each has applied the log through `through`.
+async fn take_tails(parts: &LandingParts, options: &LandingOptions, through: u64) -> Result<Arc<[Arc<ReadView>]>> {
+    parts.partitions.wait_applied(through, Instant::now() + options.patience).await?;
+    let tails: Result<Vec<Arc<ReadView>>, _> = parts.partitions.handles().iter().map(|handle| handle.view()).collect();
+    Ok(tails?.into())
 }
 
 /// Lets go of the tail rows of views that are defined no more: they have no table to land in, and
@@ -83,14 +86,17 @@ async fn drop_deleted(
     Ok(())
 }
 
+/// Lands the rows of one view and lets go of them; what is committed is in `account` whatever fails
+/// after it.
 async fn land_view(
     parts: &LandingParts,
     options: &LandingOptions,
     tenant: &Name,
     view: &View,
     tails: &Arc<[Arc<ReadView>]>,
-    through: u64,
-) -> Result<Option<LandedView>> {
+    account: &mut Landed,
+) -> Result<()> {
+    let through = account.through;
     let history = |error| {
         if is_fatal(&error) {
             options.on_fatal.call(&error.to_string());
@@ -99,7 +105,6 @@ async fn land_view(
     };
     let table = parts.tables.table(view.history_spec(tenant)).await.map_err(history)?;
     let landed = table.snapshot().landed_through;
-    let mut landed_view = None;
     if landed < through {
         let rows = tail_rows(tails.clone(), view.tenant, view.id, landed);
         let features = (0..view.features.len()).collect();
@@ -109,11 +114,10 @@ async fn land_view(
             let (tenant, name) = (tenant.clone(), view.name.clone());
             tracing::info!(view = %name, rows = report.rows, bytes = report.bytes, through, "rows landed");
             let (rows, bytes) = (report.rows, report.bytes);
-            landed_view = Some(LandedView { tenant, view: name, rows, bytes, delta_version });
+            account.views.push(LandedView { tenant, view: name, rows, bytes, delta_version });
         }
     }
-    drop_tails(parts, options, view, &table).await?;
-    Ok(landed_view)
+    drop_tails(parts, options, view, &table).await
 }
 
 /// Lets go of the tail rows that the table has, those too that a crash kept from being let go.

@@ -28,29 +28,7 @@ use super::recovery::{self, Recovered};
 use super::segments::{Segment, Segments, segment_path};
 use super::{AppendError, AppendRequest, Appended, LogError, Sealed, WriteLog};
 use crate::clock::{Clock, StoreTime};
-
-/// What is called when the log no longer knows what is durable. The process must end: by default
-/// it aborts. If the hook returns (in tests), the log is closed.
-#[derive(Clone)]
-pub struct FatalHook(Arc<dyn Fn(&str) + Send + Sync>);
-
-impl FatalHook {
-    pub fn new(hook: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(hook))
-    }
-}
-
-impl Default for FatalHook {
-    fn default() -> Self {
-        Self::new(|_| std::process::abort())
-    }
-}
-
-impl fmt::Debug for FatalHook {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("FatalHook")
-    }
-}
+use crate::error::FatalHook;
 
 /// The bounds of a log. Bytes are of frames as they are on disk.
 #[derive(Clone, Debug)]
@@ -73,6 +51,7 @@ pub struct LogOptions {
     pub producer_horizon: Duration,
     pub answers_per_producer: usize,
     pub max_producers: usize,
+    /// If it returns (in tests), the log is closed.
     pub on_fatal: FatalHook,
 }
 
@@ -167,7 +146,7 @@ impl LocalLog {
                 Err(_) => "the log's thread panicked".to_owned(),
             };
             tracing::error!(%problem, "it is not known what of the log is durable: the process ends");
-            (on_fatal.0)(&problem);
+            on_fatal.call(&problem);
         };
         let thread =
             std::thread::Builder::new().name("log".to_owned()).spawn(work).map_err(io("start a thread for"))?;

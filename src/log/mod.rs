@@ -26,7 +26,7 @@ use hydrant_storage::order::Micros;
 use hydrant_storage::record::{ProducerStamp, RowRecord, SharedFrame};
 use tokio::sync::watch;
 
-pub use local::{FatalHook, LocalLog, LogOptions};
+pub use local::{LocalLog, LogOptions};
 pub use metrics::LogMetrics;
 
 /// The log, as the rest of Hydrant sees it. What every implementation keeps to is in

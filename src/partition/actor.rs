@@ -371,7 +371,7 @@ impl Actor for PartitionActor {
             Some((LogAdvanced, durable))
         });
         context.add_stream(changes);
-        context.run_interval(self.parts.settings.housekeeping_interval, |actor, context| {
+        context.run_interval(self.parts.settings.housekeeping_every(), |actor, context| {
             if actor.guarded(context, Self::housekeeping) == Some(true) {
                 actor.publish_wanted = true;
                 actor.wake(context);

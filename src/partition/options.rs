@@ -21,7 +21,7 @@ pub struct PartitionSettings {
     pub drop_rows: usize,
     /// Rows looked at for expiry in one sweep step, one step each housekeeping interval.
     pub sweep_rows: usize,
-    /// How often flushes and sweeps are considered.
+    /// How often flushes and sweeps are considered; twice in a flush interval that is shorter.
     pub housekeeping_interval: Duration,
     /// The longest that an applied frame stays unflushed.
     pub flush_interval: Duration,
@@ -42,6 +42,12 @@ pub struct PartitionSettings {
     pub max_reopens: u32,
     /// A partition that has run for so long counts as well again.
     pub healthy_after: Duration,
+}
+
+impl PartitionSettings {
+    pub(super) fn housekeeping_every(&self) -> Duration {
+        self.housekeeping_interval.min(self.flush_interval / 2)
+    }
 }
 
 impl Default for PartitionSettings {
@@ -68,5 +74,17 @@ impl Default for PartitionSettings {
             max_reopens: 10,
             healthy_after: Duration::from_secs(60),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flush_interval_shorter_than_that_of_housekeeping_is_kept() {
+        let every = |flush_interval| PartitionSettings { flush_interval, ..Default::default() }.housekeeping_every();
+        assert_eq!(every(Duration::from_secs(30)), Duration::from_secs(1));
+        assert_eq!(every(Duration::from_millis(100)), Duration::from_millis(50));
     }
 }

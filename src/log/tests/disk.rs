@@ -9,8 +9,9 @@ use hydrant_storage::files::lossy::Fault;
 use hydrant_storage::files::{Files, LocalFiles, LossyFiles};
 
 use crate::clock::{ManualClock, StoreTime, SystemClock};
+use crate::error::FatalHook;
 use crate::log::conformance::{self, read_all, sample_request, sample_stamp};
-use crate::log::{AppendError, AppendRequest, Appended, FatalHook, LocalLog, LogError, LogOptions, WriteLog};
+use crate::log::{AppendError, AppendRequest, Appended, LocalLog, LogError, LogOptions, WriteLog};
 
 const HOUR: Duration = Duration::from_hours(1);
 
