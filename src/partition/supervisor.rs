@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Arbiter, AsyncContext, Context, Handler, Message, System};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::actor::{PartitionActor, PartitionParts};
 use super::handle::{Command, PartitionState, Shared, StopReason};
@@ -124,6 +124,8 @@ pub(super) struct PartitionSupervisor {
     settings: PartitionSettings,
     /// How far the log was trimmed; a trim that failed doesn't move it.
     trimmed: Arc<AtomicU64>,
+    /// One trim at a time: a slow disk must not pile them up.
+    trimming: Arc<Semaphore>,
     closing: Vec<oneshot::Sender<()>>,
 }
 
@@ -142,7 +144,14 @@ impl PartitionSupervisor {
         let supervised =
             |parts| Supervised { parts, generation: 0, running: false, started: Instant::now(), failures: 0 };
         let partitions = parts.into_iter().map(supervised).collect();
-        Self { partitions, arbiters, settings, trimmed: Arc::default(), closing: Vec::new() }
+        Self {
+            partitions,
+            arbiters,
+            settings,
+            trimmed: Arc::default(),
+            trimming: Arc::new(Semaphore::new(1)),
+            closing: Vec::new(),
+        }
     }
 
     fn open(&mut self, partition: usize, context: &Context<Self>) {
@@ -170,15 +179,18 @@ impl PartitionSupervisor {
             return;
         }
         let Some(parts) = self.partitions.first().map(|supervised| supervised.parts.clone()) else { return };
-        // Unlinking segments may touch the disk for a while. One trim lasts far shorter than the
-        // interval between two, and trims of one log exclude each other there.
+        let Ok(place) = self.trimming.clone().try_acquire_owned() else { return };
+        // Writing what producers have sent and unlinking segments may touch the disk for a while.
         let trimmed = self.trimmed.clone();
-        tokio::task::spawn_blocking(move || match parts.log.trim(through) {
-            Ok(()) => trimmed.store(through, Ordering::Release),
-            Err(error) => {
-                parts.metrics.trim_failures.add(1);
-                tracing::warn!(%error, through, "the log could not be trimmed; it is tried again later");
+        tokio::task::spawn_blocking(move || {
+            match parts.log.trim(through) {
+                Ok(()) => trimmed.store(through, Ordering::Release),
+                Err(error) => {
+                    parts.metrics.trim_failures.add(1);
+                    tracing::warn!(%error, through, "the log could not be trimmed; it is tried again later");
+                }
             }
+            drop(place);
         });
     }
 
