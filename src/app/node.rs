@@ -185,6 +185,7 @@ fn log_options(config: &Config) -> LogOptions {
         queue_requests: config.log.max_waiting,
         recent_bytes: config.log.recent.as_usize(),
         producer_horizon: config.log.producer_horizon.duration(),
+        producers_bytes: config.log.producers.as_usize(),
         ..LogOptions::default()
     }
 }

@@ -64,6 +64,7 @@ pub struct LogConfig {
     pub max_waiting: usize,
     pub recent: ByteSize,
     pub producer_horizon: Span,
+    pub producers: ByteSize,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -226,6 +227,7 @@ impl Config {
             ("log.segment", self.log.segment, mib(1), gib(2)),
             ("log.max_request", self.log.max_request, mib(1), gib(1)),
             ("log.recent", self.log.recent, mib(1), gib(1 << 14)),
+            ("log.producers", self.log.producers, mib(1), gib(1 << 14)),
             ("ingest.max_request", self.ingest.max_request, kib(64), gib(1)),
             ("ingest.max_key", self.ingest.max_key, ByteSize(64), mib(1)),
             ("partitions.max_tail", self.partitions.max_tail, mib(1), gib(1 << 20)),

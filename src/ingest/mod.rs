@@ -306,9 +306,14 @@ fn append_refusal(error: AppendError) -> Error {
                 .with("last", last)
                 .hint("sequences of a producer only rise; gaps are allowed")
         }
-        AppendError::TooManyProducers { limit } => {
-            Error::new(Code::ResourceExhausted, "TOO_MANY_PRODUCERS", message).with("limit", limit)
-        }
+        AppendError::TooManyProducers { limit } => Error::new(Code::ResourceExhausted, "TOO_MANY_PRODUCERS", message)
+            .with("option", "log.producers")
+            .with("limit", limit)
+            .retry_after(Duration::from_mins(1))
+            .hint(
+                "use one producer id for each writer, not for each request; or raise 'log.producers' in the \
+                 server's configuration. Room is made when producers were not used for 'log.producer_horizon'",
+            ),
         AppendError::Overloaded { retry_after } => {
             Error::new(Code::Unavailable, "LOG_OVERLOADED", message).retry_after(retry_after)
         }

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use super::clock_file::{ClockFile, ClockRecord, ClockWriteError};
 use super::codec::{self, EncodedRecords, FrameHead};
 use super::metrics::LogMetrics;
-use super::producers::{Producers, Verdict};
+use super::producers::{Checkpoint, Producers, Verdict};
 use super::recent::{RecentFrames, SizedFrame};
 use super::segments::{Segments, segment_path};
 use super::{AppendError, Appended, LogError, Sealed};
@@ -27,8 +27,9 @@ use crate::clock::StoreTime;
 pub enum Command {
     Append(QueuedRequest),
     Seal(oneshot::Sender<Result<Sealed, LogError>>),
-    /// The producers' state, encoded, and the durable frame through which it tells.
-    Checkpoint(SyncSender<(u64, Vec<u8>)>),
+    /// What is known of the producers through the newest durable frame. To encode it is not this
+    /// thread's: writes would wait for it.
+    Checkpoint(SyncSender<Checkpoint>),
 }
 
 /// A request that waits for the log.
@@ -135,14 +136,13 @@ impl Appender {
                     let _ = answer.send(self.seal()?);
                 }
                 Ok(Command::Checkpoint(answer)) => {
-                    self.producers.forget_unused(self.time.read());
-                    let through = self.next_frame - 1;
-                    let _ = answer.send((through, self.producers.encode(through)));
+                    let _ = answer.send(self.producers.checkpoint(self.next_frame - 1, self.time.wall()));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.look_after_bound()?;
+            self.producers.forget_unused(self.time.wall());
         }
         // So that the next start knows all of what was synced. The bound stays: readers may outlive
         // this thread.
@@ -228,9 +228,7 @@ impl Appender {
                 Verdict::TooOld { last } => {
                     return Ok(Err(AppendError::SequenceTooOld { sequence: stamp.sequence, last }));
                 }
-                Verdict::TooManyProducers => {
-                    return Ok(Err(AppendError::TooManyProducers { limit: self.producers.limit() }));
-                }
+                Verdict::NoRoom => return Ok(Err(AppendError::TooManyProducers { limit: self.producers.limit() })),
             }
         }
         let ingest_time = self.stamp()?;

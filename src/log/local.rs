@@ -22,7 +22,7 @@ use super::appender::{ActiveSegment, Appender, AppenderLimits, Command, Fatal, Q
 use super::clock_file::{ClockFile, ClockRecord, FoundClock};
 use super::codec::{self, EncodedRecords};
 use super::metrics::LogMetrics;
-use super::producers::{Horizon, Producers};
+use super::producers::{Checkpoint, Horizon, Producers};
 use super::recent::{RecentFrames, SizedFrame};
 use super::recovery::{self, Recovered};
 use super::segments::{Segment, Segments, segment_path};
@@ -50,7 +50,8 @@ pub struct LogOptions {
     pub time_ahead: Duration,
     pub producer_horizon: Duration,
     pub answers_per_producer: usize,
-    pub max_producers: usize,
+    /// For what is remembered of producers; what needs more is refused.
+    pub producers_bytes: usize,
     /// If it returns (in tests), the log is closed.
     pub on_fatal: FatalHook,
 }
@@ -68,7 +69,7 @@ impl Default for LogOptions {
             time_ahead: Duration::from_secs(3),
             producer_horizon: Duration::from_hours(30 * 24),
             answers_per_producer: 1000,
-            max_producers: 1_000_000,
+            producers_bytes: 256 * MIB,
             on_fatal: FatalHook::default(),
         }
     }
@@ -241,9 +242,9 @@ impl WriteLog for LocalLog {
         }
         let (answer, answered) = sync_channel(1);
         self.queue.send(Command::Checkpoint(answer))?;
-        let (remembered_through, bytes) = answered.recv().map_err(|_| LogError::Closed)?;
-        write_producers(&*self.files, &self.directory, &bytes)?;
-        self.segments.trim(through.min(remembered_through))
+        let checkpoint = answered.recv().map_err(|_| LogError::Closed)?;
+        write_producers(&*self.files, &self.directory, &checkpoint)?;
+        self.segments.trim(through.min(checkpoint.through))
     }
 }
 
@@ -351,7 +352,7 @@ impl Dedup {
         let horizon = Horizon {
             unused: to_micros(options.producer_horizon),
             answers: options.answers_per_producer.max(1),
-            producers: options.max_producers,
+            bytes: options.producers_bytes,
         };
         let path = directory.join(PRODUCERS_NAME);
         let mut dedup = Self { producers: Producers::new(horizon), through: 0, lost: None, given_up: false };
@@ -386,15 +387,15 @@ impl Dedup {
         }
         if self.through > recovered.last_frame {
             // The log lost frames that the checkpoint knew; their numbers will be given again.
-            write_producers(files, directory, &self.producers.encode(recovered.last_frame))?;
+            write_producers(files, directory, &self.producers.checkpoint(recovered.last_frame, Micros::MIN))?;
         }
         Ok(self.producers)
     }
 }
 
-fn write_producers(files: &dyn Files, directory: &Path, bytes: &[u8]) -> Result<(), LogError> {
+fn write_producers(files: &dyn Files, directory: &Path, checkpoint: &Checkpoint) -> Result<(), LogError> {
     let path = directory.join(PRODUCERS_NAME);
-    files::replace(files, &path, bytes).map_err(|source| LogError::Io { action: "write", path, source })
+    files::replace(files, &path, &checkpoint.encode()).map_err(|source| LogError::Io { action: "write", path, source })
 }
 
 /// Store time as it goes on from the last run, with a durable bound ahead of it.

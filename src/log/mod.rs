@@ -92,7 +92,7 @@ pub enum AppendError {
     SequenceReused { sequence: u64 },
     #[error("sequence {sequence} of this producer was never taken, and is lower than its last, {last}")]
     SequenceTooOld { sequence: u64, last: u64 },
-    #[error("{limit} producers were active within the horizon, and no more are remembered")]
+    #[error("what producers have sent within the horizon takes {limit} bytes, and no more can be remembered")]
     TooManyProducers { limit: usize },
     #[error("too many requests wait for the log")]
     Overloaded { retry_after: Duration },

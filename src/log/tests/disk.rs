@@ -378,6 +378,37 @@ async fn duplicates_are_known_after_a_restart_a_crash_and_trimming() {
 }
 
 #[tokio::test]
+async fn where_there_is_no_room_for_another_producer_its_requests_are_refused_and_no_others() {
+    let mut machine = Machine::new(3);
+    machine.options.producers_bytes = 10_000;
+    let log = machine.log();
+    let stamped = |producer| sample_request(1, 1, Some(sample_stamp(producer, 1, 1)));
+    let mut known = Vec::new();
+    let refused = loop {
+        match log.append(stamped(known.len() as u128)).await {
+            Ok(appended) => known.push(appended),
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, AppendError::TooManyProducers { limit: 10_000 }), "{refused:?}");
+    assert!((20..100).contains(&known.len()), "{} producers", known.len());
+    assert_eq!(*log.durable().borrow(), known.len() as u64, "what is refused is not written");
+    log.append(sample_request(1, 1, None)).await.expect("who needs no memory is taken");
+    drop(log);
+    // Those that are remembered stay so, also where there is less room than they take.
+    machine.options.producers_bytes = 5_000;
+    let log = machine.log();
+    for (producer, original) in known.iter().enumerate() {
+        let again = log.append(stamped(producer as u128)).await.expect("known");
+        assert_eq!(again, Appended { already: true, ..*original });
+    }
+    // Room is made when the horizon has passed: with the next look after it.
+    machine.clock.advance(machine.options.producer_horizon + HOUR);
+    log.seal().await.expect("sealed");
+    assert!(!log.append(stamped(1_000)).await.expect("there is room").already);
+}
+
+#[tokio::test]
 async fn the_segment_that_is_written_to_is_never_trimmed() {
     let machine = Machine::new(1);
     let log = machine.log();
