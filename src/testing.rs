@@ -23,9 +23,9 @@ use crate::clock::{ManualClock, StoreTime};
 use crate::cluster::LocalMetadata;
 use crate::log::{AppendError, AppendRequest, Appended, LocalLog, LogError, LogOptions, Sealed, WriteLog};
 use crate::partition::{LandedFrames, PartitionError, PartitionSettings, Partitions, PartitionsConfig};
-use crate::registry::Registry;
 use crate::registry::catalog::View;
 use crate::registry::yaml;
+use crate::registry::{Registry, RevisionBarrier};
 use crate::tenancy::{Action, Identity, Permit, Tenancy};
 
 /// 2026-01-01T00:00:00Z.
@@ -180,7 +180,7 @@ impl TestStore {
         let log = Arc::new(TestLog::new(log));
         log.seal().await.expect("a seal");
         let metadata = LocalMetadata::open(shared_files, Path::new("/registry")).expect("metadata");
-        let registry = Registry::open(Arc::new(metadata), time.clone()).await.expect("a registry");
+        let registry = Registry::open(Arc::new(metadata), time.clone(), log.clone()).await.expect("a registry");
         let definitions = yaml::parse("test.yaml", DEFINITIONS).expect("definitions").definitions;
         let definitions = definitions.into_iter().map(|located| located.definition).collect();
         registry.apply(&permit(Action::ChangeDefinitions), definitions, None).await.expect("definitions apply");
@@ -242,7 +242,8 @@ impl TestStore {
         });
         let mut records: Vec<RowRecord> = records.collect();
         records.sort_by_key(|row| (row.slot, row.ordinal));
-        let request = AppendRequest { rows: records.clone(), stamp: None };
+        let prepared = self.registry.snapshot().revision;
+        let request = AppendRequest { rows: records.clone(), stamp: None, prepared };
         let appended = self.log.append(request).await.expect("the log takes it");
         let mut written = self.written.lock().expect("no test panicked here");
         written.extend(records.into_iter().map(|record| {
@@ -331,6 +332,13 @@ fn take_one(count: &AtomicU32) -> bool {
 }
 
 #[async_trait]
+impl RevisionBarrier for TestLog {
+    async fn raise(&self, revision: u64) {
+        self.require(revision).await;
+    }
+}
+
+#[async_trait]
 impl WriteLog for TestLog {
     async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
         self.inner.append(request).await
@@ -344,6 +352,10 @@ impl WriteLog for TestLog {
         }
         assert!(!take_one(&self.panics), "a panic on purpose");
         self.inner.read_from(after, max_bytes)
+    }
+
+    async fn require(&self, preparation: u64) {
+        self.inner.require(preparation).await;
     }
 
     fn durable(&self) -> watch::Receiver<u64> {

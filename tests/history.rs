@@ -91,6 +91,15 @@ struct World {
     spill: tempfile::TempDir,
 }
 
+/// The rows are made by the tests themselves, under the definitions that they have just applied.
+#[derive(Debug)]
+struct NobodyElseWrites;
+
+#[async_trait::async_trait]
+impl hydrant::registry::RevisionBarrier for NobodyElseWrites {
+    async fn raise(&self, _: u64) {}
+}
+
 fn permit(action: Action) -> Permit {
     Tenancy::default().authorize(&Identity::loopback(), action).expect("the loopback caller may do all")
 }
@@ -107,7 +116,8 @@ impl World {
             LocalLog::open(files.clone(), &directory.join("log"), LogOptions::default(), clock.clone()).expect("a log");
         let log: Arc<dyn WriteLog> = Arc::new(log);
         let metadata = LocalMetadata::open(files, &directory.join("registry")).expect("metadata");
-        let registry = Registry::open(Arc::new(metadata), store_time.clone()).await.expect("a registry");
+        let barrier = Arc::new(NobodyElseWrites);
+        let registry = Registry::open(Arc::new(metadata), store_time.clone(), barrier).await.expect("a registry");
         let definitions = yaml::parse("test.yaml", DEFINITIONS).expect("they are valid").definitions;
         let definitions = definitions.into_iter().map(|located| located.definition).collect();
         registry.apply(&permit(Action::ChangeDefinitions), definitions, None).await.expect("applied");
@@ -194,7 +204,7 @@ impl World {
             })
             .collect();
         records.sort_by_key(|record| (record.slot, record.ordinal));
-        let appended = self.log.append(AppendRequest { rows: records, stamp: None }).await.expect("taken");
+        let appended = self.log.append(AppendRequest { rows: records, stamp: None, prepared: 0 }).await.expect("taken");
         self.clock.advance(Duration::from_millis(1));
         appended.ingest_time
     }

@@ -23,8 +23,8 @@ use crate::ingest::{Ingest, IngestSettings};
 use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
-use crate::registry::Registry;
 use crate::registry::catalog::View;
+use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
 use crate::serving::{PinnedHistory, Serving, ServingSettings};
 use crate::tenancy::{Permit, Tenancy};
@@ -63,7 +63,9 @@ impl Node {
         if !Registry::is_there(metadata.as_ref()).await.map_err(opening("the registry"))? {
             start_check::no_data_without_definitions(&directory, log_end).map_err(opening("the registry"))?;
         }
-        let registry = Registry::open(metadata, store_time.clone()).await.map_err(opening("the registry"))?;
+        let barrier = Arc::new(LogBarrier(log.clone()));
+        let registry = Registry::open(metadata, store_time.clone(), barrier).await;
+        let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
 
         let tables = Arc::new(HistoryTables::new(files, directory.history()));
@@ -158,6 +160,17 @@ impl Node {
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
+    }
+}
+
+/// Has the log hand back requests that were packed under older definitions, of which it doesn't know.
+#[derive(Debug)]
+struct LogBarrier(Arc<dyn WriteLog>);
+
+#[async_trait]
+impl RevisionBarrier for LogBarrier {
+    async fn raise(&self, revision: u64) {
+        self.0.require(revision).await;
     }
 }
 

@@ -19,6 +19,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch};
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::record::{ProducerStamp, RowRecord};
+use hydrant_storage::slices::slice_bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument as _;
 
@@ -30,6 +31,7 @@ use crate::error::{Code, Error, Result};
 use crate::log::{AppendError, AppendRequest, WriteLog};
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
+use crate::registry::catalog::TenantCatalog;
 use crate::registry::definition::KnownTimeRule;
 use crate::tenancy::{Action, Permit};
 
@@ -109,6 +111,8 @@ pub struct IngestReport {
     pub rows: usize,
     /// Per view over the source, by name.
     pub views: Vec<ViewRows>,
+    /// The partitions that have rows of it: the rows can be read when these have applied the frame.
+    pub partitions: Vec<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +147,14 @@ struct Prepared {
     stamp: Option<ProducerStamp>,
 }
 
+/// How a request becomes records, under the definitions of one moment.
+trait Pack: Fn(&TenantCatalog, Micros, &IngestSettings) -> Result<Prepared> + Send + Sync + 'static {}
+
+impl<F: Fn(&TenantCatalog, Micros, &IngestSettings) -> Result<Prepared> + Send + Sync + 'static> Pack for F {}
+
+/// How often a request is packed where definitions keep changing under it.
+const MAX_PREPARATIONS: usize = 8;
+
 impl Ingest {
     pub fn new(
         log: Arc<dyn WriteLog>,
@@ -159,8 +171,9 @@ impl Ingest {
     /// Takes all rows of the request or none. Refusals: INVALID_ARGUMENT (naming columns, or up to
     /// [`MAX_NAMED`] bad rows), NOT_FOUND (no such source), FAILED_PRECONDITION (a source without
     /// views), RESOURCE_EXHAUSTED (too much waits to be worked on, or the disk is full), UNAVAILABLE
-    /// (the log takes no more for the moment, with when to try again; or OUTCOME_UNKNOWN: it ended
-    /// before it answered), FAILED_PRECONDITION or ALREADY_EXISTS by the producer's sequence.
+    /// (the log takes no more for the moment, or definitions keep changing, with when to try again; or
+    /// OUTCOME_UNKNOWN: the log ended before it answered), FAILED_PRECONDITION or ALREADY_EXISTS by the
+    /// producer's sequence.
     pub async fn ingest(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
         let tenant = permit.tenant();
         let span = tracing::debug_span!("ingest", %tenant, source = request.source, rows = request.batch.num_rows());
@@ -183,31 +196,24 @@ impl Ingest {
     async fn ingest_counted(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
         permit.require(Action::Write)?;
         let _place = self.take_place().await?;
-        self.check_size(request.batch.num_rows(), request.batch.columns())?;
-        let validate_only = request.validate_only;
-        if !validate_only {
-            self.partitions.admit_write()?;
-        }
-        let snapshot = self.snapshots.load();
-        let (tenant, now) = (permit.tenant().clone(), self.store_time.read());
-        let settings = self.settings.clone();
         let rows = request.batch.num_rows();
-        let prepare = move || {
-            let tenant = snapshot.tenant(&tenant)?;
-            records::prepare_rows(tenant, &request, now, &settings)
-        };
-        let prepared = if rows <= self.settings.inline_rows { prepare()? } else { off_thread(prepare).await? };
+        self.check_size(rows, request.batch.columns())?;
+        let validate_only = request.validate_only;
+        let pack = Arc::new(move |tenant: &TenantCatalog, now: Micros, settings: &IngestSettings| {
+            records::prepare_rows(tenant, &request, now, settings)
+        });
         if validate_only {
-            let Prepared { request_rows, views, .. } = prepared;
+            let (_, Prepared { request_rows, views, .. }) = self.prepare(permit, rows, pack).await?;
             return Ok(IngestReport {
                 outcome: Outcome::Valid,
                 frame: None,
                 ingest_time: None,
                 rows: request_rows,
                 views,
+                partitions: Vec::new(),
             });
         }
-        self.append(permit.tenant(), prepared).await
+        self.write(permit, rows, pack).await
     }
 
     async fn delete_counted(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
@@ -216,16 +222,44 @@ impl Ingest {
         let rows = request.keys.first().map_or(0, |(_, column)| column.len());
         let columns: Vec<ArrayRef> = request.keys.iter().map(|(_, column)| column.clone()).collect();
         self.check_size(rows, &columns)?;
-        self.partitions.admit_write()?;
-        let snapshot = self.snapshots.load();
-        let tenant = snapshot.tenant(permit.tenant())?;
-        let prepared = records::prepare_deletes(tenant, &request, self.store_time.read(), &self.settings)?;
-        self.append(permit.tenant(), prepared).await
+        let pack = Arc::new(move |tenant: &TenantCatalog, now: Micros, settings: &IngestSettings| {
+            records::prepare_deletes(tenant, &request, now, settings)
+        });
+        self.write(permit, rows, pack).await
     }
 
-    async fn append(&self, tenant: &Name, prepared: Prepared) -> Result<IngestReport> {
+    /// Packs rows and appends them; again where definitions have changed in between, since a view
+    /// that was added meanwhile must have every row that is acknowledged from then on.
+    async fn write<P: Pack>(&self, permit: &Permit, rows: usize, pack: Arc<P>) -> Result<IngestReport> {
+        self.partitions.admit_write()?;
+        for _ in 0..MAX_PREPARATIONS {
+            let (revision, prepared) = self.prepare(permit, rows, Arc::clone(&pack)).await?;
+            match self.append(permit.tenant(), prepared, revision).await {
+                Err(AppendError::Outdated { prepared, required }) => {
+                    tracing::debug!(prepared, required, "definitions have changed: the request is prepared again");
+                }
+                appended => return appended.map_err(append_refusal),
+            }
+        }
+        let message = format!("definitions changed {MAX_PREPARATIONS} times while the request was prepared");
+        Err(Error::new(Code::Unavailable, "DEFINITIONS_CHANGING", message)
+            .retry_after(Duration::from_millis(200))
+            .hint("send it again: nothing of the request was written"))
+    }
+
+    /// Checks and packs under the newest definitions, whose revision it tells; many rows where they keep
+    /// nobody waiting.
+    async fn prepare<P: Pack>(&self, permit: &Permit, rows: usize, pack: Arc<P>) -> Result<(u64, Prepared)> {
+        let (snapshot, tenant) = (self.snapshots.load(), permit.tenant().clone());
+        let (now, settings) = (self.store_time.read(), self.settings.clone());
+        let prepare = move || Ok((snapshot.revision, pack(snapshot.tenant(&tenant)?, now, &settings)?));
+        if rows <= self.settings.inline_rows { prepare() } else { off_thread(prepare).await }
+    }
+
+    async fn append(&self, tenant: &Name, prepared: Prepared, revision: u64) -> Result<IngestReport, AppendError> {
         let Prepared { rows, request_rows, deletes, views, stamp } = prepared;
-        let appended = self.log.append(AppendRequest { rows, stamp }).await.map_err(append_refusal)?;
+        let partitions = self.partitions_of(&rows);
+        let appended = self.log.append(AppendRequest { rows, stamp, prepared: revision }).await?;
         let outcome = if appended.already { Outcome::AlreadyApplied } else { Outcome::Applied };
         self.metrics.requests.add_for(tenant, 1);
         if appended.already {
@@ -241,7 +275,19 @@ impl Ingest {
             ingest_time: Some(appended.ingest_time),
             rows: request_rows,
             views,
+            partitions,
         })
+    }
+
+    /// The partitions that have some of these rows, which ascend by slot.
+    fn partitions_of(&self, mut rows: &[RowRecord]) -> Vec<usize> {
+        let mut partitions = Vec::new();
+        while let Some(first) = rows.first() {
+            let handle = self.partitions.of_slot(first.slot);
+            partitions.push(handle.index());
+            rows = &rows[rows.partition_point(|row| row.slot <= handle.range().last)..];
+        }
+        partitions
     }
 
     /// A place among the requests under way, waited for among as many again.
@@ -259,7 +305,7 @@ impl Ingest {
         if rows == 0 {
             return Err(Error::invalid("NO_ROWS", "the request holds no rows"));
         }
-        let bytes: usize = columns.iter().map(slice_bytes).sum();
+        let bytes: usize = columns.iter().map(|column| slice_bytes(column)).sum();
         let IngestSettings { max_rows, max_bytes, .. } = self.settings;
         let too_large = |told: String, option: &'static str, limit: usize| {
             let hint = format!("send the rows in smaller requests, or raise '{option}' in the server's configuration");
@@ -281,12 +327,6 @@ impl Ingest {
         }
         answered
     }
-}
-
-/// The bytes of a column's own rows, also where it is a slice of a larger one.
-fn slice_bytes(column: &ArrayRef) -> usize {
-    let data = column.to_data();
-    data.get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size())
 }
 
 /// What the log's refusal means to a producer.
@@ -327,7 +367,8 @@ fn append_refusal(error: AppendError) -> Error {
             "send it again with the same producer and sequence: it is taken once, whatever became of it; without a \
              producer it may be taken twice",
         ),
-        AppendError::Unordered => Error::internal(message),
+        // Outdated requests are prepared again before it comes to this.
+        AppendError::Unordered | AppendError::Outdated { .. } => Error::internal(message),
     }
 }
 

@@ -55,7 +55,8 @@ pub(super) fn prepare_rows(
         hash.columns(columns_with_types(source, &columns), columns.deleted.as_ref(), rows)?;
         stamp(tenant.id, producer, hash.finish())
     });
-    Ok(Prepared { rows: records.into_sorted(), request_rows: rows, deletes, views, stamp: stamp.transpose()? })
+    let stamp = stamp.transpose()?;
+    Ok(Prepared { rows: records.into_sorted(), request_rows: rows, deletes, views, stamp })
 }
 
 /// Checks a request to delete and makes its tombstones.
@@ -97,7 +98,8 @@ pub(super) fn prepare_deletes(
     bad_rows.refusal(&format!("view '{}'", view.name))?;
     let rows_of_keys = records.into_sorted();
     let stamp = request.producer.as_ref().map(|producer| delete_stamp(tenant, view, rule, producer, &rows_of_keys));
-    Ok(Prepared { rows: rows_of_keys, request_rows: rows, deletes: rows, views, stamp: stamp.transpose()? })
+    let stamp = stamp.transpose()?;
+    Ok(Prepared { rows: rows_of_keys, request_rows: rows, deletes: rows, views, stamp })
 }
 
 fn delete_stamp(

@@ -1,33 +1,45 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use arrow_array::types::Float32Type;
 use arrow_array::{
-    ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
-    TimestampMillisecondArray,
+    ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray, StringViewArray,
+    TimestampMicrosecondArray, TimestampMillisecondArray,
 };
+use async_trait::async_trait;
+use futures::poll;
 use hydrant_storage::order::Micros;
 use hydrant_storage::record::SharedFrame;
 use hydrant_storage::row::{Cell, OwnedRow, RowHeader, RowKind};
+use tokio::sync::watch;
 
 use super::{DeleteRequest, Ingest, IngestReport, IngestRequest, IngestSettings, MAX_NAMED, Outcome, Producer};
 use crate::error::{Code, Error};
-use crate::log::WriteLog;
+use crate::log::{AppendError, AppendRequest, Appended, LogError, Sealed, WriteLog};
 use crate::registry::definition::KnownTimeRule;
+use crate::registry::{Registry, yaml};
 use crate::tenancy::Action;
-use crate::testing::{SECOND, START, TestStore, permit};
+use crate::testing::{SECOND, START, TestLog, TestStore, permit, soon};
 
 struct Fixture {
     store: TestStore,
+    log: Arc<WatchedLog>,
     ingest: Ingest,
 }
 
 impl Fixture {
     async fn start() -> Self {
+        Self::with(IngestSettings { max_rows: 100, max_key_bytes: 64, ..IngestSettings::default() }).await
+    }
+
+    async fn with(settings: IngestSettings) -> Self {
         let store = TestStore::start().await;
-        let (log, partitions) = (store.log.clone(), store.partitions.clone());
-        let settings = IngestSettings { max_rows: 100, max_key_bytes: 64, ..IngestSettings::default() };
-        let ingest = Ingest::new(log, partitions, store.registry.reader(), store.time.clone(), settings);
-        Self { store, ingest }
+        let (inner, registry) = (store.log.clone(), store.registry.clone());
+        let log = WatchedLog { inner, registry, views_to_apply: AtomicU32::new(0), appends: AtomicU32::new(0) };
+        let log = Arc::new(log);
+        let (partitions, snapshots) = (store.partitions.clone(), store.registry.reader());
+        let ingest = Ingest::new(log.clone(), partitions, snapshots, store.time.clone(), settings);
+        Self { store, log, ingest }
     }
 
     async fn send(&self, request: IngestRequest) -> Result<IngestReport, Error> {
@@ -53,6 +65,53 @@ impl Fixture {
 
     async fn end(self) {
         self.store.partitions.shutdown().await;
+    }
+}
+
+/// The store's log, before which views are added: between a request's packing and its frame.
+#[derive(Debug)]
+struct WatchedLog {
+    inner: Arc<TestLog>,
+    registry: Registry,
+    /// How many requests still have a view applied, and its apply answered, right before them.
+    views_to_apply: AtomicU32,
+    appends: AtomicU32,
+}
+
+#[async_trait]
+impl WriteLog for WatchedLog {
+    async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+        let number = self.appends.fetch_add(1, Ordering::SeqCst);
+        if self.views_to_apply.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            let text = format!(
+                "apiVersion: hydrant/v1\nkind: FeatureView\nmetadata: {{name: view_{number}}}\n\
+                 spec: {{entities: [airport], source: weather, features: [{{name: wind}}]}}\n"
+            );
+            let definitions = yaml::parse("view.yaml", &text).expect("a view").definitions;
+            let definitions = definitions.into_iter().map(|located| located.definition).collect();
+            self.registry.apply(&permit(Action::ChangeDefinitions), definitions, None).await.expect("it applies");
+        }
+        self.inner.append(request).await
+    }
+
+    async fn require(&self, preparation: u64) {
+        self.inner.require(preparation).await;
+    }
+
+    fn read_from(&self, after: u64, max_bytes: usize) -> Result<Vec<SharedFrame>, LogError> {
+        self.inner.read_from(after, max_bytes)
+    }
+
+    fn durable(&self) -> watch::Receiver<u64> {
+        self.inner.durable()
+    }
+
+    async fn seal(&self) -> Result<Sealed, LogError> {
+        self.inner.seal().await
+    }
+
+    fn trim(&self, through: u64) -> Result<(), LogError> {
+        self.inner.trim(through)
     }
 }
 
@@ -125,6 +184,108 @@ async fn a_row_goes_to_every_view_whose_key_it_has_and_null_keys_are_counted() {
         assert!(matches!(wind, Cell::Null), "a feature column that the request lacks is NULL");
         assert_eq!(row.known_time, None, "known on arrival");
     }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn once_an_apply_is_answered_every_row_that_the_log_takes_is_in_the_new_view() {
+    let fixture = Fixture::start().await;
+    fixture.log.views_to_apply.store(2, Ordering::SeqCst);
+    let producer = Some(Producer { id: "loader".to_owned(), sequence: 1 });
+    let sent = || IngestRequest { producer: producer.clone(), ..request(rows(&[Some("EWR")], &[None])) };
+    let report = fixture.send(sent()).await.expect("the rows are fine");
+    let views: Vec<_> = report.views.iter().map(|view| (view.view.as_str(), view.rows)).collect();
+    assert_eq!(views, [("airport_weather", 1), ("station_weather", 0), ("view_0", 1), ("view_1", 1)]);
+    let frame = fixture.frame(&report);
+    let added = fixture.store.view("view_1");
+    assert_eq!(frame.rows.iter().filter(|row| row.view == added.id).count(), 1);
+    assert_eq!(fixture.send(sent()).await.expect("the same").frame, report.frame, "taken once");
+
+    fixture.log.views_to_apply.store(1, Ordering::SeqCst);
+    let delete = DeleteRequest {
+        view: "airport_weather".to_owned(),
+        keys: vec![("origin".to_owned(), strings(&[Some("EWR")]))],
+        event_times: vec![START],
+        producer: None,
+        known_time: None,
+    };
+    fixture.ingest.delete(&permit(Action::Write), delete).await.expect("it deletes");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_request_under_which_definitions_keep_changing_is_refused_for_now() {
+    let fixture = Fixture::start().await;
+    fixture.log.views_to_apply.store(u32::MAX, Ordering::SeqCst);
+    let refused = fixture.refused(request(rows(&[Some("EWR")], &[None]))).await;
+    assert_eq!((refused.code, refused.reason), (Code::Unavailable, "DEFINITIONS_CHANGING"));
+    assert!(refused.retry_after.is_some());
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_report_names_the_partitions_that_have_its_rows_and_no_other_is_waited_for() {
+    let fixture = Fixture::start().await;
+    let report = fixture.send(request(rows(&[Some("EWR")], &[None]))).await.expect("the rows are fine");
+    let slot = fixture.frame(&report).rows[0].slot;
+    assert_eq!(report.partitions, [fixture.store.partitions.of_slot(slot).index()]);
+    let partitions = &fixture.store.partitions;
+    let other = (report.partitions[0] + 1) % partitions.handles().len();
+    partitions.park(other, "on purpose");
+    partitions.handles()[other].wait_applied(u64::MAX, soon()).await.expect_err("it is parked");
+    let report = fixture.send(request(rows(&[Some("EWR")], &[None]))).await.expect("the rows are fine");
+    let frame = report.frame.expect("it was written");
+    partitions.wait_applied_by(&report.partitions, frame, soon()).await.expect("the parked one has none of the rows");
+    fixture.end().await;
+}
+
+#[test]
+fn many_rows_are_packed_where_they_keep_nobody_waiting_deletions_too() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().max_blocking_threads(1).build().expect("a runtime");
+    runtime.block_on(async {
+        let fixture = Fixture::with(IngestSettings { inline_rows: 2, ..IngestSettings::default() }).await;
+        let write = permit(Action::Write);
+        let delete = |origins: &[Option<&str>]| DeleteRequest {
+            view: "airport_weather".to_owned(),
+            keys: vec![("origin".to_owned(), strings(origins))],
+            event_times: vec![START],
+            producer: None,
+            known_time: None,
+        };
+        // The one thread for work that blocks is busy, so that what is packed there waits.
+        let (free, busy) = std::sync::mpsc::sync_channel::<()>(1);
+        let held = tokio::task::spawn_blocking(move || busy.recv());
+        let large = [Some("EWR"), Some("JFK"), Some("LGA")];
+        let mut deletion = Box::pin(fixture.ingest.delete(&write, delete(&large)));
+        let mut rows = Box::pin(fixture.send(request(rows(&large, &[None; 3]))));
+        assert!(poll!(&mut deletion).is_pending() && poll!(&mut rows).is_pending());
+        assert_eq!(fixture.log.appends.load(Ordering::SeqCst), 0);
+        fixture.ingest.delete(&write, delete(&large[..2])).await.expect("few rows are packed at once");
+        drop(free);
+        assert!(held.await.expect("no panic").is_err());
+        assert_eq!(deletion.await.expect("it deletes").rows, 3);
+        assert_eq!(rows.await.expect("the rows are fine").rows, 3);
+        fixture.end().await;
+    });
+}
+
+#[tokio::test]
+async fn a_request_is_as_large_as_what_its_views_of_strings_show() {
+    let fixture = Fixture::with(IngestSettings { max_bytes: 50_000, ..IngestSettings::default() }).await;
+    let origins: Vec<String> = (0..100).map(|row| format!("{row:01000}")).collect();
+    let origins: ArrayRef = Arc::new(StringViewArray::from_iter_values(&origins));
+    let with = |origins: ArrayRef| {
+        let rows = origins.len();
+        request(vec![
+            ("origin", origins),
+            ("station", longs(&vec![None; rows])),
+            ("event_timestamp", times(&vec![Some(START); rows])),
+        ])
+    };
+    assert_eq!(fixture.refused(with(origins.clone())).await.reason, "REQUEST_TOO_LARGE");
+    let report = fixture.send(with(origins.slice(7, 3))).await.expect("a slice holds no more than it shows");
+    assert_eq!(report.rows, 3);
     fixture.end().await;
 }
 
@@ -335,6 +496,10 @@ fn each_refusal_of_the_log_tells_whether_and_when_to_send_again() {
     let closed = append_refusal(AppendError::Closed);
     assert_eq!((closed.code, closed.reason, closed.retry_after), (Code::Unavailable, "OUTCOME_UNKNOWN", None));
     assert!(closed.hint.expect("a hint").contains("same producer and sequence"));
+
+    let no_room = append_refusal(AppendError::TooManyProducers { limit: 1 << 20 });
+    assert_eq!((no_room.code, no_room.reason), (Code::ResourceExhausted, "TOO_MANY_PRODUCERS"));
+    assert!(no_room.retry_after.is_some() && no_room.hint.expect("a hint").contains("log.producers"));
 
     let reused = append_refusal(AppendError::SequenceReused { sequence: 7 });
     assert_eq!((reused.code, reused.retry_after), (Code::AlreadyExists, None));

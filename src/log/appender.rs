@@ -27,6 +27,8 @@ use crate::clock::StoreTime;
 pub enum Command {
     Append(QueuedRequest),
     Seal(oneshot::Sender<Result<Sealed, LogError>>),
+    /// Requests that were prepared under less are handed back from now on.
+    Require(u64, oneshot::Sender<()>),
     /// What is known of the producers through the newest durable frame. To encode it is not this
     /// thread's: writes would wait for it.
     Checkpoint(SyncSender<Checkpoint>),
@@ -37,6 +39,7 @@ pub struct QueuedRequest {
     pub rows: Vec<RowRecord>,
     pub records: EncodedRecords,
     pub stamp: Option<ProducerStamp>,
+    pub prepared: u64,
     pub answer: oneshot::Sender<Result<Appended, AppendError>>,
     /// Its place in the queue, given back when it is answered.
     pub permits: [OwnedSemaphorePermit; 2],
@@ -71,6 +74,8 @@ pub struct Appender {
     pub active: ActiveSegment,
     /// The number that the next frame gets; the one before it is durable.
     pub next_frame: u64,
+    /// What a request must have been prepared under, at least.
+    pub required: u64,
     pub segments: Arc<Segments>,
     pub recent: Arc<RecentFrames>,
     pub durable: watch::Sender<u64>,
@@ -135,6 +140,10 @@ impl Appender {
                     // Whoever asked may have gone.
                     let _ = answer.send(self.seal()?);
                 }
+                Ok(Command::Require(preparation, answer)) => {
+                    self.required = self.required.max(preparation);
+                    let _ = answer.send(());
+                }
                 Ok(Command::Checkpoint(answer)) => {
                     let _ = answer.send(self.producers.checkpoint(self.next_frame - 1, self.time.wall()));
                 }
@@ -195,8 +204,11 @@ impl Appender {
         // First, so that ingest times are wall time if the wall clock has moved on.
         let mut failure = self.keep_bound_ahead().err();
         for request in requests {
-            let QueuedRequest { rows, records, stamp, answer, permits } = request;
+            let QueuedRequest { rows, records, stamp, prepared, answer, permits } = request;
             let staged = match failure {
+                None if prepared < self.required => {
+                    Ok(Err(AppendError::Outdated { prepared, required: self.required }))
+                }
                 None => self.stage(rows, &records, stamp, group),
                 Some(_) => Ok(Err(AppendError::Closed)),
             };

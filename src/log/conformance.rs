@@ -20,6 +20,7 @@ where
     requests_sent_at_once_are_one_frame_each(&*fresh().await).await;
     a_request_sent_twice_is_taken_once(&*fresh().await).await;
     a_seal_separates_what_was_taken_before_it_from_what_is_taken_after(&*fresh().await).await;
+    what_was_prepared_under_less_than_required_is_handed_back(&*fresh().await).await;
     rows_out_of_order_are_refused(&*fresh().await).await;
     trimming_keeps_all_that_comes_after(fresh().await).await;
 }
@@ -39,7 +40,7 @@ pub fn sample_request(tag: u64, rows: u32, stamp: Option<ProducerStamp>) -> Appe
         feature_count: 3,
         body: if ordinal % 3 == 2 { Bytes::new() } else { Bytes::from(tag.to_le_bytes().repeat(4)) },
     };
-    AppendRequest { rows: (0..rows).map(row).collect(), stamp }
+    AppendRequest { rows: (0..rows).map(row).collect(), stamp, prepared: 0 }
 }
 
 /// A stamp of a producer, with a payload that differs with `payload`.
@@ -143,6 +144,23 @@ async fn a_seal_separates_what_was_taken_before_it_from_what_is_taken_after(log:
         assert!(before.frame <= sealed.frame && sealed.frame < after.frame);
         assert!(*log.durable().borrow() >= sealed.frame);
     }
+}
+
+async fn what_was_prepared_under_less_than_required_is_handed_back(log: &dyn WriteLog) {
+    let stamp = sample_stamp(1, 1, 1);
+    let prepared = |prepared| AppendRequest { prepared, ..sample_request(1, 2, Some(stamp)) };
+    log.require(7).await;
+    // It never goes back.
+    log.require(5).await;
+    let before = *log.durable().borrow();
+    let outdated = log.append(prepared(6)).await;
+    assert!(matches!(outdated, Err(AppendError::Outdated { prepared: 6, required: 7 })), "{outdated:?}");
+    assert_eq!(*log.durable().borrow(), before, "nothing of it is in the log");
+    let taken = append(log, prepared(7)).await;
+    assert!(!taken.already, "that it was handed back is no use of its sequence");
+    assert!(append(log, prepared(8)).await.already);
+    let outdated = log.append(prepared(6)).await;
+    assert!(matches!(outdated, Err(AppendError::Outdated { .. })), "of whom nothing is new too: {outdated:?}");
 }
 
 async fn rows_out_of_order_are_refused(log: &dyn WriteLog) {

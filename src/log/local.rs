@@ -132,6 +132,7 @@ impl LocalLog {
             producers,
             active,
             next_frame,
+            required: 0,
             segments: segments.clone(),
             recent: recent.clone(),
             durable: durable_sender,
@@ -176,11 +177,11 @@ impl LocalLog {
     }
 
     async fn append_one(&self, request: AppendRequest) -> Result<Appended, AppendError> {
-        let AppendRequest { rows, stamp } = request;
+        let AppendRequest { rows, stamp, prepared } = request;
+        let limit = self.max_request_bytes;
         if !codec::is_ordered(&rows) {
             return Err(AppendError::Unordered);
         }
-        let limit = self.max_request_bytes;
         let records = EncodedRecords::new(&rows, limit).map_err(|bytes| AppendError::TooLarge { bytes, limit })?;
         let bytes = records.frame_len(stamp.is_some());
         if bytes > limit {
@@ -188,7 +189,7 @@ impl LocalLog {
         }
         let permits = self.queue.enter(bytes)?;
         let (answer, answered) = oneshot::channel();
-        let queued = QueuedRequest { rows, records, stamp, answer, permits };
+        let queued = QueuedRequest { rows, records, stamp, prepared, answer, permits };
         self.queue.send(Command::Append(queued)).map_err(|refused| match refused {
             QueueRefusal::Full => AppendError::Overloaded { retry_after: RETRY_AFTER },
             QueueRefusal::Closed => AppendError::Closed,
@@ -223,6 +224,17 @@ impl WriteLog for LocalLog {
             self.metrics.damaged_frames.add(1);
         }
         read
+    }
+
+    async fn require(&self, preparation: u64) {
+        let Some(commands) = self.queue.commands.clone() else { return };
+        let (answer, answered) = oneshot::channel();
+        // Waits for a place: a refusal would leave the caller no way out.
+        let sent = tokio::task::spawn_blocking(move || commands.send(Command::Require(preparation, answer)));
+        // A log that has stopped answers no request any more.
+        if matches!(sent.await, Ok(Ok(()))) {
+            answered.await.ok();
+        }
     }
 
     fn durable(&self) -> watch::Receiver<u64> {

@@ -41,6 +41,11 @@ pub trait WriteLog: Send + Sync + Debug {
     /// one if there is one. May read from disk: not for a thread that must not block.
     fn read_from(&self, after: u64, max_bytes: usize) -> Result<Vec<SharedFrame>, LogError>;
 
+    /// From now on takes only requests that were prepared under `preparation` or later. When this
+    /// returns, every older one that was taken has been answered, and no other ever will be. Not kept
+    /// over a restart, which no request outlives.
+    async fn require(&self, preparation: u64);
+
     /// The number of the newest durable frame; 0 before the first.
     fn durable(&self) -> watch::Receiver<u64>;
 
@@ -59,6 +64,9 @@ pub struct AppendRequest {
     pub rows: Vec<RowRecord>,
     /// Who sent it; without one, a request sent twice is taken twice.
     pub stamp: Option<ProducerStamp>,
+    /// Which state of the caller's the rows were made by: a number that only rises, and that means
+    /// nothing to the log but what [`WriteLog::require`] compares it with.
+    pub prepared: u64,
 }
 
 /// Where a request is in the log.
@@ -88,6 +96,9 @@ pub enum AppendError {
     TooLarge { bytes: usize, limit: usize },
     #[error("the rows of a request must ascend by slot and ordinal")]
     Unordered,
+    /// To be prepared again, and sent then.
+    #[error("the request was prepared under {prepared}, and {required} is required by now")]
+    Outdated { prepared: u64, required: u64 },
     #[error("sequence {sequence} of this producer was taken before with another payload")]
     SequenceReused { sequence: u64 },
     #[error("sequence {sequence} of this producer was never taken, and is lower than its last, {last}")]

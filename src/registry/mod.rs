@@ -27,10 +27,12 @@ mod validation;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use bytes::Bytes;
 use hydrant_storage::names::Name;
 use tokio::sync::{Mutex, Semaphore, watch};
@@ -65,6 +67,14 @@ pub struct Registry {
 #[derive(Clone, Debug)]
 pub struct SnapshotReader(Arc<ArcSwap<Snapshot>>);
 
+/// Who makes rows by the definitions, and has to know when older ones no longer hold.
+#[async_trait]
+pub trait RevisionBarrier: fmt::Debug + Send + Sync {
+    /// When this returns, no row that was made under a revision before this one is accepted any more.
+    /// Called after the revision's snapshot is published, and before the change is answered.
+    async fn raise(&self, revision: u64);
+}
+
 /// What an apply did.
 #[derive(Clone, Debug)]
 pub struct Applied {
@@ -78,6 +88,7 @@ struct Shared {
     store: Arc<dyn MetadataStore>,
     time: Arc<StoreTime>,
     snapshot: SnapshotReader,
+    barrier: Arc<dyn RevisionBarrier>,
     state: ArcSwap<State>,
     revision: watch::Sender<u64>,
     /// One change at a time; holds the version of the persisted state.
@@ -111,8 +122,13 @@ impl Registry {
     }
 
     /// Reads the persisted state; at the first start, makes it with the one tenant `default`.
-    /// DATA_LOSS, with the way out, if it is damaged.
-    pub async fn open(store: Arc<dyn MetadataStore>, time: Arc<StoreTime>) -> Result<Self> {
+    /// DATA_LOSS, with the way out, if it is damaged. Each change raises the barrier before it is
+    /// answered.
+    pub async fn open(
+        store: Arc<dyn MetadataStore>,
+        time: Arc<StoreTime>,
+        barrier: Arc<dyn RevisionBarrier>,
+    ) -> Result<Self> {
         let (state, version) = match store.get(METADATA_KEY).await? {
             Some(Versioned { value, version }) => (State::decode(&value).map_err(damaged)?, version),
             None => {
@@ -128,6 +144,7 @@ impl Registry {
             time,
             revision: watch::Sender::new(state.revision),
             snapshot: SnapshotReader::fixed(Arc::new(snapshot)),
+            barrier,
             state: ArcSwap::from_pointee(state),
             writer: Mutex::new(version),
             waiting: Semaphore::new(MAX_WAITING_CHANGES),
@@ -160,7 +177,8 @@ impl Registry {
 
     /// Makes the definitions so, all of them or none, in whatever order they stand. ABORTED if
     /// `expected_revision` is given and isn't the current one. What changes nothing makes no
-    /// revision. A change goes through even if the caller stops waiting for it.
+    /// revision. A change goes through even if the caller stops waiting for it. Rows that are accepted
+    /// after the answer are in every view that was added.
     pub async fn apply(
         &self,
         permit: &Permit,
@@ -292,6 +310,9 @@ impl Shared {
         let (revision, snapshot) = (state.revision, Arc::new(snapshot));
         self.state.store(Arc::new(state));
         self.snapshot.0.store(Arc::clone(&snapshot));
+        // Whoever is told of the change may rely on it that every row acknowledged from then on was
+        // made under it.
+        self.barrier.raise(revision).await;
         self.revision.send_replace(revision);
         tracing::info!(revision, "definitions changed");
         Ok((outcome, snapshot))

@@ -24,7 +24,7 @@ use crate::ingest::{DeleteRequest, IngestReport, IngestRequest, Outcome, Produce
 use crate::partition::PartitionError;
 use crate::tenancy::Action;
 
-/// How long a request without a deadline waits until its rows can be read.
+/// How long a request of a stream, or one without a deadline, waits until its rows can be read.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
 
 /// Bounds of what is decoded here, before the use case sees it.
@@ -45,13 +45,13 @@ impl IngestRpc {
         Self { use_cases, limits }
     }
 
-    async fn take(&self, request: v1::IngestRequest, deadline: Option<Instant>) -> Result<v1::IngestResponse> {
+    async fn take(&self, request: v1::IngestRequest, deadline: Instant) -> Result<v1::IngestResponse> {
         let permit = self.use_cases.permit(Action::Write)?;
         let wait_visible = request.wait_visible;
         let request = decode_request(request, self.limits).await?;
         let report = self.use_cases.ingest.ingest(&permit, request).await?;
-        if let Some(frame) = report.frame.filter(|_| wait_visible) {
-            wait_until_visible(&self.use_cases, frame, deadline).await?;
+        if wait_visible {
+            wait_until_visible(&self.use_cases, &report, deadline).await?;
         }
         Ok(encode_report(report))
     }
@@ -68,7 +68,7 @@ impl IngestService for IngestRpc {
     type IngestStreamStream = BoxStream<'static, Result<v1::IngestResponse, Status>>;
 
     async fn ingest(&self, request: Request<v1::IngestRequest>) -> Result<Response<v1::IngestResponse>, Status> {
-        let deadline = layers::deadline(request.extensions());
+        let deadline = layers::deadline(request.extensions()).unwrap_or_else(|| visible_by(None));
         self.take(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
     }
 
@@ -76,11 +76,11 @@ impl IngestService for IngestRpc {
         &self,
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStreamStream>, Status> {
-        // The layer's deadline bounds how long a unary call may take; a stream has its client's alone.
+        let deadline = layers::stream_deadline(request.extensions());
         let state = (self.clone(), request.into_inner(), 0_u64);
-        let answers = try_unfold(state, |(rpc, mut requests, number)| async move {
+        let answers = try_unfold(state, move |(rpc, mut requests, number)| async move {
             let Some(request) = requests.message().await? else { return Ok(None) };
-            let answer = rpc.take(request, None).await;
+            let answer = rpc.take(request, visible_by(deadline)).await;
             let answer = answer.map_err(|error| to_status(of_request(error, "request", number)))?;
             Ok(Some((answer, (rpc, requests, number + 1))))
         });
@@ -92,10 +92,17 @@ impl IngestService for IngestRpc {
     }
 }
 
-/// Waits until every partition has applied `frame`.
-pub(super) async fn wait_until_visible(use_cases: &UseCases, frame: u64, deadline: Option<Instant>) -> Result<()> {
-    let deadline = deadline.unwrap_or_else(|| Instant::now() + VISIBLE_WITHIN);
-    use_cases.partitions.wait_applied(frame, deadline).await.map_err(|error| match error {
+/// By when the rows of a request that begins now must be readable, in a stream of this deadline.
+pub(super) fn visible_by(stream_deadline: Option<Instant>) -> Instant {
+    let within = Instant::now() + VISIBLE_WITHIN;
+    stream_deadline.map_or(within, |deadline| deadline.min(within))
+}
+
+/// Waits until the partitions that have rows of a request have applied it.
+pub(super) async fn wait_until_visible(use_cases: &UseCases, report: &IngestReport, deadline: Instant) -> Result<()> {
+    let Some(frame) = report.frame else { return Ok(()) };
+    let waited = use_cases.partitions.wait_applied_by(&report.partitions, frame, deadline).await;
+    waited.map_err(|error| match error {
         PartitionError::DeadlineExceeded { .. } => Error::new(
             Code::DeadlineExceeded,
             "NOT_VISIBLE_YET",
@@ -222,6 +229,15 @@ mod tests {
         assert!(error.message.contains("'a': 2") && error.message.contains("'b': 1"), "{error}");
         assert!(batch_of(Vec::new()).is_err());
         assert_eq!(batch_of(vec![ints("a", vec![1, 2])]).expect("even").num_rows(), 2);
+    }
+
+    #[test]
+    fn a_request_of_a_stream_waits_no_longer_than_its_client_does() {
+        let now = Instant::now();
+        let soon = now + Duration::from_secs(1);
+        assert_eq!(visible_by(Some(soon)), soon);
+        assert!(visible_by(Some(now + Duration::from_hours(9))) < now + Duration::from_hours(1));
+        assert!(visible_by(None) > soon);
     }
 
     #[test]

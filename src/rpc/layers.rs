@@ -34,11 +34,20 @@ const IN_FLIGHT: Metric =
 
 /// When the caller stops waiting. Stands in the extensions of every request.
 #[derive(Clone, Copy, Debug)]
-pub struct CallDeadline(pub Option<Instant>);
+struct CallDeadline {
+    /// The client's, or what the port allows if that is earlier.
+    call: Option<Instant>,
+    client: Option<Instant>,
+}
 
-/// The deadline of a call, as the layer noted it.
+/// The deadline of a unary call, as the layer noted it.
 pub fn deadline(extensions: &Extensions) -> Option<Instant> {
-    extensions.get::<CallDeadline>().and_then(|deadline| deadline.0)
+    extensions.get::<CallDeadline>().and_then(|deadline| deadline.call)
+}
+
+/// The deadline of a stream, which its client alone bounds.
+pub fn stream_deadline(extensions: &Extensions) -> Option<Instant> {
+    extensions.get::<CallDeadline>().and_then(|deadline| deadline.client)
 }
 
 /// What one port's calls share.
@@ -97,7 +106,7 @@ where
         // A deadline too far away to be told is none.
         let deadline = allowed.and_then(|allowed| begun.checked_add(allowed));
         let answer_deadline = client_time.and_then(|allowed| begun.checked_add(allowed));
-        request.extensions_mut().insert(CallDeadline(deadline));
+        request.extensions_mut().insert(CallDeadline { call: deadline, client: answer_deadline });
 
         let span = tracing::info_span!("call", method);
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());

@@ -11,12 +11,13 @@ mod selecting;
 use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use hydrant_storage::files::LossyFiles;
 use hydrant_storage::names::Name;
 
 use super::catalog::TenantCatalog;
 use super::definition::{Definition, Kind};
-use super::{Registry, yaml};
+use super::{Registry, RevisionBarrier, yaml};
 use crate::clock::{ManualClock, StoreTime};
 use crate::cluster::LocalMetadata;
 use crate::error::{Error, Result};
@@ -123,7 +124,15 @@ async fn open(files: &LossyFiles) -> Result<Registry> {
     let time = StoreTime::new(Arc::new(ManualClock::new(NOW)), 0);
     time.promise(i64::MAX);
     let store = LocalMetadata::open(Arc::new(files.clone()), Path::new("/data/registry"))?;
-    Registry::open(Arc::new(store), Arc::new(time)).await
+    Registry::open(Arc::new(store), Arc::new(time), Arc::new(NobodyWrites)).await
+}
+
+#[derive(Debug)]
+struct NobodyWrites;
+
+#[async_trait]
+impl RevisionBarrier for NobodyWrites {
+    async fn raise(&self, _: u64) {}
 }
 
 async fn apply(registry: &Registry, definitions: Vec<Definition>) -> Result<super::Applied> {

@@ -21,10 +21,10 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::UseCases;
 use super::ingest::DecodeLimits;
 use super::status::{not_yet_served, to_status};
 use super::wire::ipc::{Decoded, IpcDecoder};
+use super::{UseCases, layers};
 use crate::error::{Code, Error, Result};
 
 /// Bounds of this port.
@@ -91,8 +91,9 @@ impl FlightService for FlightRpc {
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        let deadline = layers::stream_deadline(request.extensions());
         let upload = Upload::begin(request.into_inner(), self.limits).await?;
-        put::put(self.clone(), upload).map(Response::new).map_err(to_status)
+        put::put(self.clone(), upload, deadline).map(Response::new).map_err(to_status)
     }
 
     async fn do_exchange(

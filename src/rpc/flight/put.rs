@@ -1,6 +1,8 @@
 //! DoPut: each record batch is one ingest request, acknowledged by itself and in order. The first
 //! refusal ends the stream; what was acknowledged before it stays.
 
+use std::time::Instant;
+
 use arrow_array::RecordBatch;
 use arrow_flight::PutResult;
 use futures::StreamExt as _;
@@ -9,7 +11,7 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::Status;
 
-use super::super::ingest::{decode_producer, encode_report, of_request, wait_until_visible};
+use super::super::ingest::{decode_producer, encode_report, of_request, visible_by, wait_until_visible};
 use super::super::status::to_status;
 use super::super::wire::definitions::decode_request_known_time;
 use super::super::wire::ipc::Decoded;
@@ -27,9 +29,10 @@ struct Batches {
     known_time: Option<KnownTimeRule>,
     /// Batches acknowledged.
     taken: u64,
+    deadline: Option<Instant>,
 }
 
-pub(super) fn put(rpc: FlightRpc, mut upload: Upload) -> Result<Answers<PutResult>> {
+pub(super) fn put(rpc: FlightRpc, mut upload: Upload, deadline: Option<Instant>) -> Result<Answers<PutResult>> {
     let command = match upload.asked()? {
         Asked::Ingest(command) => command,
         Asked::Path(kind, source) if kind == "source" => v1::IngestCommand { source, ..Default::default() },
@@ -39,7 +42,7 @@ pub(super) fn put(rpc: FlightRpc, mut upload: Upload) -> Result<Answers<PutResul
         }
     };
     let known_time = decode_request_known_time(command.known_time.clone())?;
-    let batches = Batches { rpc, upload, command, known_time, taken: 0 };
+    let batches = Batches { rpc, upload, command, known_time, taken: 0, deadline };
     Ok(try_unfold(batches, |mut batches| async move {
         let answer = batches.take_next().await?;
         Ok(answer.map(|answer| (answer, batches)))
@@ -66,6 +69,7 @@ impl Batches {
 
     async fn ingest(&self, batch: RecordBatch) -> Result<v1::IngestResponse> {
         let use_cases = &self.rpc.use_cases;
+        let deadline = visible_by(self.deadline);
         let permit = use_cases.permit(Action::Write)?;
         let sequence = self.command.first_sequence.checked_add(self.taken);
         let sequence = sequence.ok_or_else(|| Error::invalid("BAD_SEQUENCE", "the sequences run over"))?;
@@ -78,8 +82,8 @@ impl Batches {
             validate_only: false,
         };
         let report = use_cases.ingest.ingest(&permit, request).await?;
-        if let Some(frame) = report.frame.filter(|_| self.command.wait_visible) {
-            wait_until_visible(use_cases, frame, None).await?;
+        if self.command.wait_visible {
+            wait_until_visible(use_cases, &report, deadline).await?;
         }
         Ok(encode_report(report))
     }
