@@ -67,7 +67,7 @@ impl EncodedRecords {
     /// `None` if there are more, or longer, rows than a frame can count. Takes room for
     /// `limit` bytes at most, and stops where it is exceeded.
     pub fn new(rows: &[RowRecord], limit: usize) -> Result<Self, usize> {
-        let size: usize = rows.iter().map(record_len).fold(0, usize::saturating_add);
+        let size = Self::len_of(rows);
         let largest = limit.min(MAX_LENGTH - FIXED_LEN - STAMP_LEN);
         if size > largest {
             return Err(size);
@@ -76,6 +76,11 @@ impl EncodedRecords {
         rows.iter().for_each(|row| put_record(row, &mut bytes));
         let count = u32::try_from(rows.len()).expect("fewer rows than bytes");
         Ok(Self { count, bytes })
+    }
+
+    /// The bytes that these rows take.
+    pub fn len_of(rows: &[RowRecord]) -> usize {
+        rows.iter().map(record_len).fold(0, usize::saturating_add)
     }
 
     /// The bytes that a frame of them takes.

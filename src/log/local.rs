@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hydrant_storage::files::{self, Files};
 use hydrant_storage::order::Micros;
-use hydrant_storage::record::{Frame, SharedFrame};
+use hydrant_storage::record::{Frame, RowRecord, SharedFrame};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tracing::Instrument as _;
 
@@ -179,10 +179,7 @@ impl LocalLog {
     async fn append_one(&self, request: AppendRequest) -> Result<Appended, AppendError> {
         let AppendRequest { rows, stamp, prepared } = request;
         let limit = self.max_request_bytes;
-        if !codec::is_ordered(&rows) {
-            return Err(AppendError::Unordered);
-        }
-        let records = EncodedRecords::new(&rows, limit).map_err(|bytes| AppendError::TooLarge { bytes, limit })?;
+        let (rows, records) = encode(rows, limit).await?;
         let bytes = records.frame_len(stamp.is_some());
         if bytes > limit {
             return Err(AppendError::TooLarge { bytes, limit });
@@ -196,6 +193,23 @@ impl LocalLog {
         })?;
         answered.await.unwrap_or(Err(AppendError::Closed))
     }
+}
+
+/// Encodes rows; many where nobody waits for the copying.
+async fn encode(rows: Vec<RowRecord>, limit: usize) -> Result<(Vec<RowRecord>, EncodedRecords), AppendError> {
+    let is_large = EncodedRecords::len_of(&rows) > INLINE_BYTES;
+    let encode = move || {
+        if !codec::is_ordered(&rows) {
+            return Err(AppendError::Unordered);
+        }
+        let records = EncodedRecords::new(&rows, limit).map_err(|bytes| AppendError::TooLarge { bytes, limit })?;
+        Ok((rows, records))
+    };
+    if !is_large {
+        return encode();
+    }
+    // It ends early only with the runtime, and then nobody learns what became of the request.
+    tokio::task::spawn_blocking(encode).await.unwrap_or(Err(AppendError::Closed))
 }
 
 #[async_trait]
@@ -279,6 +293,8 @@ impl fmt::Debug for LocalLog {
 }
 
 const MIB: usize = 1024 * 1024;
+/// Requests up to this are encoded on the calling thread.
+const INLINE_BYTES: usize = MIB / 4;
 /// How long reads may be capped by a bound that wasn't raised yet, after a jump of the clock.
 const LONGEST_TICK: Duration = Duration::from_millis(50);
 /// A group takes a few milliseconds.

@@ -445,6 +445,25 @@ async fn what_is_too_large_is_refused_before_it_is_queued() {
     append_each(&log, 0..1).await;
 }
 
+#[test]
+fn a_large_request_is_encoded_where_nobody_waits_for_it() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.max_blocking_threads(1).build().expect("a runtime");
+    runtime.block_on(async {
+        let log = Machine::new(1).log();
+        // The one thread for work that blocks is busy.
+        let (free, busy) = std::sync::mpsc::sync_channel::<()>(1);
+        let held = tokio::task::spawn_blocking(move || busy.recv());
+        let mut large = Box::pin(log.append(sample_request(1, 9_000, None)));
+        assert!(poll!(&mut large).is_pending());
+        let small = log.append(sample_request(2, 1, None)).await.expect("taken");
+        assert_eq!(small.frame, 1, "it does not wait behind the large one");
+        drop(free);
+        assert!(held.await.expect("no panic").is_err());
+        assert_eq!(large.await.expect("taken").frame, 2);
+    });
+}
+
 #[tokio::test]
 async fn what_finds_no_place_in_the_queue_is_refused_and_told_when_to_come_again() {
     let mut machine = Machine::new(1);
