@@ -50,12 +50,13 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 6] = ["config", "error", "clock", "telemetry", "counter", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 24] = [
+const MODULES: [(&str, &[&str]); 25] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
     ("counter", &[]),
+    ("bench", &[]),
     ("cluster", &[]),
     ("log", &[]),
     ("aggregate", &[]),
@@ -71,7 +72,7 @@ const MODULES: [(&str, &[&str]); 24] = [
     ("freshness", LOWER),
     ("quality", LOWER),
     ("rpc", USE_CASES_AND_LOWER),
-    ("cli", &["rpc", "registry"]),
+    ("cli", &["rpc", "registry", "bench"]),
     ("app", &[]),
     ("main", &["app", "cli"]),
     ("lib", &[]),

@@ -1,26 +1,24 @@
-//! The load that is put on a server. Open loop: requests leave at fixed times whatever the server
-//! does, and their latency counts from then, so that a stall shows in every request that it delayed.
-//! Closed loop: a fixed number under way, which finds what a server can do and costs.
+//! Loads as the benchmarks put them on: what is sent, by the clock of this machine, with the CPU time
+//! that server and client took meanwhile. How a load is made is `hydrant::bench`'s affair.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
+use hydrant::bench::arrivals::Arrivals;
+use hydrant::bench::load::{self, Share, Target};
+use hydrant::bench::search::{IN_TIME, RateSearch};
+use hydrant::bench::tally::Record;
+use hydrant::bench::timer::{Monotonic, Timer as _};
 use serde_json::{Map, Value, json};
-use tonic::Status;
 
 use super::machine::cpu_micros;
 use super::report::figure;
-use super::transport::Calls;
 
-/// Requests under way beyond which an open loop waits; their latency counts all the same.
-const MAX_UNDER_WAY: usize = 4_096;
-/// Below this, waiting is done by looking at the clock: the timers' grain is a millisecond.
-const TIMER_GRAIN: Duration = Duration::from_millis(3);
-/// How long stragglers are waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The 99th percentile beyond which a rate is not kept up.
+const LATE_MICROS: f64 = 20_000.0;
 
 /// What came of a load.
 #[derive(Clone, Debug)]
@@ -31,20 +29,8 @@ pub struct Outcome {
     pub first_error: Option<String>,
     pub seconds: f64,
     pub server_cpu_micros: u64,
+    /// Without the time spent looking at the clock.
     pub client_cpu_micros: u64,
-}
-
-/// Latencies and errors while a load is under way.
-#[derive(Clone, Debug)]
-struct Tally(Arc<Mutex<Counts>>);
-
-#[derive(Debug)]
-struct Counts {
-    latency: Histogram<u64>,
-    under_way: usize,
-    errors: u64,
-    first_error: Option<String>,
-    last: Instant,
 }
 
 impl Outcome {
@@ -82,128 +68,62 @@ impl Outcome {
     }
 }
 
-impl Tally {
-    fn new() -> Result<Self> {
-        let latency = Histogram::new_with_bounds(100, 120_000_000_000, 3)?;
-        let counts = Counts { latency, under_way: 0, errors: 0, first_error: None, last: Instant::now() };
-        Ok(Self(Arc::new(Mutex::new(counts))))
-    }
-
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn note(&self, outcome: Result<(), Status>, since: Instant) {
-        let mut counts = self.counts();
-        counts.last = Instant::now();
-        match outcome {
-            Ok(()) => counts.latency.saturating_record(u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)),
-            Err(status) => {
-                counts.errors += 1;
-                counts.first_error.get_or_insert_with(|| status.to_string());
-            }
-        }
-    }
-}
-
 /// Sends at a fixed rate, in requests a second, for as long as asked for.
-pub async fn open_loop(calls: &Calls, rate: f64, duration: Duration, server: u32) -> Result<Outcome> {
-    let tally = Tally::new()?;
-    let requests = (rate * duration.as_secs_f64()) as usize;
-    measured(&tally, server, async {
-        let begun = Instant::now();
-        for number in 0..requests {
-            let due = begun + Duration::from_secs_f64(number as f64 / rate);
-            wait_until(due, &tally).await;
-            tally.counts().under_way += 1;
-            let (calls, tally) = (calls.clone(), tally.clone());
-            tokio::spawn(async move {
-                let outcome = calls.call(number).await;
-                tally.note(outcome, due);
-                tally.counts().under_way -= 1;
-            });
-        }
-        let all_in = async {
-            while tally.counts().under_way > 0 {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, all_in).await.context("requests are still unanswered")?;
-        Ok(begun)
-    })
-    .await
+pub async fn open_loop<T: Target>(target: &T, rate: f64, duration: Duration, server: u32) -> Result<Outcome> {
+    let arrivals = Arrivals::steady(rate, duration);
+    let timer = Monotonic::begin();
+    measured(&timer, server, load::open_loop(target, &arrivals, Share::WHOLE, &timer, &Arc::default())).await
 }
 
 /// Keeps a number of requests under way for as long as asked for.
-pub async fn closed_loop(calls: &Calls, under_way: usize, duration: Duration, server: u32) -> Result<Outcome> {
-    let tally = Tally::new()?;
-    measured(&tally, server, async {
-        let begun = Instant::now();
-        let workers = (0..under_way).map(|worker| {
-            let (calls, tally) = (calls.clone(), tally.clone());
-            tokio::spawn(async move {
-                let mut number = worker;
-                while begun.elapsed() < duration {
-                    let sent = Instant::now();
-                    let outcome = calls.call(number).await;
-                    tally.note(outcome, sent);
-                    number += under_way;
-                }
-            })
-        });
-        for worker in workers.collect::<Vec<_>>() {
-            worker.await?;
-        }
-        Ok(begun)
-    })
-    .await
+pub async fn closed_loop<T: Target>(target: &T, under_way: usize, duration: Duration, server: u32) -> Result<Outcome> {
+    let timer = Monotonic::begin();
+    let live = Arc::default();
+    let load = load::closed_loop(target, under_way, duration, Share::WHOLE, &timer, &live);
+    measured(&timer, server, load).await
 }
 
-/// The highest rate that is kept up: nearly all that is sent is answered in the same time, soon
-/// enough, and without errors. It is sought downwards from what a closed loop reaches; `false` where
-/// even the lowest rate tried was not kept up, as on a machine that is busy with something else.
-pub async fn highest_rate(calls: &Calls, reached: f64, trial: Duration, server: u32) -> Result<(f64, Outcome, bool)> {
-    const LATE_MICROS: f64 = 20_000.0;
-    const LOWEST: f64 = 0.35;
-    let mut share = 0.95;
-    loop {
-        let rate = reached * share;
-        let outcome = open_loop(calls, rate, trial, server).await?;
-        let in_time = outcome.rate() >= 0.985 * rate && outcome.percentile_micros(99.0) < LATE_MICROS;
+/// The highest rate that is kept up, sought from what a closed loop reaches; `false` where not even
+/// the lowest rate tried was kept up, as on a machine that is busy with something else.
+pub async fn highest_rate<T: Target>(
+    target: &T,
+    reached: f64,
+    trial: Duration,
+    server: u32,
+) -> Result<(f64, Outcome, bool)> {
+    let mut search = RateSearch::from(reached);
+    let (mut last, mut best) = (None, None::<(f64, Outcome, bool)>);
+    while let Some(rate) = search.next() {
+        let outcome = open_loop(target, rate, trial, server).await?;
+        let in_time = outcome.rate() >= IN_TIME * rate && outcome.percentile_micros(99.0) <= LATE_MICROS;
         let kept_up = in_time && outcome.errors == 0;
-        if kept_up || share < LOWEST {
-            return Ok((rate, outcome, kept_up));
+        search.tell(kept_up);
+        let of_rate = Some((rate, outcome, kept_up));
+        if kept_up && best.as_ref().is_none_or(|(best, ..)| rate > *best) {
+            best = of_rate;
+        } else {
+            last = of_rate;
         }
-        share -= if share > 0.8 { 0.05 } else { 0.1 };
     }
+    best.or(last).ok_or_else(|| anyhow::anyhow!("no rate was tried"))
 }
 
-async fn measured(tally: &Tally, server: u32, load: impl Future<Output = Result<Instant>>) -> Result<Outcome> {
+async fn measured(timer: &Monotonic, server: u32, load: impl Future<Output = Record>) -> Result<Outcome> {
     let own = std::process::id();
     let (server_before, client_before) = (cpu_micros(server)?, cpu_micros(own)?);
-    let begun = load.await?;
+    let record = load.await;
     let (server_after, client_after) = (cpu_micros(server)?, cpu_micros(own)?);
-    let counts = tally.counts();
-    ensure!(!counts.latency.is_empty(), "nothing was answered: {:?}", counts.first_error);
+    let [tally] = record.phases.as_slice() else { anyhow::bail!("a load of one rate has one phase") };
+    ensure!(tally.answered() > 0, "nothing was answered: {:?}", tally.failures);
+    ensure!(tally.unanswered == 0, "{} requests are still unanswered", tally.unanswered);
+    let waited = timer.spent_waiting().as_micros() as u64;
+    let first = tally.failures.iter().chain(&tally.refused_for).next();
     Ok(Outcome {
-        latency: counts.latency.clone(),
-        errors: counts.errors,
-        first_error: counts.first_error.clone(),
-        seconds: (counts.last - begun).as_secs_f64(),
+        latency: tally.latency.clone(),
+        errors: tally.failed() + tally.refused(),
+        first_error: first.map(|first| format!("{}: {}", first.status, first.message)),
+        seconds: tally.lasted.as_secs_f64(),
         server_cpu_micros: server_after - server_before,
-        client_cpu_micros: client_after - client_before,
+        client_cpu_micros: (client_after - client_before).saturating_sub(waited),
     })
-}
-
-async fn wait_until(due: Instant, tally: &Tally) {
-    loop {
-        let left = due.saturating_duration_since(Instant::now());
-        if left > TIMER_GRAIN {
-            tokio::time::sleep(left - TIMER_GRAIN).await;
-        } else if !left.is_zero() || tally.counts().under_way >= MAX_UNDER_WAY {
-            tokio::task::yield_now().await;
-        } else {
-            return;
-        }
-    }
 }

@@ -1,38 +1,10 @@
-//! What the operating system knows of a process and of the machine, read from /proc, and which cores
-//! a process may use. Figures are the kernel's; nothing is estimated.
+//! What the operating system knows of a process and of the machine, and which cores a process may use.
 
-use std::fs;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
 
-/// Clock ticks a second in /proc/PID/stat: fixed in the kernel's interface to user space.
-const TICKS_PER_SECOND: u64 = 100;
-
-/// CPU time that a process has used so far, in all its threads, in microseconds. It counts in steps
-/// of 10 ms: take the difference over seconds.
-pub fn cpu_micros(process: u32) -> Result<u64> {
-    let path = format!("/proc/{process}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-    // The program's name stands in brackets and may hold spaces.
-    let (_, rest) = stat.rsplit_once(')').context("no name in the process's state")?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok());
-    let (user, system) = ticks(11).zip(ticks(12)).context("no times in the process's state")?;
-    Ok((user + system) * (1_000_000 / TICKS_PER_SECOND))
-}
-
-/// The most memory that a process has held at a time, in bytes.
-pub fn peak_memory(process: u32) -> Result<u64> {
-    let kibibytes = field(&format!("/proc/{process}/status"), "VmHWM:")?;
-    Ok(kibibytes * 1_024)
-}
-
-/// Bytes that a process has read from files and sockets.
-pub fn bytes_read(process: u32) -> Result<u64> {
-    field(&format!("/proc/{process}/io"), "rchar:")
-}
+pub use hydrant::bench::machine::*;
 
 /// Keeps a process, all its threads, on some cores (`0`, `0-1`).
 pub fn pin(process: u32, cores: &str) -> Result<()> {
@@ -40,26 +12,4 @@ pub fn pin(process: u32, cores: &str) -> Result<()> {
     command.args(["--all-tasks", "--cpu-list", "--pid", cores, &process.to_string()]).stdout(Stdio::null());
     ensure!(command.status().context("can't run taskset")?.success(), "process {process} can't be kept on {cores}");
     Ok(())
-}
-
-/// The machine, for whoever reads the figures.
-pub fn describe() -> Value {
-    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processors.lines().find_map(|line| line.strip_prefix("model name"));
-    let memory = field("/proc/meminfo", "MemTotal:").unwrap_or_default();
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    json!({
-        "cpu": model.unwrap_or_default().trim_start_matches([' ', '\t', ':']),
-        "cores": processors.lines().filter(|line| line.starts_with("processor")).count(),
-        "memory_gib": (memory as f64 / 1_048_576.0 * 10.0).round() / 10.0,
-        "kernel": kernel.trim(),
-        "load_average": fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default(),
-    })
-}
-
-fn field(path: &str, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(path).with_context(|| format!("can't read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let number = line.and_then(|line| line.split_ascii_whitespace().next()).and_then(|number| number.parse().ok());
-    number.with_context(|| format!("{path} has no {name}"))
 }

@@ -6,7 +6,6 @@
 pub mod load;
 pub mod machine;
 pub mod process;
-pub mod random;
 pub mod redis_reads;
 pub mod redis_server;
 pub mod report;
@@ -14,3 +13,5 @@ pub mod rocksdb_rows;
 pub mod training;
 pub mod transport;
 pub mod views;
+
+pub use hydrant::bench::random;

@@ -13,6 +13,8 @@ use std::task::{Context, Poll};
 use anyhow::{Context as _, Result, ensure};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use futures::future::{BoxFuture, Ready, ready};
+use hydrant::bench::load::Target;
+use hydrant::bench::tally::{Answer, Reply};
 use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::body::Body;
@@ -85,6 +87,15 @@ impl Calls {
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
         let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(METHOD), codec).await?;
         Ok(answer.into_inner())
+    }
+}
+
+impl Target for Calls {
+    async fn call(&self, number: u64) -> Reply {
+        match Calls::call(self, number as usize).await {
+            Ok(()) => Reply::Answered(Answer::default()),
+            Err(status) => Reply::Failed { status: format!("{:?}", status.code()), message: status.to_string() },
+        }
     }
 }
 
