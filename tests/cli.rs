@@ -1,6 +1,8 @@
 //! The command line against a real server: what is printed where, exit codes, and the answer to bad
 //! input. Each test has a server of its own.
 
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "../examples/nycflights13/server.rs"]
 #[expect(dead_code, reason = "the story shows its commands; tests look at what they print")]
 mod server;

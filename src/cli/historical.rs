@@ -123,7 +123,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
 }
 
 /// The spine's batches on their way, counted on the bar.
-fn batches(
+pub(super) fn batches(
     spine: &ParquetInput,
     bar: ProgressBar,
 ) -> Result<impl futures::Stream<Item = Result<RecordBatch, Refusal>> + Send + use<>, Failure> {

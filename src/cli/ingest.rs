@@ -365,7 +365,7 @@ fn in_rows_of_file(violation: &Violation, first_row: u64) -> Option<Violation> {
     Some(Violation { path: format!("row {row}{column}"), message: violation.message.clone() })
 }
 
-fn source_spec(definition: v1::Definition) -> Result<SourceSpec, Failure> {
+pub(super) fn source_spec(definition: v1::Definition) -> Result<SourceSpec, Failure> {
     let decoded = definitions::decode(vec![definition])?;
     match decoded.into_iter().next().map(|definition| definition.spec) {
         Some(Spec::Source(source)) => Ok(source),

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod bench;
 pub mod completions;
 pub mod delete;
 pub mod describe;
@@ -14,6 +15,7 @@ pub mod plan;
 pub mod serve;
 pub mod version;
 
+mod catalog;
 mod definitions;
 mod failure;
 mod input;
@@ -68,6 +70,7 @@ pub enum ClientCommand {
     Ingest(ingest::Args),
     Online(online::Args),
     Historical(historical::Args),
+    Bench(bench::Args),
     Version(version::Args),
     Completions(completions::Args),
 }
@@ -88,9 +91,14 @@ pub fn parse() -> Cli {
 /// Runs any command but `serve`, which is the program's own affair, and tells its exit code.
 pub async fn run(command: ClientCommand, server: String) -> ExitCode {
     let format = command.format();
-    let outcome = tokio::select! {
-        outcome = execute(command, Server { address: server }) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new("INTERRUPTED", "interrupted")),
+    let server = Server { address: server };
+    let outcome = match command {
+        // It tells what it has measured until then.
+        ClientCommand::Bench(args) => bench::run(args, &server).await,
+        command => tokio::select! {
+            outcome = execute(command, server) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(Failure::new("INTERRUPTED", "interrupted")),
+        },
     };
     exit_code(outcome, format)
 }
@@ -117,6 +125,7 @@ async fn execute(command: ClientCommand, server: Server) -> Result<Done, Failure
         ClientCommand::Ingest(args) => ingest::run(args, &server).await,
         ClientCommand::Online(args) => online::run(args, &server).await,
         ClientCommand::Historical(args) => historical::run(args, &server).await,
+        ClientCommand::Bench(args) => bench::run(args, &server).await,
         ClientCommand::Version(args) => version::run(args, &server).await,
         ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
     }
@@ -144,6 +153,7 @@ impl ClientCommand {
             Self::Describe(args) => args.output.format,
             Self::Ingest(args) => args.output.format,
             Self::Online(args) => args.format(),
+            Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(_) | Self::Historical(_) | Self::Completions(_) => Format::Table,
         }
@@ -173,6 +183,11 @@ mod tests {
             "hydrant online get --service s --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6 --at 2013-12-30T22:30:00Z -o json",
             "hydrant online get --service s --keys keys.parquet",
             "hydrant historical get --service s --spine s.parquet --event-time t -o o.parquet --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time",
+            "hydrant bench online --service s --keys k.parquet --rate 1000 --duration 10s --warm-up 5s --connections 4 --deadline 10ms -o json --report r.html",
+            "hydrant bench online --service s --key a=0..1000 --key b=x,y --shared b --candidates 100 --choice zipf --zipf 1.2 --rates 10,20,30 --burst 10x",
+            "hydrant bench online --service s --keys k.parquet --find-rate --p99-limit 5ms --threads 2",
+            "hydrant bench ingest weather w.parquet --batch 100 --rate 20000 --write",
+            "hydrant bench historical --service s --spine s.parquet --event-time t --repeat 5 --parallel 2 --report r.html",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -194,6 +209,11 @@ mod tests {
             "hydrant ingest weather f.parquet --known never",
             "hydrant historical get --service s --spine s.parquet --event-time t",
             "hydrant get tables",
+            "hydrant bench online --service s --keys k.parquet",
+            "hydrant bench online --service s --rate 10",
+            "hydrant bench online --service s --keys k.parquet --rate 10 --find-rate",
+            "hydrant bench online --service s --keys k.parquet --rate 0",
+            "hydrant bench online --service s --key a --rate 10",
         ] {
             let error = parsed(line).expect_err(line);
             assert!(error.exit_code() == 2, "{line}: {}", error.exit_code());

@@ -7,19 +7,17 @@ use arrow_array::{Array as _, ArrayRef};
 use clap::Subcommand;
 use hydrant_proto::v1;
 use hydrant_storage::cast::to_exact;
-use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::row::value_at;
 use hydrant_storage::value::DataType;
 use serde_json::{Map, Value as Json, json};
 
+use super::catalog::{Catalog, Mapping};
 use super::input::ParquetInput;
 use super::keys::{self, KeyArgument, KeyTypes};
 use super::output::{self, Format, ResultOutput, Tone};
-use super::{Done, Failure, Server, definitions, time};
-use crate::registry::definition::{Definition, Kind, ServiceFeature, Spec};
+use super::{Done, Failure, Server, time};
 use crate::registry::values;
-use crate::rpc::client::Client;
 use crate::rpc::wire::columns::{data_type_of, decode_column, encode_column};
 
 /// Read features online
@@ -99,56 +97,6 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let answer = Answer::of(response, keys, &mappings)?;
     output::print_as(args.output.format, &answer.json(), || answer.text())?;
     Ok(Done::Done)
-}
-
-/// The definitions that tell which keys there are.
-struct Catalog {
-    definitions: Vec<Definition>,
-}
-
-/// Which row a column comes from: a view under request columns.
-type Mapping = (String, Vec<String>);
-
-impl Catalog {
-    async fn load(client: &Client) -> Result<Self, Failure> {
-        let mut definitions = Vec::new();
-        for kind in [Kind::Entity, Kind::FeatureView, Kind::FeatureService] {
-            definitions.extend(definitions::decode(client.list_definitions(kind).await?)?);
-        }
-        Ok(Self { definitions })
-    }
-
-    /// For each prefix of the service's columns, the row that they come from.
-    fn mappings(&self, service: &str) -> BTreeMap<String, Mapping> {
-        let name = service.split('@').next().unwrap_or_default();
-        let spec = self.definitions.iter().find_map(|definition| match &definition.spec {
-            Spec::FeatureService(spec) if definition.metadata.name.as_str() == name => Some(spec),
-            _ => None,
-        });
-        let features = spec.into_iter().flat_map(|spec| &spec.features);
-        let mapping = |feature: &ServiceFeature| {
-            let prefix = feature.alias.as_ref().unwrap_or(&feature.view).to_string();
-            let request_column = |join_key: &Name| feature.keys.get(join_key).unwrap_or(join_key).to_string();
-            let keys = self.join_keys(feature.view.as_str()).map(request_column).collect();
-            (prefix, (feature.view.to_string(), keys))
-        };
-        features.map(mapping).collect()
-    }
-
-    /// The join keys of a view, in its order.
-    fn join_keys(&self, view: &str) -> impl Iterator<Item = &Name> {
-        let entities = self.definitions.iter().find_map(|definition| match &definition.spec {
-            Spec::FeatureView(spec) if definition.metadata.name.as_str() == view => Some(&spec.entities),
-            _ => None,
-        });
-        let of_entity = |name: &Name| {
-            self.definitions.iter().find_map(|definition| match &definition.spec {
-                Spec::Entity(spec) if definition.metadata.name == *name => Some(&spec.join_keys),
-                _ => None,
-            })
-        };
-        entities.into_iter().flatten().filter_map(of_entity).flatten().map(|key| &key.name)
-    }
 }
 
 /// The columns of a file that are keys of the service.

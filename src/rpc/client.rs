@@ -2,6 +2,8 @@
 //! server through it and through nothing else. It is given one address and asks the server where
 //! Flight is. It never retries by itself: whether a request may be sent twice is its caller's to say.
 
+pub mod lean;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,7 +216,15 @@ impl Client {
             Err(status) => return Err(failed.take().unwrap_or_else(|| failure(&self.server, &status))),
         };
         let decoder = IpcDecoder::new(MAX_MESSAGE as u64, u64::MAX);
-        let mut set = TrainingSet { server: self.server.clone(), answer, decoder, failed, schema: None, report: None };
+        let mut set = TrainingSet {
+            server: self.server.clone(),
+            answer,
+            decoder,
+            failed,
+            schema: None,
+            report: None,
+            received: 0,
+        };
         set.read_schema().await?;
         Ok(set)
     }
@@ -263,6 +273,7 @@ pub struct TrainingSet {
     failed: UploadFailure,
     schema: Option<SchemaRef>,
     report: Option<v1::TrainingSetReport>,
+    received: u64,
 }
 
 impl TrainingSet {
@@ -291,6 +302,11 @@ impl TrainingSet {
         self.report.as_ref()
     }
 
+    /// Bytes of Arrow data received so far.
+    pub fn received_bytes(&self) -> u64 {
+        self.received
+    }
+
     async fn read_schema(&mut self) -> Result<(), Refusal> {
         while let Some(message) = self.message().await? {
             if let Decoded::Schema(schema) = message {
@@ -311,6 +327,7 @@ impl TrainingSet {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
+        self.received += (message.data_header.len() + message.data_body.len()) as u64;
         if !message.app_metadata.is_empty() {
             self.report = Some(v1::TrainingSetReport::decode(message.app_metadata).map_err(unreadable)?);
         }

@@ -57,6 +57,11 @@ impl Refusal {
         self.hint = Some(hint.into());
         self
     }
+
+    /// The name of its code, as gRPC writes it.
+    pub fn status(&self) -> &'static str {
+        code_name(to_tonic(self.code))
+    }
 }
 
 /// For answers: what the use case said, as gRPC says it.

@@ -1,0 +1,61 @@
+//! The definitions of a server as far as commands need them to make requests of their own: which
+//! request columns carry the keys of a service. What a service has is told by the registry, never
+//! guessed from a file.
+
+use std::collections::BTreeMap;
+
+use hydrant_storage::names::Name;
+
+use super::{Failure, definitions};
+use crate::registry::definition::{Definition, Kind, ServiceFeature, Spec};
+use crate::rpc::client::Client;
+
+/// The definitions that tell which keys there are.
+pub struct Catalog {
+    pub definitions: Vec<Definition>,
+}
+
+/// Which row a column comes from: a view under request columns.
+pub type Mapping = (String, Vec<String>);
+
+impl Catalog {
+    pub async fn load(client: &Client) -> Result<Self, Failure> {
+        let mut definitions = Vec::new();
+        for kind in [Kind::Entity, Kind::FeatureView, Kind::FeatureService] {
+            definitions.extend(definitions::decode(client.list_definitions(kind).await?)?);
+        }
+        Ok(Self { definitions })
+    }
+
+    /// For each prefix of the service's columns, the row that they come from.
+    pub fn mappings(&self, service: &str) -> BTreeMap<String, Mapping> {
+        let name = service.split('@').next().unwrap_or_default();
+        let spec = self.definitions.iter().find_map(|definition| match &definition.spec {
+            Spec::FeatureService(spec) if definition.metadata.name.as_str() == name => Some(spec),
+            _ => None,
+        });
+        let features = spec.into_iter().flat_map(|spec| &spec.features);
+        let mapping = |feature: &ServiceFeature| {
+            let prefix = feature.alias.as_ref().unwrap_or(&feature.view).to_string();
+            let request_column = |join_key: &Name| feature.keys.get(join_key).unwrap_or(join_key).to_string();
+            let keys = self.join_keys(feature.view.as_str()).map(request_column).collect();
+            (prefix, (feature.view.to_string(), keys))
+        };
+        features.map(mapping).collect()
+    }
+
+    /// The join keys of a view, in its order.
+    fn join_keys(&self, view: &str) -> impl Iterator<Item = &Name> {
+        let entities = self.definitions.iter().find_map(|definition| match &definition.spec {
+            Spec::FeatureView(spec) if definition.metadata.name.as_str() == view => Some(&spec.entities),
+            _ => None,
+        });
+        let of_entity = |name: &Name| {
+            self.definitions.iter().find_map(|definition| match &definition.spec {
+                Spec::Entity(spec) if definition.metadata.name == *name => Some(&spec.join_keys),
+                _ => None,
+            })
+        };
+        entities.into_iter().flatten().filter_map(of_entity).flatten().map(|key| &key.name)
+    }
+}

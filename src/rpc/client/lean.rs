@@ -1,0 +1,130 @@
+//! Calls for those who measure a server: requests that are encoded beforehand go out over several
+//! connections, and answers come back as their bytes, so that the caller costs little beside the
+//! server. It decodes nothing that it isn't asked for, and never retries.
+
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use hydrant_proto::v1;
+use prost::Message as _;
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use super::{MAX_MESSAGE, Refusal, connect, failure, unreadable};
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    GetOnlineFeatures,
+    Ingest,
+}
+
+/// Connections to one server. Calls go over them in turn, many at a time over each.
+#[derive(Clone, Debug)]
+pub struct LeanClient {
+    server: String,
+    connections: Vec<Channel>,
+    deadline: Option<Duration>,
+}
+
+impl LeanClient {
+    /// Connects to `HOST:PORT`, as often as asked for, but once at least. Every call is given the
+    /// deadline.
+    pub async fn connect(server: &str, connections: usize, deadline: Option<Duration>) -> Result<Self, Refusal> {
+        let mut channels = Vec::new();
+        for _ in 0..connections.max(1) {
+            channels.push(connect(server).await?);
+        }
+        Ok(Self { server: server.to_owned(), connections: channels, deadline })
+    }
+
+    /// Sends an encoded request over the connection whose turn it is by `number`, and gives the
+    /// answer's bytes.
+    pub async fn call(&self, number: u64, method: Method, request: Bytes) -> Result<Bytes, Refusal> {
+        let connections = self.connections.len() as u64;
+        let connection = self.connections[usize::try_from(number % connections).unwrap_or_default()].clone();
+        self.send(connection, method, request).await.map_err(|status| failure(&self.server, &status))
+    }
+
+    async fn send(&self, connection: Channel, method: Method, request: Bytes) -> Result<Bytes, Status> {
+        let mut grpc = Grpc::new(connection).max_decoding_message_size(MAX_MESSAGE);
+        grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
+        let mut request = Request::new(request);
+        if let Some(deadline) = self.deadline {
+            request.set_timeout(deadline);
+        }
+        Ok(grpc.unary(request, method.path(), BytesCodec).await?.into_inner())
+    }
+}
+
+impl Method {
+    fn path(self) -> PathAndQuery {
+        PathAndQuery::from_static(match self {
+            Self::GetOnlineFeatures => "/hydrant.v1.OnlineService/GetOnlineFeatures",
+            Self::Ingest => "/hydrant.v1.IngestService/Ingest",
+        })
+    }
+}
+
+pub fn encode_read(request: &v1::GetOnlineFeaturesRequest) -> Bytes {
+    request.encode_to_vec().into()
+}
+
+pub fn encode_write(request: &v1::IngestRequest) -> Bytes {
+    request.encode_to_vec().into()
+}
+
+pub fn decode_read(answer: Bytes) -> Result<v1::GetOnlineFeaturesResponse, Refusal> {
+    v1::GetOnlineFeaturesResponse::decode(answer).map_err(unreadable)
+}
+
+pub fn decode_write(answer: Bytes) -> Result<v1::IngestResponse, Refusal> {
+    v1::IngestResponse::decode(answer).map_err(unreadable)
+}
+
+/// Bytes out, bytes in.
+#[derive(Clone, Copy, Debug)]
+struct BytesCodec;
+
+#[derive(Clone, Copy, Debug)]
+struct EncodeBytes;
+
+#[derive(Clone, Copy, Debug)]
+struct DecodeBytes;
+
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = EncodeBytes;
+    type Decoder = DecodeBytes;
+
+    fn encoder(&mut self) -> EncodeBytes {
+        EncodeBytes
+    }
+
+    fn decoder(&mut self) -> DecodeBytes {
+        DecodeBytes
+    }
+}
+
+impl Encoder for EncodeBytes {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for DecodeBytes {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
