@@ -180,19 +180,6 @@ impl Partitions {
         Ok(())
     }
 
-    /// Waits until these partitions, given by their indices, have applied `frame`.
-    pub async fn wait_applied_by(
-        &self,
-        partitions: &[usize],
-        frame: u64,
-        deadline: Instant,
-    ) -> Result<(), PartitionError> {
-        for handle in partitions.iter().filter_map(|index| self.handles.get(*index)) {
-            handle.wait_applied(frame, deadline).await?;
-        }
-        Ok(())
-    }
-
     /// Waits until every partition has applied `frame`.
     pub async fn wait_applied(&self, frame: u64, deadline: Instant) -> Result<(), PartitionError> {
         for handle in self.handles.iter() {

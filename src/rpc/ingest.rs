@@ -1,6 +1,7 @@
 //! IngestService: columns or Arrow IPC into one record batch, one call of ingest, its report into
 //! an answer. A stream is answered request by request, in order; a refusal ends it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use super::wire::{encode_position, ipc};
 use super::{UseCases, layers};
 use crate::error::{Code, Error, Result};
 use crate::ingest::{DeleteRequest, IngestReport, IngestRequest, Outcome, Producer};
-use crate::partition::PartitionError;
+use crate::partition::{PartitionError, Partitions};
 use crate::tenancy::Action;
 
 /// How long a request of a stream, or one without a deadline, waits until its rows can be read.
@@ -45,13 +46,20 @@ impl IngestRpc {
         Self { use_cases, limits }
     }
 
-    async fn take(&self, request: v1::IngestRequest, deadline: Instant) -> Result<v1::IngestResponse> {
+    /// `unseen`: the requests before it in its stream.
+    async fn take(
+        &self,
+        request: v1::IngestRequest,
+        unseen: &mut Unseen,
+        deadline: Instant,
+    ) -> Result<v1::IngestResponse> {
         let permit = self.use_cases.permit(Action::Write)?;
         let wait_visible = request.wait_visible;
         let request = decode_request(request, self.limits).await?;
         let report = self.use_cases.ingest.ingest(&permit, request).await?;
+        unseen.add(&report);
         if wait_visible {
-            wait_until_visible(&self.use_cases, &report, deadline).await?;
+            unseen.wait(&self.use_cases.partitions, deadline).await?;
         }
         Ok(encode_report(report))
     }
@@ -69,7 +77,7 @@ impl IngestService for IngestRpc {
 
     async fn ingest(&self, request: Request<v1::IngestRequest>) -> Result<Response<v1::IngestResponse>, Status> {
         let deadline = layers::deadline(request.extensions()).unwrap_or_else(|| visible_by(None));
-        self.take(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
+        self.take(request.into_inner(), &mut Unseen::default(), deadline).await.map(Response::new).map_err(to_status)
     }
 
     async fn ingest_stream(
@@ -77,12 +85,12 @@ impl IngestService for IngestRpc {
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStreamStream>, Status> {
         let deadline = layers::stream_deadline(request.extensions());
-        let state = (self.clone(), request.into_inner(), 0_u64);
-        let answers = try_unfold(state, move |(rpc, mut requests, number)| async move {
+        let state = (self.clone(), request.into_inner(), 0_u64, Unseen::default());
+        let answers = try_unfold(state, move |(rpc, mut requests, number, mut unseen)| async move {
             let Some(request) = requests.message().await? else { return Ok(None) };
-            let answer = rpc.take(request, visible_by(deadline)).await;
+            let answer = rpc.take(request, &mut unseen, visible_by(deadline)).await;
             let answer = answer.map_err(|error| to_status(of_request(error, "request", number)))?;
-            Ok(Some((answer, (rpc, requests, number + 1))))
+            Ok(Some((answer, (rpc, requests, number + 1, unseen))))
         });
         Ok(Response::new(answers.boxed()))
     }
@@ -98,11 +106,33 @@ pub(super) fn visible_by(stream_deadline: Option<Instant>) -> Instant {
     stream_deadline.map_or(within, |deadline| deadline.min(within))
 }
 
-/// Waits until the partitions that have rows of a request have applied it.
-pub(super) async fn wait_until_visible(use_cases: &UseCases, report: &IngestReport, deadline: Instant) -> Result<()> {
-    let Some(frame) = report.frame else { return Ok(()) };
-    let waited = use_cases.partitions.wait_applied_by(&report.partitions, frame, deadline).await;
-    waited.map_err(|error| match error {
+/// Requests that were taken and not waited for: the frame of the newest, and the partitions that have
+/// rows of any. Whoever waits for the last request of a stream waits for all of them.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
+    frame: u64,
+    partitions: BTreeSet<usize>,
+}
+
+impl Unseen {
+    pub fn add(&mut self, report: &IngestReport) {
+        self.frame = self.frame.max(report.frame.unwrap_or(0));
+        self.partitions.extend(&report.partitions);
+    }
+
+    /// Waits until these partitions have applied the requests.
+    pub async fn wait(&mut self, partitions: &Partitions, deadline: Instant) -> Result<()> {
+        for partition in &self.partitions {
+            let waited = partitions.handles()[*partition].wait_applied(self.frame, deadline).await;
+            waited.map_err(not_visible)?;
+        }
+        self.partitions.clear();
+        Ok(())
+    }
+}
+
+fn not_visible(error: PartitionError) -> Error {
+    match error {
         PartitionError::DeadlineExceeded { .. } => Error::new(
             Code::DeadlineExceeded,
             "NOT_VISIBLE_YET",
@@ -110,7 +140,7 @@ pub(super) async fn wait_until_visible(use_cases: &UseCases, report: &IngestRepo
         )
         .hint("they will be; with a producer and sequence, the same request may be sent again"),
         other => Error::from(other),
-    })
+    }
 }
 
 /// Tells which request of a stream was refused.
@@ -217,6 +247,7 @@ fn decode_delete(request: v1::DeleteRequest) -> Result<DeleteRequest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{TestStore, soon};
 
     fn ints(name: &str, values: Vec<i32>) -> v1::Column {
         let values = Some(v1::column::Values::Int32s(v1::Int32Values { values }));
@@ -238,6 +269,37 @@ mod tests {
         assert_eq!(visible_by(Some(soon)), soon);
         assert!(visible_by(Some(now + Duration::from_hours(9))) < now + Duration::from_hours(1));
         assert!(visible_by(None) > soon);
+    }
+
+    fn report(frame: u64, partition: usize) -> IngestReport {
+        IngestReport {
+            outcome: Outcome::Applied,
+            frame: Some(frame),
+            ingest_time: Some(0),
+            rows: 1,
+            views: Vec::new(),
+            partitions: vec![partition],
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_last_request_of_a_stream_waits_for_those_before_it_and_for_no_other_partition() {
+        let store = TestStore::start().await;
+        store.write_applied(&[("EWR", 0, None, Some(1.0))]).await;
+        let last = store.write_applied(&[("EWR", 1, None, Some(1.0))]).await.frame;
+        store.partitions.park(2, "on purpose");
+        store.partitions.handles()[2].wait_applied(last + 1, soon()).await.expect_err("it is parked");
+
+        let mut unseen = Unseen::default();
+        unseen.add(&report(last, 0));
+        // Answered as before.
+        unseen.add(&report(last - 1, 1));
+        unseen.wait(&store.partitions, soon()).await.expect("the parked one has none of the rows");
+        unseen.add(&report(last - 1, 2));
+        unseen.add(&report(last, 0));
+        let refused = unseen.wait(&store.partitions, soon()).await.expect_err("one request has rows in the parked one");
+        assert_eq!(refused.reason, "PARTITION_PARKED");
+        store.partitions.shutdown().await;
     }
 
     #[test]

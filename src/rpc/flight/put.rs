@@ -11,7 +11,7 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::Status;
 
-use super::super::ingest::{decode_producer, encode_report, of_request, visible_by, wait_until_visible};
+use super::super::ingest::{Unseen, decode_producer, encode_report, of_request, visible_by};
 use super::super::status::to_status;
 use super::super::wire::definitions::decode_request_known_time;
 use super::super::wire::ipc::Decoded;
@@ -83,7 +83,9 @@ impl Batches {
         };
         let report = use_cases.ingest.ingest(&permit, request).await?;
         if self.command.wait_visible {
-            wait_until_visible(use_cases, &report, deadline).await?;
+            let mut unseen = Unseen::default();
+            unseen.add(&report);
+            unseen.wait(&use_cases.partitions, deadline).await?;
         }
         Ok(encode_report(report))
     }
