@@ -156,6 +156,20 @@ impl TestStore {
         waited
     }
 
+    /// Stops in order and starts again with one partition that can't be opened: the partitions, and the
+    /// log that they follow.
+    pub async fn restart_with_a_damaged_partition(self, partition: usize) -> (Partitions, Arc<TestLog>) {
+        let Self { clock, log, registry, partitions, files, settings, directory, .. } = self;
+        partitions.shutdown().await;
+        drop((log, registry, partitions));
+        let current = directory.path().join(format!("partitions/{partition}/CURRENT"));
+        std::fs::write(current, "no manifest\n").expect("written");
+        let (partitions, log, ..) = Self::start_parts(&files, &clock, &settings, &directory).await;
+        let waited = partitions.handles()[partition].wait_serving(soon()).await;
+        assert!(matches!(waited, Err(PartitionError::Parked { .. })), "{waited:?}");
+        (partitions, log)
+    }
+
     async fn open(
         files: LossyFiles,
         clock: Arc<ManualClock>,

@@ -61,6 +61,8 @@ pub struct Partitions {
     supervisor: SupervisorHandle,
     settings: Arc<PartitionSettings>,
     log: Arc<dyn WriteLog>,
+    /// The end of the log at the start.
+    started_at: u64,
     store_time: Arc<StoreTime>,
     metrics: Arc<PartitionMetrics>,
 }
@@ -82,6 +84,7 @@ impl Partitions {
     pub fn start(config: PartitionsConfig) -> Result<Self> {
         let PartitionsConfig { directory, settings, storage, resources, log, snapshots, store_time, landed } = config;
         let count = check_count(&directory, settings.count)?;
+        let started_at = *log.durable().borrow();
         let metrics = Arc::new(PartitionMetrics::default());
         let ranges = SlotRange::split_evenly(count);
         let router = Router::new(&ranges);
@@ -109,6 +112,7 @@ impl Partitions {
             supervisor,
             settings: Arc::new(settings),
             log,
+            started_at,
             store_time,
             metrics,
         })
@@ -159,10 +163,19 @@ impl Partitions {
     pub fn admit_write(&self) -> Result<()> {
         let lag = self.lag();
         let tails: u64 = lag.iter().map(|lag| lag.tail_bytes).sum();
-        let furthest = lag.iter().max_by_key(|lag| lag.frames).filter(|lag| lag.frames > self.settings.max_lag_frames);
+        // How far a partition is that could not be opened since the start isn't known. It would seem to
+        // be behind by all that was ever written, and one damaged partition must not end the writes to
+        // the others: what is written from the start on counts.
+        let durable = self.durable_frame();
+        let behind = |handle: &PartitionHandle| match handle.applied_frame() {
+            0 => durable.saturating_sub(self.started_at),
+            applied => durable.saturating_sub(applied),
+        };
+        let furthest = self.handles.iter().map(|handle| (behind(handle), handle.index())).max();
+        let furthest = furthest.filter(|(frames, _)| *frames > self.settings.max_lag_frames);
         let too_much = if tails > self.settings.max_tail_bytes {
             format!("{tails} bytes of rows are not yet in history")
-        } else if let Some(Lag { partition, frames, .. }) = furthest {
+        } else if let Some((frames, partition)) = furthest {
             format!("partition {partition} is {frames} requests behind the log")
         } else {
             return Ok(());

@@ -5,6 +5,7 @@ use hydrant_storage::partition::{Lookup, ReadMode};
 
 use super::{PartitionError, PartitionSettings, PartitionState, Partitions};
 use crate::error::Code;
+use crate::log::{WriteLog, conformance};
 use crate::testing::{HOUR, SECOND, START, TestStore, airport_key, soon};
 
 fn quick() -> PartitionSettings {
@@ -167,6 +168,26 @@ async fn new_writes_are_refused_while_a_partition_lags_too_far() {
     store.partitions.wait_applied(last, soon()).await.expect("they catch up");
     assert!(store.partitions.admit_write().is_ok());
     store.partitions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_can_not_be_opened_ends_writes_only_when_much_was_written_since_the_start() {
+    let store = TestStore::start_with(quick()).await;
+    for _ in 0..10 {
+        store.write_applied(&[("EWR", START, None, Some(1.0))]).await;
+    }
+    let (partitions, log) = store.restart_with_a_damaged_partition(1).await;
+    partitions.admit_write().expect("who has much in the log may write after a restart too");
+    let mut frame = 0;
+    for _ in 0..3 {
+        frame = log.append(conformance::sample_request(0, 0, None)).await.expect("taken").frame;
+    }
+    for partition in [0, 2] {
+        partitions.handles()[partition].wait_applied(frame, soon()).await.expect("the others follow");
+    }
+    let refused = partitions.admit_write().expect_err("the log can't grow without end for it");
+    assert!(refused.message.contains("partition 1 is 3 requests behind"), "{refused}");
+    partitions.shutdown().await;
 }
 
 #[tokio::test]
