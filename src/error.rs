@@ -80,6 +80,16 @@ impl Error {
         Self::new(Code::NotFound, reason, message)
     }
 
+    /// Several places of a request are wrong. One is told with why; of more the message has the
+    /// names, and the violations say why of each.
+    pub fn wrong_places(reason: &'static str, what: impl fmt::Display, violations: Vec<Violation>) -> Self {
+        let told = match violations.as_slice() {
+            [only] => format!("{}: {}", only.path, only.message),
+            all => all.iter().map(|violation| violation.path.as_str()).collect::<Vec<_>>().join(", "),
+        };
+        Self::invalid(reason, format!("{what}: {told}")).violations(violations)
+    }
+
     /// A defect: the caller did nothing wrong and can do nothing about it.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Code::Internal, "INTERNAL", message)

@@ -3,156 +3,21 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/scene.rs"]
+mod scene;
 #[path = "../examples/nycflights13/server.rs"]
 #[expect(dead_code, reason = "the story shows its commands; tests look at what they print")]
 mod server;
+#[path = "cli/ways_out.rs"]
+mod ways_out;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Arc;
 
-use arrow_array::{Array as _, ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use arrow_array::{Array as _, ArrayRef, Float64Array, StringArray, TimestampMicrosecondArray};
 use serde_json::{Value as Json, json};
 
-use server::Server;
-
-const DEFINITIONS: &str = "\
-apiVersion: hydrant/v1
-kind: Entity
-metadata: {name: airport}
-spec:
-  joinKeys: [{name: origin, type: string}]
----
-apiVersion: hydrant/v1
-kind: Source
-metadata: {name: weather}
-spec:
-  type: push
-  eventTime: event_timestamp
-  knownTime: event
-  columns:
-    - {name: origin, type: string}
-    - {name: event_timestamp, type: timestamp}
-    - {name: temp, type: float64}
----
-apiVersion: hydrant/v1
-kind: FeatureView
-metadata: {name: airport_weather}
-spec:
-  entities: [airport]
-  source: weather
-  ttl: 3h
-  features:
-    - {name: temp}
----
-apiVersion: hydrant/v1
-kind: FeatureService
-metadata: {name: model}
-spec:
-  features: [airport_weather]
-";
-
-const HOUR: i64 = 3_600_000_000;
-/// 2013-12-30T20:00:00Z
-const START: i64 = 1_388_433_600_000_000;
-
-struct Scene {
-    server: Server,
-    folder: tempfile::TempDir,
-}
-
-impl Scene {
-    async fn empty() -> Self {
-        let server = Server::start().await.expect("the server starts");
-        Self { server, folder: tempfile::tempdir().expect("a folder") }
-    }
-
-    async fn with_definitions() -> Self {
-        let scene = Self::empty().await;
-        scene.succeed(&["apply", "-f", scene.file("all.yaml", DEFINITIONS).to_str().expect("UTF-8")]);
-        scene
-    }
-
-    /// With the hourly weather at EWR, of 30, 31 and 32 degrees, from `START` on.
-    async fn with_weather() -> Self {
-        let scene = Self::with_definitions().await;
-        let weather = scene.weather(&[Some("EWR"); 3], &[Some(START), Some(START + HOUR), Some(START + 2 * HOUR)]);
-        scene.succeed(&["ingest", "weather", &weather]);
-        scene
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
-        command.args(arguments).env("HYDRANT_SERVER", self.server.address()).output().expect("it runs")
-    }
-
-    #[track_caller]
-    fn succeed(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    /// Runs what must be refused, and gives what stands on stderr.
-    #[track_caller]
-    fn refused(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        assert_eq!(text(&output.stdout), "", "data in spite of a refusal");
-        text(&output.stderr)
-    }
-
-    #[track_caller]
-    fn refused_json(&self, arguments: &[&str]) -> Json {
-        let error: Json = serde_json::from_str(&self.refused(arguments)).expect("one JSON object on stderr");
-        error["error"].clone()
-    }
-
-    fn file(&self, name: &str, content: &str) -> PathBuf {
-        let path = self.folder.path().join(name);
-        std::fs::write(&path, content).expect("written");
-        path
-    }
-
-    fn parquet(&self, name: &str, columns: Vec<(&str, ArrayRef)>) -> String {
-        let path = self.folder.path().join(name);
-        let batch =
-            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)));
-        let batch = batch.expect("equal lengths");
-        let mut writer =
-            ArrowWriter::try_new(File::create(&path).expect("created"), batch.schema(), None).expect("started");
-        writer.write(&batch).expect("written");
-        writer.close().expect("finished");
-        path.to_str().expect("UTF-8").to_owned()
-    }
-
-    /// A file for source `weather`; the temperatures count up from 30.
-    fn weather(&self, origins: &[Option<&str>], times: &[Option<i64>]) -> String {
-        self.parquet("weather.parquet", weather_columns(origins, times))
-    }
-}
-
-fn weather_columns(origins: &[Option<&str>], times: &[Option<i64>]) -> Vec<(&'static str, ArrayRef)> {
-    let temps = (0..origins.len()).map(|row| 30.0 + row as f64);
-    vec![
-        ("origin", Arc::new(StringArray::from(origins.to_vec()))),
-        ("event_timestamp", Arc::new(TimestampMicrosecondArray::from(times.to_vec()))),
-        ("temp", Arc::new(temps.collect::<Float64Array>())),
-    ]
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn read(path: &Path) -> RecordBatch {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).expect("written")).expect("Parquet").build();
-    let batches: Vec<RecordBatch> = reader.expect("readable").map(|batch| batch.expect("sound")).collect();
-    arrow_select::concat::concat_batches(&batches[0].schema(), &batches).expect("one schema")
-}
+use scene::{DEFINITIONS, HOUR, START, Scene, read, text, weather_columns};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_tells_by_its_exit_code_whether_applying_would_change_anything() {
@@ -263,17 +128,6 @@ async fn columns_must_be_those_of_the_source() {
     let wrong = scene.parquet("wrong.parquet", columns);
     assert!(scene.refused(&["ingest", "weather", &wrong]).contains("temp"));
     assert!(scene.refused(&["ingest", "wether", &extra]).contains("wether"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn history_loaded_as_news_is_warned_about_with_the_way_out() {
-    let scene = Scene::with_definitions().await;
-    let weather = scene.weather(&[Some("EWR")], &[Some(START)]);
-    let output = scene.run(&["ingest", "weather", &weather, "--known", "arrival"]);
-    assert!(output.status.success());
-    assert!(text(&output.stderr).contains("--known event"), "{}", text(&output.stderr));
-    let output = scene.run(&["ingest", "weather", &weather]);
-    assert_eq!(text(&output.stderr), "", "the source's own rule is `event`");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
-    let files = DefinitionFiles::read(&args.files)?;
+    let files = DefinitionFiles::read(&args.files, args.output.format)?;
     let client = server.connect().await?;
     // A plan tells every problem; a refusal only as many as fit.
     plan::made(&files, &client).await?;

@@ -10,7 +10,7 @@ use super::{Failure, definitions};
 use crate::registry::definition::{Definition, Kind, ServiceFeature, Spec};
 use crate::rpc::client::Client;
 
-/// The definitions that tell which keys there are.
+/// The definitions that tell which keys there are, the service's own last.
 pub struct Catalog {
     pub definitions: Vec<Definition>,
 }
@@ -19,19 +19,27 @@ pub struct Catalog {
 pub type Mapping = (String, Vec<String>);
 
 impl Catalog {
-    pub async fn load(client: &Client) -> Result<Self, Failure> {
+    /// `service` is `NAME`, or `NAME@N` for the features of that version.
+    pub async fn load(client: &Client, service: &str) -> Result<Self, Failure> {
         let mut definitions = Vec::new();
-        for kind in [Kind::Entity, Kind::FeatureView, Kind::FeatureService] {
+        for kind in [Kind::Entity, Kind::FeatureView] {
             definitions.extend(definitions::decode(client.list_definitions(kind).await?)?);
         }
+        let found = client.get_definition(Kind::FeatureService, service).await.map_err(|refusal| {
+            if refusal.reason == "DEFINITION_NOT_FOUND" {
+                let message = format!("there is no feature service '{service}'");
+                return Failure::new("SERVICE_NOT_FOUND", message).with("service", service);
+            }
+            refusal.into()
+        })?;
+        definitions.extend(definitions::decode(vec![found])?);
         Ok(Self { definitions })
     }
 
     /// For each prefix of the service's columns, the row that they come from.
-    pub fn mappings(&self, service: &str) -> BTreeMap<String, Mapping> {
-        let name = service.split('@').next().unwrap_or_default();
-        let spec = self.definitions.iter().find_map(|definition| match &definition.spec {
-            Spec::FeatureService(spec) if definition.metadata.name.as_str() == name => Some(spec),
+    pub fn mappings(&self) -> BTreeMap<String, Mapping> {
+        let spec = self.definitions.last().and_then(|definition| match &definition.spec {
+            Spec::FeatureService(spec) => Some(spec),
             _ => None,
         });
         let features = spec.into_iter().flat_map(|spec| &spec.features);

@@ -2,6 +2,7 @@
 
 use clap_complete::Shell;
 
+use super::server::NoServer;
 use super::{Done, Failure, output};
 
 /// Print completions for a shell
@@ -9,6 +10,9 @@ use super::{Done, Failure, output};
 #[command(after_help = "Example:\n  hydrant completions bash > /etc/bash_completion.d/hydrant")]
 pub struct Args {
     shell: Shell,
+
+    #[command(flatten)]
+    _server: NoServer,
 }
 
 pub(super) fn run(args: &Args, command: &mut clap::Command) -> Result<Done, Failure> {

@@ -1,16 +1,18 @@
 //! Definitions between files, server and terminal: reads a folder of YAML, finds the line that a
 //! refusal is about, and shows what a server has as the documents that owners write.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValue, TypedValueParser};
 use hydrant_proto::v1;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Failure, output, time};
+use super::{Failure, Format, output, time};
 use crate::error::Violation;
 use crate::registry::definition::{Definition, Kind};
-use crate::registry::documents;
 use crate::registry::yaml::{self, Located};
+use crate::registry::{documents, durations};
 use crate::rpc::wire::definitions::{decode_definitions, decode_kind};
 
 /// Definitions and where they were written.
@@ -21,23 +23,34 @@ pub struct DefinitionFiles {
 
 impl DefinitionFiles {
     /// Reads every `*.yaml` and `*.yml` under the folders, and the files named. All that is wrong
-    /// in any of them is told at once.
-    pub fn read(paths: &[PathBuf]) -> Result<Self, Failure> {
+    /// in any of them is told at once. A file that defines nothing is warned about, and refused if
+    /// none does.
+    pub fn read(paths: &[PathBuf], format: Format) -> Result<Self, Failure> {
         let mut files = Vec::new();
         for path in paths {
             find_files(path, &mut files)?;
         }
-        if files.is_empty() {
+        let nothing = |told: &str| {
             let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-            return Err(Failure::new("NO_DEFINITIONS", format!("{}: there is no *.yaml file", shown.join(", "))));
+            Failure::new("NO_DEFINITIONS", format!("{}: {told}", shown.join(", ")))
+        };
+        if files.is_empty() {
+            return Err(nothing("there is no *.yaml file"));
         }
-        let (mut located, mut problems) = (Vec::new(), Vec::new());
+        let (mut located, mut problems, mut without) = (Vec::new(), Vec::new(), Vec::new());
         for file in &files {
             let text = std::fs::read_to_string(file).map_err(|error| Failure::file(file, "be read", &error))?;
             match yaml::parse(&file.to_string_lossy(), &text) {
+                Ok(parsed) if parsed.definitions.is_empty() => without.push(file),
                 Ok(parsed) => located.extend(parsed.definitions),
                 Err(found) => problems.extend(found),
             }
+        }
+        if problems.is_empty() && located.is_empty() {
+            return Err(nothing("there is no definition; empty files and comments define nothing"));
+        }
+        for file in without {
+            output::warn(&format!("{}: it holds no definition", file.display()), format);
         }
         if problems.is_empty() {
             return Ok(Self { located });
@@ -87,6 +100,38 @@ pub fn parse_kind(text: &str) -> Result<Kind, String> {
     }
 }
 
+/// Reads kinds as [`parse_kind`] does, and tells shells what there is.
+#[derive(Clone, Debug)]
+pub struct KindParser;
+
+impl TypedValueParser for KindParser {
+    type Value = Kind;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        argument: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<Kind, clap::Error> {
+        parse_kind.parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(["entity", "source", "view", "service", "tenant"].into_iter().map(PossibleValue::new)))
+    }
+}
+
+/// A kind as `hydrant get` takes it for a list.
+pub fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Entity => "entities",
+        Kind::Source => "sources",
+        Kind::FeatureView => "views",
+        Kind::FeatureService => "services",
+        Kind::Tenant => "tenants",
+    }
+}
+
 /// `FeatureView/airport_weather`.
 pub fn reference(kind: i32, name: &str) -> Result<String, Failure> {
     Ok(format!("{}/{name}", decode_kind(kind)?.as_str()))
@@ -118,11 +163,19 @@ fn status_json(status: v1::DefinitionStatus) -> Json {
     json.insert("etag".to_owned(), json!(status.etag));
     if !status.columns.is_empty() {
         let column = |column: v1::FrozenColumn| {
-            json!({
+            let mut json = json!({
                 "name": column.name, "type": column.r#type,
                 "view": format!("{}@{}", column.view, column.view_version), "feature": column.feature,
-            })
+            });
+            if let Some(ttl) = column.ttl_micros.and_then(|ttl| i64::try_from(ttl).ok()) {
+                json["ttl"] = json!(durations::format(ttl));
+            }
+            if let Some(default) = column.default_json.and_then(|text| serde_json::from_str::<Json>(&text).ok()) {
+                json["default"] = default;
+            }
+            json
         };
+        json.insert("versions".to_owned(), json!(status.versions));
         json.insert("columns".to_owned(), status.columns.into_iter().map(column).collect());
         json.insert("shapeHash".to_owned(), json!(status.shape_hash));
     }
@@ -180,7 +233,7 @@ mod tests {
     fn every_yaml_file_under_a_folder_is_read_in_order() {
         let second = ENTITY.replace("airport", "harbour");
         let folder = folder(&[("b.yml", ENTITY), ("a/x.yaml", &second), ("notes.txt", "no"), (".hidden.yaml", "no")]);
-        let files = DefinitionFiles::read(&[folder.path().to_owned()]).expect("valid");
+        let files = DefinitionFiles::read(&[folder.path().to_owned()], Format::Table).expect("valid");
         let names: Vec<String> = files.definitions().iter().map(subject).collect();
         assert_eq!(names, ["Entity/harbour", "Entity/airport"]);
     }
@@ -189,7 +242,7 @@ mod tests {
     fn a_folder_without_definitions_and_an_absent_one_are_refused() {
         let folder = folder(&[("notes.txt", "no")]);
         for path in [folder.path().to_owned(), folder.path().join("absent")] {
-            let failure = DefinitionFiles::read(std::slice::from_ref(&path)).expect_err("refused");
+            let failure = DefinitionFiles::read(std::slice::from_ref(&path), Format::Table).expect_err("refused");
             assert!(failure.message.contains(&*path.to_string_lossy()), "{}", failure.message);
         }
     }
@@ -200,7 +253,7 @@ mod tests {
             ("a.yaml", &ENTITY.replace("type: string", "type: text")),
             ("b.yaml", &ENTITY.replace("joinKeys", "keys")),
         ]);
-        let failure = DefinitionFiles::read(&[folder.path().to_owned()]).expect_err("refused");
+        let failure = DefinitionFiles::read(&[folder.path().to_owned()], Format::Table).expect_err("refused");
         let paths: Vec<&str> = failure.violations.iter().map(|violation| violation.path.as_str()).collect();
         assert!(paths.iter().any(|path| path.contains("a.yaml:5:")), "{paths:?}");
         assert!(paths.iter().any(|path| path.contains("b.yaml:")), "{paths:?}");
@@ -209,7 +262,7 @@ mod tests {
     #[test]
     fn a_servers_problem_is_shown_at_its_line() {
         let folder = folder(&[("a.yaml", ENTITY)]);
-        let files = DefinitionFiles::read(&[folder.path().to_owned()]).expect("valid");
+        let files = DefinitionFiles::read(&[folder.path().to_owned()], Format::Table).expect("valid");
         let problem = |path: &str| Violation { path: path.to_owned(), message: "is bad".to_owned() };
         let violations = vec![problem("definitions[0].spec.joinKeys[0].type"), problem("")];
         let located = files.locate(Failure::new("INVALID_DEFINITION", "refused").violations(violations));

@@ -3,19 +3,20 @@
 use hydrant_proto::v1;
 use serde_json::{Value as Json, json};
 
-use super::definitions::{document, parse_kind, reference};
+use super::definitions::{KindParser, document, reference};
 use super::output::{self, DocumentOutput, Tone};
 use super::{Done, Failure, Server, yaml};
 use crate::registry::definition::Kind;
 
 /// Show a definition with its lineage
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  hydrant describe service delay_model")]
+#[command(after_help = "Examples:\n  hydrant describe service delay_model\n  hydrant describe service delay_model@1")]
 pub struct Args {
-    /// entity, source, view, service or tenant
-    #[arg(value_parser = parse_kind)]
+    /// What kind of definition; plurals will do
+    #[arg(value_parser = KindParser)]
     kind: Kind,
 
+    /// NAME, or NAME@N for one version of a service
     name: String,
 
     #[command(flatten)]
@@ -62,13 +63,15 @@ fn text(shown: &Json) -> String {
         part("status", &yaml::documents(&status));
     }
     if let Some(columns) = columns {
+        let cell = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let row = |column: &Json| {
-            ["name", "type", "view", "feature"]
-                .map(|field| column[field].as_str().unwrap_or_default().to_owned())
+            ["name", "type", "view", "feature", "ttl", "default"]
+                .map(|field| column.get(field).map(cell).unwrap_or_default())
                 .to_vec()
         };
-        let rows: Vec<Vec<String>> = columns.as_array().into_iter().flatten().map(row).collect();
-        part("columns", &output::table(&["column", "type", "view", "feature"], &rows, &[]));
+        let mut rows: Vec<Vec<String>> = columns.as_array().into_iter().flatten().map(row).collect();
+        rows.iter_mut().filter(|row| row[4].is_empty()).for_each(|row| row[4] = "for ever".to_owned());
+        part("columns", &output::table(&["column", "type", "view", "feature", "ttl", "default"], &rows, &[]));
     }
     for (title, direction) in [("made of", "upstream"), ("used by", "downstream")] {
         let edges = shown["lineage"][direction].as_array().cloned().unwrap_or_default();
@@ -91,7 +94,10 @@ mod tests {
     fn a_description_tells_the_definition_and_what_depends_on_it() {
         let shown = json!({
             "kind": "Entity", "metadata": {"name": "airport"}, "spec": {"joinKeys": [{"name": "origin", "type": "string"}]},
-            "status": {"version": 1, "columns": [{"name": "v__f", "type": "int64", "view": "v@1", "feature": "f"}]},
+            "status": {"version": 1, "columns": [
+                {"name": "v__f", "type": "int64", "view": "v@1", "feature": "f", "ttl": "3h", "default": "7"},
+                {"name": "w__g", "type": "float64", "view": "w@1", "feature": "g", "default": 0.5},
+            ]},
             "lineage": {"upstream": [], "downstream": [{"from": "Entity/airport", "to": "FeatureView/airport_weather"}]},
         });
         let expected = "\
@@ -106,8 +112,9 @@ Entity/airport
 status
   version: 1
 columns
-  COLUMN  TYPE   VIEW  FEATURE
-  v__f    int64  v@1   f
+  COLUMN  TYPE     VIEW  FEATURE  TTL       DEFAULT
+  v__f    int64    v@1   f        3h        7
+  w__g    float64  w@1   g        for ever  0.5
 made of
   nothing
 used by

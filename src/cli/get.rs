@@ -2,19 +2,22 @@
 
 use serde_json::Value as Json;
 
-use super::definitions::{document, parse_kind};
+use super::definitions::{KindParser, document};
 use super::output::{self, DocumentOutput};
-use super::{Done, Failure, Server};
+use super::{Done, Failure, Format, Server};
 use crate::registry::definition::Kind;
 
 /// List definitions of a kind, or get one
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  hydrant get views\n  hydrant get view airport_weather -o yaml")]
+#[command(
+    after_help = "Examples:\n  hydrant get views\n  hydrant get view airport_weather -o yaml\n  hydrant get service delay_model@1 -o yaml"
+)]
 pub struct Args {
-    /// entity, source, view, service or tenant
-    #[arg(value_parser = parse_kind)]
+    /// What kind of definition; plurals will do
+    #[arg(value_parser = KindParser)]
     kind: Kind,
 
+    /// NAME, or NAME@N for one version of a service
     name: Option<String>,
 
     #[command(flatten)]
@@ -28,6 +31,10 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         None => client.list_definitions(args.kind).await?,
     };
     let documents: Vec<Json> = definitions.into_iter().map(document).collect::<Result<_, _>>()?;
+    if documents.is_empty() && args.output.format == Format::Table {
+        output::note(&format!("there is no {} yet", args.kind.as_str()));
+        return Ok(Done::Done);
+    }
     let documents = Json::Array(documents);
     output::print_as(args.output.format, &documents, || table(&documents))?;
     Ok(Done::Done)

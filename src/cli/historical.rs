@@ -9,17 +9,20 @@ use futures::StreamExt as _;
 use hydrant_proto::v1;
 use hydrant_storage::order::Micros;
 use indicatif::ProgressBar;
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::input::{ParquetInput, ParquetOutput};
-use super::output::{self, counted, share};
+use super::input::{ParquetInput, ParquetOutput, ReservedOutput, is_same_file};
+use super::output::{self, Format, counted, share};
 use super::{Done, Failure, Server, progress, time};
 use crate::error::Code;
 use crate::rpc::client::Refusal;
 
 /// Build training sets
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  hydrant historical get --service delay_model --spine requests.parquet --event-time event_timestamp -o training.parquet"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -67,21 +70,35 @@ struct GetArgs {
     /// Add a column <feature>__event_time for each feature
     #[arg(long)]
     with_event_time: bool,
+
+    /// How to print what came out, and refusals
+    #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = output::table_or_json())]
+    report: Format,
 }
 
 /// Rows of one record batch of the spine.
 const BATCH_ROWS: usize = 16_384;
 
-/// A share of differing rows from which on it is said loudly.
-const LARGE_SHARE: f64 = 0.01;
-
 /// The key under which the report is kept in the file's metadata.
 const REPORT: &str = "hydrant.training_set";
+
+impl Args {
+    pub(super) fn format(&self) -> Format {
+        let Command::Get(args) = &self.command;
+        args.report
+    }
+}
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let Command::Get(args) = args.command;
     let started = Instant::now();
     let spine = ParquetInput::open(&args.spine)?;
+    // Before the join, which may take long.
+    if is_same_file(&args.spine, &args.output) {
+        let refused = Failure::file(&args.output, "be written", &"it is the spine, which would be lost");
+        return Err(refused.hint("name another file with -o"));
+    }
+    let output = ReservedOutput::new(&args.output)?;
     let client = server.connect().await?;
     let command = v1::HistoricalFeaturesCommand {
         services: vec![args.service.clone()],
@@ -97,7 +114,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     sending.finish_and_clear();
 
     let joined = progress::rows("joining", spine.rows());
-    let mut output = ParquetOutput::create(&args.output, &set.schema())?;
+    let mut output = output.begin(&set.schema())?;
     let mut rows = 0;
     while let Some(batch) = set.next().await? {
         rows += batch.num_rows() as u64;
@@ -115,9 +132,10 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     }
     output.finish(vec![(REPORT, report_json(&report).to_string())])?;
 
-    output::print(&summary(&args.output.display().to_string(), &report, started.elapsed()))?;
-    if let Some(warning) = warning(&report) {
-        output::warn(&warning);
+    let (file, elapsed) = (args.output.display().to_string(), started.elapsed());
+    output::print_as(args.report, &result_json(&file, &report, elapsed), || summary(&file, &report, elapsed))?;
+    if !report.warning.is_empty() {
+        output::warn(&report.warning, args.report);
     }
     Ok(Done::Done)
 }
@@ -147,13 +165,15 @@ async fn write(mut output: ParquetOutput, batch: RecordBatch) -> Result<ParquetO
 fn summary(path: &str, report: &v1::TrainingSetReport, elapsed: Duration) -> String {
     let mode = if report.r#final { "final" } else { "as known" };
     let mut text = format!(
-        "{path}: {} in {}, {} rows a second\n{}, {mode}, cut-off {}, registry revision {}\n\n",
+        "{path}: {} in {}, {} rows a second\n{}, {mode}, cut-off {}, registry revision {}\ncontent hash {}\n{}\n\n",
         counted(report.rows, "row"),
         output::seconds(elapsed),
         output::rate(report.rows, elapsed),
         report.services.join(", "),
         time::show(report.cutoff),
         report.registry_revision,
+        report.content_hash,
+        difference(report),
     );
     let line = |feature: &v1::FeatureNulls| {
         vec![feature.feature.clone(), output::count(feature.nulls), share(feature.nulls, report.rows)]
@@ -163,31 +183,35 @@ fn summary(path: &str, report: &v1::TrainingSetReport, elapsed: Duration) -> Str
     text
 }
 
-/// How much the choice between as-known and final matters here, if it does.
-#[expect(clippy::cast_precision_loss, reason = "a share for people")]
-fn warning(report: &v1::TrainingSetReport) -> Option<String> {
+/// How often as known and final differ here, and which of the two the rows have.
+fn difference(report: &v1::TrainingSetReport) -> String {
     if report.differing_rows == 0 {
-        return None;
+        return "as known and final are the same here".to_owned();
     }
     let (differing, pairs) = (report.differing_rows, report.row_view_pairs);
-    let found = format!(
-        "{} of {} (row, view) pairs, {}",
+    let chosen = if report.r#final {
+        "hold what was not known yet at the row's time; without --final they would not"
+    } else {
+        "leave out what had happened and was not known yet; with --final they would not"
+    };
+    format!(
+        "{} of {} (row, view) pairs, {}, {chosen}",
         output::count(differing),
         output::count(pairs),
         share(differing, pairs)
-    );
-    if report.r#final {
-        return Some(format!(
-            "{found}, hold values that were not yet known at the row's time; without --final a model sees what was known"
-        ));
+    )
+}
+
+/// What is printed for programs: the report, and what came of this very run.
+fn result_json(file: &str, report: &v1::TrainingSetReport, elapsed: Duration) -> Json {
+    let nulls: Map<String, Json> =
+        report.features.iter().map(|feature| (feature.feature.clone(), json!(feature.nulls))).collect();
+    let mut json = json!({"file": file, "seconds": elapsed.as_secs_f64()});
+    if let (Json::Object(json), Json::Object(report)) = (&mut json, report_json(report)) {
+        json.extend(report);
+        json.insert("nulls".to_owned(), Json::Object(nulls));
     }
-    let large = differing as f64 >= LARGE_SHARE * pairs as f64;
-    let advice = if large {
-        "; that is much: were rows loaded long after they happened? Ingest them with --known event, or use --final"
-    } else {
-        "; --final shows them"
-    };
-    Some(format!("{found}, leave out a row that had happened but was not yet known{advice}"))
+    json
 }
 
 fn report_json(report: &v1::TrainingSetReport) -> Json {
@@ -234,10 +258,20 @@ mod tests {
     }
 
     #[test]
-    fn a_large_share_left_out_is_said_with_the_way_out() {
-        assert_eq!(warning(&report(0, false)), None);
-        assert!(warning(&report(1, false)).expect("said").ends_with("--final shows them"));
-        assert!(warning(&report(700, false)).expect("said").contains("--known event"));
-        assert!(warning(&report(700, true)).expect("said").contains("not yet known"));
+    fn the_summary_tells_how_often_the_two_modes_differ() {
+        let told = |differing, is_final| summary("o.parquet", &report(differing, is_final), Duration::from_millis(500));
+        assert!(told(0, false).contains("are the same here"));
+        assert!(told(700, false).contains("700 of 7,000 (row, view) pairs, 10.0 %, leave out"), "{}", told(700, false));
+        assert!(told(1, true).contains("1 of 7,000 (row, view) pairs, < 0.1 %, hold what was not known yet"));
+    }
+
+    #[test]
+    fn programs_get_the_report_and_what_came_of_the_run() {
+        let json = result_json("o.parquet", &report(7, false), Duration::from_millis(500));
+        assert_eq!(
+            (&json["file"], &json["rows"], &json["mode"]),
+            (&json!("o.parquet"), &json!(1_000), &json!("as_known"))
+        );
+        assert_eq!((&json["nulls"], &json["seconds"]), (&json!({"airport_weather__temp": 25}), &json!(0.5)));
     }
 }

@@ -18,11 +18,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::input::ParquetInput;
-use super::output::{self, ResultOutput, counted};
+use super::output::{self, Format, ResultOutput, counted};
 use super::{Done, Failure, Server, definitions, progress, time};
-use crate::error::Violation;
+use crate::error::{Code, Violation};
 use crate::registry::definition::{Kind, KnownTimeRule, SourceSpec, Spec};
-use crate::rpc::client::Client;
+use crate::rpc::client::{Client, Refusal};
 use crate::rpc::wire::definitions::{decode_known_time, encode_known_time, encode_request_known_time};
 
 /// Load Parquet files into a source
@@ -55,6 +55,9 @@ pub struct Args {
     pub output: ResultOutput,
 }
 
+/// What holds after an ingest that was cut off.
+pub(super) const GO_ON: &str = "run the same command again: it goes on where it was, and takes no row twice";
+
 /// Rows of one request, at most.
 const MAX_BATCH_ROWS: u64 = 10_000;
 
@@ -83,16 +86,16 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     for file in &files {
         old_rows.push(sender.check(file).await?);
     }
-    sender.warn_of_old_rows(&files, &old_rows);
+    sender.warn_of_old_rows(&files, &old_rows, args.output.format);
     let mut reports = Vec::new();
     for file in &files {
         let report = sender.send(file).await?;
-        if args.output.format == output::Format::Table {
+        if args.output.format == Format::Table {
             output::print(&report.text())?;
         }
         reports.push(report);
     }
-    if args.output.format == output::Format::Json {
+    if args.output.format == Format::Json {
         output::print_json(&json!({"files": reports.iter().map(Report::json).collect::<Vec<_>>()}))?;
     }
     Ok(Done::Done)
@@ -137,7 +140,7 @@ impl Sender {
             old_rows += self.old_rows(&batch);
             let request = v1::IngestRequest { validate_only: true, ..self.request(file.path(), &batch)? };
             if let Err(error) = self.client.ingest(request).await {
-                bad.take(error.into(), first_row).map_err(|failure| in_file(failure, file.path()))?;
+                bad.take(with_way_on(error), first_row).map_err(|failure| in_file(failure, file.path()))?;
             }
             first_row += rows;
             bar.inc(rows);
@@ -152,10 +155,11 @@ impl Sender {
         let bar = progress::rows(&format!("ingesting {}", file_name(file.path())), file.rows());
         let producer = self.producer(file)?;
         let requests = self.requests(file, producer)?;
-        let mut answers = self.client.ingest_stream(ReceiverStream::new(requests.requests)).await?;
+        let answers = self.client.ingest_stream(ReceiverStream::new(requests.requests)).await;
+        let mut answers = answers.map_err(with_way_on)?;
         let mut report = Report { file: file.path().to_owned(), source: self.source.clone(), ..Report::default() };
         while let Some(answer) = answers.next().await {
-            let answer = answer.map_err(|error| in_file(error.into(), file.path()))?;
+            let answer = answer.map_err(|error| in_file(with_way_on(error), file.path()))?;
             report.take(&answer);
             bar.set_position(report.rows);
         }
@@ -235,21 +239,24 @@ impl Sender {
         times.iter().flatten().filter(|time| time.saturating_add(OLD) < self.now).count() as u64
     }
 
-    fn warn_of_old_rows(&self, files: &[ParquetInput], old_rows: &[u64]) {
+    /// Old rows that count as news are mostly a mistake. It can be mended afterwards: under another
+    /// rule a file is taken once more, and its rows then count as known when they happened too.
+    fn warn_of_old_rows(&self, files: &[ParquetInput], old_rows: &[u64], format: Format) {
         let known = self.known.as_ref().unwrap_or(&self.spec.known_time);
         if *known != KnownTimeRule::Arrival {
             return;
         }
         for (file, old) in files.iter().zip(old_rows).filter(|(_, old)| **old > 0) {
-            output::warn(&format!(
-                "{}: {} of {} happened more than a day ago, and source '{}' counts rows as known on arrival: \
-                 as-known training won't see them before now ({}); to load them as history, stop here and use --known event",
+            let warning = format!(
+                "{}: {} of {} happened more than a day ago and count as known from now on ({}), not from when they \
+                 happened: training sets of earlier instants leave them out. If they are history, load the file again \
+                 with --known event (this load may stay), or make training sets with --final",
                 file.path().display(),
                 output::count(*old),
                 counted(file.rows(), "row"),
-                self.source,
                 time::show(self.now),
-            ));
+            );
+            output::warn(&warning, format);
         }
     }
 }
@@ -388,6 +395,23 @@ fn ipc(path: &Path, batch: &RecordBatch) -> Result<Vec<u8>, Failure> {
     writer.into_inner().map_err(failed)
 }
 
+/// What can be tried again says so; what was taken of it already is not taken twice.
+fn with_way_on(refusal: Refusal) -> Failure {
+    let passing =
+        matches!(refusal.code, Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Aborted);
+    let failure = Failure::from(refusal);
+    if failure.reason == "SEQUENCE_REUSED" {
+        return failure.hint(
+            "this file was ingested before, when its source was defined otherwise; --again LABEL takes it once more",
+        );
+    }
+    if !passing {
+        return failure;
+    }
+    let hint = failure.hint.as_ref().map_or_else(|| GO_ON.to_owned(), |hint| format!("{hint}; then {GO_ON}"));
+    failure.hint(hint)
+}
+
 fn in_file(mut failure: Failure, path: &Path) -> Failure {
     failure.message = format!("{}: {}", path.display(), failure.message);
     failure.with("file", path.display())
@@ -401,14 +425,14 @@ fn file_name(path: &Path) -> String {
 mod tests {
     use arrow_array::{ArrayRef, Int64Array};
 
-    use super::super::input::ParquetOutput;
+    use super::super::input::ReservedOutput;
     use super::*;
 
     fn file(folder: &Path, rows: i64) -> ParquetInput {
         let path = folder.join("rows.parquet");
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
         let batch = RecordBatch::try_from_iter([("id", ids)]).expect("one column");
-        let mut output = ParquetOutput::create(&path, &batch.schema()).expect("created");
+        let mut output = ReservedOutput::new(&path).and_then(|file| file.begin(&batch.schema())).expect("created");
         output.write(&batch).expect("written");
         output.finish(Vec::new()).expect("finished");
         ParquetInput::open(&path).expect("opened")
@@ -443,6 +467,18 @@ mod tests {
     fn what_is_wrong_with_the_whole_file_is_told_at_once() {
         let wrong = Failure::new("UNKNOWN_COLUMN", "column 'x' is not declared");
         assert_eq!(BadRows::default().take(wrong.clone(), 0), Err(wrong));
+    }
+
+    #[test]
+    fn what_broke_off_says_that_the_same_command_goes_on() {
+        let unavailable = Refusal::new(Code::Unavailable, "SERVER_UNREACHABLE", "no server answers");
+        assert_eq!(with_way_on(unavailable.clone()).hint.as_deref(), Some(GO_ON));
+        let hinted = with_way_on(unavailable.hint("start one")).hint.expect("both");
+        assert_eq!(hinted, format!("start one; then {GO_ON}"));
+        let wrong = Refusal::new(Code::InvalidArgument, "BAD_COLUMNS", "they don't fit");
+        assert_eq!(with_way_on(wrong).hint, None);
+        let reused = with_way_on(Refusal::new(Code::AlreadyExists, "SEQUENCE_REUSED", "other rows"));
+        assert!(reused.hint.is_some_and(|hint| hint.contains("--again")));
     }
 
     #[test]

@@ -108,6 +108,46 @@ impl ParquetInput {
     }
 }
 
+/// A place for a Parquet file, taken before the work whose result it is to hold.
+#[derive(Debug)]
+pub struct ReservedOutput {
+    path: PathBuf,
+    file: NamedTempFile,
+}
+
+impl ReservedOutput {
+    /// Refuses what a file can't be written to: a folder, or a name in a folder that isn't there or
+    /// may not be written. Nothing stays of it unless a file is finished.
+    pub fn new(path: &Path) -> Result<Self, Failure> {
+        if path.is_dir() {
+            return Err(Failure::file(path, "be written", &"it is a folder"));
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.is_dir() {
+            return Err(Failure::file(path, "be written", &format!("there is no folder {}", folder.display())));
+        }
+        let file = tempfile::Builder::new().prefix(".hydrant-").suffix(".parquet.tmp").tempfile_in(folder);
+        // The error itself names the temporary file, which says nothing to anybody.
+        let file = file.map_err(|error| Failure::file(path, "be written", &error.kind()))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    pub fn begin(self, schema: &Schema) -> Result<ParquetOutput, Failure> {
+        let level = ZstdLevel::try_new(1).expect("a level of zstd");
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+        let writer = ArrowWriter::try_new(self.file, schema.clone().into(), Some(properties))
+            .map_err(|error| Failure::file(&self.path, "be written", &told(&error)))?;
+        Ok(ParquetOutput { path: self.path, writer })
+    }
+}
+
+/// Whether two paths lead to one file, whichever way they are written.
+pub fn is_same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    identity(a).is_some_and(|file| identity(b) == Some(file))
+}
+
 /// A Parquet file that appears under its name when it is finished, or not at all.
 pub struct ParquetOutput {
     path: PathBuf,
@@ -115,21 +155,6 @@ pub struct ParquetOutput {
 }
 
 impl ParquetOutput {
-    pub fn create(path: &Path, schema: &Schema) -> Result<Self, Failure> {
-        let failed = |error: &dyn std::fmt::Display| Failure::file(path, "be written", error);
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new()
-            .prefix(".hydrant-")
-            .suffix(".parquet.tmp")
-            .tempfile_in(folder)
-            .map_err(|error| failed(&error))?;
-        let level = ZstdLevel::try_new(1).expect("a level of zstd");
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
-        let writer = ArrowWriter::try_new(file, schema.clone().into(), Some(properties))
-            .map_err(|error| failed(&told(&error)))?;
-        Ok(Self { path: path.to_owned(), writer })
-    }
-
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
         self.writer.write(batch).map_err(|error| Failure::file(&self.path, "be written", &told(&error)))
     }
@@ -195,7 +220,7 @@ mod tests {
 
     fn written(folder: &Path) -> PathBuf {
         let path = folder.join("out.parquet");
-        let mut output = ParquetOutput::create(&path, &schema()).expect("created");
+        let mut output = ReservedOutput::new(&path).and_then(|file| file.begin(&schema())).expect("created");
         output.write(&batch(0..7)).expect("written");
         output.write(&batch(7..10)).expect("written");
         output.finish(vec![("note", "told".to_owned())]).expect("finished");
@@ -219,10 +244,34 @@ mod tests {
     fn an_unfinished_file_leaves_nothing_behind() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("out.parquet");
-        let mut output = ParquetOutput::create(&path, &schema()).expect("created");
+        let mut output = ReservedOutput::new(&path).and_then(|file| file.begin(&schema())).expect("created");
         output.write(&batch(0..7)).expect("written");
         drop(output);
         assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn a_place_that_no_file_can_take_is_refused_before_anything_is_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (path, told) in
+            [(folder.path().join("absent/out.parquet"), "there is no folder"), (folder.path().into(), "folder")]
+        {
+            let failure = ReservedOutput::new(&path).expect_err("refused");
+            assert!(failure.message.starts_with(&*path.to_string_lossy()), "{}", failure.message);
+            assert!(failure.message.contains(told) && !failure.message.contains(".hydrant-"), "{}", failure.message);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn one_file_is_known_by_all_its_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = written(folder.path());
+        let link = folder.path().join("link.parquet");
+        std::os::unix::fs::symlink(&path, &link).expect("linked");
+        assert!(is_same_file(&path, &link) && is_same_file(&path, &folder.path().join("./out.parquet")));
+        assert!(!is_same_file(&path, &folder.path().join("other.parquet")));
+        assert!(!is_same_file(&folder.path().join("absent"), &folder.path().join("absent")));
     }
 
     #[test]
@@ -232,7 +281,7 @@ mod tests {
         let hash = || ParquetInput::open(&path).and_then(|input| input.content_hash()).expect("readable");
         let first = hash();
         assert_eq!(first, hash());
-        let mut output = ParquetOutput::create(&path, &schema()).expect("created");
+        let mut output = ReservedOutput::new(&path).and_then(|file| file.begin(&schema())).expect("created");
         output.write(&batch(1..8)).expect("written");
         output.finish(Vec::new()).expect("finished");
         assert_ne!(first, hash());

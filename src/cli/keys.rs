@@ -109,7 +109,7 @@ impl KeyTypes {
 
     fn unknown(&self, name: &str) -> Failure {
         let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-        Failure::new("UNKNOWN_KEY", format!("'{name}' is no join key of any entity"))
+        Failure::new("UNKNOWN_KEY", format!("'{name}' is no join key of any entity, and no column of the service"))
             .hint(format!("the join keys are: {}", known.join(", ")))
             .with("key", name)
     }

@@ -17,11 +17,13 @@ pub mod version;
 
 mod catalog;
 mod definitions;
+mod explain;
 mod failure;
 mod input;
 mod keys;
 mod output;
 mod progress;
+mod server;
 mod time;
 mod yaml;
 
@@ -29,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::rpc::client::Client;
+use server::{DEFAULT_ADDRESS, Server};
 
 pub use failure::Failure;
 pub use output::Format;
@@ -41,11 +43,11 @@ pub use output::Format;
     version,
     propagate_version = true,
     after_help = "Example:\n  hydrant serve &\n  hydrant apply -f examples/nycflights13/definitions\n\
-                  \nExit codes: 0 done, 1 refused or failed, 2 wrong usage."
+                  \nExit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found by `hydrant plan --exit-code`."
 )]
 pub struct Cli {
     /// The server's gRPC address; it tells where its other ports are
-    #[arg(long, global = true, env = "HYDRANT_SERVER", default_value = "127.0.0.1:7600", value_name = "HOST:PORT")]
+    #[arg(long, global = true, env = "HYDRANT_SERVER", default_value = DEFAULT_ADDRESS, value_name = "HOST:PORT")]
     pub server: String,
 
     #[command(subcommand)]
@@ -90,17 +92,34 @@ pub fn parse() -> Cli {
 
 /// Runs any command but `serve`, which is the program's own affair, and tells its exit code.
 pub async fn run(command: ClientCommand, server: String) -> ExitCode {
-    let format = command.format();
-    let server = Server { address: server };
+    let (format, interrupted) = (command.format(), command.interrupted());
+    let server = match command.server(&server) {
+        Ok(server) => server,
+        Err(told) => {
+            return wrong_usage(&format!("'{server}' is no address of a server (--server, HYDRANT_SERVER): {told}"));
+        }
+    };
     let outcome = match command {
         // It tells what it has measured until then.
         ClientCommand::Bench(args) => bench::run(args, &server).await,
         command => tokio::select! {
-            outcome = execute(command, server) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::new("INTERRUPTED", "interrupted")),
+            outcome = execute(command, &server) => outcome,
+            _ = tokio::signal::ctrl_c() => Err(interrupted),
         },
     };
+    let outcome = match outcome {
+        Err(failure) => Err(explain::explained(failure, &server).await),
+        done => done,
+    };
     exit_code(outcome, format)
+}
+
+/// Says what of the arguments is wrong, as the parser says it of others.
+fn wrong_usage(told: &str) -> ExitCode {
+    let error = Cli::command().error(clap::error::ErrorKind::ValueValidation, told);
+    // Nobody to tell is no reason for another exit code.
+    let _ = error.print();
+    ExitCode::from(2)
 }
 
 /// Shows a failure on stderr, in the format of the command, and tells the exit code.
@@ -115,31 +134,19 @@ pub fn exit_code(outcome: Result<Done, Failure>, format: Format) -> ExitCode {
     }
 }
 
-async fn execute(command: ClientCommand, server: Server) -> Result<Done, Failure> {
+async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failure> {
     match command {
-        ClientCommand::Plan(args) => plan::run(args, &server).await,
-        ClientCommand::Apply(args) => apply::run(args, &server).await,
-        ClientCommand::Get(args) => get::run(args, &server).await,
-        ClientCommand::Describe(args) => describe::run(args, &server).await,
-        ClientCommand::Delete(args) => delete::run(args, &server).await,
-        ClientCommand::Ingest(args) => ingest::run(args, &server).await,
-        ClientCommand::Online(args) => online::run(args, &server).await,
-        ClientCommand::Historical(args) => historical::run(args, &server).await,
-        ClientCommand::Bench(args) => bench::run(args, &server).await,
-        ClientCommand::Version(args) => version::run(args, &server).await,
+        ClientCommand::Plan(args) => plan::run(args, server).await,
+        ClientCommand::Apply(args) => apply::run(args, server).await,
+        ClientCommand::Get(args) => get::run(args, server).await,
+        ClientCommand::Describe(args) => describe::run(args, server).await,
+        ClientCommand::Delete(args) => delete::run(args, server).await,
+        ClientCommand::Ingest(args) => ingest::run(args, server).await,
+        ClientCommand::Online(args) => online::run(args, server).await,
+        ClientCommand::Historical(args) => historical::run(args, server).await,
+        ClientCommand::Bench(args) => bench::run(args, server).await,
+        ClientCommand::Version(args) => version::run(args, server).await,
         ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
-    }
-}
-
-/// The server that the commands talk to.
-#[derive(Debug)]
-pub(crate) struct Server {
-    address: String,
-}
-
-impl Server {
-    async fn connect(&self) -> Result<Client, Failure> {
-        Ok(Client::connect(&self.address).await?)
     }
 }
 
@@ -155,7 +162,29 @@ impl ClientCommand {
             Self::Online(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
-            Self::Delete(_) | Self::Historical(_) | Self::Completions(_) => Format::Table,
+            Self::Delete(args) => args.output.format,
+            Self::Historical(args) => args.format(),
+            Self::Completions(_) => Format::Table,
+        }
+    }
+
+    /// The server at the address, which has to be one where the command asks a server at all.
+    fn server(&self, address: &str) -> Result<Server, String> {
+        match self {
+            Self::Completions(_) => Ok(Server { address: address.to_owned() }),
+            _ => server::parse_address(address).map(|address| Server { address }),
+        }
+    }
+
+    /// What Ctrl-C leaves behind, and how to go on.
+    fn interrupted(&self) -> Failure {
+        let failure = Failure::new("INTERRUPTED", "interrupted");
+        match self {
+            Self::Ingest(_) => failure.hint(ingest::GO_ON),
+            Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
+            Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
+            Self::Historical(_) => failure.hint("no file was written; the same command begins again"),
+            _ => failure,
         }
     }
 }
@@ -179,6 +208,7 @@ mod tests {
             "hydrant get FeatureView airport_weather -o json",
             "hydrant describe service delay_model",
             "hydrant delete entity airport",
+            "hydrant delete service delay_model@1 -o json",
             "hydrant ingest weather a.parquet b.parquet --known event+10m --ignore-extra",
             "hydrant online get --service s --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6 --at 2013-12-30T22:30:00Z -o json",
             "hydrant online get --service s --keys keys.parquet",
@@ -214,6 +244,7 @@ mod tests {
             "hydrant bench online --service s --keys k.parquet --rate 10 --find-rate",
             "hydrant bench online --service s --keys k.parquet --rate 0",
             "hydrant bench online --service s --key a --rate 10",
+            "hydrant serve --server 127.0.0.1:7600",
         ] {
             let error = parsed(line).expect_err(line);
             assert!(error.exit_code() == 2, "{line}: {}", error.exit_code());
@@ -223,13 +254,42 @@ mod tests {
     #[test]
     fn every_command_shows_an_example_in_its_help() {
         fn check(command: &clap::Command) {
-            if command.has_subcommands() {
-                command.get_subcommands().for_each(check);
-            } else {
-                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-                assert!(help.contains("Example"), "`{}` has no example", command.get_name());
-            }
+            command.get_subcommands().for_each(check);
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "`{}` has no example", command.get_name());
         }
         check(&Cli::command());
+    }
+
+    #[test]
+    fn a_read_without_keys_names_both_ways_to_give_them() {
+        let told = parsed("hydrant online get --service s").expect_err("no keys").to_string();
+        assert!(told.contains("--key <") && told.contains("--keys <"), "{told}");
+    }
+
+    #[test]
+    fn only_commands_that_talk_to_a_server_show_its_address() {
+        let mut command = Cli::command();
+        command.build();
+        let help = |name: &str| {
+            let found = command.get_subcommands().find(|command| command.get_name() == name);
+            found.expect(name).clone().render_long_help().to_string()
+        };
+        assert!(help("get").contains("--server <HOST:PORT>"));
+        for name in ["serve", "completions"] {
+            assert!(!help(name).contains("--server"), "{name}");
+        }
+    }
+
+    #[test]
+    fn shells_complete_kinds_and_formats() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hydrant", &mut script);
+            let script = String::from_utf8(script).expect("UTF-8");
+            for words in [["entity", "source"], ["view", "service"], ["table", "json"]] {
+                assert!(words.iter().all(|word| script.contains(word)), "{shell}: {words:?}");
+            }
+        }
     }
 }

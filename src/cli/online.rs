@@ -1,6 +1,6 @@
 //! `hydrant online get`: feature values for a few keys, as a model would get them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use arrow_array::{Array as _, ArrayRef};
@@ -22,6 +22,7 @@ use crate::rpc::wire::columns::{data_type_of, decode_column, encode_column};
 
 /// Read features online
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  hydrant online get --service delay_model --key origin=EWR,carrier=UA")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -43,13 +44,8 @@ struct GetArgs {
     #[arg(long, value_name = "SERVICE")]
     service: String,
 
-    /// The join keys of one row, such as origin=EWR,carrier=UA ('\,' for a comma in a value); once per row
-    #[arg(long = "key", value_name = "KEY=VALUE,…", value_parser = keys::parse, required_unless_present = "keys", conflicts_with = "keys")]
-    key: Vec<KeyArgument>,
-
-    /// A Parquet file whose columns hold the join keys, one row each; other columns are left out
-    #[arg(long, value_name = "FILE.parquet")]
-    keys: Option<PathBuf>,
+    #[command(flatten)]
+    keys: KeyArgs,
 
     /// Read as of this instant (RFC 3339) instead of now
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
@@ -61,6 +57,19 @@ struct GetArgs {
 
     #[command(flatten)]
     output: ResultOutput,
+}
+
+/// The rows to read, in one of two ways.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct KeyArgs {
+    /// The join keys of one row, such as origin=EWR,carrier=UA ('\,' for a comma in a value); once per row
+    #[arg(long = "key", value_name = "KEY=VALUE,…", value_parser = keys::parse)]
+    rows: Vec<KeyArgument>,
+
+    /// A Parquet file whose columns hold the join keys, one row each; other columns are left out
+    #[arg(long = "keys", value_name = "FILE.parquet")]
+    file: Option<PathBuf>,
 }
 
 /// Rows of one read, at most.
@@ -76,12 +85,12 @@ impl Args {
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let Command::Get(args) = args.command;
     let client = server.connect().await?;
-    let catalog = Catalog::load(&client).await?;
+    let catalog = Catalog::load(&client, &args.service).await?;
     let key_types = KeyTypes::of(&catalog.definitions);
-    let mappings = catalog.mappings(&args.service);
-    let keys = match &args.keys {
+    let mappings = catalog.mappings();
+    let keys = match &args.keys.file {
         Some(path) => keys_of_file(path, &key_types, &mappings)?,
-        None => key_types.columns(&args.key)?,
+        None => key_types.columns(&args.keys.rows)?,
     };
     let entities: Vec<v1::Column> =
         keys.iter().map(|(name, column)| encode_column(name, column)).collect::<Result<_, _>>()?;
@@ -116,7 +125,9 @@ fn keys_of_file(
         .filter_map(|name| types.type_of(&name).map(|wanted| (name, wanted)))
         .collect();
     if columns.is_empty() {
-        return Err(refused("NO_KEYS", "no column is named like a join key of the service".to_owned()));
+        let wanted: BTreeSet<&str> = mappings.values().flat_map(|(_, keys)| keys).map(String::as_str).collect();
+        let hint = format!("the service is keyed by {}", wanted.into_iter().collect::<Vec<_>>().join(", "));
+        return Err(refused("NO_KEYS", "no column is named like a join key of the service".to_owned()).hint(hint));
     }
     if input.rows() == 0 || input.rows() > MAX_ROWS as u64 {
         let (rows, most) = (output::counted(input.rows(), "row"), output::count(MAX_ROWS as u64));

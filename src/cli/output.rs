@@ -5,10 +5,12 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use clap::ValueEnum;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
+use crate::error::Violation;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -30,16 +32,14 @@ pub struct DocumentOutput {
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct ResultOutput {
     /// How to print
-    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table", value_parser = table_or_json)]
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", default_value = "table", value_parser = table_or_json())]
     pub format: Format,
 }
 
-fn table_or_json(text: &str) -> Result<Format, String> {
-    match text {
-        "table" => Ok(Format::Table),
-        "json" => Ok(Format::Json),
-        _ => Err("use table or json".to_owned()),
-    }
+/// Reads `table` or `json`, and tells shells that there are these.
+pub fn table_or_json() -> impl TypedValueParser<Value = Format> {
+    let read = |text: String| if text == "json" { Format::Json } else { Format::Table };
+    PossibleValuesParser::new(["table", "json"]).map(read)
 }
 
 /// A part of a text that has a meaning of its own.
@@ -85,8 +85,12 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-pub fn warn(text: &str) {
-    note(&format!("{} {text}", on_stderr("warning:", Tone::Changed)));
+/// Says what went well and is perhaps not what was meant; for programs as one object on a line.
+pub fn warn(text: &str, format: Format) {
+    match format {
+        Format::Json => note(&json!({"warning": {"message": text}}).to_string()),
+        Format::Table | Format::Yaml => note(&format!("{} {text}", on_stderr("warning:", Tone::Changed))),
+    }
 }
 
 /// Shows a failure: the line that names the thing and the rule, the places, the way out.
@@ -95,7 +99,13 @@ pub fn failure(failure: &Failure, format: Format) {
         return note(&failure_json(failure).to_string());
     }
     note(&format!("{} {}", on_stderr("error:", Tone::Bad), failure.message));
-    for violation in &failure.violations {
+    // One place alone is mostly in the message already.
+    let said = |violation: &Violation| {
+        let name = violation.path.rsplit('.').next().unwrap_or_default();
+        let parts = [violation.message.as_str(), name];
+        failure.violations.len() == 1 && parts.iter().all(|part| failure.message.contains(part))
+    };
+    for violation in failure.violations.iter().filter(|violation| !said(violation)) {
         let place = if violation.path.is_empty() { String::new() } else { format!("{}: ", violation.path) };
         note(&format!("  {place}{}", violation.message));
     }
@@ -212,8 +222,6 @@ pub fn share(part: u64, whole: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use crate::error::Violation;
-
     use super::*;
 
     #[test]

@@ -13,7 +13,8 @@ use crate::rpc::client::Client;
 
 /// Show what applying definitions would change
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  hydrant plan -f definitions --exit-code    # 3 where there are changes")]
+#[command(after_help = "Example:\n  hydrant plan -f definitions --exit-code\n\n\
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found (with --exit-code).")]
 pub struct Args {
     /// Folder of YAML definitions, or a file; may be given again
     #[arg(short = 'f', long = "file", value_name = "DIR", required = true)]
@@ -28,7 +29,7 @@ pub struct Args {
 }
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
-    let files = DefinitionFiles::read(&args.files)?;
+    let files = DefinitionFiles::read(&args.files, args.output.format)?;
     let client = server.connect().await?;
     let shown = made(&files, &client).await?;
     output::print_as(args.output.format, &shown.json(), || {

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use super::Failure;
+use super::server::NoServer;
 use crate::config::{Config, Loader};
 
 /// Run the server; with no file and no flags, on the embedded default
@@ -31,6 +32,9 @@ pub struct Args {
     /// Address of HTTP (metrics and health)
     #[arg(long, value_name = "ADDR")]
     http_addr: Option<String>,
+
+    #[command(flatten)]
+    _server: NoServer,
 }
 
 /// The configuration: the embedded default, the file, the environment, these flags; later wins.

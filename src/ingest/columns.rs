@@ -31,7 +31,7 @@ impl SourceColumns {
         ignore_extra: bool,
         bad_rows: &mut BadRows,
     ) -> Result<Self> {
-        let mut wrong = Vec::new();
+        let (mut wrong, mut extra, mut missing) = (Vec::new(), 0, 0);
         let needed = needed_columns(source, rule, &mut wrong);
         let mut columns = BTreeMap::new();
         let mut deleted = None;
@@ -50,6 +50,7 @@ impl SourceColumns {
             let Some(declared) = source.columns.iter().find(|column| column.name.as_str() == name) else {
                 if !ignore_extra {
                     wrong.push(violation(name, "the source does not declare this column".to_owned()));
+                    extra += 1;
                 }
                 continue;
             };
@@ -66,9 +67,23 @@ impl SourceColumns {
         for name in needed {
             if !seen.contains(name.as_str()) {
                 wrong.push(violation(name.as_str(), "the column is missing".to_owned()));
+                missing += 1;
             }
         }
-        if wrong.is_empty() { Ok(Self { columns, deleted }) } else { Err(refusal(source, wrong)) }
+        if wrong.is_empty() {
+            return Ok(Self { columns, deleted });
+        }
+        let hint = match (wrong.len(), extra, missing) {
+            (all, extra, _) if all == extra => Some(
+                "declare them in the source, or leave them out: `ignore_extra` of a request, `--ignore-extra` of `hydrant ingest`"
+                    .to_owned(),
+            ),
+            (_, _, 1..) => Some(format!("columns are found by their names; the source has {}", names_of(source))),
+            _ => None,
+        };
+        let what = format!("the columns don't fit source '{}'", source.name);
+        let error = Error::wrong_places("BAD_COLUMNS", what, wrong).with("source", &source.name);
+        Err(hint.into_iter().fold(error, Error::hint))
     }
 
     pub fn get(&self, name: &Name) -> Option<&ArrayRef> {
@@ -131,10 +146,6 @@ fn violation(column: &str, message: String) -> Violation {
     Violation { path: format!("columns.{column}"), message }
 }
 
-fn refusal(source: &Source, wrong: Vec<Violation>) -> Error {
-    let list: Vec<String> = wrong.iter().map(|wrong| format!("{}: {}", wrong.path, wrong.message)).collect();
-    let message = format!("the columns don't fit source '{}': {}", source.name, list.join("; "));
-    let extra = wrong.iter().any(|wrong| wrong.message.contains("does not declare"));
-    let error = Error::invalid("BAD_COLUMNS", message).with("source", &source.name).violations(wrong);
-    if extra { error.hint("declare the column in the source, or ask for extra columns to be ignored") } else { error }
+fn names_of(source: &Source) -> String {
+    source.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
 }

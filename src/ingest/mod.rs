@@ -337,9 +337,9 @@ fn append_refusal(error: AppendError) -> Error {
             .with("option", "log.max_request")
             .with("limit", limit)
             .hint("send the rows in smaller requests, or raise 'log.max_request' in the server's configuration"),
-        AppendError::SequenceReused { sequence } => {
-            Error::new(Code::AlreadyExists, "SEQUENCE_REUSED", message).with("sequence", sequence)
-        }
+        AppendError::SequenceReused { sequence } => Error::new(Code::AlreadyExists, "SEQUENCE_REUSED", message)
+            .with("sequence", sequence)
+            .hint("a sequence stands for the rows that it was first sent with: give other rows a new one"),
         AppendError::SequenceTooOld { sequence, last } => {
             Error::new(Code::FailedPrecondition, "SEQUENCE_TOO_OLD", message)
                 .with("sequence", sequence)

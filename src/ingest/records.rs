@@ -174,9 +174,7 @@ fn delete_keys(view: &View, given: &[(String, ArrayRef)]) -> Result<Vec<ArrayRef
     if wrong.is_empty() {
         return Ok(keys);
     }
-    let list: Vec<String> = wrong.iter().map(|wrong| format!("{}: {}", wrong.path, wrong.message)).collect();
-    let message = format!("the keys don't fit view '{}': {}", view.name, list.join("; "));
-    Err(Error::invalid("BAD_COLUMNS", message).violations(wrong))
+    Err(Error::wrong_places("BAD_COLUMNS", format!("the keys don't fit view '{}'", view.name), wrong))
 }
 
 /// Collects the records of all views. Keys and bodies go into one buffer, which the records share.

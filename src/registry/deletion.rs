@@ -8,11 +8,14 @@ use crate::error::{Code, Error, Result};
 
 use super::definition::Kind;
 use super::lineage;
-use super::plan::tenant;
+use super::plan::{Stamp, tenant};
 use super::state::State;
 
 /// How many users a refusal lists.
 const SHOWN_USERS: usize = 20;
+
+/// How many versions a refusal lists.
+const SHOWN_VERSIONS: usize = 20;
 
 /// The state without a definition.
 pub(super) fn draft(state: &State, tenant_name: &Name, kind: Kind, name: &Name, etag: &str) -> Result<State> {
@@ -29,7 +32,7 @@ pub(super) fn draft(state: &State, tenant_name: &Name, kind: Kind, name: &Name, 
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         let message = format!("{} '{name}' is in use by {shown}{more}", kind.as_str());
         return Err(Error::new(Code::FailedPrecondition, "DEFINITION_IN_USE", message)
-            .hint("delete what uses it first; every version of a service that is served counts")
+            .hint("delete what uses it first; of a service every version counts (`hydrant delete service NAME@N` deletes one)")
             .with("kind", kind.as_str())
             .with("name", name)
             .with("used_by", shown));
@@ -56,6 +59,40 @@ pub(super) fn draft(state: &State, tenant_name: &Name, kind: Kind, name: &Name, 
     Ok(next)
 }
 
+/// The state without one version of a service, which then can't be asked for any more. Its number is
+/// not given again. The current version goes only with the service.
+pub(super) fn draft_version(
+    state: &State,
+    tenant_name: &Name,
+    (service, number): (&Name, u32),
+    etag: &str,
+    stamp: &Stamp,
+) -> Result<State> {
+    let kind = Kind::FeatureService;
+    let mut next = state.clone();
+    next.revision += 1;
+    let found = next.tenants.get_mut(tenant_name).and_then(|tenant| tenant.services.get_mut(service));
+    let found = found.ok_or_else(|| not_found(kind, service))?;
+    check_etag(kind, service, &found.stored.etag(), etag)?;
+    let current = found.current().map_or(0, |current| current.number);
+    let Some(index) = found.versions.iter().position(|version| version.number == number) else {
+        let numbers: Vec<u32> = found.versions.iter().map(|version| version.number).collect();
+        return Err(version_not_found(service, number, &numbers));
+    };
+    if number == current {
+        let message = format!("version {number} of feature service '{service}' is its current one");
+        return Err(Error::new(Code::FailedPrecondition, "VERSION_IS_CURRENT", message)
+            .hint("apply the service with what its models need now, which makes another version current, or delete the service as a whole")
+            .with("service", service)
+            .with("version", number));
+    }
+    found.versions.remove(index);
+    found.stored.revision = next.revision;
+    found.stored.updated = stamp.now;
+    found.stored.updated_by.clone_from(&stamp.by);
+    Ok(next)
+}
+
 /// Refuses (ABORTED) if the definition isn't the one that the caller has seen; an empty etag is
 /// whatever is there.
 pub(super) fn check_etag(kind: Kind, name: &Name, current: &str, given: &str) -> Result<()> {
@@ -74,4 +111,16 @@ pub(super) fn not_found(kind: Kind, name: &Name) -> Error {
     Error::not_found("DEFINITION_NOT_FOUND", format!("there is no {} '{name}'", kind.as_str()))
         .with("kind", kind.as_str())
         .with("name", name)
+}
+
+/// `numbers` are the versions that are there.
+pub(super) fn version_not_found(service: &Name, number: u32, numbers: &[u32]) -> Error {
+    let current = numbers.last().copied().unwrap_or_default();
+    let message = format!("feature service '{service}' has no version {number}; its current one is {current}");
+    let shown: Vec<String> = numbers.iter().rev().take(SHOWN_VERSIONS).map(ToString::to_string).collect();
+    Error::not_found("SERVICE_VERSION_NOT_FOUND", message)
+        .hint(format!("the versions that are served: {}", shown.join(", ")))
+        .with("service", service)
+        .with("version", number)
+        .with("current", current)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use hydrant_storage::names::Name;
 
-use super::catalog::TenantCatalog;
+use super::catalog::{ServiceVersion, TenantCatalog};
 use super::definition::{Kind, Spec};
 use super::state::TenantState;
 
@@ -36,6 +36,15 @@ pub fn of(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Lineage {
         upstream: walk(&edges, &start, |edge| (&edge.to, &edge.from)),
         downstream: walk(&edges, &start, |edge| (&edge.from, &edge.to)),
     }
+}
+
+/// The lineage of one version of a service, which is made of its own views only.
+pub fn of_version(catalog: &TenantCatalog, version: &ServiceVersion) -> Lineage {
+    let mut edges = catalog_edges(catalog);
+    let service = (Kind::FeatureService, version.service.clone());
+    edges.retain(|edge| edge.to != service);
+    edges.extend(version.lookups.iter().map(|lookup| service_edge(&lookup.view.name, &version.service)));
+    Lineage { upstream: walk(&edges, &service, |edge| (&edge.to, &edge.from)), downstream: Vec::new() }
 }
 
 /// Every definition downstream of one, in order.

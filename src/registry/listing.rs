@@ -10,8 +10,9 @@ use hydrant_storage::names::Name;
 
 use crate::error::{Error, Result};
 
-use super::catalog::{Applied, ServiceVersion, TenantCatalog};
-use super::definition::Kind;
+use super::catalog::{Applied, Service, ServiceVersion, TenantCatalog};
+use super::definition::{FeatureServiceSpec, Kind, ServiceFeature, Spec};
+use super::deletion;
 
 pub const DEFAULT_PAGE_SIZE: u32 = 100;
 /// A larger page size is read as this.
@@ -24,8 +25,10 @@ pub struct Described {
     pub applied: Applied,
     /// The current version of a view or service; 1 for other kinds.
     pub version: u32,
-    /// The current version of a service.
+    /// The version of a service that is described: the current one, or the one asked for.
     pub frozen: Option<Arc<ServiceVersion>>,
+    /// All versions of a service that are served, ascending.
+    pub versions: Vec<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,22 +42,61 @@ pub struct Page {
 }
 
 pub(super) fn get(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Option<Described> {
-    let simple = |applied: &Applied| Described { applied: applied.clone(), version: 1, frozen: None };
+    let simple =
+        |applied: &Applied| Described { applied: applied.clone(), version: 1, frozen: None, versions: Vec::new() };
     match kind {
         Kind::Tenant => (catalog.name == *name).then(|| simple(&catalog.applied)),
         Kind::Entity => catalog.entities.get(name).map(|entity| simple(&entity.applied)),
         Kind::Source => catalog.sources.get(name).map(|source| simple(&source.applied)),
-        Kind::FeatureView => catalog.views.get(name).map(|view| Described {
-            applied: view.applied.clone(),
-            version: view.version,
-            frozen: None,
-        }),
+        Kind::FeatureView => {
+            catalog.views.get(name).map(|view| Described { version: view.version, ..simple(&view.applied) })
+        }
         Kind::FeatureService => catalog.services.get(name).map(|service| {
             let frozen = service.versions.last().cloned();
             let version = frozen.as_ref().map_or(1, |frozen| frozen.number);
-            Described { applied: service.applied.clone(), version, frozen }
+            Described { version, frozen, versions: numbers(service), ..simple(&service.applied) }
         }),
     }
+}
+
+/// One version of a service: the definition as it would be written for this very version.
+pub(super) fn get_version(catalog: &TenantCatalog, name: &Name, number: u32) -> Result<Described> {
+    let service = catalog.services.get(name).ok_or_else(|| deletion::not_found(Kind::FeatureService, name))?;
+    let found = service.versions.iter().find(|version| version.number == number);
+    let frozen = found.ok_or_else(|| deletion::version_not_found(name, number, &numbers(service)))?;
+    let mut applied = service.applied.clone();
+    if service.versions.last().is_some_and(|current| current.number != number) {
+        applied.definition.spec = Spec::FeatureService(as_written(frozen));
+    }
+    Ok(Described { applied, version: number, frozen: Some(Arc::clone(frozen)), versions: numbers(service) })
+}
+
+fn numbers(service: &Service) -> Vec<u32> {
+    service.versions.iter().map(|version| version.number).collect()
+}
+
+/// The features of a version one by one: what was written for it is not kept.
+fn as_written(frozen: &ServiceVersion) -> FeatureServiceSpec {
+    let mut features: Vec<(usize, ServiceFeature)> = Vec::new();
+    for column in &frozen.columns {
+        let lookup = &frozen.lookups[column.lookup];
+        let view = &lookup.view.name;
+        let prefix = column.name.split("__").next().unwrap_or_default();
+        let alias = prefix.parse::<Name>().ok().filter(|alias| alias != view);
+        let feature = lookup.view.features[column.feature].name.clone();
+        match features.last_mut() {
+            Some((known, entry)) if *known == column.lookup && entry.alias == alias => entry.features.push(feature),
+            _ => {
+                let pairs = lookup.view.join_keys.iter().zip(&lookup.keys);
+                let mapped = pairs.filter(|(join_key, column)| join_key.name != **column);
+                let keys = mapped.map(|(join_key, column)| (join_key.name.clone(), column.clone())).collect();
+                let entry = ServiceFeature { view: view.clone(), features: vec![feature], alias, keys };
+                features.push((column.lookup, entry));
+            }
+        }
+    }
+    let features = features.into_iter().map(|(_, feature)| feature).collect();
+    FeatureServiceSpec { latency_budget: frozen.latency_budget, features }
 }
 
 /// A page of a kind: at most `page_size` (0: the default), after the one that gave `page_token`

@@ -236,10 +236,27 @@ impl Registry {
         self.change(permit, edit).await.map(|((), snapshot)| snapshot.revision)
     }
 
+    /// Deletes one version of a service that is not its current one, and tells the new revision.
+    pub async fn delete_version(&self, permit: &Permit, service: &Name, number: u32, etag: String) -> Result<u64> {
+        let (tenant, service) = (permit.tenant().clone(), service.clone());
+        let edit = move |state: &State, stamp: &Stamp| {
+            let next = deletion::draft_version(state, &tenant, (&service, number), &etag, stamp)?;
+            Ok(((), Some(next)))
+        };
+        self.change(permit, edit).await.map(|((), snapshot)| snapshot.revision)
+    }
+
     /// A definition as it stands.
     pub fn get(&self, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {
         permit.require(Action::ReadDefinitions)?;
         described(&self.snapshot(), permit, kind, name)
+    }
+
+    /// One version of a service, with the features that it was frozen with.
+    pub fn get_version(&self, permit: &Permit, service: &Name, number: u32) -> Result<Described> {
+        permit.require(Action::ReadDefinitions)?;
+        let snapshot = self.snapshot();
+        listing::get_version(snapshot.tenant(permit.tenant())?, service, number)
     }
 
     /// A page of the definitions of a kind, by name.
@@ -255,6 +272,15 @@ impl Registry {
         let snapshot = self.snapshot();
         described(&snapshot, permit, kind, name)?;
         Ok(lineage::of(snapshot.tenant(permit.tenant())?, kind, name))
+    }
+
+    /// What one version of a service is made of.
+    pub fn lineage_of_version(&self, permit: &Permit, service: &Name, number: u32) -> Result<Lineage> {
+        permit.require(Action::ReadDefinitions)?;
+        let snapshot = self.snapshot();
+        let tenant = snapshot.tenant(permit.tenant())?;
+        let described = listing::get_version(tenant, service, number)?;
+        Ok(described.frozen.map(|version| lineage::of_version(tenant, &version)).unwrap_or_default())
     }
 
     fn stamp(&self, permit: &Permit) -> Stamp {

@@ -15,7 +15,7 @@ use super::definition::{Definition, Kind, Spec};
 use super::details;
 use super::freeze::{self, FreezableView};
 use super::lineage;
-use super::state::{RowFeature, ServiceState, State, Stored, TenantState, ViewState};
+use super::state::{FrozenService, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
 use super::validation::{self, ResolvedView, Violations, World, resolve_view};
 
 /// What would change, in the order in which kinds refer to one another, then by name.
@@ -34,7 +34,7 @@ pub struct Change {
     pub action: Action,
     /// One line for each thing that differs, such as `ttl: 3h -> 2h`.
     pub details: Vec<String>,
-    /// Definitions downstream.
+    /// Definitions downstream that are not what they were before.
     pub affects: Vec<(Kind, Name)>,
 }
 
@@ -124,7 +124,7 @@ pub(super) fn draft(
 
     let mut changes: Vec<Change> = Vec::with_capacity(drafting.actions.len());
     for ((kind, name), action) in &drafting.actions {
-        let affects = if *action == Action::Update { lineage::downstream_of(&new, *kind, name) } else { Vec::new() };
+        let affects = if *action == Action::Update { affected(old, &new, *kind, name) } else { Vec::new() };
         let details = details::lines(old, &new, *kind, name);
         changes.push(Change { kind: *kind, name: name.clone(), action: *action, details, affects });
     }
@@ -135,6 +135,32 @@ pub(super) fn draft(
     next.next_view = drafting.next_view;
     next.tenants.insert(tenant_name.clone(), new);
     Ok((plan, Some(next)))
+}
+
+/// What downstream is otherwise after an update. Versions of services are frozen, so that a view
+/// affects only those services that this very plan freezes anew; a source affects all that is made of
+/// its rows, where these come to count otherwise.
+fn affected(old: &TenantState, new: &TenantState, kind: Kind, name: &Name) -> Vec<(Kind, Name)> {
+    let mut downstream = lineage::downstream_of(new, kind, name);
+    let rules = |tenant: &TenantState| match tenant.stored(kind, name).map(|stored| &stored.definition.spec) {
+        Some(Spec::Source(spec)) => Some((spec.known_time.clone(), spec.max_future)),
+        _ => None,
+    };
+    if rules(old) == rules(new) {
+        downstream.retain(|(user_kind, user)| {
+            kind == Kind::FeatureView && *user_kind == Kind::FeatureService && is_frozen_anew(old, new, user, name)
+        });
+    }
+    downstream
+}
+
+/// Whether a service gets a version that is made of the view.
+fn is_frozen_anew(old: &TenantState, new: &TenantState, service: &Name, view: &Name) -> bool {
+    let current = |tenant: &TenantState| tenant.services.get(service).and_then(ServiceState::current).cloned();
+    let (before, after) = (current(old), current(new));
+    let number = |version: &Option<FrozenService>| version.as_ref().map(|version| version.number);
+    let uses_view = |version: &FrozenService| version.lookups.iter().any(|lookup| lookup.view == *view);
+    number(&before) != number(&after) && after.as_ref().is_some_and(uses_view)
 }
 
 /// The state of a tenant.
@@ -262,7 +288,7 @@ impl Drafting<'_> {
         }
     }
 
-    fn place_service(&mut self, tenant: &mut TenantState, definition: &Definition, fresh: super::state::FrozenService) {
+    fn place_service(&mut self, tenant: &mut TenantState, definition: &Definition, fresh: FrozenService) {
         let name = definition.name().clone();
         let existing = tenant.services.remove(&name);
         let current = existing.as_ref().and_then(ServiceState::current);

@@ -19,6 +19,7 @@ use hydrant_proto::v1::ingest_service_client::IngestServiceClient;
 use hydrant_proto::v1::online_service_client::OnlineServiceClient;
 use hydrant_proto::v1::registry_service_client::RegistryServiceClient;
 use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
@@ -391,6 +392,20 @@ async fn connect(server: &str) -> Result<Channel, Refusal> {
     let endpoint = Endpoint::from_shared(uri).map_err(unreachable)?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).http2_max_header_list_size(MAX_HEADERS);
     endpoint.connect().await.map_err(unreachable)
+}
+
+/// Whether what listens there answers in HTTP/1, as a server's HTTP port does and no other of its
+/// ports: for who has to be told that the port is wrong.
+pub async fn speaks_http(server: &str) -> bool {
+    let address = server.split_once("://").map_or(server, |(_, address)| address);
+    let asked = async {
+        let mut connection = tokio::net::TcpStream::connect(address).await.ok()?;
+        connection.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.ok()?;
+        let mut start = [0; 7];
+        connection.read_exact(&mut start).await.ok()?;
+        Some(start == *b"HTTP/1.")
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, asked).await.ok().flatten().unwrap_or(false)
 }
 
 /// `http://HOST` of an address.

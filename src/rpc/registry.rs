@@ -8,7 +8,8 @@ use tonic::{Request, Response, Status};
 use super::UseCases;
 use super::status::to_status;
 use super::wire::definitions::{
-    decode_definitions, decode_kind, decode_name, encode_definition, encode_kind, encode_problem, encode_status,
+    decode_definitions, decode_kind, decode_versioned_name, encode_definition, encode_kind, encode_problem,
+    encode_status,
 };
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::Definition;
@@ -50,15 +51,23 @@ impl RegistryRpc {
 
     async fn remove(&self, request: v1::DeleteDefinitionRequest) -> Result<v1::DeleteDefinitionResponse> {
         let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
-        let (kind, name) = (decode_kind(request.kind)?, decode_name("name", &request.name)?);
-        let registry_revision = self.use_cases.registry.delete(&permit, kind, &name, request.etag).await?;
+        let kind = decode_kind(request.kind)?;
+        let registry = &self.use_cases.registry;
+        let registry_revision = match decode_versioned_name(kind, &request.name)? {
+            (name, None) => registry.delete(&permit, kind, &name, request.etag).await?,
+            (name, Some(version)) => registry.delete_version(&permit, &name, version, request.etag).await?,
+        };
         Ok(v1::DeleteDefinitionResponse { registry_revision })
     }
 
     fn get(&self, request: &v1::GetDefinitionRequest) -> Result<v1::Definition> {
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
-        let (kind, name) = (decode_kind(request.kind)?, decode_name("name", &request.name)?);
-        self.use_cases.registry.get(&permit, kind, &name).map(|described| encode_described(&described))
+        let kind = decode_kind(request.kind)?;
+        let described = match decode_versioned_name(kind, &request.name)? {
+            (name, None) => self.use_cases.registry.get(&permit, kind, &name)?,
+            (name, Some(version)) => self.use_cases.registry.get_version(&permit, &name, version)?,
+        };
+        Ok(encode_described(&described))
     }
 
     fn list(&self, request: &v1::ListDefinitionsRequest) -> Result<v1::ListDefinitionsResponse> {
@@ -101,8 +110,11 @@ impl RegistryRpc {
 
     fn lineage(&self, request: &v1::GetLineageRequest) -> Result<v1::GetLineageResponse> {
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
-        let (kind, name) = (decode_kind(request.kind)?, decode_name("name", &request.name)?);
-        let Lineage { upstream, downstream } = self.use_cases.registry.lineage(&permit, kind, &name)?;
+        let kind = decode_kind(request.kind)?;
+        let Lineage { upstream, downstream } = match decode_versioned_name(kind, &request.name)? {
+            (name, None) => self.use_cases.registry.lineage(&permit, kind, &name)?,
+            (name, Some(version)) => self.use_cases.registry.lineage_of_version(&permit, &name, version)?,
+        };
         Ok(v1::GetLineageResponse {
             upstream: upstream.iter().map(encode_edge).collect(),
             downstream: downstream.iter().map(encode_edge).collect(),
@@ -191,7 +203,7 @@ fn single(definition: Option<v1::Definition>) -> Result<Definition> {
 }
 
 fn encode_described(described: &Described) -> v1::Definition {
-    let status = encode_status(&described.applied, described.version, described.frozen.as_deref());
+    let status = encode_status(described);
     v1::Definition { status: Some(status), ..encode_definition(&described.applied.definition) }
 }
 

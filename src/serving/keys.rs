@@ -142,8 +142,10 @@ fn cast_columns<'a>(selection: &Selection, entities: &'a [(String, ArrayRef)]) -
     if wrong.is_empty() {
         return Ok(columns);
     }
-    let list: Vec<String> = wrong.iter().map(|wrong| format!("{}: {}", wrong.path, wrong.message)).collect();
-    Err(Error::invalid("BAD_ENTITY_COLUMNS", list.join("; ")).violations(wrong))
+    let keyed_by: Vec<String> =
+        wanted.iter().map(|wanted| format!("{} ({})", wanted.name, wanted.key_type.as_str())).collect();
+    Err(Error::wrong_places("BAD_ENTITY_COLUMNS", "the entity columns don't fit the request", wrong)
+        .hint(format!("what it asks for is keyed by {}", keyed_by.join(", "))))
 }
 
 fn encode(

@@ -120,7 +120,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     };
     output::print_as(args.output.format, &told.json(&results), || told.text(&results))?;
     if args.output.format == output::Format::Table {
-        results.warnings().iter().for_each(|warning| output::warn(warning));
+        results.warnings().iter().for_each(|warning| output::warn(warning, args.output.format));
     }
     if let Some(path) = &args.report {
         told.page(&results).write(path)?;

@@ -24,6 +24,7 @@ use results::Results;
 
 /// Measure a server: latencies at given rates, highest rate, bursts
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  hydrant bench online --service delay_model --keys keys.parquet --rate 1000")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -100,7 +101,7 @@ impl Interrupt {
 fn finish(results: &Results, load: &LoadOptions, format: Format) -> Result<Done, Failure> {
     output::print_as(format, &results.json(), || results.text())?;
     if format == Format::Table {
-        results.warnings().iter().for_each(|warning| output::warn(warning));
+        results.warnings().iter().for_each(|warning| output::warn(warning, format));
     }
     if let Some(path) = &load.report {
         results.page().write(path)?;

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::super::catalog::Catalog;
 use super::super::keys::KeyTypes;
 use super::super::output::{ResultOutput, count, counted, share};
-use super::super::{Done, Failure, Server, definitions, time};
+use super::super::{Done, Failure, Server, time};
 use super::drive::Drivers;
 use super::keys::{self, Drawing, KeySource, KeyValues};
 use super::options::LoadOptions;
@@ -24,7 +24,6 @@ use crate::bench::random::Choice;
 use crate::bench::tally::{Answer, Reply};
 use crate::clock::{Clock as _, SystemClock};
 use crate::error::Code;
-use crate::registry::definition::Kind;
 use crate::rpc::client::Refusal;
 use crate::rpc::client::lean::{LeanClient, Method, decode_read};
 use crate::rpc::wire::cells::{CellCounts, count_cells};
@@ -110,13 +109,8 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     }
     let client = server.connect().await?;
     let info = client.server_info().await?;
-    let catalog = Catalog::load(&client).await?;
+    let catalog = Catalog::load(&client, &args.service).await?;
     let wanted = request_columns(&catalog, &args);
-    if wanted.is_empty() {
-        // The server knows best why there is no such service.
-        let name = args.service.split('@').next().unwrap_or_default();
-        definitions::decode(vec![client.get_definition(Kind::FeatureService, name).await?])?;
-    }
     if let Some(unknown) = args.shared.iter().find(|name| !wanted.contains(name)) {
         let message = format!("'{unknown}' in --shared is no join key of the service");
         return Err(Failure::new("UNKNOWN_KEY", message)
@@ -183,7 +177,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
 /// The columns of keys that a request to the service has, in the order of their first use.
 fn request_columns(catalog: &Catalog, args: &Args) -> Vec<String> {
     let mut wanted: Vec<String> = Vec::new();
-    for name in catalog.mappings(&args.service).into_values().flat_map(|(_, keys)| keys) {
+    for name in catalog.mappings().into_values().flat_map(|(_, keys)| keys) {
         if !wanted.contains(&name) {
             wanted.push(name);
         }

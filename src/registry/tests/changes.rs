@@ -84,6 +84,32 @@ async fn a_plan_shows_differences_as_readable_lines_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_plan_names_downstream_only_what_is_not_as_before() {
+    let registry = flights().await;
+    let affects = |changes: &[(&str, &str)], left_out: Kind, changed: &str| {
+        let mut definitions = flights_with(changes);
+        definitions.retain(|definition| definition.kind() != left_out);
+        let plan = registry.plan(&permit(Action::ReadDefinitions), &definitions).expect("it is compatible");
+        let change = plan.changes.into_iter().find(|change| change.name.as_str() == changed).expect("it is planned");
+        assert_eq!(change.action, Planned::Update);
+        change.affects
+    };
+    let (view, service) = ((Kind::FeatureView, name("airport_weather")), (Kind::FeatureService, name("delay_model")));
+    let ttl = [("ttl: 3h", "ttl: 2h")];
+    // What is frozen stays so, until the service is applied too.
+    assert!(affects(&ttl, Kind::FeatureService, "airport_weather").is_empty());
+    assert_eq!(affects(&ttl, Kind::Tenant, "airport_weather"), [service.clone()]);
+    let words = [("\"Hourly weather\"", "\"Weather\"")];
+    assert!(affects(&words, Kind::Tenant, "airport_weather").is_empty());
+    assert!(affects(&[("\"An airport\"", "\"A port\"")], Kind::Tenant, "airport").is_empty());
+    // When rows count as known is no part of what is frozen.
+    let rule = [("knownTime: event ", "knownTime: arrival ")];
+    assert_eq!(affects(&rule, Kind::FeatureService, "weather"), [view, service]);
+    let column = [("    - {name: wind_speed", "    - {name: gust, type: float64}\n    - {name: wind_speed")];
+    assert!(affects(&column, Kind::Tenant, "weather").is_empty());
+}
+
+#[tokio::test]
 async fn an_apply_with_one_bad_definition_changes_nothing() {
     let registry = flights().await;
     let before = registry.snapshot();

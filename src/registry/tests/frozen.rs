@@ -2,6 +2,7 @@
 
 use super::super::catalog::ServiceVersion;
 use super::*;
+use crate::error::Code;
 
 fn columns(version: &ServiceVersion) -> Vec<String> {
     version.columns.iter().map(|column| column.name.clone()).collect()
@@ -92,4 +93,73 @@ async fn rows_stay_for_the_longest_ttl_among_view_and_services() {
     delete(&registry, Kind::FeatureService, "delay_model").await.expect("nothing uses it");
     assert_eq!(catalog(&registry).views["airport_weather"].longest_ttl, Some(3_600_000_000));
     assert_eq!(catalog(&registry).views["carrier_departures"].longest_ttl, None);
+}
+
+#[tokio::test]
+async fn a_version_is_described_as_it_was_frozen_and_not_as_the_service_is_now() {
+    let registry = flights().await;
+    let before = registry.get(&permit(Action::ReadDefinitions), Kind::FeatureService, &name("delay_model"));
+    let without = flights_with(&[("    - carrier_departures:dep_delay\n", ""), ("ttl: 3h", "ttl: 1h")]);
+    apply(&registry, without).await.expect("a service may take less");
+    let read = permit(Action::ReadDefinitions);
+    let described = |number| registry.get_version(&read, &name("delay_model"), number).expect("it is served");
+    let first = described(1);
+    assert_eq!((first.version, first.versions.as_slice()), (1, [1, 2].as_slice()));
+    let frozen = first.frozen.expect("a service has columns");
+    assert_eq!(frozen.columns.len(), 4);
+    // Written out, it freezes to the same columns.
+    let mut again = first.applied.definition.clone();
+    again.metadata.name = name("again");
+    let mut definitions = flights_with(&[("ttl: 3h", "ttl: 1h")]);
+    definitions.push(again);
+    apply(&registry, definitions).await.expect("it is a definition like others");
+    let again = Arc::clone(&catalog(&registry).services["again"].versions[0]);
+    assert_eq!(columns(&again), columns(&frozen));
+    let keys = |version: &ServiceVersion| version.lookups.iter().map(|lookup| lookup.keys.clone()).collect::<Vec<_>>();
+    assert_eq!(keys(&again), keys(&frozen));
+
+    let current = registry.get(&read, Kind::FeatureService, &name("delay_model")).expect("it is there");
+    assert_eq!(described(current.version).applied.definition, current.applied.definition);
+    let before = before.expect("it was there").applied.definition;
+    assert_eq!(current.applied.definition, before, "the last apply has put it back");
+    let upstream = |number| {
+        let lineage = registry.lineage_of_version(&read, &name("delay_model"), number).expect("it is served");
+        lineage.upstream.iter().filter(|edge| edge.to.0 == Kind::FeatureService).count()
+    };
+    assert_eq!((upstream(1), upstream(2)), (2, 1));
+}
+
+#[tokio::test]
+async fn a_version_that_is_not_current_is_deleted_alone_and_its_number_does_not_come_back() {
+    let files = LossyFiles::new(1);
+    let registry = open(&files).await.expect("an empty disk opens");
+    apply(&registry, definitions(FLIGHTS)).await.expect("the examples fit together");
+    let without = flights_with(&[("    - carrier_departures:dep_delay\n", "")]);
+    apply(&registry, without.clone()).await.expect("a service may take less");
+    let service = name("delay_model");
+    let seen = registry.get(&permit(Action::ReadDefinitions), Kind::FeatureService, &service).expect("it is there");
+    let delete_version = async |registry: &Registry, number, etag: &str| {
+        registry.delete_version(&delete_permit(), &service, number, etag.to_owned()).await
+    };
+    let current = delete_version(&registry, 2, "").await.expect_err("it is current");
+    assert_eq!((current.code, current.reason), (Code::FailedPrecondition, "VERSION_IS_CURRENT"));
+    let absent = delete_version(&registry, 3, "").await.expect_err("it isn't there");
+    assert_eq!((absent.code, absent.reason), (Code::NotFound, "SERVICE_VERSION_NOT_FOUND"));
+    delete_version(&registry, 1, &seen.applied.etag).await.expect("nobody changed it since");
+    let stale = delete_version(&registry, 1, &seen.applied.etag).await.expect_err("it was changed since");
+    assert_eq!(stale.code, Code::Aborted);
+
+    // What only version 1 needed is free, and applying the same again still changes nothing.
+    delete(&registry, Kind::FeatureView, "carrier_departures").await.expect("nothing uses it any more");
+    drop(registry);
+    let registry = open(&files).await.expect("it opens again");
+    let numbers = |registry: &Registry| {
+        catalog(registry).services["delay_model"].versions.iter().map(|version| version.number).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&registry), [2]);
+    let service_alone: Vec<Definition> =
+        without.into_iter().filter(|definition| definition.kind() == Kind::FeatureService).collect();
+    assert!(apply(&registry, service_alone).await.expect("it fits").plan.is_empty());
+    apply(&registry, definitions(FLIGHTS)).await.expect("it fits");
+    assert_eq!(numbers(&registry), [2, 3]);
 }

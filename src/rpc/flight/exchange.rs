@@ -124,5 +124,6 @@ fn encode_report(report: &Report) -> v1::TrainingSetReport {
         content_hash: report.content_hash.clone(),
         tables: tables.collect(),
         features: features.collect(),
+        warning: report.warning().unwrap_or_default(),
     }
 }

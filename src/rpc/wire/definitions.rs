@@ -12,12 +12,14 @@ use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
 
 use crate::error::{Error, Result, Violation};
-use crate::registry::catalog::{Applied, ServiceVersion};
+use crate::registry::catalog::ServiceVersion;
 use crate::registry::definition::{
     Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
     ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
 use crate::registry::durations;
+use crate::registry::listing::Described;
+use crate::registry::values;
 
 /// Definitions as they came in. A refusal lists every place that doesn't fit, as
 /// `definitions[2].spec.features[0].type`.
@@ -68,6 +70,22 @@ pub fn decode_name(field: &str, text: &str) -> Result<Name> {
     text.parse().map_err(|error| Error::invalid("INVALID_NAME", format!("{field}: {error}")))
 }
 
+/// A definition's name, for a service perhaps with a version: `name` or `name@N`.
+pub fn decode_versioned_name(kind: Kind, text: &str) -> Result<(Name, Option<u32>)> {
+    let Some((name, number)) = text.split_once('@') else { return Ok((decode_name("name", text)?, None)) };
+    let shown = shortened(text);
+    if kind != Kind::FeatureService {
+        let message =
+            format!("'{shown}': only a FeatureService is asked for by version, and this is a {}", kind.as_str());
+        return Err(Error::invalid("INVALID_NAME", message).hint("leave out what stands behind the name, from '@' on"));
+    }
+    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number = number.parse().ok().filter(|_| digits).ok_or_else(|| {
+        Error::invalid("BAD_SERVICE_REFERENCE", format!("'{shown}' names no service version: use `name` or `name@N`"))
+    })?;
+    Ok((decode_name("name", name)?, Some(number)))
+}
+
 /// A definition, without what the server knows of it.
 pub fn encode_definition(definition: &Definition) -> v1::Definition {
     let Metadata { name, description, owner, tags } = &definition.metadata;
@@ -106,18 +124,19 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
     v1::Definition { metadata: Some(metadata), spec: Some(spec), status: None }
 }
 
-/// What the server knows of a definition that was applied. `current` is the current version of a
-/// feature service.
-pub fn encode_status(applied: &Applied, version: u32, current: Option<&ServiceVersion>) -> v1::DefinitionStatus {
+/// What the server knows of a definition that was applied.
+pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
+    let Described { applied, version, frozen, versions } = described;
     v1::DefinitionStatus {
-        version,
+        version: *version,
         revision: applied.revision,
         created_micros: applied.created,
         updated_micros: applied.updated,
         updated_by: applied.updated_by.clone(),
         etag: applied.etag.clone(),
-        columns: current.map(encode_frozen_columns).unwrap_or_default(),
-        shape_hash: current.map(|version| version.shape_hash.clone()).unwrap_or_default(),
+        columns: frozen.as_deref().map(encode_frozen_columns).unwrap_or_default(),
+        shape_hash: frozen.as_ref().map(|version| version.shape_hash.clone()).unwrap_or_default(),
+        versions: versions.clone(),
     }
 }
 
@@ -381,13 +400,16 @@ fn encode_service_feature(feature: &ServiceFeature) -> v1::ServiceFeature {
 
 fn encode_frozen_columns(version: &ServiceVersion) -> Vec<v1::FrozenColumn> {
     let encode = |column: &crate::registry::catalog::ServiceColumn| {
-        let view = &version.lookups[column.lookup].view;
+        let lookup = &version.lookups[column.lookup];
+        let view = &lookup.view;
         v1::FrozenColumn {
             name: column.name.clone(),
             r#type: column.data_type.to_string(),
             view: view.name.to_string(),
             view_version: view.version,
             feature: view.features[column.feature].name.to_string(),
+            ttl_micros: encode_micros(lookup.ttl),
+            default_json: column.default.as_ref().map(|default| values::to_json(default).to_string()),
         }
     };
     version.columns.iter().map(encode).collect()
