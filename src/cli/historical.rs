@@ -110,7 +110,8 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         with_event_time: args.with_event_time,
     };
     let sending = progress::rows("sending the spine", spine.rows());
-    let mut set = client.training_set(command, spine.schema().clone(), batches(&spine, sending.clone())?).await?;
+    let set = client.training_set(command, spine.schema().clone(), batches(&spine, sending.clone())?).await;
+    let mut set = set.map_err(|refusal| with_columns(refusal, &spine))?;
     sending.finish_and_clear();
 
     let joined = progress::rows("joining", spine.rows());
@@ -153,6 +154,18 @@ pub(super) fn batches(
         }
         Err(failure) => Err(Refusal::new(Code::InvalidArgument, failure.reason, failure.message)),
     }))
+}
+
+/// A spine without a column that is needed has perhaps one of another name.
+fn with_columns(refusal: Refusal, spine: &ParquetInput) -> Failure {
+    const SHOWN: usize = 50;
+    let failure = Failure::from(refusal);
+    if failure.reason != "SPINE_MISMATCH" || failure.hint.is_some() {
+        return failure;
+    }
+    let names: Vec<&str> = spine.schema().fields().iter().map(|field| field.name().as_str()).take(SHOWN).collect();
+    let more = if spine.schema().fields().len() > SHOWN { ", …" } else { "" };
+    failure.hint(format!("the spine has the columns {}{more}", names.join(", ")))
 }
 
 /// Encoding and compressing take their time: not on a thread that others wait for.

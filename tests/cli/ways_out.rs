@@ -197,6 +197,17 @@ async fn a_training_set_is_not_begun_where_it_could_not_be_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_spine_without_a_column_is_told_once_with_the_columns_it_has() {
+    let scene = Scene::with_weather().await;
+    let (spine, out) = (scene.spine(&[START]), scene.path("out.parquet"));
+    let mut get = historical(&spine, &out);
+    get[7] = "time";
+    let told = scene.refused(&get);
+    assert_eq!(told.matches("lacks this column").count(), 1, "{told}");
+    assert!(told.contains("the spine has the columns origin, t"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_training_set_reports_to_programs_too() {
     let scene = Scene::with_weather().await;
     let (spine, out) = (scene.spine(&[START, START - 1]), scene.path("out.parquet"));

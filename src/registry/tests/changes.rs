@@ -98,7 +98,7 @@ async fn a_plan_names_downstream_only_what_is_not_as_before() {
     let ttl = [("ttl: 3h", "ttl: 2h")];
     // What is frozen stays so, until the service is applied too.
     assert!(affects(&ttl, Kind::FeatureService, "airport_weather").is_empty());
-    assert_eq!(affects(&ttl, Kind::Tenant, "airport_weather"), [service.clone()]);
+    assert_eq!(affects(&ttl, Kind::Tenant, "airport_weather"), std::slice::from_ref(&service));
     let words = [("\"Hourly weather\"", "\"Weather\"")];
     assert!(affects(&words, Kind::Tenant, "airport_weather").is_empty());
     assert!(affects(&[("\"An airport\"", "\"A port\"")], Kind::Tenant, "airport").is_empty());
