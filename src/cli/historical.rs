@@ -73,7 +73,7 @@ struct GetArgs {
 
     /// How to print what came out, and refusals
     #[arg(long, value_name = "FORMAT", default_value = "table", value_parser = output::table_or_json())]
-    report: Format,
+    format: Format,
 }
 
 /// Rows of one record batch of the spine.
@@ -85,7 +85,7 @@ const REPORT: &str = "hydrant.training_set";
 impl Args {
     pub(super) fn format(&self) -> Format {
         let Command::Get(args) = &self.command;
-        args.report
+        args.format
     }
 }
 
@@ -134,9 +134,9 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     output.finish(vec![(REPORT, report_json(&report).to_string())])?;
 
     let (file, elapsed) = (args.output.display().to_string(), started.elapsed());
-    output::print_as(args.report, &result_json(&file, &report, elapsed), || summary(&file, &report, elapsed))?;
+    output::print_as(args.format, &result_json(&file, &report, elapsed), || summary(&file, &report, elapsed))?;
     if !report.warning.is_empty() {
-        output::warn(&report.warning, args.report);
+        output::warn(&report.warning, args.format);
     }
     Ok(Done::Done)
 }

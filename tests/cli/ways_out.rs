@@ -187,7 +187,7 @@ async fn a_training_set_is_not_begun_where_it_could_not_be_written() {
     ];
     for (place, told) in places {
         // Nothing listens there: what is told was found out without a server.
-        let options = ["--report", "json", "--server", "127.0.0.1:1"];
+        let options = ["--format", "json", "--server", "127.0.0.1:1"];
         let error = scene.refused_json(&[&historical(&spine, &place)[..], &options].concat());
         assert_eq!(error["reason"], "FILE_FAILED", "{error}");
         let message = error["message"].as_str().expect("text");
@@ -211,7 +211,7 @@ async fn a_spine_without_a_column_is_told_once_with_the_columns_it_has() {
 async fn a_training_set_reports_to_programs_too() {
     let scene = Scene::with_weather().await;
     let (spine, out) = (scene.spine(&[START, START - 1]), scene.path("out.parquet"));
-    let shown = scene.succeed(&[&historical(&spine, &out)[..], &["--report", "json"]].concat());
+    let shown = scene.succeed(&[&historical(&spine, &out)[..], &["--format", "json"]].concat());
     let shown: Json = serde_json::from_str(&shown).expect("JSON");
     assert_eq!((&shown["rows"], &shown["file"]), (&json!(2), &json!(out)));
     assert_eq!(shown["nulls"], json!({"airport_weather__temp": 1}));

@@ -110,7 +110,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     let client = server.connect().await?;
     let info = client.server_info().await?;
     let catalog = Catalog::load(&client, &args.service).await?;
-    let wanted = request_columns(&catalog, &args);
+    let wanted = request_columns(&catalog);
     if let Some(unknown) = args.shared.iter().find(|name| !wanted.contains(name)) {
         let message = format!("'{unknown}' in --shared is no join key of the service");
         return Err(Failure::new("UNKNOWN_KEY", message)
@@ -175,7 +175,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
 }
 
 /// The columns of keys that a request to the service has, in the order of their first use.
-fn request_columns(catalog: &Catalog, args: &Args) -> Vec<String> {
+fn request_columns(catalog: &Catalog) -> Vec<String> {
     let mut wanted: Vec<String> = Vec::new();
     for name in catalog.mappings().into_values().flat_map(|(_, keys)| keys) {
         if !wanted.contains(&name) {
