@@ -203,7 +203,7 @@ async fn what_a_benchmark_names_has_to_exist() {
         let arguments = format!("bench online --rate 10 -o json {arguments}");
         scene.refused_json(&arguments.split(' ').collect::<Vec<_>>())["reason"].as_str().expect("text").to_owned()
     };
-    assert_eq!(reason("--service nobody --key origin=EWR"), "DEFINITION_NOT_FOUND");
+    assert_eq!(reason("--service nobody --key origin=EWR"), "SERVICE_NOT_FOUND");
     assert_eq!(reason("--service model --key origin=EWR --key dest=JFK"), "UNKNOWN_KEY");
     assert_eq!(reason("--service model --key origin=EWR --shared dest"), "UNKNOWN_KEY");
     assert_eq!(reason("--service model --key dest=EWR"), "UNKNOWN_KEY");
