@@ -15,11 +15,12 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use futures::future::{BoxFuture, Ready, ready};
 use hydrant::bench::load::Target;
 use hydrant::bench::tally::{Answer, Reply};
+use hydrant::rpc::client::lean::{BytesCodec, EncodeBytes};
 use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::body::Body;
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::codegen::http::{Request as HttpRequest, Response as HttpResponse};
 use tonic::server::{NamedService, UnaryService};
@@ -41,18 +42,10 @@ pub struct Calls {
     requests: Arc<Vec<Bytes>>,
 }
 
-/// Bytes out, bytes in.
-#[derive(Clone, Copy, Debug, Default)]
-struct BytesCodec;
-
 /// Bytes out, an answer in.
 #[derive(Clone, Copy, Debug, Default)]
 struct AnswerCodec;
 
-#[derive(Clone, Copy, Debug)]
-struct EncodeBytes;
-#[derive(Clone, Copy, Debug)]
-struct DecodeBytes;
 #[derive(Clone, Copy, Debug)]
 struct DecodeAnswer;
 
@@ -176,21 +169,6 @@ impl UnaryService<Bytes> for RecordedService {
     }
 }
 
-impl Codec for BytesCodec {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = EncodeBytes;
-    type Decoder = DecodeBytes;
-
-    fn encoder(&mut self) -> EncodeBytes {
-        EncodeBytes
-    }
-
-    fn decoder(&mut self) -> DecodeBytes {
-        DecodeBytes
-    }
-}
-
 impl Codec for AnswerCodec {
     type Encode = Bytes;
     type Decode = v1::GetOnlineFeaturesResponse;
@@ -203,25 +181,6 @@ impl Codec for AnswerCodec {
 
     fn decoder(&mut self) -> DecodeAnswer {
         DecodeAnswer
-    }
-}
-
-impl Encoder for EncodeBytes {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for DecodeBytes {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
 }
 

@@ -87,13 +87,13 @@ pub fn decode_write(answer: Bytes) -> Result<v1::IngestResponse, Refusal> {
 
 /// Bytes out, bytes in.
 #[derive(Clone, Copy, Debug)]
-struct BytesCodec;
+pub struct BytesCodec;
 
 #[derive(Clone, Copy, Debug)]
-struct EncodeBytes;
+pub struct EncodeBytes;
 
 #[derive(Clone, Copy, Debug)]
-struct DecodeBytes;
+pub struct DecodeBytes;
 
 impl Codec for BytesCodec {
     type Encode = Bytes;
