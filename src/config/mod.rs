@@ -2,6 +2,7 @@
 //! which is compiled in and is the reference manual. Nothing here opens a file of the data
 //! directory, binds a port or reads the environment by itself: the loader is handed what it reads.
 
+pub mod durations;
 mod loader;
 mod units;
 
@@ -11,8 +12,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use durations::InvalidDuration;
 pub use loader::{ConfigError, Loader, Origin};
-pub use units::{ByteSize, InvalidUnit, Span};
+pub use units::{ByteSize, InvalidSize, Span};
 
 /// The compiled-in defaults, commented: the reference manual.
 pub const REFERENCE: &str = include_str!("default.toml");

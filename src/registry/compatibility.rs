@@ -7,9 +7,9 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 
 use super::definition::{EntitySpec, FeatureViewSpec, SourceSpec};
-use super::durations;
 use super::state::{RowFeature, TenantState, ViewState};
 use super::validation::{ResolvedView, Violations, World, resolve_view};
+use crate::config::durations;
 
 /// Shown with every refusal of this module.
 pub const WAY_OUT: &str =

@@ -8,8 +8,8 @@ use hydrant_storage::names::Name;
 use super::compatibility::ttl_text;
 use super::definition::{Definition, FeatureSpec, FeatureViewSpec, Kind, SourceSpec, SourceType, Spec, TypedName};
 use super::documents::{known_time_to_json, service_feature_to_json};
-use super::durations;
 use super::state::{FrozenService, ServiceState, TenantState};
+use crate::config::durations;
 
 /// One line for each thing that differs between two states of a definition; of one that is new, one
 /// line for each thing it says.

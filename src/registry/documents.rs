@@ -5,13 +5,13 @@
 use hydrant_storage::names::Name;
 use serde_json::{Map, Value as Json, json};
 
+use crate::config::durations;
 use crate::error::Violation;
 
 use super::definition::{
     Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
     ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
-use super::durations;
 use super::node::{Content, Node, Place};
 use super::reader::{Fields, Problem, Problems};
 

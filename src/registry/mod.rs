@@ -5,7 +5,6 @@
 pub mod catalog;
 pub mod definition;
 pub mod documents;
-pub mod durations;
 pub mod lineage;
 pub mod listing;
 pub mod node;

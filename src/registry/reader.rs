@@ -7,8 +7,8 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
 
-use super::durations;
 use super::node::{Content, Node, Place};
+use crate::config::durations;
 
 /// One wrong place in a document.
 #[derive(Clone, Debug, PartialEq, Eq)]

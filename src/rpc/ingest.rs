@@ -64,7 +64,7 @@ impl IngestRpc {
         Ok(encode_report(report))
     }
 
-    async fn erase(&self, request: v1::DeleteRequest) -> Result<v1::IngestResponse> {
+    async fn delete_keys(&self, request: v1::DeleteRequest) -> Result<v1::IngestResponse> {
         let permit = self.use_cases.permit(Action::Write)?;
         let request = decode_delete(request)?;
         self.use_cases.ingest.delete(&permit, request).await.map(encode_report)
@@ -96,7 +96,7 @@ impl IngestService for IngestRpc {
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::IngestResponse>, Status> {
-        self.erase(request.into_inner()).await.map(Response::new).map_err(to_status)
+        self.delete_keys(request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 }
 

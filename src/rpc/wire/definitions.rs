@@ -11,13 +11,13 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
 
+use crate::config::durations;
 use crate::error::{Error, Result, Violation};
 use crate::registry::catalog::ServiceVersion;
 use crate::registry::definition::{
     Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
     ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
-use crate::registry::durations;
 use crate::registry::listing::Described;
 use crate::registry::values;
 

@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, BinaryArray};
+use arrow_array::{ArrayRef, BinaryArray};
 use arrow_buffer::{BooleanBuffer, ScalarBuffer};
 
 use crate::history::HistoryError;
@@ -91,14 +91,6 @@ impl RunBatch {
             return first;
         }
         low
-    }
-
-    /// The bytes that the batch holds in memory.
-    pub fn memory_bytes(&self) -> usize {
-        let fixed = self.rows() * (2 + 3 * 8 + 8 + 4 + 8 + 2 + 1);
-        fixed
-            + self.keys.get_array_memory_size()
-            + self.features.iter().map(|column| column.get_array_memory_size()).sum::<usize>()
     }
 }
 

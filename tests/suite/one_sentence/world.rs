@@ -2,8 +2,9 @@
 //! views over each with and without a ttl, and services that take whole views, single features, or a
 //! view under another key.
 
+use hydrant::config::durations;
 use hydrant::registry::definition::{Definition, KnownTimeRule};
-use hydrant::registry::{documents, durations, values::to_json};
+use hydrant::registry::{documents, values::to_json};
 use hydrant_storage::value::{DataType, ScalarType, Value};
 use serde_json::{Value as Json, json};
 

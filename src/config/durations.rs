@@ -1,5 +1,5 @@
-//! Durations as owners write them: a whole number and one unit, such as `90s`, `5m`, `3h`, `7d`.
-//! Inside Hydrant they are microseconds.
+//! Durations as people write them, in the configuration and in definitions: a whole number and one
+//! unit, such as `90s`, `5m`, `3h`, `7d`. Inside Hydrant they are microseconds.
 
 use hydrant_storage::order::Micros;
 
