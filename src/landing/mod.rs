@@ -25,7 +25,7 @@ use crate::registry::SnapshotReader;
 /// When rows land, and how long a landing may wait.
 #[derive(Clone, Debug)]
 pub struct LandingOptions {
-    /// Rows land once the tails of all partitions together hold as many bytes,
+    /// Rows land once the tails of all views and partitions together hold as many bytes,
     pub tail_bytes: u64,
     /// and after so long in any case.
     pub interval: Duration,
