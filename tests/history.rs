@@ -17,15 +17,15 @@ use hydrant::history::{
 use hydrant::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use hydrant::log::{AppendRequest, LocalLog, LogOptions, WriteLog};
 use hydrant::partition::{PartitionSettings, Partitions, PartitionsConfig};
-use hydrant::registry::catalog::View;
+use hydrant::registry::catalog::{Snapshot, TenantCatalog, View};
 use hydrant::registry::definition::Kind;
-use hydrant::registry::{Registry, yaml};
+use hydrant::registry::{Registry, SnapshotReader, yaml};
 use hydrant::tenancy::{Action, Identity, Permit, Tenancy};
 use hydrant_storage::files::lossy::Fault;
 use hydrant_storage::files::{Files, LocalFiles, LossyFiles};
 use hydrant_storage::history::HistoryTables;
 use hydrant_storage::keys::{encode_values, slot_of};
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, TenantId};
 use hydrant_storage::partition::{PartitionOptions, SharedResources};
 use hydrant_storage::record::RowRecord;
 use hydrant_storage::row::RowPacker;
@@ -139,8 +139,8 @@ impl World {
         let spill = tempfile::tempdir().expect("a directory");
         let mut world = Self {
             clock,
-            landing: landing(&registry, &log, &partitions, &tables, &landed, &store_time),
-            history: history_of(&registry, &log, &partitions, &tables, spill.path()),
+            landing: landing(registry.reader(), &log, &partitions, &tables, &landed, &store_time),
+            history: history_of(registry.reader(), &log, &partitions, &tables, spill.path()),
             registry,
             log,
             store_time,
@@ -161,8 +161,23 @@ impl World {
         self.tables = Arc::new(HistoryTables::new(files, "/history".into()));
         landed_frames(&self.registry.snapshot(), &self.tables).await.expect("the tables are sound");
         let Self { registry, log, partitions, tables, landed, store_time, .. } = self;
-        self.landing = landing(registry, log, partitions, tables, landed, store_time);
-        self.history = history_of(registry, log, partitions, tables, self.spill.path());
+        self.landing = landing(registry.reader(), log, partitions, tables, landed, store_time);
+        self.history = history_of(registry.reader(), log, partitions, tables, self.spill.path());
+    }
+
+    /// Lands and reads by other definitions than those of the registry.
+    async fn read_by(&mut self, snapshots: &SnapshotReader) {
+        self.landing.shutdown().await;
+        let Self { log, partitions, tables, landed, store_time, .. } = self;
+        self.landing = landing(snapshots.clone(), log, partitions, tables, landed, store_time);
+        self.history = history_of(snapshots.clone(), log, partitions, tables, self.spill.path());
+    }
+
+    fn key(&self, user: i64) -> Vec<u8> {
+        let mut key = Vec::new();
+        let types: Vec<_> = self.view().join_keys.iter().map(|key| key.key_type).collect();
+        assert!(encode_values(&[Value::Int64(user)], &types, &mut key).expect("a key"));
+        key
     }
 
     fn view(&self) -> Arc<View> {
@@ -182,9 +197,7 @@ impl World {
             .iter()
             .enumerate()
             .map(|(ordinal, (user, event_time, amount))| {
-                let (mut key, mut body) = (Vec::new(), Vec::new());
-                let types = view.join_keys.iter().map(|key| key.key_type).collect::<Vec<_>>();
-                assert!(encode_values(&[Value::Int64(*user)], &types, &mut key).expect("a key"));
+                let (key, mut body) = (self.key(*user), Vec::new());
                 if amount.is_some() {
                     packer.pack(ordinal, &mut body).expect("packed");
                 }
@@ -226,7 +239,7 @@ impl World {
 }
 
 fn landing(
-    registry: &Registry,
+    snapshots: SnapshotReader,
     log: &Arc<dyn WriteLog>,
     partitions: &Partitions,
     tables: &Arc<HistoryTables>,
@@ -234,7 +247,7 @@ fn landing(
     store_time: &Arc<hydrant::clock::StoreTime>,
 ) -> Landing {
     let parts = LandingParts {
-        snapshots: registry.reader(),
+        snapshots,
         log: log.clone(),
         partitions: partitions.clone(),
         tables: tables.clone(),
@@ -249,20 +262,16 @@ fn landing(
 }
 
 fn history_of(
-    registry: &Registry,
+    snapshots: SnapshotReader,
     log: &Arc<dyn WriteLog>,
     partitions: &Partitions,
     tables: &Arc<HistoryTables>,
     spill: &Path,
 ) -> History {
-    let parts = HistoryParts {
-        snapshots: registry.reader(),
-        log: log.clone(),
-        partitions: partitions.clone(),
-        tables: tables.clone(),
-    };
+    let parts = HistoryParts { snapshots, log: log.clone(), partitions: partitions.clone(), tables: tables.clone() };
     let options = HistoryOptions {
         max_joins: 1,
+        max_lookups: 1,
         batch_rows: 64,
         max_spine_rows: 20_000,
         ..HistoryOptions::new(spill.to_owned())
@@ -494,8 +503,10 @@ async fn joins_are_bounded_in_number_and_a_stream_that_is_dropped_gives_its_plac
 async fn a_spine_that_cannot_be_joined_is_refused_naming_what_is_wrong() {
     let directory = tempfile::tempdir().expect("a directory");
     let world = World::start(directory.path(), Arc::new(LossyFiles::new(3))).await;
-    let ahead = world.open(Some(i64::MAX)).await.expect("opened").finish().await.expect_err("not yet");
+    let tomorrow = START + 86_400_000_000;
+    let ahead = world.open(Some(tomorrow)).await.expect("opened").finish().await.expect_err("not yet");
     assert_eq!(ahead.reason, "CUTOFF_IN_FUTURE");
+    assert!(ahead.message.contains("2023-11-15T22:13:20Z") && ahead.message.contains("2023-11-14T22:13:"), "{ahead}");
 
     let mut intake = world.open(None).await.expect("opened");
     let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![Some(1), None, Some(2)]));
@@ -530,14 +541,8 @@ async fn history_answers_what_counted_at_an_instant_in_the_past() {
     world.append(&[(1, START - 20, None), (3, START - 10, Some(4.0))]).await;
     world.partitions.wait_applied(2, soon()).await.expect("applied");
     let view = world.view();
-    let key = |user: i64| {
-        let mut key = Vec::new();
-        let types: Vec<_> = view.join_keys.iter().map(|key| key.key_type).collect();
-        assert!(encode_values(&[Value::Int64(user)], &types, &mut key).expect("a key"));
-        key
-    };
     let permit = permit(Action::ReadOnline);
-    let keys = vec![key(3), key(1), key(9), key(2), key(1)];
+    let keys: Vec<Vec<u8>> = [3, 1, 9, 2, 1].map(|user| world.key(user)).to_vec();
     let at = |t: i64| world.history.rows_at(&permit, &view, keys.clone(), t);
     let amounts = |rows: Vec<Option<hydrant_storage::row::OwnedRow>>| -> Vec<Option<String>> {
         let amount = |row: hydrant_storage::row::OwnedRow| match row.header().kind {
@@ -555,6 +560,76 @@ async fn history_answers_what_counted_at_an_instant_in_the_past() {
     assert_eq!(between, [None, some("Float64(3.0)"), None, some("Float64(2.0)"), some("Float64(3.0)")]);
     let after = amounts(at(START).await.expect("read"));
     assert_eq!(after, [some("Float64(4.0)"), some("Tombstone"), None, some("Float64(2.0)"), some("Tombstone")]);
+    world.landing.shutdown().await;
+    world.partitions.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_the_past_that_nobody_waits_for_stops_and_gives_its_place_back() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let disk = LossyFiles::new(6);
+    let world = World::start(directory.path(), Arc::new(disk.clone())).await;
+    for landing in 0..30 {
+        world.append(&[(1, START - 100 + landing, Some(1.0))]).await;
+        world.landing.land_now().await.expect("landed");
+    }
+    let (view, permit) = (world.view(), permit(Action::ReadOnline));
+    let read = || world.history.rows_at(&permit, &view, vec![world.key(1)], START);
+    let before = disk.operations();
+    assert!(read().await.expect("read")[0].is_some());
+    let whole = disk.operations() - before;
+    assert!(whole > 30, "every file is looked into");
+
+    let held = disk.hold();
+    let mut abandoned = Box::pin(read());
+    assert!(futures::poll!(abandoned.as_mut()).is_pending());
+    drop(abandoned);
+    drop(held);
+    let (before, deadline) = (disk.operations(), soon());
+    while let Err(busy) = read().await {
+        assert_eq!(busy.reason, "TOO_MANY_PINNED_READS");
+        assert!(Instant::now() < deadline, "the place is not given back");
+        tokio::task::yield_now().await;
+    }
+    let of_abandoned = disk.operations() - before - whole;
+    assert!(of_abandoned < whole / 4, "{of_abandoned} of {whole} operations though nobody waited");
+    world.partitions.shutdown().await;
+}
+
+/// The definitions as those of another tenant, of which `default` has the services alone.
+fn of_another_tenant(snapshot: &Snapshot) -> Snapshot {
+    let name = |text: &str| text.parse::<Name>().expect("a name");
+    let all = &snapshot.tenants[&name("default")];
+    let catalog = |tenant: &str, id: TenantId| TenantCatalog {
+        applied: all.applied.clone(),
+        id,
+        name: name(tenant),
+        entities: all.entities.clone(),
+        sources: all.sources.clone(),
+        views: all.views.clone(),
+        services: all.services.clone(),
+    };
+    let owner = TenantCatalog { services: Default::default(), ..catalog("owner", all.id) };
+    let reader = TenantCatalog { views: Default::default(), ..catalog("default", TenantId(99)) };
+    let tenants = [owner, reader].map(|tenant| (tenant.name.clone(), Arc::new(tenant)));
+    Snapshot { revision: snapshot.revision, tenants: tenants.into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_is_read_in_the_history_of_its_owner_whoever_asks() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut world = World::start(directory.path(), Arc::new(LossyFiles::new(8))).await;
+    world.append(&[(1, START - 100, Some(1.0)), (2, START - 100, Some(2.0))]).await;
+    let shared = of_another_tenant(&world.registry.snapshot());
+    world.read_by(&SnapshotReader::fixed(Arc::new(shared))).await;
+    let landed = world.landing.land_now().await.expect("landed");
+    assert_eq!((landed.rows(), landed.views[0].tenant.as_str()), (2, "owner"));
+
+    let (table, report) = world.join(&spine(&[(1, START), (2, START)]), None).await;
+    assert_eq!(column::<Float64Array>(&table, "user_clicks__amount").values()[..], [1.0, 2.0]);
+    assert_eq!((report.tables[0].tail_rows, report.tables[0].delta_version), (0, Some(1)));
+    let rows = world.history.rows_at(&permit(Action::ReadOnline), &world.view(), vec![world.key(2)], START).await;
+    assert!(rows.expect("read")[0].is_some());
     world.landing.shutdown().await;
     world.partitions.shutdown().await;
 }

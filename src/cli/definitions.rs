@@ -9,10 +9,11 @@ use hydrant_proto::v1;
 use serde_json::{Map, Value as Json, json};
 
 use super::{Failure, Format, output, time};
+use crate::config::durations;
 use crate::error::Violation;
 use crate::registry::definition::{Definition, Kind};
+use crate::registry::documents;
 use crate::registry::yaml::{self, Located};
-use crate::registry::{documents, durations};
 use crate::rpc::wire::definitions::{decode_definitions, decode_kind};
 
 /// Definitions and where they were written.

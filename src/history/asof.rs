@@ -9,6 +9,7 @@ use super::block::BlockRow;
 use super::failure::JoinError;
 use super::sort::Wanted;
 use super::waiting::WaitingRows;
+use super::work::Stop;
 
 /// Which rows count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,8 +79,8 @@ impl<R: HistoryRows> AsOf<R> {
     }
 
     /// The rows that count for `wanted`; calls come in ascending order. Between two spine rows there
-    /// may be any number of history rows, so `is_stopped` is asked here too.
-    pub fn at(&mut self, wanted: &Wanted<'_>, is_stopped: &dyn Fn() -> bool) -> Result<Counted<'_>, JoinError> {
+    /// may be any number of history rows, so `stop` is asked here too.
+    pub fn at(&mut self, wanted: &Wanted<'_>, stop: &Stop) -> Result<Counted<'_>, JoinError> {
         const ROWS_BETWEEN_LOOKS: u32 = 16_384;
         if !self.started || self.slot != wanted.slot || self.key != wanted.key {
             self.begin_key(wanted)?;
@@ -88,8 +89,8 @@ impl<R: HistoryRows> AsOf<R> {
         let mut compared = None;
         while let Some(row) = self.rows.next_of(self.slot, &self.key, wanted.time)? {
             self.rows_read = self.rows_read.wrapping_add(1);
-            if self.rows_read.is_multiple_of(ROWS_BETWEEN_LOOKS) && is_stopped() {
-                return Err(JoinError::Stopped);
+            if self.rows_read.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                stop.check()?;
             }
             let (version, deleted) = (row.version, row.deleted);
             let is_visible = version.is_visible_at(wanted.time);

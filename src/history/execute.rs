@@ -1,7 +1,7 @@
 //! Carries a plan out over a whole spine and the sorted runs of its views: walks, then zips. It
 //! knows nothing of where the runs come from, nor where the answer goes.
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt16Array};
@@ -17,6 +17,7 @@ use super::plan::Plan;
 use super::spine::{Budget, Spine};
 use super::waiting::WaitingRows;
 use super::walk::{JoinWalk, Walked, walk};
+use super::work::Stop;
 use super::zip::Zip;
 
 /// What is known when the last row has been answered.
@@ -44,14 +45,14 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Walks all views. `open` gives the rows of a join, by its number in the plan; `is_stopped` is
-    /// asked now and then.
+    /// Walks all views. `open` gives the rows of a join, by its number in the plan; `stop` is asked
+    /// now and then.
     pub fn walk<R: HistoryRows>(
         plan: &Arc<Plan>,
         mut spine: Spine,
         budget: &Budget,
         mut open: impl FnMut(usize, &Spine) -> Result<R, JoinError>,
-        is_stopped: &dyn Fn() -> bool,
+        stop: &Stop,
     ) -> Result<Self, JoinError> {
         let (ranges, range_of) = spine.pieces.ranges(plan, budget);
         let ranges = Arc::new(ranges);
@@ -68,7 +69,7 @@ impl Findings {
                 let lookups = plan.lookups.iter().filter(|lookup| lookup.join == *join);
                 walks.push(JoinWalk::new(as_of, plan.mode, hits, lookups.map(|lookup| lookup.ttl).collect()));
             }
-            for (join, done) in numbers.into_iter().zip(walk(sorted, walks, is_stopped)?) {
+            for (join, done) in numbers.into_iter().zip(walk(sorted, walks, stop)?) {
                 walked[join] = Some(done);
             }
         }
@@ -83,13 +84,11 @@ impl Findings {
     /// Answers through `emit`, in the spine's order.
     pub fn answer(
         mut self,
-        is_stopped: &dyn Fn() -> bool,
+        stop: &Stop,
         mut emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
     ) -> Result<Outcome, JoinError> {
         while let Some(batch) = self.zip.next_batch()? {
-            if is_stopped() {
-                return Err(JoinError::Stopped);
-            }
+            stop.check()?;
             emit(batch)?;
         }
         let mut content = Xxh3::new();
@@ -109,16 +108,13 @@ impl Findings {
 /// A view's runs as the walk reads them.
 pub struct RunRows {
     merged: MergedRuns,
-    /// The batches of the last rows, one a run, as blocks.
-    recent: VecDeque<(Arc<RunBatch>, Arc<Block>)>,
+    /// The batches that the runs are at, as blocks.
+    blocks: HashMap<*const RunBatch, (Arc<RunBatch>, Arc<Block>)>,
 }
 
 impl RunRows {
-    /// More runs than this share the places of `recent`.
-    const RECENT: usize = 16;
-
     pub fn new(merged: MergedRuns) -> Self {
-        Self { merged, recent: VecDeque::new() }
+        Self { merged, blocks: HashMap::new() }
     }
 }
 
@@ -132,7 +128,7 @@ impl HistoryRows for RunRows {
         if row.batch.event_times[row.index] > until || row.batch.compare_key(row.index, slot, key).is_ne() {
             return Ok(None);
         }
-        let block = block_of(&mut self.recent, &row.batch);
+        let block = block_of(&mut self.blocks, &row.batch);
         let index = row.index as u32;
         let candidate = Candidate { version: row.version(), deleted: row.deleted(), row: BlockRow { block, index } };
         self.merged.advance()?;
@@ -140,14 +136,13 @@ impl HistoryRows for RunRows {
     }
 }
 
-fn block_of(recent: &mut VecDeque<(Arc<RunBatch>, Arc<Block>)>, batch: &Arc<RunBatch>) -> Arc<Block> {
-    if let Some((_, block)) = recent.iter().find(|(known, _)| Arc::ptr_eq(known, batch)) {
+fn block_of(blocks: &mut HashMap<*const RunBatch, (Arc<RunBatch>, Arc<Block>)>, batch: &Arc<RunBatch>) -> Arc<Block> {
+    if let Some((_, block)) = blocks.get(&Arc::as_ptr(batch)) {
         return block.clone();
     }
+    // A batch that only this holds has been passed by its run.
+    blocks.retain(|_, (passed, _)| Arc::strong_count(passed) > 1);
     let block = Arc::new(Block::new(UInt16Array::new(batch.feature_counts.clone(), None), batch.features.clone()));
-    if recent.len() == RunRows::RECENT {
-        recent.pop_back();
-    }
-    recent.push_front((batch.clone(), block.clone()));
+    blocks.insert(Arc::as_ptr(batch), (batch.clone(), block.clone()));
     block
 }

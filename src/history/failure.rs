@@ -17,14 +17,33 @@ pub enum JoinError {
     #[error("a spilled piece of the join doesn't read back as it was written")]
     DamagedSpill,
     #[error("history can't be read: {0}")]
-    History(#[from] HistoryError),
+    History(#[source] HistoryError),
     #[error("the columns don't fit together: {0}")]
     Arrow(#[from] ArrowError),
-    #[error("nobody waits for the training set any more")]
+    #[error("nobody waits for the answer any more")]
     Stopped,
     /// The request is at fault.
     #[error("{0}")]
     Refused(Box<Error>),
+}
+
+impl From<HistoryError> for JoinError {
+    fn from(error: HistoryError) -> Self {
+        match error {
+            HistoryError::Run(source) => match source.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(source) => Self::History(HistoryError::Run(source)),
+            },
+            other => Self::History(other),
+        }
+    }
+}
+
+impl JoinError {
+    /// As a run of the join's own tells it; the conversion back gives the error as it was.
+    pub fn in_run(self) -> HistoryError {
+        HistoryError::Run(Box::new(self))
+    }
 }
 
 impl From<Error> for JoinError {

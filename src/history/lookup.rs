@@ -1,26 +1,39 @@
 //! Pinned online reads that the online store can't answer: a few keys, at an instant in the past.
-//! It seeks, and reads only the row groups that may hold a key; it never walks a table.
+//! It seeks, in the tails and then in one file after the other, and reads only what may hold a key;
+//! it never walks a table or a tail, and never has more than one file open.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::{Array, ArrayRef};
+use bytes::Bytes;
 use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, SlotSet};
 use hydrant_storage::keys::{SlotRange, slot_of};
 use hydrant_storage::order::Micros;
 use hydrant_storage::row::{OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
 
 use super::failure::JoinError;
-use super::service::{History, blocking};
+use super::service::History;
 use super::sources::{ViewRows, tails_where};
+use super::work::{Stop, Stoppable, blocking};
 use crate::error::{Code, Error, Result};
 use crate::registry::catalog::View;
 use crate::tenancy::Permit;
 
+/// After so many rows of a key it is asked whether somebody still waits.
+const ROWS_BETWEEN_LOOKS: u32 = 1_024;
+
+/// A key that is looked for, and the greatest row found so far.
+struct Wanted<'a> {
+    slot: u16,
+    key: &'a [u8],
+    found: Option<OwnedRow>,
+}
+
 impl History {
     /// For each key of the view the row that counted at `t`, as known then: the greatest one that
     /// is visible at `t`, be it a tombstone or expired by now. RESOURCE_EXHAUSTED where history
-    /// answers as many such reads as it may.
+    /// answers as many such reads as it may. Dropping the future ends the read.
     pub async fn rows_at(
         &self,
         permit: &Permit,
@@ -42,10 +55,11 @@ impl History {
         let slots: Vec<u16> = keys.iter().map(|key| slot_of(view.slot_seed, key)).collect();
         // A partition that holds none of the keys need not be open.
         let holds = |range: SlotRange| slots.iter().any(|slot| range.contains(*slot));
-        let tails = tails_where(&self.inner.parts.partitions, holds)?;
-        let rows = ViewRows::new(&self.inner.parts.tables, permit.tenant(), view, tails).await?;
-        blocking(move || {
-            let found = find_rows(&rows, &keys, t).inspect_err(|error| metrics.note_damage(error));
+        let parts = &self.inner.parts;
+        let tails = tails_where(&parts.partitions, holds)?;
+        let rows = ViewRows::new(&parts.tables, &parts.snapshots.load(), view, tails).await?;
+        blocking(move |stop| {
+            let found = find_rows(&rows, &keys, t, stop).inspect_err(|error| metrics.note_damage(error));
             drop(place);
             found
         })
@@ -53,64 +67,106 @@ impl History {
     }
 }
 
-fn find_rows(rows: &ViewRows, keys: &[Vec<u8>], t: Micros) -> Result<Vec<Option<OwnedRow>>, JoinError> {
+fn find_rows(rows: &ViewRows, keys: &[Vec<u8>], t: Micros, stop: &Stop) -> Result<Vec<Option<OwnedRow>>, JoinError> {
     let view = rows.view();
-    let mut wanted: Vec<(u16, usize)> =
-        keys.iter().enumerate().map(|(index, key)| (slot_of(view.slot_seed, key), index)).collect();
-    wanted.sort_by(|a, b| (a.0, &keys[a.1]).cmp(&(b.0, &keys[b.1])));
-    let slots: SlotSet = wanted.iter().map(|(slot, _)| *slot).collect();
-    let all: Vec<usize> = (0..view.features.len()).collect();
-    let mut merged = rows.open(&all, Some(&slots), None)?;
-
-    let mut found: Vec<Option<OwnedRow>> = vec![None; keys.len()];
-    let mut previous: Option<usize> = None;
-    for (slot, index) in wanted {
-        found[index] = match previous {
-            // The cursor has passed it.
-            Some(previous) if keys[previous] == keys[index] => found[previous].clone(),
-            _ => match row_at(&mut merged, slot, &keys[index], t)? {
-                Some(row) => Some(pack(&row, &view.layout)?),
-                None => None,
-            },
-        };
-        previous = Some(index);
+    let mut order: Vec<(u16, &[u8], usize)> =
+        keys.iter().enumerate().map(|(index, key)| (slot_of(view.slot_seed, key), key.as_slice(), index)).collect();
+    order.sort_unstable();
+    let mut wanted: Vec<Wanted<'_>> = Vec::with_capacity(keys.len());
+    let mut place_of = vec![0; keys.len()];
+    for (slot, key, index) in order {
+        if wanted.last().is_none_or(|last| last.key != key) {
+            wanted.push(Wanted { slot, key, found: None });
+        }
+        place_of[index] = wanted.len() - 1;
     }
-    Ok(found)
+
+    find_in_tails(rows, &mut wanted, t, stop)?;
+    let slots: SlotSet = wanted.iter().map(|wanted| wanted.slot).collect();
+    let all: Vec<usize> = (0..view.features.len()).collect();
+    for file in rows.table().files_with(Some(&slots), None) {
+        stop.check()?;
+        let run = rows.table().open_run(file, &all, Some(&slots))?;
+        let mut cursor = MergedRuns::new(vec![Box::new(Stoppable::new(run, stop))], None)?;
+        for wanted in &mut wanted {
+            let Some(row) = row_at(&mut cursor, wanted, t, stop)? else { continue };
+            if wanted.is_less_than(&row) {
+                wanted.found = Some(pack(&row, &view.layout)?);
+            }
+        }
+    }
+    Ok(place_of.into_iter().map(|place| wanted[place].found.clone()).collect())
 }
 
-/// The greatest row of the key that is visible at `t`.
-fn row_at(merged: &mut MergedRuns, slot: u16, key: &[u8], t: Micros) -> Result<Option<RowAt>, HistoryError> {
-    merged.seek(slot, key)?;
-    let mut greatest = None;
-    while let Some(row) = merged.peek() {
+/// Of the rows that have not landed.
+fn find_in_tails(rows: &ViewRows, wanted: &mut [Wanted<'_>], t: Micros, stop: &Stop) -> Result<(), JoinError> {
+    for mut tail in rows.key_tails() {
+        let range = tail.range();
+        for wanted in wanted.iter_mut().filter(|wanted| range.contains(wanted.slot)) {
+            stop.check()?;
+            tail.seek_key(wanted.slot, wanted.key);
+            let mut looked_at = 0u32;
+            while let Some(row) = tail.advance().map_err(|error| HistoryError::Tail(error.into()))? {
+                looked_at = looked_at.wrapping_add(1);
+                if looked_at.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                    stop.check()?;
+                }
+                let header = row.row.header();
+                if header.version.event_time > t {
+                    break;
+                }
+                // Rows of a key ascend, so a later one that is visible is greater.
+                if header.version.is_visible_at(t) {
+                    wanted.found = Some(OwnedRow::new(*header, Bytes::copy_from_slice(row.row.body())));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The greatest row of the key in a file that is visible at `t`.
+fn row_at(cursor: &mut MergedRuns, wanted: &Wanted<'_>, t: Micros, stop: &Stop) -> Result<Option<RowAt>, JoinError> {
+    cursor.seek(wanted.slot, wanted.key)?;
+    let (mut greatest, mut looked_at) = (None, 0u32);
+    while let Some(row) = cursor.peek() {
+        looked_at = looked_at.wrapping_add(1);
+        if looked_at.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+            stop.check()?;
+        }
         let version = row.version();
-        if version.event_time > t || row.batch.compare_key(row.index, slot, key).is_ne() {
+        if version.event_time > t || row.batch.compare_key(row.index, wanted.slot, wanted.key).is_ne() {
             break;
         }
-        // Rows of a key ascend, so a later one that is visible is greater.
         if version.is_visible_at(t) {
             greatest = Some(row.clone());
         }
-        merged.advance()?;
+        cursor.advance()?;
     }
     Ok(greatest)
 }
 
+impl Wanted<'_> {
+    fn is_less_than(&self, row: &RowAt) -> bool {
+        self.found.as_ref().is_none_or(|found| found.header().version < row.version())
+    }
+}
+
 /// The row as the online store would have it.
 fn pack(row: &RowAt, layout: &RowLayout) -> Result<OwnedRow, JoinError> {
-    let feature_count = row.feature_count();
+    // A later definition may have added features that this one doesn't know.
+    let known = layout.len().min(usize::from(row.feature_count()));
     let kind = if row.deleted() { RowKind::Tombstone } else { RowKind::Full };
     let header = RowHeader {
         kind,
         version: row.version(),
         ingest_time: row.ingest_time(),
         revision: row.revision(),
-        feature_count,
+        feature_count: known as u16,
     };
     let mut body = Vec::new();
     if kind == RowKind::Full {
         // A row is packed with the features that it was written with.
-        let known = usize::from(feature_count).min(layout.len());
         let written_with = RowLayout::new(&layout.types()[..known]);
         let cells = row.batch.features[..known].iter().map(|column| Some(column.slice(row.index, 1) as ArrayRef));
         let packed = RowPacker::new(&written_with, cells.collect()).and_then(|packer| packer.pack(0, &mut body));

@@ -8,6 +8,7 @@ mod columns;
 mod digest;
 mod execute;
 mod failure;
+mod fan_in;
 mod hits;
 mod lookup;
 mod metrics;
@@ -23,6 +24,7 @@ mod stream;
 mod tests;
 mod waiting;
 mod walk;
+mod work;
 mod zip;
 
 pub use asof::Mode;

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::asof::Mode;
 use super::execute::{Findings, Outcome, RunRows};
 use super::failure::JoinError;
+use super::fan_in::FanIn;
 use super::metrics::HistoryMetrics;
 use super::plan::{Plan, Shape};
 use super::report::{Report, TableVersion};
@@ -25,10 +26,12 @@ use super::sources::{Cut, ViewRows};
 use super::spill::SpillSpace;
 use super::spine::{Budget, Spine, SpineWriter};
 use super::stream::{Answer, HistoricalStream, answer};
+use super::work::blocking;
 use crate::error::{Code, Error, Result};
 use crate::log::WriteLog;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
+use crate::registry::catalog::Snapshot;
 use crate::tenancy::{Action, Permit};
 
 /// The bounds of historical reads.
@@ -114,12 +117,20 @@ pub struct HistoricalRequest {
 #[derive(Debug)]
 pub struct SpineIntake {
     history: Arc<Inner>,
+    /// The one that the request was planned in.
+    snapshot: Arc<Snapshot>,
     plan: Arc<Plan>,
     tenant: Name,
     cutoff: Option<Micros>,
     budget: Budget,
     /// `None`: a batch was refused, or its push was given up.
-    writer: Option<SpineWriter>,
+    taken: Option<Taken>,
+}
+
+/// The spine so far. The leave goes where its memory goes, so that a place is given back with it.
+#[derive(Debug)]
+struct Taken {
+    writer: SpineWriter,
     leave: Leave,
 }
 
@@ -140,8 +151,11 @@ impl History {
 
     /// What a request would do, and the columns of its answer. Reads nothing.
     pub fn plan(&self, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
+        Self::plan_in(&self.inner.parts.snapshots.load(), permit, request)
+    }
+
+    fn plan_in(snapshot: &Snapshot, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
         permit.require(Action::ReadHistory)?;
-        let snapshot = self.inner.parts.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.select(tenant, &request.services, &request.features)?;
         selection.require_unique_names()?;
@@ -151,7 +165,8 @@ impl History {
 
     /// Begins a training set. RESOURCE_EXHAUSTED where as many are being made as may be.
     pub fn open(&self, permit: &Permit, request: HistoricalRequest) -> Result<SpineIntake> {
-        let plan = Arc::new(self.plan(permit, &request)?);
+        let snapshot = self.inner.parts.snapshots.load();
+        let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
         let options = &self.inner.options;
         let place = self.inner.joins.clone().try_acquire_owned().map_err(|_| {
             self.inner.metrics.refused.add_for(permit.tenant(), 1);
@@ -160,14 +175,15 @@ impl History {
         })?;
         let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
         let budget = Budget { memory: options.memory, spill, batch_rows: options.batch_rows };
+        let leave = Leave { _permit: permit.clone(), _place: place };
         Ok(SpineIntake {
             history: self.inner.clone(),
-            writer: Some(SpineWriter::new(plan.clone(), &budget)),
+            snapshot,
+            taken: Some(Taken { writer: SpineWriter::new(plan.clone(), &budget), leave }),
             plan,
             tenant: permit.tenant().clone(),
             cutoff: request.cutoff,
             budget,
-            leave: Leave { _permit: permit.clone(), _place: place },
         })
     }
 
@@ -193,39 +209,39 @@ impl SpineIntake {
 
     /// The rows taken so far.
     pub fn rows(&self) -> u64 {
-        self.writer.as_ref().map_or(0, SpineWriter::rows)
+        self.taken.as_ref().map_or(0, |taken| taken.writer.rows())
     }
 
     /// Takes the next rows; ready for more when it returns. After an error, or if the future is
     /// dropped, the training set can't be made any more.
     pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
-        let mut writer = self.writer.take().ok_or_else(abandoned)?;
+        let mut taken = self.taken.take().ok_or_else(abandoned)?;
         let limit = self.history.options.max_spine_rows;
-        if writer.rows().saturating_add(batch.num_rows() as u64) > limit {
+        if taken.writer.rows().saturating_add(batch.num_rows() as u64) > limit {
             let message = format!("the spine has more than {limit} rows");
             let error = Error::new(Code::ResourceExhausted, "SPINE_TOO_LONG", message).with("limit", limit);
             return Err(error.hint("ask in several parts, or raise `history.max_spine_rows`"));
         }
-        let pushed = blocking(move || {
-            writer.push(&batch)?;
-            Ok(writer)
+        let pushed = blocking(move |_| {
+            taken.writer.push(&batch)?;
+            Ok(taken)
         });
-        self.writer = Some(pushed.await?);
+        self.taken = Some(pushed.await?);
         Ok(())
     }
 
     /// The spine is whole: fixes what is read, and begins to read.
     pub async fn finish(self) -> Result<HistoricalStream> {
-        let Self { history, plan, tenant, cutoff, budget, writer, leave } = self;
-        let writer = writer.ok_or_else(abandoned)?;
-        let spine = blocking(move || writer.finish()).await?;
+        let Self { history, snapshot, plan, tenant, cutoff, budget, taken } = self;
+        let Taken { writer, leave } = taken.ok_or_else(abandoned)?;
+        let (spine, leave) = blocking(move |stop| Ok((writer.finish(stop)?, leave))).await?;
 
         let HistoryParts { log, partitions, tables, .. } = &history.parts;
         let cut = Cut::take(log.as_ref(), partitions, cutoff, history.options.patience).await?;
         let mut views: BTreeMap<ViewId, ViewRows> = BTreeMap::new();
         for join in &plan.joins {
             if let Entry::Vacant(place) = views.entry(join.view.id) {
-                place.insert(cut.rows_of(tables, &tenant, &join.view).await?);
+                place.insert(cut.rows_of(tables, &snapshot, &join.view).await?);
             }
         }
         let (sender, stream) = answer(plan.clone(), spine.rows, history.options.queued_batches);
@@ -260,15 +276,19 @@ impl Task {
         let Self { plan, spine, budget, views, cutoff } = self;
         let open = |join: usize, spine: &Spine| {
             let join = &plan.joins[join];
-            let slots = &spine.slots[join.sort];
-            Ok(RunRows::new(views[&join.view.id].open(&join.features, Some(slots), Some(cutoff))?))
+            let wanted = FanIn {
+                slots: &spine.slots[join.sort],
+                cutoff: Some(cutoff),
+                memory: budget.for_runs(plan.joins.len()),
+                spill: &budget.spill,
+            };
+            Ok(RunRows::new(views[&join.view.id].open(&join.features, &wanted, &answer.stop)?))
         };
-        let is_stopped = || answer.is_given_up();
-        let findings = Findings::walk(&plan, spine, &budget, open, &is_stopped)?;
+        let findings = Findings::walk(&plan, spine, &budget, open, &answer.stop)?;
         let tables = views.values().map(ViewRows::version).collect();
         // A slow client must not keep old rows on disk.
         drop(views);
-        let outcome = findings.answer(&is_stopped, |batch| answer.send(batch))?;
+        let outcome = findings.answer(&answer.stop, |batch| answer.send(batch))?;
         Ok(report(&plan, tables, cutoff, outcome))
     }
 }
@@ -292,17 +312,4 @@ fn report(plan: &Plan, tables: Vec<TableVersion>, cutoff: Micros, outcome: Outco
 
 fn abandoned() -> Error {
     Error::new(Code::FailedPrecondition, "SPINE_ABANDONED", "an earlier batch of the spine was not taken")
-}
-
-/// Runs what computes or waits for a disk where it may.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, JoinError> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is shutting down")),
-        },
-    }
 }

@@ -11,6 +11,7 @@ use hydrant_storage::order::Micros;
 
 use super::failure::JoinError;
 use super::spill::{Chunk, SpillFile, SpillSpace};
+use super::work::Stop;
 
 /// One spine row to be looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,7 +80,8 @@ impl SpineSorter {
         Ok(())
     }
 
-    pub fn finish(mut self) -> Result<SortedSpine, JoinError> {
+    /// Merges what was spilled, unless stopped.
+    pub fn finish(mut self, stop: &Stop) -> Result<SortedSpine, JoinError> {
         if self.runs.is_empty() {
             sort_entries(&self.keys, &mut self.entries);
             return Ok(SortedSpine(Source::Memory { keys: self.keys, entries: self.entries, next: 0 }));
@@ -99,6 +101,7 @@ impl SpineSorter {
                 let mut writer = RunWriter::default();
                 while merged.step()? {
                     if writer.push(merged.row()) {
+                        stop.check()?;
                         writer.flush(&mut merged.spill)?;
                     }
                 }
@@ -340,7 +343,7 @@ mod tests {
         for (slot, key, time, ordinal) in rows {
             sorter.push(Wanted { slot: *slot, key, time: *time, ordinal: *ordinal }).expect("taken");
         }
-        let mut sorted = sorter.finish().expect("sorted");
+        let mut sorted = sorter.finish(&Stop::default()).expect("sorted");
         let mut out = Vec::new();
         while let Some(row) = sorted.next().expect("read") {
             out.push((row.slot, row.key.to_vec(), row.time, row.ordinal));

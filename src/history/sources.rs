@@ -7,18 +7,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hydrant_storage::history::{
-    HistoryError, HistoryTables, MergedRuns, Run, RunBatch, SlotSet, TableSnapshot, TailRun, tail_rows,
+    DataFile, HistoryError, HistoryTables, MergedRuns, Run, RunBatch, TableSnapshot, TailRun, tail_rows,
 };
 use hydrant_storage::keys::SlotRange;
-use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
-use hydrant_storage::partition::ReadView;
+use hydrant_storage::partition::{ReadView, TailRows};
 
+use super::failure::{JoinError, history_error};
+use super::fan_in::{FanIn, OpenRun};
 use super::report::TableVersion;
+use super::work::{Stop, Stoppable};
+use crate::clock::rfc3339;
 use crate::error::{Code, Error, Result};
 use crate::log::{LogError, WriteLog};
 use crate::partition::Partitions;
-use crate::registry::catalog::View;
+use crate::registry::catalog::{Snapshot, View};
 
 /// All rows ingested at or before an instant, as they lie now.
 #[derive(Debug)]
@@ -49,16 +52,19 @@ impl Cut {
         let sealed = log.seal().await.map_err(log_error)?;
         let cutoff = cutoff.unwrap_or(sealed.time);
         if cutoff > sealed.time {
-            let message = format!("the cut-off {cutoff} is later than store time, {}", sealed.time);
-            return Err(Error::invalid("CUTOFF_IN_FUTURE", message).with("store_time", sealed.time));
+            let (shown, now_shown) = (rfc3339(cutoff), rfc3339(sealed.time));
+            let message = format!("the cut-off {shown} has not come: store time is {now_shown}");
+            return Err(Error::invalid("CUTOFF_IN_FUTURE", message)
+                .with("cutoff", cutoff)
+                .with("store_time", sealed.time));
         }
         partitions.wait_applied(sealed.frame, Instant::now() + patience).await?;
         Ok(Self { cutoff, tails: tails(partitions)? })
     }
 
     /// The view's rows; the table is looked at only now.
-    pub async fn rows_of(&self, tables: &HistoryTables, tenant: &Name, view: &Arc<View>) -> Result<ViewRows> {
-        ViewRows::new(tables, tenant, view, self.tails.clone()).await
+    pub async fn rows_of(&self, tables: &HistoryTables, snapshot: &Snapshot, view: &Arc<View>) -> Result<ViewRows> {
+        ViewRows::new(tables, snapshot, view, self.tails.clone()).await
     }
 }
 
@@ -75,35 +81,49 @@ pub fn tails_where(partitions: &Partitions, wanted: impl Fn(SlotRange) -> bool) 
 }
 
 impl ViewRows {
-    /// `tails` were taken before.
+    /// `tails` were taken before. The table is the view's owner's, whoever asks.
     pub async fn new(
         tables: &HistoryTables,
-        tenant: &Name,
+        snapshot: &Snapshot,
         view: &Arc<View>,
         tails: Arc<[Arc<ReadView>]>,
     ) -> Result<Self> {
-        let table = tables.table(view.history_spec(tenant)).await.map_err(super::failure::history_error)?.snapshot();
+        let spec = view.history_spec(snapshot.owner_of(view)?);
+        let table = tables.table(spec).await.map_err(history_error)?.snapshot();
         Ok(Self { view: view.clone(), table, tails, tail_rows: Arc::default() })
     }
 
-    /// The rows of the features in `projection`, in history order. Blocks.
-    pub fn open(
-        &self,
-        projection: &[usize],
-        slots: Option<&SlotSet>,
-        cutoff: Option<Micros>,
-    ) -> Result<MergedRuns, HistoryError> {
+    /// The rows of the features in `projection`, in history order. Blocks, but not for long once
+    /// `stop` is set.
+    pub fn open(&self, projection: &[usize], wanted: &FanIn<'_>, stop: &Stop) -> Result<MergedRuns, JoinError> {
+        let (slots, cutoff) = (Some(wanted.slots), wanted.cutoff);
+        let open = |file: &DataFile| {
+            stop.check()?;
+            let run = self.table.open_run(file, projection, slots)?;
+            Ok(OpenRun { bytes: run.open_bytes(), run: Box::new(Stoppable::new(run, stop)) })
+        };
+        let mut runs = wanted.reduce(self.table.files_with(slots, cutoff).map(open))?;
         let landed = self.table.landed_through;
-        let mut runs = self.table.open_runs(projection, slots, cutoff)?;
         let rows = tail_rows(self.tails.clone(), self.view.tenant, self.view.id, landed);
         let tail = TailRun::new(rows, self.view.layout.clone(), projection.to_vec(), landed + 1..=u64::MAX);
         self.tail_rows.store(0, Ordering::Relaxed);
-        runs.push(Box::new(Counted { run: tail, cutoff, rows: self.tail_rows.clone() }));
-        MergedRuns::new(runs, cutoff)
+        let tail = Counted { run: tail, cutoff, rows: self.tail_rows.clone() };
+        runs.push(Box::new(Stoppable::new(tail, stop)));
+        Ok(MergedRuns::new(runs, cutoff)?)
     }
 
     pub fn view(&self) -> &Arc<View> {
         &self.view
+    }
+
+    pub fn table(&self) -> &TableSnapshot {
+        &self.table
+    }
+
+    /// The tail rows of each partition that the table doesn't have, to be sought in by key.
+    pub fn key_tails(&self) -> impl Iterator<Item = TailRows> {
+        let View { tenant, id, .. } = *self.view;
+        self.tails.iter().map(move |tail| tail.tail(tenant, id, self.table.landed_through))
     }
 
     /// What was read, for the report.

@@ -22,6 +22,7 @@ use super::hits::Ranges;
 use super::plan::Plan;
 use super::sort::{SortedSpine, SpineSorter, Wanted};
 use super::spill::{Chunk, SpillFile, SpillSpace};
+use super::work::Stop;
 use crate::error::Error;
 
 /// How much memory a join's parts may take, and where they spill.
@@ -109,6 +110,11 @@ impl Budget {
         self.memory / 8 / joins.max(1)
     }
 
+    /// Bytes for each walk's open runs. The zip takes them when the walks have ended.
+    pub fn for_runs(&self, joins: usize) -> usize {
+        self.memory / 8 / joins.max(1)
+    }
+
     /// Bytes for each walk's hits.
     pub fn for_hits(&self, joins: usize) -> usize {
         self.memory / 4 / joins.max(1)
@@ -189,8 +195,8 @@ impl SpineWriter {
         self.rows
     }
 
-    pub fn finish(self) -> Result<Spine, JoinError> {
-        let sorts = self.sorters.into_iter().map(SpineSorter::finish).collect::<Result<_, _>>()?;
+    pub fn finish(self, stop: &Stop) -> Result<Spine, JoinError> {
+        let sorts = self.sorters.into_iter().map(|sorter| sorter.finish(stop)).collect::<Result<_, _>>()?;
         let pieces = self.pieces.finish()?;
         let (rows, last_time, digest) = (self.rows, self.last_time, self.digest);
         Ok(Spine { sorts, slots: self.slots, pieces, rows, last_time, digest })

@@ -1,5 +1,5 @@
 //! The answer as its caller sees it: batches in the spine's order, then a report. Behind it stands
-//! one blocking task; dropping the stream stops that task.
+//! one blocking task; dropping the stream stops that task, wherever it is.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::failure::JoinError;
 use super::plan::Plan;
 use super::report::Report;
+use super::work::{self, Stop, Waiter};
 use crate::error::{Error, Result};
 
 /// A training set that is being made. Ends after the first error.
@@ -23,6 +24,7 @@ pub struct HistoricalStream {
     messages: mpsc::Receiver<Message>,
     report: Option<Report>,
     ended: bool,
+    _waiter: Waiter,
 }
 
 /// What the task sends.
@@ -35,12 +37,18 @@ enum Message {
 
 /// The task's end of the stream.
 #[derive(Debug)]
-pub struct Answer(mpsc::Sender<Message>);
+pub struct Answer {
+    messages: mpsc::Sender<Message>,
+    /// Set when the stream has been dropped.
+    pub stop: Stop,
+}
 
 /// A stream for an answer of `rows` rows, of which at most `batches` batches wait to be taken.
 pub fn answer(plan: Arc<Plan>, rows: u64, batches: usize) -> (Answer, HistoricalStream) {
     let (sender, messages) = mpsc::channel(batches.max(1));
-    (Answer(sender), HistoricalStream { plan, rows, messages, report: None, ended: false })
+    let (waiter, stop) = work::begin();
+    let stream = HistoricalStream { plan, rows, messages, report: None, ended: false, _waiter: waiter };
+    (Answer { messages: sender, stop }, stream)
 }
 
 impl HistoricalStream {
@@ -92,14 +100,9 @@ impl Stream for HistoricalStream {
 }
 
 impl Answer {
-    /// Whether nobody takes the answer any more.
-    pub fn is_given_up(&self) -> bool {
-        self.0.is_closed()
-    }
-
     /// Waits until there is room; for a thread that may block.
     pub fn send(&self, batch: RecordBatch) -> Result<(), JoinError> {
-        self.0.blocking_send(Message::Batch(batch)).map_err(|_| JoinError::Stopped)
+        self.messages.blocking_send(Message::Batch(batch)).map_err(|_| JoinError::Stopped)
     }
 
     pub fn end(self, outcome: Result<Report, JoinError>) {
@@ -108,6 +111,6 @@ impl Answer {
             Err(error) => Message::Failed(error.into()),
         };
         // A caller that has gone away needs no answer.
-        drop(self.0.blocking_send(message));
+        drop(self.messages.blocking_send(message));
     }
 }

@@ -22,9 +22,11 @@ use proptest::prelude::*;
 use super::asof::Mode;
 use super::execute::{Findings, Outcome, RunRows};
 use super::failure::JoinError;
+use super::fan_in::{FanIn, OpenRun};
 use super::plan::{Plan, Shape};
 use super::spill::SpillSpace;
 use super::spine::{Budget, SpineWriter};
+use super::work::{self, Stop};
 use crate::registry::catalog::{Applied, Feature, JoinKey, Lookup, ServiceColumn, View};
 use crate::registry::definition::{Definition, EntitySpec, Metadata, Spec};
 use crate::registry::selection::Selection;
@@ -215,30 +217,31 @@ fn join(selection: &Selection, views: &[Vec<Row>; 2], spine: &[SpineRow], settin
     for from in (0..spine.len()).step_by(setting.spine_rows) {
         writer.push(&whole.slice(from, setting.spine_rows.min(spine.len() - from))).expect("taken");
     }
-    let open = |join: usize, _: &super::spine::Spine| -> Result<RunRows, JoinError> {
+    let open = |join: usize, spine: &super::spine::Spine| -> Result<RunRows, JoinError> {
         let join = &plan.joins[join];
         let rows = &views[join.view.id.0 as usize - 1];
-        let runs: Vec<Box<dyn Run>> = (0..setting.runs)
-            .map(|run| {
-                let part: Vec<Row> = rows
-                    .iter()
-                    .enumerate()
-                    .filter(|(n, _)| n % setting.runs == run)
-                    .map(|(_, row)| row.clone())
-                    .collect();
-                run_of(&join.view, &part, &join.features, setting.batch_rows)
-            })
-            .collect();
-        Ok(RunRows::new(MergedRuns::new(runs, Some(setting.cutoff))?))
+        let fan_in = FanIn {
+            slots: &spine.slots[join.sort],
+            cutoff: Some(setting.cutoff),
+            memory: budget.for_runs(plan.joins.len()),
+            spill: &budget.spill,
+        };
+        let runs = (0..setting.runs).map(|run| {
+            let part: Vec<Row> =
+                rows.iter().enumerate().filter(|(n, _)| n % setting.runs == run).map(|(_, row)| row.clone()).collect();
+            let run = run_of(&join.view, &part, &join.features, setting.batch_rows);
+            Ok(OpenRun { run, bytes: 1_000 })
+        });
+        Ok(RunRows::new(MergedRuns::new(fan_in.reduce(runs)?, fan_in.cutoff)?))
     };
     let mut batches = Vec::new();
-    let spine = writer.finish().expect("a spine");
+    let spine = writer.finish(&Stop::default()).expect("a spine");
     let emit = |batch| {
         batches.push(batch);
         Ok(())
     };
-    let findings = Findings::walk(&plan, spine, &budget, open, &|| false).expect("walked");
-    let outcome = findings.answer(&|| false, emit).expect("joined");
+    let findings = Findings::walk(&plan, spine, &budget, open, &Stop::default()).expect("walked");
+    let outcome = findings.answer(&Stop::default(), emit).expect("joined");
     assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 0);
     (concat_batches(&plan.output, &batches).expect("one schema"), outcome)
 }
@@ -432,13 +435,14 @@ fn every_column_of_the_spine_is_carried_through_as_it_came() {
         let mut writer = SpineWriter::new(plan.clone(), &budget);
         writer.push(&spine).expect("taken");
         let open = |_: usize, _: &super::spine::Spine| Ok(RunRows::new(MergedRuns::new(Vec::new(), None)?));
-        let findings = Findings::walk(&plan, writer.finish().expect("a spine"), &budget, open, &|| false);
+        let findings =
+            Findings::walk(&plan, writer.finish(&Stop::default()).expect("a spine"), &budget, open, &Stop::default());
         let mut batches = Vec::new();
         let emit = |batch| {
             batches.push(batch);
             Ok(())
         };
-        findings.expect("walked").answer(&|| false, emit).expect("joined");
+        findings.expect("walked").answer(&Stop::default(), emit).expect("joined");
         let table = concat_batches(&plan.output, &batches).expect("one schema");
         assert_eq!(table.schema().fields()[..6], spine.schema().fields()[..]);
         for (carried, given) in table.columns().iter().zip(spine.columns()).take(5) {
@@ -461,8 +465,10 @@ fn a_join_that_nobody_waits_for_stops() {
     let mut writer = SpineWriter::new(plan.clone(), &budget);
     writer.push(&spine).expect("taken");
     let open = |_: usize, _: &super::spine::Spine| Ok(RunRows::new(MergedRuns::new(Vec::new(), None)?));
-    let spine = writer.finish().expect("a spine");
-    let outcome = Findings::walk(&plan, spine, &budget, open, &|| true);
+    let spine = writer.finish(&Stop::default()).expect("a spine");
+    let (waiter, stop) = work::begin();
+    drop(waiter);
+    let outcome = Findings::walk(&plan, spine, &budget, open, &stop);
     assert!(matches!(outcome, Err(JoinError::Stopped)));
     drop(outcome);
     assert_eq!(spilled.spilled_now(), 0);
@@ -480,7 +486,7 @@ proptest! {
         is_final in any::<bool>(),
         cutoff in 0i64..50,
         memory in prop::sample::select(vec![1usize, 3_000, 40_000, 1 << 26]),
-        runs in 1usize..4,
+        runs in 1usize..9,
         batch_rows in 1usize..9,
         spine_batch_rows in 1usize..70,
     ) {

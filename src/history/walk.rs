@@ -7,6 +7,7 @@ use super::asof::{AsOf, Candidate, HistoryRows, Mode};
 use super::failure::JoinError;
 use super::hits::{HitWriter, Hits};
 use super::sort::SortedSpine;
+use super::work::Stop;
 
 /// One view beside the spine.
 #[derive(Debug)]
@@ -33,21 +34,21 @@ impl<R: HistoryRows> JoinWalk<R> {
     }
 }
 
-/// Walks to the end, or until `is_stopped`.
+/// Walks to the end, or until stopped.
 pub fn walk<R: HistoryRows>(
     mut spine: SortedSpine,
     mut joins: Vec<JoinWalk<R>>,
-    is_stopped: &dyn Fn() -> bool,
+    stop: &Stop,
 ) -> Result<Vec<Walked>, JoinError> {
     const ROWS_BETWEEN_LOOKS: u32 = 1_024;
     let mut rows = 0u32;
     while let Some(wanted) = spine.next()? {
         rows = rows.wrapping_add(1);
-        if rows.is_multiple_of(ROWS_BETWEEN_LOOKS) && is_stopped() {
-            return Err(JoinError::Stopped);
+        if rows.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+            stop.check()?;
         }
         for join in &mut joins {
-            let counted = join.as_of.at(&wanted, is_stopped)?;
+            let counted = join.as_of.at(&wanted, stop)?;
             for ttl in &join.ttls {
                 let as_known = answer(counted.as_known, wanted.time, *ttl);
                 join.differing += u64::from(as_known != answer(counted.finally, wanted.time, *ttl));

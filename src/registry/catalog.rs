@@ -11,6 +11,7 @@ use hydrant_storage::row::RowLayout;
 use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use super::definition::{Definition, KnownTimeRule};
+use crate::error::{Error, Result};
 
 /// Everything that is defined, at one revision.
 #[derive(Debug, Default)]
@@ -154,6 +155,15 @@ pub struct ServiceColumn {
     pub data_type: DataType,
     /// Frozen with the service.
     pub default: Option<Value>,
+}
+
+impl Snapshot {
+    /// The name of the tenant that a view belongs to, who need not be the one that reads it.
+    pub fn owner_of(&self, view: &View) -> Result<&Name> {
+        let owner = self.tenants.iter().find(|(_, tenant)| tenant.id == view.tenant);
+        let gone = || Error::internal(format!("the tenant that view '{}' belongs to is gone", view.name));
+        owner.map(|(name, _)| name).ok_or_else(gone)
+    }
 }
 
 impl View {

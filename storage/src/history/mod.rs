@@ -58,6 +58,9 @@ pub enum HistoryError {
     SyncFailed { path: PathBuf },
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    /// A run that isn't one of this crate's can't be read, for reasons of its own.
+    #[error("{0}")]
+    Run(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Arrow or Parquet refused what it was given: a bug, since all input was checked before.
     #[error("encoding history rows: {0}")]
     Encoding(String),

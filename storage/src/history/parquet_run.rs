@@ -15,7 +15,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::statistics::Statistics;
@@ -23,7 +23,7 @@ use parquet::file::statistics::Statistics;
 use crate::files::Files;
 use crate::history::checked_file::{CheckedFile, CheckedReader};
 use crate::history::schema::{self, HistoryViewSpec};
-use crate::history::writer::FileFacts;
+use crate::history::writer::{DICTIONARY_BYTES, FileFacts, PAGE_ROWS};
 use crate::history::{HistoryError, Run, RunBatch, SlotSet};
 use crate::order::Micros;
 use crate::value::DataType;
@@ -84,17 +84,37 @@ impl ParquetRun {
         let slot_column = (0..metadata.parquet_schema().num_columns())
             .find(|column| metadata.parquet_schema().column(*column).path().string() == schema::SLOT)
             .ok_or_else(|| reader.damaged("it has no column of slots".to_owned()))?;
-        let groups = (0..parquet.num_row_groups())
+        let groups: VecDeque<Group> = (0..parquet.num_row_groups())
             .map(|index| Group::new(parquet, index, slot_column, slots))
             .filter(|group| !group.wanted.is_empty())
             .collect();
-        let batch_rows = batch_rows(parquet, &mask);
+        // The parquet crate makes room for a whole batch, however few rows there are.
+        let most_wanted = groups.iter().map(Group::wanted_rows).max().unwrap_or_default();
+        let batch_rows = batch_rows(parquet, &mask).min(most_wanted.max(1));
         Ok(Self { reader, metadata, mask, features, batch_rows, groups, rows: None })
     }
 
     /// The rows that are still to come at most.
     pub fn remaining_rows(&self) -> usize {
-        self.groups.iter().flat_map(|group| &group.wanted).map(Range::len).sum()
+        self.groups.iter().map(Group::wanted_rows).sum()
+    }
+
+    /// About the bytes that it takes while it is being read: what is known of the file, and of each
+    /// projected column a page, a dictionary and a batch's values.
+    pub fn open_bytes(&self) -> usize {
+        let parquet = self.metadata.metadata();
+        let of_group = |group: &RowGroupMetaData| -> usize {
+            let rows = usize::try_from(group.num_rows()).unwrap_or_default().max(1);
+            let leaves = group.columns().iter().enumerate().filter(|(leaf, _)| self.mask.leaf_included(*leaf));
+            let of_leaf = |(_, column): (usize, &ColumnChunkMetaData)| {
+                let bytes = usize::try_from(column.uncompressed_size()).unwrap_or_default();
+                let share = |of_rows: usize| if of_rows < rows { bytes / rows * of_rows } else { bytes };
+                let dictionary = column.dictionary_page_offset().map_or(0, |_| bytes.min(DICTIONARY_BYTES));
+                share(PAGE_ROWS) + dictionary + share(self.batch_rows)
+            };
+            leaves.map(of_leaf).sum()
+        };
+        parquet.memory_size() + parquet.row_groups().iter().map(of_group).max().unwrap_or_default()
     }
 
     fn start_group(&self, group: &Group) -> Result<ParquetRecordBatchReader, HistoryError> {
@@ -171,29 +191,25 @@ impl ParquetRun {
 
 impl Run for ParquetRun {
     fn next(&mut self) -> Result<Option<Arc<RunBatch>>, HistoryError> {
-        loop {
-            let Some(group) = self.groups.front() else { return Ok(None) };
-            if self.rows.is_none() {
-                self.rows = Some(self.start_group(group)?);
-            }
-            match self.rows.as_mut().and_then(Iterator::next).transpose() {
-                Ok(Some(batch)) => {
-                    let converted = self.to_run_batch(&batch)?;
-                    if let Some(group) = self.groups.front_mut() {
-                        group.take(batch.num_rows());
-                    }
-                    return Ok(Some(Arc::new(converted)));
-                }
-                Ok(None) if !group.wanted.is_empty() => {
-                    return Err(self.reader.damaged(format!("row group {} is short of rows", group.index)));
-                }
-                Ok(None) => {
-                    self.groups.pop_front();
-                    self.rows = None;
-                }
-                Err(error) => return Err(self.reader.error(&error)),
+        let Some(group) = self.groups.front() else { return Ok(None) };
+        if self.rows.is_none() {
+            self.rows = Some(self.start_group(group)?);
+        }
+        let batch = match self.rows.as_mut().and_then(Iterator::next).transpose() {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Err(self.reader.damaged(format!("row group {} is short of rows", group.index))),
+            Err(error) => return Err(self.reader.error(&error)),
+        };
+        let converted = self.to_run_batch(&batch)?;
+        if let Some(group) = self.groups.front_mut() {
+            group.take(batch.num_rows());
+            if group.wanted.is_empty() {
+                // What decoded it takes more memory than a small file's rows.
+                self.groups.pop_front();
+                self.rows = None;
             }
         }
+        Ok(Some(Arc::new(converted)))
     }
 
     fn skip_to(&mut self, slot: u16, _key: &[u8]) -> Result<(), HistoryError> {
@@ -227,6 +243,10 @@ impl Group {
             }
         }
         Self { index, pages, wanted }
+    }
+
+    fn wanted_rows(&self) -> usize {
+        self.wanted.iter().map(Range::len).sum()
     }
 
     /// Drops the first wanted rows.

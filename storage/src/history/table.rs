@@ -92,20 +92,18 @@ impl TableSnapshot {
         ParquetRun::open(&self.store, path, file.bytes, &file.facts, &self.spec, projection, slots)
     }
 
-    /// All files that may hold rows of the slots ingested at or before the cut-off, as runs. Blocks.
-    pub fn open_runs(
-        &self,
-        projection: &[usize],
-        slots: Option<&SlotSet>,
+    /// All files that may hold rows of the slots ingested at or before the cut-off.
+    pub fn files_with<'a>(
+        &'a self,
+        slots: Option<&'a SlotSet>,
         cutoff: Option<Micros>,
-    ) -> Result<Vec<Box<dyn Run>>, HistoryError> {
-        let in_time = |file: &&DataFile| cutoff.is_none_or(|cutoff| file.ingest_times().0 <= cutoff);
-        let in_slots = |file: &&DataFile| {
+    ) -> impl Iterator<Item = &'a DataFile> {
+        let in_time = move |file: &&DataFile| cutoff.is_none_or(|cutoff| file.ingest_times().0 <= cutoff);
+        let in_slots = move |file: &&DataFile| {
             let (first, last) = file.slots();
             slots.is_none_or(|slots| slots.intersects(first, last))
         };
-        let wanted = self.files.iter().filter(in_time).filter(in_slots);
-        wanted.map(|file| Ok(Box::new(self.open_run(file, projection, slots)?) as Box<dyn Run>)).collect()
+        self.files.iter().filter(in_time).filter(in_slots)
     }
 }
 
@@ -140,7 +138,8 @@ impl HistoryTable {
         self.inner.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lands the rows of a run that holds all features of the view, each row of a frame after
+    /// Lands the rows of a run that holds all features of the view, or all but those added last
+    /// (which are then missing in its rows, not null), each row of a frame after
     /// [`TableSnapshot::landed_through`] and not after `through`. Does nothing if `through` has
     /// landed. When it returns, file and commit are durable; dropping the future doesn't interrupt it.
     ///
@@ -308,7 +307,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// The outcome of a task that nobody aborts; a panic in it goes on here.
-async fn finished<T>(task: tokio::task::JoinHandle<Result<T, HistoryError>>) -> Result<T, HistoryError> {
+pub(crate) async fn finished<T>(task: tokio::task::JoinHandle<Result<T, HistoryError>>) -> Result<T, HistoryError> {
     match task.await {
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
 use crate::files::Files;
+use crate::history::table::finished;
 use crate::history::{HistoryError, HistoryTable, HistoryViewSpec};
 
 /// All tables under one root.
@@ -24,15 +25,26 @@ impl HistoryTables {
         Self { files, root, opened: Mutex::default() }
     }
 
-    /// The table of a view, with columns for at least the features that `spec` lists.
+    /// The table of a view, with columns for at least the features that `spec` lists. Dropping the
+    /// future doesn't interrupt the opening: half of it, left to end by itself, could take the first
+    /// file of a landing for a leftover.
     pub async fn table(&self, spec: HistoryViewSpec) -> Result<HistoryTable, HistoryError> {
         let cell = {
             let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
             opened.entry(spec.directory()).or_default().clone()
         };
         let features = spec.features.clone();
-        let open = || HistoryTable::open_or_create(self.files.clone(), &self.root, spec);
-        let table = cell.get_or_try_init(open).await?.clone();
+        let table = match cell.get() {
+            Some(table) => table.clone(),
+            None => {
+                let (files, root) = (self.files.clone(), self.root.clone());
+                let opening = async move {
+                    let open = || HistoryTable::open_or_create(files, &root, spec);
+                    cell.get_or_try_init(open).await.cloned()
+                };
+                finished(tokio::spawn(opening)).await?
+            }
+        };
         // Features are only ever added, and last.
         if table.snapshot().spec().features.len() < features.len() {
             table.add_features(features).await?;

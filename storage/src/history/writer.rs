@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, PrimitiveArray, RecordBatch};
+use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, PrimitiveArray, RecordBatch, new_null_array};
 use arrow_buffer::ScalarBuffer;
 use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
@@ -29,7 +29,9 @@ use crate::value::{DataType, ScalarType};
 const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// Bounds the writer's memory, and what a reader has to skip, where rows are wide.
 const ROW_GROUP_BYTES: usize = 64 << 20;
-const PAGE_ROWS: usize = 8 * 1024;
+pub(crate) const PAGE_ROWS: usize = 8 * 1024;
+/// A reader keeps the dictionary of each column in memory, so that only small ones pay.
+pub(crate) const DICTIONARY_BYTES: usize = 64 << 10;
 
 /// What a reader has to know of a data file before it opens it; lies in the table's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,9 +175,10 @@ impl RowChecks {
 
 fn to_record_batch(spec: &HistoryViewSpec, schema: &SchemaRef, batch: &RunBatch) -> Result<RecordBatch, HistoryError> {
     let refused = |reason: String| HistoryError::BadRows { reason };
-    if batch.features.len() != spec.features.len() {
-        let (given, wanted) = (batch.features.len(), spec.features.len());
-        return Err(refused(format!("they have {given} features in place of {wanted}")));
+    // Fewer there may be: the table may have been given more since the rows were asked for.
+    if batch.features.len() > spec.features.len() {
+        let (given, known) = (batch.features.len(), spec.features.len());
+        return Err(refused(format!("they have {given} features, and the table {known}")));
     }
     let rows = batch.rows();
     let mut keys = KeyColumnsBuilder::new(&spec.key_types(), rows);
@@ -205,6 +208,9 @@ fn to_record_batch(spec: &HistoryViewSpec, schema: &SchemaRef, batch: &RunBatch)
             return Err(refused(format!("a feature of type {data_type} came as {}", column.data_type())));
         }
         columns.push(schema::to_file(*data_type, column));
+    }
+    for (_, data_type) in &spec.features[batch.features.len()..] {
+        columns.push(new_null_array(&schema::file_type(*data_type), rows));
     }
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }
@@ -236,6 +242,7 @@ fn properties(spec: &HistoryViewSpec) -> WriterProperties {
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
         .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_column_statistics_enabled(ColumnPath::from(schema::SLOT), EnabledStatistics::Page)
         .set_sorting_columns(Some(sorting));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use rocksdb::DBRawIterator;
 
 use super::{ReadView, StoreError};
-use crate::keys::{OnlineKey, TailKey, prefix_end};
+use crate::keys::{OnlineKey, SlotRange, TailKey, prefix_end};
 use crate::names::{TenantId, ViewId};
 use crate::row::{OwnedRow, RowRef};
 
@@ -41,6 +41,8 @@ pub struct TailRows {
     view_id: ViewId,
     after_frame: u64,
     place: Place,
+    /// With what the entries begin that are handed out, if not all of the view are.
+    sought: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +71,22 @@ impl TailRows {
         // in the options is that of `view`.
         let mut rows = unsafe { std::mem::transmute::<DBRawIterator<'_>, DBRawIterator<'static>>(rows) };
         rows.seek(begin);
-        Self { rows, view, tenant, view_id, after_frame, place: Place::AtNext }
+        Self { rows, view, tenant, view_id, after_frame, place: Place::AtNext, sought: None }
     }
 
-    /// Goes to the first row of a key, or, if it has none, of the next key that has one.
-    pub fn seek(&mut self, slot: u16, key: &[u8]) {
-        let mut target = Vec::new();
+    /// The slots that there may be rows of.
+    pub fn range(&self) -> SlotRange {
+        self.view.range()
+    }
+
+    /// Goes to the rows of a key, and to no others: after its last the walk ends, until the next key
+    /// is sought.
+    pub fn seek_key(&mut self, slot: u16, key: &[u8]) {
+        let mut target = self.sought.take().unwrap_or_default();
+        target.clear();
         TailKey::encode_seek(&OnlineKey { slot, tenant: self.tenant, view: self.view_id, key }, &mut target);
-        self.rows.seek(target);
+        self.rows.seek(&target);
+        self.sought = Some(target);
         self.place = Place::AtNext;
     }
 
@@ -95,6 +105,10 @@ impl TailRows {
                 self.rows.status().map_err(StoreError::of_rocksdb("reading the tail"))?;
                 return Ok(None);
             };
+            // No key is a prefix of another.
+            if self.sought.as_ref().is_some_and(|sought| !stored_key.starts_with(sought)) {
+                return Ok(None);
+            }
             let Some(key) = TailKey::decode(stored_key) else {
                 return Err(StoreError::damaged("tail", "a key that is none"));
             };

@@ -7,7 +7,7 @@ use crate::files::LossyFiles;
 
 fn read_all(snapshot: &TableSnapshot) -> Result<Vec<RowAt>, HistoryError> {
     let all: Vec<usize> = (0..snapshot.spec().features.len()).collect();
-    let mut merged = MergedRuns::new(snapshot.open_runs(&all, None, None)?, None)?;
+    let mut merged = MergedRuns::new(open_runs(snapshot, &all, None, None)?, None)?;
     let mut rows = Vec::new();
     while let Some(row) = merged.peek() {
         rows.push(row.clone());

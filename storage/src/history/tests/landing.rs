@@ -1,9 +1,11 @@
 //! What lands, and what doesn't.
 
+use std::time::{Duration, Instant};
+
 use super::*;
 use crate::files::LossyFiles;
-use crate::history::LandReport;
 use crate::history::delta::COMMITS_PER_CHECKPOINT;
+use crate::history::{HistoryTables, LandReport};
 
 /// Rows of three frames with all types, deletes and late rows.
 fn rows(spec: &HistoryViewSpec) -> Vec<Row> {
@@ -134,6 +136,43 @@ fn a_feature_added_later_is_missing_in_older_rows_and_not_null() {
         retyped.features[1].1 = DataType::Scalar(ScalarType::Int64);
         let retyped = try_open(&files, &retyped).await.expect_err("a view with another type");
         assert!(matches!(retyped, HistoryError::SchemaMismatch { .. }), "{retyped}");
+    });
+}
+
+#[test]
+fn rows_land_though_their_table_was_given_a_feature_since_they_were_read() {
+    block_on(async {
+        let (files, old) = (LossyFiles::new(8), small_spec());
+        let mut new = old.clone();
+        new.features.push((name("added"), DataType::Vector(3)));
+        let rows = [with_values(row(1, 1, 1, 1, 0), &old, 1, 4), with_values(row(2, 1, 1, 1, 1), &old, 1, 5)];
+        let table = open(&files, &old).await;
+        table.add_features(new.features.clone()).await.expect("add");
+        table.land(ModelRun::new(&old, &rows, 7), 1, 0).await.expect("land");
+        assert_eq!(*table.snapshot().spec().as_ref(), new);
+        assert_table(&table.snapshot(), &rows);
+
+        let unknown = HistoryViewSpec { features: [new.features.clone(), old.features].concat(), ..new };
+        let newer = [with_values(row(1, 1, 1, 2, 0), &unknown, 3, 6)];
+        let refused = table.land(ModelRun::new(&unknown, &newer, 7), 2, 0).await.expect_err("an unknown feature");
+        assert!(matches!(refused, HistoryError::BadRows { .. }), "{refused}");
+    });
+}
+
+#[test]
+fn a_table_goes_on_being_opened_when_who_asked_for_it_has_gone() {
+    block_on(async {
+        let (files, spec) = (LossyFiles::new(9), small_spec());
+        let tables = HistoryTables::new(Arc::new(files.clone()), ROOT.into());
+        let mut asking = Box::pin(tables.table(spec.clone()));
+        assert!(futures::poll!(asking.as_mut()).is_pending());
+        drop(asking);
+        let first_commit = Path::new(ROOT).join(spec.directory()).join("_delta_log/00000000000000000000.json");
+        let given_up = Instant::now() + Duration::from_secs(60);
+        while !files.exists(&first_commit).expect("told") {
+            assert!(Instant::now() < given_up, "the table is not made");
+            tokio::task::yield_now().await;
+        }
     });
 }
 

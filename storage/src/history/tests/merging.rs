@@ -86,7 +86,7 @@ proptest! {
         let in_time: Vec<Row> =
             rows.iter().filter(|row| cutoff.is_none_or(|cutoff| row.ingest_time <= cutoff)).cloned().collect();
         let all = || -> MergedRuns {
-            let mut runs = snapshot.open_runs(&some_features, None, cutoff).expect("open");
+            let mut runs = open_runs(&snapshot, &some_features, None, cutoff).expect("open");
             runs.push(tail_run(&spec, &rows, &some_features, snapshot.landed_through));
             MergedRuns::new(runs, cutoff).expect("merge")
         };

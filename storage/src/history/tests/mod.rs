@@ -240,7 +240,17 @@ pub(super) fn merged(
     slots: Option<&SlotSet>,
     cutoff: Option<i64>,
 ) -> MergedRuns {
-    MergedRuns::new(snapshot.open_runs(projection, slots, cutoff).expect("open"), cutoff).expect("merge")
+    MergedRuns::new(open_runs(snapshot, projection, slots, cutoff).expect("open"), cutoff).expect("merge")
+}
+
+pub(super) fn open_runs(
+    snapshot: &TableSnapshot,
+    projection: &[usize],
+    slots: Option<&SlotSet>,
+    cutoff: Option<i64>,
+) -> Result<Vec<Box<dyn Run>>, HistoryError> {
+    let open = |file| Ok(Box::new(snapshot.open_run(file, projection, slots)?) as Box<dyn Run>);
+    snapshot.files_with(slots, cutoff).map(open).collect()
 }
 
 pub(super) async fn open(files: &(impl Files + Clone + 'static), spec: &HistoryViewSpec) -> HistoryTable {

@@ -237,10 +237,15 @@ fn the_tail_comes_in_history_order_and_is_dropped_as_it_lands() {
 
     let view = bench.view();
     let mut rows = view.tail(TENANT, VIEW, 0);
-    let key = key_bytes(1);
-    rows.seek(slot_of_key(&key), &key);
-    let first = rows.advance().expect("undamaged").expect("a row");
-    assert_eq!((first.key, first.row.header().version.event_time), (&key[..], 60));
+    for (number, times) in [(1, vec![60, 70]), (9, vec![]), (2, vec![50, 50]), (1, vec![60, 70])] {
+        let key = key_bytes(number);
+        rows.seek_key(slot_of_key(&key), &key);
+        for time in times {
+            let row = rows.advance().expect("undamaged").expect("a row");
+            assert_eq!((row.key, row.row.header().version.event_time), (&key[..], time));
+        }
+        assert!(rows.advance().expect("undamaged").is_none(), "a row of another key than {number}");
+    }
 
     let bytes = bench.store().tail_bytes();
     assert!(bench.store().drop_tail((TENANT, VIEW), 1, 1).expect("dropped"), "more to look at");
