@@ -1,10 +1,11 @@
 //! Time, injected. A [`Clock`] tells wall time and may jump; [`StoreTime`] is what the store lives
-//! by: it never runs backwards, whatever the wall clock or a restart does.
+//! by: it never runs backwards, whatever the wall clock or a restart does. A [`Ticker`] measures how
+//! long something takes.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, SecondsFormat};
 use hydrant_storage::order::Micros;
@@ -47,6 +48,42 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Micros {
         self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What passes between two instants: deadlines, rates and waits are measured by it.
+pub trait Ticker: Send + Sync + fmt::Debug {
+    fn now(&self) -> Instant;
+}
+
+#[derive(Debug, Default)]
+pub struct SystemTicker;
+
+impl Ticker for SystemTicker {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+/// A ticker that a test moves by hand.
+#[derive(Debug)]
+pub struct ManualTicker(Mutex<Instant>);
+
+impl Default for ManualTicker {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl ManualTicker {
+    pub fn advance(&self, by: Duration) {
+        *self.0.lock().expect("no test panicked here") += by;
+    }
+}
+
+impl Ticker for ManualTicker {
+    fn now(&self) -> Instant {
+        *self.0.lock().expect("no test panicked here")
     }
 }
 

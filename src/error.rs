@@ -41,6 +41,17 @@ pub struct Violation {
     pub message: String,
 }
 
+/// A quota that is used up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaUse {
+    /// Whose, such as `tenants/default`.
+    pub subject: String,
+    /// Which, such as `keys_per_second`.
+    pub quota: String,
+    pub usage: u64,
+    pub limit: u64,
+}
+
 /// A refusal or failure, as a caller sees it.
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -55,6 +66,7 @@ pub struct Error {
     pub metadata: Vec<(&'static str, String)>,
     pub violations: Vec<Violation>,
     pub retry_after: Option<Duration>,
+    pub quota: Option<Box<QuotaUse>>,
 }
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -69,6 +81,7 @@ impl Error {
             metadata: Vec::new(),
             violations: Vec::new(),
             retry_after: None,
+            quota: None,
         }
     }
 

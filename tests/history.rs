@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow_array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use futures::StreamExt;
-use hydrant::clock::ManualClock;
+use hydrant::clock::{ManualClock, SystemTicker};
 use hydrant::cluster::LocalMetadata;
 use hydrant::error::{Code, Error, FatalHook};
 use hydrant::history::{
@@ -20,7 +20,7 @@ use hydrant::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use hydrant::registry::catalog::{Snapshot, TenantCatalog, View};
 use hydrant::registry::definition::Kind;
 use hydrant::registry::{Registry, SnapshotReader, yaml};
-use hydrant::tenancy::{Action, Identity, Permit, Tenancy};
+use hydrant::tenancy::{Action, AdmissionSettings, Demand, Identity, Limits, Permit, Tenancy};
 use hydrant_storage::files::lossy::Fault;
 use hydrant_storage::files::{Files, LocalFiles, LossyFiles};
 use hydrant_storage::history::HistoryTables;
@@ -88,6 +88,8 @@ struct World {
     landed: Arc<hydrant::partition::LandedFrames>,
     landing: Landing,
     history: History,
+    /// One training set at a time.
+    tenancy: Tenancy,
     spill: tempfile::TempDir,
 }
 
@@ -137,6 +139,7 @@ impl World {
         .expect("started");
         partitions.wait_serving(soon()).await.expect("serving");
         let spill = tempfile::tempdir().expect("a directory");
+        let one_at_a_time = AdmissionSettings { training_places: 1, ..AdmissionSettings::default() };
         let mut world = Self {
             clock,
             landing: landing(registry.reader(), &log, &partitions, &tables, &landed, &store_time),
@@ -148,6 +151,7 @@ impl World {
             tables,
             landed,
             spill,
+            tenancy: Tenancy::with(Limits::default(), &one_at_a_time, Arc::new(SystemTicker)),
         };
         world.clock.advance(Duration::from_secs(1));
         world.reopen_history(None).await;
@@ -223,7 +227,8 @@ impl World {
     }
 
     async fn open(&self, cutoff: Option<i64>) -> Result<SpineIntake, Error> {
-        self.history.open(&permit(Action::ReadHistory), request(cutoff))
+        let permit = self.tenancy.admit(&Identity::loopback(), Action::ReadHistory, Demand::default()).await?;
+        self.history.open(&permit, request(cutoff))
     }
 
     async fn join(&self, spine: &RecordBatch, cutoff: Option<i64>) -> (RecordBatch, Report) {
@@ -270,7 +275,6 @@ fn history_of(
 ) -> History {
     let parts = HistoryParts { snapshots, log: log.clone(), partitions: partitions.clone(), tables: tables.clone() };
     let options = HistoryOptions {
-        max_joins: 1,
         max_lookups: 1,
         batch_rows: 64,
         max_spine_rows: 20_000,
@@ -475,26 +479,21 @@ async fn the_tail_of_a_deleted_view_is_let_go_by_the_next_landing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn joins_are_bounded_in_number_and_a_stream_that_is_dropped_gives_its_place_back() {
+async fn a_join_keeps_its_place_and_a_stream_that_is_dropped_gives_it_back() {
     let directory = tempfile::tempdir().expect("a directory");
     let world = World::start(directory.path(), Arc::new(LossyFiles::new(2))).await;
     world.append(&[(1, START - 5, Some(1.0))]).await;
     let mut intake = world.open(None).await.expect("opened");
-    let refused = world.open(None).await.expect_err("one at a time");
-    assert_eq!(refused.code, Code::ResourceExhausted);
-    assert!(refused.retry_after.is_some());
     for _ in 0..20 {
         intake.push(spine(&vec![(1, START); 1_000])).await.expect("taken");
     }
     let mut stream = intake.finish().await.expect("begun");
     assert_eq!(stream.rows(), 20_000);
     assert_eq!(stream.next().await.expect("a batch").expect("joined").num_rows(), 64);
+    let mut next = Box::pin(world.open(None));
+    assert!(futures::poll!(&mut next).is_pending(), "one at a time");
     drop(stream);
-    let deadline = soon();
-    while world.open(None).await.is_err() {
-        assert!(Instant::now() < deadline, "the work goes on though nobody waits for it");
-        tokio::task::yield_now().await;
-    }
+    next.await.expect("the work ends when nobody waits for it");
     assert_eq!(world.history.spilled_bytes(), 0);
     world.partitions.shutdown().await;
 }

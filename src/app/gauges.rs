@@ -12,6 +12,8 @@ use crate::counter::Counter;
 use crate::landing::Landing;
 use crate::rpc::UseCases;
 use crate::telemetry::{AsyncInstrument, Instruments, Label, Metric};
+use crate::tenancy::metrics::{ADMITTED, QUEUED, REFUSED, Reason, WAITING, WORKING, labels};
+use crate::tenancy::{Account, Class};
 
 const LAG: Metric =
     Metric { name: "hydrant.partition.lag", unit: Metric::COUNT, help: "Durable requests that reads don't see yet." };
@@ -101,8 +103,21 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         let waits = node.use_cases.partitions.lag().iter().any(|lag| lag.tail_bytes > 0);
         gauge.observe(if waits { node.landing.metrics().age().as_secs_f64() } else { 0.0 }, &[]);
     });
-    gauge(&JOINS, |node, gauge| gauge.observe(node.use_cases.history.joins_under_way() as f64, &[]));
+    gauge(&JOINS, |node, gauge| gauge.observe(node.use_cases.tenancy.in_flight(Class::Training) as f64, &[]));
     gauge(&SPILL, |node, gauge| gauge.observe(node.use_cases.history.spilled_bytes() as f64, &[]));
+
+    gauge(&WAITING, |node, gauge| {
+        for class in Class::ALL {
+            gauge.observe(node.use_cases.tenancy.waiting(class) as f64, &[Label::new("class", class.as_str())]);
+        }
+    });
+    gauge(&WORKING, |node, gauge| {
+        for class in Class::ALL {
+            gauge.observe(node.use_cases.tenancy.working(class) as f64, &[Label::new("class", class.as_str())]);
+        }
+    });
+    count_admission(instruments, &observed);
+    node.use_cases().tenancy.waits().export(instruments);
 
     let UseCases { partitions, ingest, serving, history, .. } = node.use_cases();
     let counters = [
@@ -136,6 +151,32 @@ fn count(instruments: &Instruments, observed: &Arc<Observed>, counter: Arc<Count
         shares.extend(counter.shares().into_iter().flatten());
         for (tenant, share) in shares {
             observer.observe(share, &[Label::new("tenant", tenant.to_string())]);
+        }
+    });
+}
+
+/// The counts of admission, each for every tenant and class from its zero on.
+fn count_admission(instruments: &Instruments, observed: &Arc<Observed>) {
+    let counts = |metric: &Metric, tell: fn(&Account, Class, &dyn AsyncInstrument<u64>)| {
+        let observed: Weak<Observed> = Arc::downgrade(observed);
+        instruments.observed_counts(metric, move |observer| {
+            let Some(node) = observed.upgrade() else { return };
+            for account in node.use_cases.tenancy.accounts() {
+                Class::ALL.into_iter().for_each(|class| tell(&account, class, observer));
+            }
+        });
+    };
+    counts(&ADMITTED, |account, class, observer| {
+        observer.observe(account.counts().admitted(class), &labels(account.tenant(), class));
+    });
+    counts(&QUEUED, |account, class, observer| {
+        observer.observe(account.counts().queued(class), &labels(account.tenant(), class));
+    });
+    counts(&REFUSED, |account, class, observer| {
+        for reason in Reason::ALL {
+            let [tenant, of_class] = labels(account.tenant(), class);
+            let told = [tenant, of_class, Label::new("reason", reason.as_str())];
+            observer.observe(account.counts().refused(class, reason), &told);
         }
     });
 }

@@ -14,7 +14,7 @@ use hydrant_storage::row::OwnedRow;
 use super::AppError;
 use super::data_dir::DataDir;
 use super::start_check;
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
 use crate::serving::{PinnedHistory, Serving, ServingSettings};
-use crate::tenancy::{Permit, Tenancy};
+use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 
 /// The use cases of one data directory.
 #[derive(Debug)]
@@ -123,7 +123,8 @@ impl Node {
             Arc::new(HistoryReads(history.clone())),
             serving_settings(config),
         );
-        let tenancy = Arc::new(Tenancy::default());
+        let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
+        let tenancy = Arc::new(tenancy);
         let use_cases = UseCases { tenancy, registry, ingest, serving, history, partitions, store_time };
         Ok(Self { use_cases, landing, log, log_metrics, resources, _directory: directory })
     }
@@ -231,7 +232,6 @@ fn partition_settings(config: &Config) -> PartitionSettings {
 
 fn history_options(config: &Config, directory: &DataDir) -> HistoryOptions {
     HistoryOptions {
-        max_joins: config.history.max_joins,
         memory: config.history.memory.as_usize(),
         max_spine_rows: config.history.max_spine_rows,
         max_spill: config.history.max_spill.0,
@@ -249,12 +249,23 @@ fn landing_options(config: &Config) -> LandingOptions {
     }
 }
 
+fn admission_settings(config: &Config) -> AdmissionSettings {
+    AdmissionSettings {
+        online_places: config.admission.online_places,
+        online_in_flight: config.serving.max_in_flight,
+        ingest_places: config.ingest.max_in_flight,
+        training_places: config.history.max_joins,
+        max_waiting: config.admission.max_waiting,
+        max_waiting_bytes: config.admission.max_waiting_bytes.as_usize(),
+        target_wait: config.admission.target_wait.duration(),
+    }
+}
+
 fn ingest_settings(config: &Config) -> IngestSettings {
     IngestSettings {
         max_rows: config.ingest.max_rows,
         max_bytes: config.ingest.max_request.as_usize(),
         max_key_bytes: config.ingest.max_key.as_usize(),
-        max_in_flight: config.ingest.max_in_flight,
         ..IngestSettings::default()
     }
 }
@@ -263,7 +274,6 @@ fn serving_settings(config: &Config) -> ServingSettings {
     ServingSettings {
         max_rows: config.serving.max_rows,
         max_cells: config.serving.max_cells,
-        max_in_flight: config.serving.max_in_flight,
         read_threads: config.serving.read_threads,
         default_deadline: config.server.max_call_time.duration(),
     }

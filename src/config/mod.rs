@@ -23,6 +23,7 @@ pub const REFERENCE: &str = include_str!("default.toml");
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub server: ServerConfig,
+    pub admission: AdmissionConfig,
     pub storage: StorageConfig,
     pub log: LogConfig,
     pub ingest: IngestConfig,
@@ -46,6 +47,15 @@ pub struct ServerConfig {
     pub max_call_time: Span,
     pub idle_time: Span,
     pub drain_time: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdmissionConfig {
+    pub online_places: usize,
+    pub target_wait: Span,
+    pub max_waiting: usize,
+    pub max_waiting_bytes: ByteSize,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -199,6 +209,8 @@ impl Config {
         vec![
             ("server.max_connections", wide(self.server.max_connections), 1, 1 << 20),
             ("server.max_streams_per_connection", self.server.max_streams_per_connection.into(), 1, 1 << 20),
+            ("admission.online_places", wide(self.admission.online_places), 0, 1 << 16),
+            ("admission.max_waiting", wide(self.admission.max_waiting), 1, 1 << 20),
             ("storage.partitions", wide(self.storage.partitions), 1, 1 << 10),
             ("storage.background_threads", self.storage.background_threads.into(), 1, 256),
             ("log.max_waiting", wide(self.log.max_waiting), 1, 1 << 20),
@@ -224,6 +236,7 @@ impl Config {
         vec![
             ("server.grpc_max_message", self.server.grpc_max_message, kib(64), gib(1)),
             ("server.flight_max_message", self.server.flight_max_message, mib(1), gib(1)),
+            ("admission.max_waiting_bytes", self.admission.max_waiting_bytes, mib(1), gib(1 << 10)),
             ("storage.block_cache", self.storage.block_cache, mib(1), gib(1 << 14)),
             ("storage.write_buffers", self.storage.write_buffers, mib(4), gib(1 << 14)),
             ("log.segment", self.log.segment, mib(1), gib(2)),
@@ -244,6 +257,7 @@ impl Config {
             ("server.max_call_time", self.server.max_call_time),
             ("server.idle_time", self.server.idle_time),
             ("server.drain_time", self.server.drain_time),
+            ("admission.target_wait", self.admission.target_wait),
             ("log.producer_horizon", self.log.producer_horizon),
             ("partitions.reopen_delay", self.partitions.reopen_delay),
             ("partitions.max_reopen_delay", self.partitions.max_reopen_delay),

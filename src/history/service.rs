@@ -1,6 +1,6 @@
 //! The use case: opens a training set for a permitted caller, takes its spine in, fixes what will
-//! be read, and lets a blocking task make the answer. How many are made at once, and in how much
-//! memory each, is bounded here.
+//! be read, and lets a blocking task make the answer. In how much memory is bounded here; how many are
+//! made at once, by their permits.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,7 +13,7 @@ use arrow_schema::SchemaRef;
 use hydrant_storage::history::HistoryTables;
 use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::asof::Mode;
 use super::execute::{Findings, Outcome, RunRows};
@@ -37,8 +37,6 @@ use crate::tenancy::{Action, Permit};
 /// The bounds of historical reads.
 #[derive(Clone, Debug)]
 pub struct HistoryOptions {
-    /// Training sets that are made at the same time.
-    pub max_joins: usize,
     /// Bytes that one join may take for itself; what is more it spills.
     pub memory: usize,
     pub max_spine_rows: u64,
@@ -59,7 +57,6 @@ pub struct HistoryOptions {
 impl HistoryOptions {
     pub fn new(spill_directory: PathBuf) -> Self {
         Self {
-            max_joins: 2,
             memory: 256 << 20,
             max_spine_rows: 1_000_000_000,
             max_spill: 64 << 30,
@@ -93,7 +90,6 @@ pub(super) struct Inner {
     pub lookups: Arc<Semaphore>,
     options: HistoryOptions,
     pub metrics: Arc<HistoryMetrics>,
-    joins: Arc<Semaphore>,
 }
 
 #[derive(Clone, Debug)]
@@ -127,26 +123,18 @@ pub struct SpineIntake {
     taken: Option<Taken>,
 }
 
-/// The spine so far. The leave goes where its memory goes, so that a place is given back with it.
+/// The spine so far. The permit goes where its memory goes, so that a place is given back with it.
 #[derive(Debug)]
 struct Taken {
     writer: SpineWriter,
-    leave: Leave,
-}
-
-/// What a join holds until it has ended.
-#[derive(Debug)]
-struct Leave {
-    _permit: Permit,
-    _place: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 impl History {
     pub fn new(parts: HistoryParts, options: HistoryOptions) -> Result<Self> {
         std::fs::create_dir_all(&options.spill_directory).map_err(JoinError::from)?;
-        let joins = Arc::new(Semaphore::new(options.max_joins));
         let lookups = Arc::new(Semaphore::new(options.max_lookups));
-        Ok(Self { inner: Arc::new(Inner { parts, lookups, options, metrics: Arc::default(), joins }) })
+        Ok(Self { inner: Arc::new(Inner { parts, lookups, options, metrics: Arc::default() }) })
     }
 
     /// What a request would do, and the columns of its answer. Reads nothing.
@@ -163,23 +151,18 @@ impl History {
         Plan::new(&selection, request.spine.clone(), &Shape { event_time, mode, with_status, with_event_time })
     }
 
-    /// Begins a training set. RESOURCE_EXHAUSTED where as many are being made as may be.
+    /// Begins a training set, which holds the permit, and so its place among those being made, until
+    /// it has ended.
     pub fn open(&self, permit: &Permit, request: HistoricalRequest) -> Result<SpineIntake> {
         let snapshot = self.inner.parts.snapshots.load();
         let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
         let options = &self.inner.options;
-        let place = self.inner.joins.clone().try_acquire_owned().map_err(|_| {
-            self.inner.metrics.refused.add_for(permit.tenant(), 1);
-            let message = format!("{} training sets are being made already", options.max_joins);
-            Error::new(Code::ResourceExhausted, "TOO_MANY_JOINS", message).retry_after(Duration::from_secs(1))
-        })?;
         let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
         let budget = Budget { memory: options.memory, spill, batch_rows: options.batch_rows };
-        let leave = Leave { _permit: permit.clone(), _place: place };
         Ok(SpineIntake {
             history: self.inner.clone(),
             snapshot,
-            taken: Some(Taken { writer: SpineWriter::new(plan.clone(), &budget), leave }),
+            taken: Some(Taken { writer: SpineWriter::new(plan.clone(), &budget), permit: permit.clone() }),
             plan,
             tenant: permit.tenant().clone(),
             cutoff: request.cutoff,
@@ -190,11 +173,6 @@ impl History {
     /// The bytes that lie in spill files now.
     pub fn spilled_bytes(&self) -> u64 {
         self.inner.metrics.spilled_now()
-    }
-
-    /// The training sets that are being made now.
-    pub fn joins_under_way(&self) -> usize {
-        self.inner.options.max_joins.saturating_sub(self.inner.joins.available_permits())
     }
 
     pub fn metrics(&self) -> &HistoryMetrics {
@@ -233,8 +211,8 @@ impl SpineIntake {
     /// The spine is whole: fixes what is read, and begins to read.
     pub async fn finish(self) -> Result<HistoricalStream> {
         let Self { history, snapshot, plan, tenant, cutoff, budget, taken } = self;
-        let Taken { writer, leave } = taken.ok_or_else(abandoned)?;
-        let (spine, leave) = blocking(move |stop| Ok((writer.finish(stop)?, leave))).await?;
+        let Taken { writer, permit } = taken.ok_or_else(abandoned)?;
+        let (spine, permit) = blocking(move |stop| Ok((writer.finish(stop)?, permit))).await?;
 
         let HistoryParts { log, partitions, tables, .. } = &history.parts;
         let cut = Cut::take(log.as_ref(), partitions, cutoff, history.options.patience).await?;
@@ -255,7 +233,7 @@ impl SpineIntake {
                 tracing::info!(%error, "a training set was not made");
             }
             // Whoever sees the end may ask for the next.
-            drop(leave);
+            drop(permit);
             sender.end(outcome);
         });
         Ok(stream)

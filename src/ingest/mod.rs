@@ -20,7 +20,6 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::record::{ProducerStamp, RowRecord};
 use hydrant_storage::slices::slice_bytes;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument as _;
 
 pub use self::bad_rows::MAX_NAMED;
@@ -48,14 +47,11 @@ pub struct IngestSettings {
     pub max_key_bytes: usize,
     /// Requests with more rows are checked and packed on the blocking pool.
     pub inline_rows: usize,
-    /// Requests worked on at a time; further ones wait, up to the same number again, and are then
-    /// refused.
-    pub max_in_flight: usize,
 }
 
 impl Default for IngestSettings {
     fn default() -> Self {
-        Self { max_rows: 50_000, max_bytes: 16 << 20, max_key_bytes: 4 << 10, inline_rows: 512, max_in_flight: 64 }
+        Self { max_rows: 50_000, max_bytes: 16 << 20, max_key_bytes: 4 << 10, inline_rows: 512 }
     }
 }
 
@@ -131,9 +127,6 @@ pub struct Ingest {
     snapshots: SnapshotReader,
     store_time: Arc<StoreTime>,
     settings: IngestSettings,
-    /// Places of the requests under way, and of those with them that wait.
-    working: Arc<Semaphore>,
-    admitted: Arc<Semaphore>,
     metrics: Arc<IngestMetrics>,
 }
 
@@ -163,17 +156,15 @@ impl Ingest {
         store_time: Arc<StoreTime>,
         settings: IngestSettings,
     ) -> Self {
-        let working = Arc::new(Semaphore::new(settings.max_in_flight));
-        let admitted = Arc::new(Semaphore::new(settings.max_in_flight.saturating_mul(2)));
-        Self { log, partitions, snapshots, store_time, settings, working, admitted, metrics: Arc::default() }
+        Self { log, partitions, snapshots, store_time, settings, metrics: Arc::default() }
     }
 
     /// Takes all rows of the request or none. Refusals: INVALID_ARGUMENT (naming columns, or up to
     /// [`MAX_NAMED`] bad rows), NOT_FOUND (no such source), FAILED_PRECONDITION (a source without
-    /// views), RESOURCE_EXHAUSTED (too much waits to be worked on, or the disk is full), UNAVAILABLE
-    /// (the log takes no more for the moment, or definitions keep changing, with when to try again; or
-    /// OUTCOME_UNKNOWN: the log ended before it answered), FAILED_PRECONDITION or ALREADY_EXISTS by the
-    /// producer's sequence.
+    /// views), RESOURCE_EXHAUSTED (a quota is used up, too much has not landed, or the disk is full),
+    /// UNAVAILABLE (the log takes no more for the moment, or definitions keep changing, with when to try
+    /// again; or OUTCOME_UNKNOWN: the log ended before it answered), FAILED_PRECONDITION or
+    /// ALREADY_EXISTS by the producer's sequence.
     pub async fn ingest(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
         let tenant = permit.tenant();
         let span = tracing::debug_span!("ingest", %tenant, source = request.source, rows = request.batch.num_rows());
@@ -195,9 +186,8 @@ impl Ingest {
 
     async fn ingest_counted(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
         permit.require(Action::Write)?;
-        let _place = self.take_place().await?;
         let rows = request.batch.num_rows();
-        self.check_size(rows, request.batch.columns())?;
+        self.check_size(permit, rows, request.batch.columns())?;
         let validate_only = request.validate_only;
         let pack = Arc::new(move |tenant: &TenantCatalog, now: Micros, settings: &IngestSettings| {
             records::prepare_rows(tenant, &request, now, settings)
@@ -218,10 +208,9 @@ impl Ingest {
 
     async fn delete_counted(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
         permit.require(Action::Write)?;
-        let _place = self.take_place().await?;
         let rows = request.keys.first().map_or(0, |(_, column)| column.len());
         let columns: Vec<ArrayRef> = request.keys.iter().map(|(_, column)| column.clone()).collect();
-        self.check_size(rows, &columns)?;
+        self.check_size(permit, rows, &columns)?;
         let pack = Arc::new(move |tenant: &TenantCatalog, now: Micros, settings: &IngestSettings| {
             records::prepare_deletes(tenant, &request, now, settings)
         });
@@ -290,18 +279,8 @@ impl Ingest {
         partitions
     }
 
-    /// A place among the requests under way, waited for among as many again.
-    async fn take_place(&self) -> Result<(SemaphorePermit<'_>, SemaphorePermit<'_>)> {
-        let limit = self.settings.max_in_flight;
-        let admitted = self.admitted.try_acquire().map_err(|_| {
-            let message = format!("{limit} write requests are under way and as many wait");
-            Error::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(Duration::from_millis(100))
-        })?;
-        let working = self.working.acquire().await;
-        Ok((admitted, working.map_err(|_| Error::internal("the places of write requests are gone"))?))
-    }
-
-    fn check_size(&self, rows: usize, columns: &[ArrayRef]) -> Result<()> {
+    /// What is too large is refused, and what is not is charged to the tenant.
+    fn check_size(&self, permit: &Permit, rows: usize, columns: &[ArrayRef]) -> Result<()> {
         if rows == 0 {
             return Err(Error::invalid("NO_ROWS", "the request holds no rows"));
         }
@@ -318,7 +297,7 @@ impl Ingest {
         if bytes > max_bytes {
             return Err(too_large(format!("columns of {bytes} bytes"), "ingest.max_request", max_bytes));
         }
-        Ok(())
+        permit.charge_rows(rows, bytes)
     }
 
     fn count_refusal(&self, tenant: &Name, answered: Result<IngestReport>) -> Result<IngestReport> {

@@ -13,6 +13,7 @@ use futures::stream::{BoxStream, try_unfold};
 use hydrant_proto::v1;
 use hydrant_proto::v1::ingest_request::Rows;
 use hydrant_proto::v1::ingest_service_server::IngestService;
+use prost::Message as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::status::to_status;
@@ -23,7 +24,7 @@ use super::{UseCases, layers};
 use crate::error::{Code, Error, Result};
 use crate::ingest::{DeleteRequest, IngestReport, IngestRequest, Outcome, Producer};
 use crate::partition::{PartitionError, Partitions};
-use crate::tenancy::Action;
+use crate::tenancy::{Action, Demand};
 
 /// How long a request of a stream, or one without a deadline, waits until its rows can be read.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(30);
@@ -53,10 +54,13 @@ impl IngestRpc {
         unseen: &mut Unseen,
         deadline: Instant,
     ) -> Result<v1::IngestResponse> {
-        let permit = self.use_cases.permit(Action::Write)?;
+        let demand = write_demand(request.encoded_len(), Some(deadline));
+        let permit = self.use_cases.admit(Action::Write, demand).await?;
         let wait_visible = request.wait_visible;
         let request = decode_request(request, self.limits).await?;
         let report = self.use_cases.ingest.ingest(&permit, request).await?;
+        // To wait until rows can be read is no work.
+        drop(permit);
         unseen.add(&report);
         if wait_visible {
             unseen.wait(&self.use_cases.partitions, deadline).await?;
@@ -64,8 +68,9 @@ impl IngestRpc {
         Ok(encode_report(report))
     }
 
-    async fn delete_keys(&self, request: v1::DeleteRequest) -> Result<v1::IngestResponse> {
-        let permit = self.use_cases.permit(Action::Write)?;
+    async fn delete_keys(&self, request: v1::DeleteRequest, deadline: Option<Instant>) -> Result<v1::IngestResponse> {
+        let demand = write_demand(request.encoded_len(), deadline);
+        let permit = self.use_cases.admit(Action::Write, demand).await?;
         let request = decode_delete(request)?;
         self.use_cases.ingest.delete(&permit, request).await.map(encode_report)
     }
@@ -96,8 +101,16 @@ impl IngestService for IngestRpc {
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::IngestResponse>, Status> {
-        self.delete_keys(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let deadline = layers::deadline(request.extensions());
+        self.delete_keys(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
     }
+}
+
+/// What a write of a message of so many bytes will take.
+pub(super) fn write_demand(bytes: usize, useful_until: Option<Instant>) -> Demand {
+    /// Of a small row.
+    const UNIT: usize = 64;
+    Demand { keys: 0, cost: (bytes / UNIT) as u64 + 1, bytes, useful_until }
 }
 
 /// By when the rows of a request that begins now must be readable, in a stream of this deadline.

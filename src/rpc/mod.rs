@@ -26,7 +26,7 @@ use crate::ingest::Ingest;
 use crate::partition::Partitions;
 use crate::registry::Registry;
 use crate::serving::Serving;
-use crate::tenancy::{Action, Identity, Permit, Tenancy};
+use crate::tenancy::{Action, Demand, Identity, Permit, Tenancy};
 
 /// What stands behind the handlers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,5 +45,10 @@ impl UseCases {
     /// operator; who they are will come from their credential and from nothing they say.
     fn permit(&self, action: Action) -> Result<Permit> {
         self.tenancy.authorize(&Identity::loopback(), action)
+    }
+
+    /// As [`Self::permit`], when it is the request's turn.
+    async fn admit(&self, action: Action, demand: Demand) -> Result<Permit> {
+        self.tenancy.admit(&Identity::loopback(), action, demand).await
     }
 }

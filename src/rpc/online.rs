@@ -6,15 +6,16 @@ use std::time::Instant;
 use async_trait::async_trait;
 use hydrant_proto::v1;
 use hydrant_proto::v1::online_service_server::OnlineService;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::status::{not_yet_served, to_status};
-use super::wire::columns::{decode_column, encode_column, encode_statuses};
+use super::wire::columns::{column_length, decode_column, encode_column, encode_statuses};
 use super::wire::decode_position;
 use super::{UseCases, layers};
 use crate::error::Result;
 use crate::serving::{AnswerColumn, EventTimes, OnlineAnswer, OnlineRequest, Provenance};
-use crate::tenancy::Action;
+use crate::tenancy::{Action, Demand};
 
 #[derive(Debug)]
 pub struct OnlineRpc {
@@ -31,10 +32,13 @@ impl OnlineRpc {
         request: v1::GetOnlineFeaturesRequest,
         deadline: Option<Instant>,
     ) -> Result<v1::GetOnlineFeaturesResponse> {
-        let permit = self.use_cases.permit(Action::ReadOnline)?;
-        let request = decode_request(request, deadline)?;
-        let answer = self.use_cases.serving.get(&permit, request).await?;
-        encode_answer(answer)
+        let permit = self.use_cases.admit(Action::ReadOnline, demand(&request, deadline)).await?;
+        let answer = async {
+            let request = decode_request(request, deadline)?;
+            let answer = self.use_cases.serving.get(&permit, request).await?;
+            encode_answer(answer)
+        };
+        permit.run(answer).await
     }
 }
 
@@ -47,6 +51,15 @@ impl OnlineService for OnlineRpc {
         let deadline = layers::deadline(request.extensions());
         self.get(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
     }
+}
+
+/// What a request will take, from what can be told before it is taken apart.
+fn demand(request: &v1::GetOnlineFeaturesRequest, useful_until: Option<Instant>) -> Demand {
+    let lengths = request.entities.iter().map(|column| column_length(column) as u64);
+    let rows = lengths.clone().max().unwrap_or(0);
+    // Single features together cost about as much as a service.
+    let services = request.services.len() as u64 + u64::from(!request.features.is_empty());
+    Demand { keys: lengths.sum(), cost: rows.saturating_mul(services), bytes: request.encoded_len(), useful_until }
 }
 
 fn decode_request(request: v1::GetOnlineFeaturesRequest, deadline: Option<Instant>) -> Result<OnlineRequest> {

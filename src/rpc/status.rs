@@ -1,5 +1,5 @@
 //! The only place that knows gRPC's status codes: a refusal becomes a `tonic::Status` with details
-//! after google.rpc's model (ErrorInfo, BadRequest, RetryInfo), and a client's status becomes a
+//! after google.rpc's model (ErrorInfo, BadRequest, QuotaFailure, RetryInfo), and a client's status becomes a
 //! refusal again. Details travel in HTTP/2 headers, which peers bound at about 8 KiB, so they are
 //! bounded here.
 
@@ -8,9 +8,9 @@ use std::fmt;
 use std::time::Duration;
 
 use tonic::Status;
-use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
 
-use crate::error::{Code, Error, Violation};
+use crate::error::{Code, Error, QuotaUse, Violation};
 
 /// The `domain` of every ErrorInfo.
 pub const DOMAIN: &str = "hydrant.dev";
@@ -25,6 +25,9 @@ const MAX_VIOLATIONS: usize = 2_048;
 /// The key of ErrorInfo's metadata under which the way out is sent.
 const HINT: &str = "hint";
 
+/// The dimension of QuotaFailure under which what is in use is sent; its value is the limit.
+const USAGE: &str = "usage";
+
 /// A refusal as its receiver has it: what [`Error`] was on the other side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -37,6 +40,7 @@ pub struct Refusal {
     pub metadata: Vec<(String, String)>,
     pub violations: Vec<Violation>,
     pub retry_after: Option<Duration>,
+    pub quota: Option<QuotaUse>,
 }
 
 impl Refusal {
@@ -49,6 +53,7 @@ impl Refusal {
             metadata: Vec::new(),
             violations: Vec::new(),
             retry_after: None,
+            quota: None,
         }
     }
 
@@ -84,6 +89,9 @@ pub fn to_status(error: Error) -> Status {
     if let Some(delay) = error.retry_after {
         details.set_retry_info(Some(delay));
     }
+    if let Some(quota) = error.quota {
+        details.set_quota_failure(vec![quota_violation(*quota)]);
+    }
     Status::with_error_details(to_tonic(error.code), cut(&error.message, MAX_MESSAGE), details)
 }
 
@@ -111,6 +119,7 @@ pub fn from_status(status: &Status) -> Refusal {
             .map(|violation| Violation { path: violation.field.clone(), message: violation.description.clone() })
             .collect(),
         retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
+        quota: details.quota_failure().and_then(|failure| failure.violations.first()).map(quota_of),
     }
 }
 
@@ -269,6 +278,25 @@ fn bounded_violations(violations: &[Violation]) -> Vec<FieldViolation> {
     told
 }
 
+fn quota_violation(quota: QuotaUse) -> QuotaViolation {
+    let QuotaUse { subject, quota, usage, limit } = quota;
+    let mut violation = QuotaViolation::new(subject, format!("{usage} of {limit} are in use"));
+    violation.quota_metric.clone_from(&quota);
+    violation.quota_id = quota;
+    violation.quota_value = i64::try_from(limit).unwrap_or(i64::MAX);
+    violation.quota_dimensions = HashMap::from([(USAGE.to_owned(), usage.to_string())]);
+    violation
+}
+
+fn quota_of(violation: &QuotaViolation) -> QuotaUse {
+    QuotaUse {
+        subject: violation.subject.clone(),
+        quota: violation.quota_id.clone(),
+        usage: violation.quota_dimensions.get(USAGE).and_then(|usage| usage.parse().ok()).unwrap_or_default(),
+        limit: u64::try_from(violation.quota_value).unwrap_or_default(),
+    }
+}
+
 /// The text, or as much of it as `limit` bytes hold, at a character's boundary.
 fn cut(text: &str, limit: usize) -> String {
     const MARK: &str = "…";
@@ -309,12 +337,15 @@ mod tests {
 
     #[test]
     fn a_refusal_reaches_its_caller_whole() {
+        let quota =
+            QuotaUse { subject: "tenants/default".into(), quota: "keys_per_second".into(), usage: 1_001, limit: 1_000 };
         for code in CODES {
-            let error = Error::new(code, "SOME_REASON", "view 'weather' is not what it was")
+            let mut error = Error::new(code, "SOME_REASON", "view 'weather' is not what it was")
                 .hint("look again")
                 .with("view", "weather")
                 .violations(vec![Violation { path: "rows[3].temp".into(), message: "is no number".into() }])
                 .retry_after(Duration::from_millis(250));
+            error.quota = Some(Box::new(quota.clone()));
             let refusal = from_status(&to_status(error));
             assert_eq!(
                 refusal,
@@ -326,6 +357,7 @@ mod tests {
                     metadata: vec![("view".into(), "weather".into())],
                     violations: vec![Violation { path: "rows[3].temp".into(), message: "is no number".into() }],
                     retry_after: Some(Duration::from_millis(250)),
+                    quota: Some(quota.clone()),
                 }
             );
         }

@@ -40,8 +40,6 @@ pub struct ServingSettings {
     pub max_rows: usize,
     /// Rows × columns of one request.
     pub max_cells: usize,
-    /// Requests worked on at a time; further ones are refused.
-    pub max_in_flight: usize,
     /// Reads that may wait for a disk at a time, over all requests.
     pub read_threads: usize,
     /// The time of a request that states no deadline.
@@ -50,13 +48,7 @@ pub struct ServingSettings {
 
 impl Default for ServingSettings {
     fn default() -> Self {
-        Self {
-            max_rows: 100_000,
-            max_cells: 10_000_000,
-            max_in_flight: 1_024,
-            read_threads: 4,
-            default_deadline: Duration::from_secs(30),
-        }
+        Self { max_rows: 100_000, max_cells: 10_000_000, read_threads: 4, default_deadline: Duration::from_secs(30) }
     }
 }
 
@@ -155,7 +147,6 @@ pub struct Serving {
     store_time: Arc<StoreTime>,
     history: Arc<dyn PinnedHistory>,
     settings: ServingSettings,
-    in_flight: Arc<Semaphore>,
     blocking: Arc<Semaphore>,
     metrics: Arc<ServingMetrics>,
 }
@@ -168,15 +159,14 @@ impl Serving {
         history: Arc<dyn PinnedHistory>,
         settings: ServingSettings,
     ) -> Self {
-        let in_flight = Arc::new(Semaphore::new(settings.max_in_flight));
         let blocking = Arc::new(Semaphore::new(settings.read_threads));
-        Self { partitions, snapshots, store_time, history, settings, in_flight, blocking, metrics: Arc::default() }
+        Self { partitions, snapshots, store_time, history, settings, blocking, metrics: Arc::default() }
     }
 
     /// Answers one read. Refusals: INVALID_ARGUMENT (columns, bounds, an instant that has not come),
     /// NOT_FOUND (services, features), FAILED_PRECONDITION (a view that isn't online, or that the
-    /// past can't be read of), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (as many reads are under way as
-    /// there may be); with `strict` also UNAVAILABLE and DATA_LOSS.
+    /// past can't be read of), DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED (history answers as many reads as
+    /// it may); with `strict` also UNAVAILABLE and DATA_LOSS.
     pub async fn get(&self, permit: &Permit, request: OnlineRequest) -> Result<OnlineAnswer> {
         let tenant = permit.tenant();
         let answered = self.answer(permit, request).instrument(tracing::debug_span!("online_read", %tenant)).await;
@@ -197,10 +187,6 @@ impl Serving {
 
     async fn answer(&self, permit: &Permit, request: OnlineRequest) -> Result<OnlineAnswer> {
         permit.require(Action::ReadOnline)?;
-        let _place = self.in_flight.try_acquire().map_err(|_| {
-            let message = format!("{} online reads are under way already", self.settings.max_in_flight);
-            Error::new(Code::ResourceExhausted, "OVERLOADED", message).retry_after(Duration::from_millis(50))
-        })?;
         let begun = Instant::now();
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;

@@ -3,6 +3,7 @@
 
 use crate::error::Result;
 
+use super::admission::Class;
 use super::identity::Identity;
 
 /// What there is to be allowed.
@@ -27,6 +28,16 @@ impl Action {
             Self::ReadDefinitions => "read definitions",
             Self::ChangeDefinitions => "change definitions",
             Self::Observe => "observe the server",
+        }
+    }
+
+    /// Among whom the action takes its turn; `None`: it is let in at once, being short and rare.
+    pub fn class(self) -> Option<Class> {
+        match self {
+            Self::ReadOnline => Some(Class::Online),
+            Self::Write => Some(Class::Ingest),
+            Self::ReadHistory => Some(Class::Training),
+            Self::ReadDefinitions | Self::ChangeDefinitions | Self::Observe => None,
         }
     }
 }

@@ -1,21 +1,40 @@
-//! Who may do what, and how much: the one place that turns a caller into a [`Permit`]. Use cases
-//! demand a permit and take the tenant from it, from nowhere else; nothing outside this module can
-//! make one.
+//! Who may do what, how much, and when: the one place that turns a caller into a [`Permit`]. Use
+//! cases demand a permit and take the tenant from it, from nowhere else; nothing outside this module
+//! can make one.
+//!
+//! A request is asked, in this order: whether its caller still waits; whether its tenant's rates and
+//! its number of concurrent requests allow it; and then it takes its turn among all tenants.
 
+pub mod admission;
+mod gate;
 pub mod grants;
 pub mod identity;
+pub mod metrics;
 pub mod quota;
+pub mod rate;
+mod settings;
 
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use dashmap::DashMap;
 use hydrant_storage::names::Name;
 
+use crate::clock::{SystemTicker, Ticker};
 use crate::error::{Code, Error, Result};
+pub use admission::Class;
 pub use grants::Action;
 pub use identity::Identity;
-pub use quota::{Limits, Quota};
+pub use quota::{Account, Limits, Quota, Usage};
+pub use settings::AdmissionSettings;
 
-use self::quota::Admission;
+use self::admission::{Asked, Refused};
+use self::gate::{Gate, Place};
+use self::metrics::{Reason, Waits};
 
 /// The tenant that exists from the first start on.
 pub const DEFAULT_TENANT: &str = "default";
@@ -23,38 +42,180 @@ pub const DEFAULT_TENANT: &str = "default";
 /// The gate before every use case.
 #[derive(Debug)]
 pub struct Tenancy {
-    tenant: Name,
-    quota: Quota,
+    gate: Gate,
+    default: Arc<Account>,
+    /// Of every tenant; there are as many as the registry has made.
+    accounts: DashMap<Name, Arc<Account>>,
 }
 
-/// Leave to do one thing as one tenant, for as long as it is held. A clone is the same leave: the
-/// caller's place within the quota is given back when the last one is dropped.
+/// What a request will take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demand {
+    /// Entity keys to look up.
+    pub keys: u64,
+    /// Work, in any unit that all requests of its class share; tenants share by it.
+    pub cost: u64,
+    /// Bytes that the request holds while it waits.
+    pub bytes: usize,
+    /// Afterwards nobody waits for the answer.
+    pub useful_until: Option<Instant>,
+}
+
+/// Leave to do one thing as one tenant, for as long as it is held. A clone is the same leave: what it
+/// holds of the quota, and its place among the requests worked on, are given back when the last one
+/// is dropped.
 #[derive(Clone, Debug)]
 pub struct Permit {
-    tenant: Name,
     caller: Arc<str>,
     action: Action,
-    _admission: Arc<Admission>,
+    leave: Arc<Leave>,
+}
+
+#[derive(Debug)]
+struct Leave {
+    account: Arc<Account>,
+    /// One of the tenant's training sets.
+    is_training: bool,
+    place: Option<Place>,
 }
 
 impl Tenancy {
     /// One tenant, `default`, under `limits`.
     pub fn new(limits: Limits) -> Self {
-        let tenant = DEFAULT_TENANT.parse().expect("the default tenant's name is valid");
-        Self { tenant, quota: Quota::new(limits) }
+        Self::with(limits, &AdmissionSettings::default(), Arc::new(SystemTicker))
     }
 
-    /// Lets `identity` do `action`, or says why not: PERMISSION_DENIED without a grant,
-    /// RESOURCE_EXHAUSTED where the tenant's quota is used up.
+    pub fn with(limits: Limits, settings: &AdmissionSettings, ticker: Arc<dyn Ticker>) -> Self {
+        let tenant: Name = DEFAULT_TENANT.parse().expect("the default tenant's name is valid");
+        let gate = Gate::new(settings.rules(), ticker.clone());
+        let index = gate.add_tenant(limits.share());
+        let default = Arc::new(Account::new(tenant.clone(), index, limits, ticker));
+        let accounts = DashMap::from_iter([(tenant, default.clone())]);
+        Self { gate, default, accounts }
+    }
+
+    /// Lets `identity` do `action` at once, in no place: for what is short and rare, and in tests.
+    /// PERMISSION_DENIED without a grant, RESOURCE_EXHAUSTED where the tenant's quota is used up.
     pub fn authorize(&self, identity: &Identity, action: Action) -> Result<Permit> {
         grants::check(identity, action)?;
-        let admission = self.quota.admit(&self.tenant)?;
-        Ok(Permit {
-            tenant: self.tenant.clone(),
-            caller: identity.name().into(),
-            action,
-            _admission: Arc::new(admission),
-        })
+        let account = self.account_of(identity);
+        let now = self.gate.now();
+        account.take(Quota::RequestsPerSecond, 1, now)?;
+        account.hold(false, now)?;
+        Ok(Permit::new(identity, action, Leave { account, is_training: false, place: None }))
+    }
+
+    /// Lets `identity` do `action` when it is its turn. Refusals as of [`Self::authorize`], and
+    /// DEADLINE_EXCEEDED where the answer would come too late, RESOURCE_EXHAUSTED (with when to try
+    /// again) where more comes in than can be done. What is refused was not charged to a rate.
+    pub async fn admit(&self, identity: &Identity, action: Action, demand: Demand) -> Result<Permit> {
+        let Some(class) = action.class() else { return self.authorize(identity, action) };
+        grants::check(identity, action)?;
+        let account = self.account_of(identity);
+        let permit = self.admit_to(account, identity, action, class, demand).await;
+        let (reason, account) = match permit {
+            Ok(permit) => {
+                permit.account().counts().admit(class);
+                return Ok(permit);
+            }
+            Err(refused) => refused,
+        };
+        let (reason, error) = match reason {
+            Turned::Quota(error) => (Reason::Quota, error),
+            Turned::Away(Refused::Late) => (Reason::Deadline, too_late()),
+            Turned::Away(Refused::Overloaded) => (Reason::Overloaded, overloaded(class)),
+        };
+        account.counts().refuse(class, reason);
+        Err(error)
+    }
+
+    async fn admit_to(
+        &self,
+        account: Arc<Account>,
+        identity: &Identity,
+        action: Action,
+        class: Class,
+        demand: Demand,
+    ) -> Result<Permit, (Turned, Arc<Account>)> {
+        let now = self.gate.now();
+        if demand.useful_until.is_some_and(|end| end <= now) {
+            return Err((Turned::Away(Refused::Late), account));
+        }
+        if let Err(error) = account.take(Quota::RequestsPerSecond, 1, now) {
+            return Err((Turned::Quota(error), account));
+        }
+        if let Err(error) = account.take(Quota::KeysPerSecond, demand.keys, now) {
+            account.give_back(Quota::RequestsPerSecond, 1);
+            return Err((Turned::Quota(error), account));
+        }
+        let asked = Asked { cost: demand.cost, bytes: demand.bytes, useful_until: demand.useful_until };
+        let is_training = class == Class::Training;
+        let give_back = |account: &Account| {
+            account.give_back(Quota::RequestsPerSecond, 1);
+            account.give_back(Quota::KeysPerSecond, demand.keys);
+        };
+        if let Err(error) = account.hold(is_training, now) {
+            give_back(&account);
+            return Err((Turned::Quota(error), account));
+        }
+        // What is held is given back with it, also where the caller goes away meanwhile.
+        let mut leave = Leave { account, is_training, place: None };
+        match self.gate.enter(now, class, &leave.account, asked).await {
+            Ok(place) => {
+                leave.place = Some(place);
+                Ok(Permit::new(identity, action, leave))
+            }
+            Err(refused) => {
+                give_back(&leave.account);
+                Err((Turned::Away(refused), leave.account.clone()))
+            }
+        }
+    }
+
+    /// Makes `limits` those of a tenant, from its next request on.
+    pub fn set_limits(&self, tenant: &Name, limits: Limits) {
+        let account = self.accounts.entry(tenant.clone()).or_insert_with(|| {
+            let index = self.gate.add_tenant(limits.share());
+            Arc::new(Account::new(tenant.clone(), index, Limits::default(), self.gate.ticker()))
+        });
+        self.gate.set_weight(account.index, limits.share());
+        account.set_limits(limits);
+    }
+
+    /// Every tenant that there is.
+    pub fn accounts(&self) -> Vec<Arc<Account>> {
+        let mut accounts: Vec<_> = self.accounts.iter().map(|account| account.value().clone()).collect();
+        accounts.sort_by(|one, other| one.tenant().cmp(other.tenant()));
+        accounts
+    }
+
+    /// What a tenant uses of its limited quotas.
+    pub fn usage(&self, tenant: &Name) -> Vec<Usage> {
+        self.accounts.get(tenant).map(|account| account.usage()).unwrap_or_default()
+    }
+
+    /// Requests of the class that have begun and not ended.
+    pub fn in_flight(&self, class: Class) -> usize {
+        self.gate.in_flight(class)
+    }
+
+    /// Requests of the class that are worked on.
+    pub fn working(&self, class: Class) -> usize {
+        self.gate.working(class)
+    }
+
+    /// Requests of the class that wait for their turn.
+    pub fn waiting(&self, class: Class) -> usize {
+        self.gate.waiting(class)
+    }
+
+    pub fn waits(&self) -> &Waits {
+        self.gate.waits()
+    }
+
+    /// Loopback, the only identity there is, acts as the default tenant.
+    fn account_of(&self, _identity: &Identity) -> Arc<Account> {
+        self.default.clone()
     }
 }
 
@@ -64,10 +225,31 @@ impl Default for Tenancy {
     }
 }
 
+/// Why a request was not let in.
+#[derive(Debug)]
+enum Turned {
+    Quota(Error),
+    Away(Refused),
+}
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.account.let_go(self.is_training);
+    }
+}
+
 impl Permit {
+    fn new(identity: &Identity, action: Action, leave: Leave) -> Self {
+        Self { caller: identity.shared_name(), action, leave: Arc::new(leave) }
+    }
+
     /// The tenant in whose name the caller acts.
     pub fn tenant(&self) -> &Name {
-        &self.tenant
+        self.account().tenant()
+    }
+
+    fn account(&self) -> &Account {
+        &self.leave.account
     }
 
     /// Who is calling, for records of who changed what.
@@ -89,37 +271,38 @@ impl Permit {
             .with("permitted", self.action.as_str())
             .with("wanted", action.as_str()))
     }
+
+    /// Charges rows to the tenant's quotas of ingest, or refuses them (RESOURCE_EXHAUSTED).
+    pub fn charge_rows(&self, rows: usize, bytes: usize) -> Result<()> {
+        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let now = self.account().now();
+        self.account().take(Quota::IngestRowsPerSecond, wide(rows), now)?;
+        let charged = self.account().take(Quota::IngestBytesPerSecond, wide(bytes), now);
+        charged.inspect_err(|_| self.account().give_back(Quota::IngestRowsPerSecond, wide(rows)))
+    }
+
+    /// Runs `work`, and lets others have this request's place while it waits for something else than
+    /// a processor. For work that takes no processor to speak of in its waits, such as a read whose
+    /// rows are not in memory.
+    pub async fn run<F: Future>(&self, work: F) -> F::Output {
+        match &self.leave.place {
+            Some(place) => place.run(work).await,
+            None => work.await,
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn too_late() -> Error {
+    Error::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed before the request began")
+}
 
-    #[test]
-    fn the_loopback_caller_acts_as_the_default_tenant() {
-        let permit = Tenancy::default().authorize(&Identity::loopback(), Action::Write).expect("it is granted");
-        assert_eq!(permit.tenant().as_str(), DEFAULT_TENANT);
-        assert_eq!(permit.caller(), "loopback");
-        assert!(permit.require(Action::Write).is_ok());
-    }
-
-    #[test]
-    fn a_permit_for_one_action_is_no_permit_for_another() {
-        let permit = Tenancy::default().authorize(&Identity::loopback(), Action::ReadOnline).expect("it is granted");
-        let refused = permit.require(Action::ChangeDefinitions).expect_err("it was given for reads");
-        assert_eq!(refused.code, Code::PermissionDenied);
-    }
-
-    #[test]
-    fn a_place_within_the_quota_is_held_until_the_last_clone_of_the_permit_is_gone() {
-        let tenancy = Tenancy::new(Limits { requests_in_flight: Some(1) });
-        let first = tenancy.authorize(&Identity::loopback(), Action::Write).expect("the quota is free");
-        let clone = first.clone();
-        drop(first);
-        let refused = tenancy.authorize(&Identity::loopback(), Action::Write).expect_err("the quota is used up");
-        assert_eq!(refused.code, Code::ResourceExhausted);
-        assert!(refused.retry_after.is_some());
-        drop(clone);
-        assert!(tenancy.authorize(&Identity::loopback(), Action::Write).is_ok());
+fn overloaded(class: Class) -> Error {
+    let refusal = |reason, message: &str, retry_after| {
+        Error::new(Code::ResourceExhausted, reason, message).retry_after(Duration::from_millis(retry_after))
+    };
+    match class {
+        Class::Online => refusal("OVERLOADED", "more online reads come in than can be answered in time", 50),
+        Class::Ingest => refusal("OVERLOADED", "more write requests come in than can be taken", 100),
+        Class::Training => refusal("TOO_MANY_JOINS", "as many training sets as may be are being made already", 1_000),
     }
 }

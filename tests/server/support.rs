@@ -14,6 +14,7 @@ use hydrant::rpc::server::Addresses;
 use hydrant::rpc::v1;
 use hydrant::rpc::wire::columns::encode_column;
 use hydrant::telemetry::Telemetry;
+use hydrant::tenancy::Tenancy;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -33,6 +34,8 @@ pub struct TestServer {
     pub addresses: Addresses,
     pub client: Client,
     pub directory: TempDir,
+    /// The server's own.
+    pub tenancy: Arc<Tenancy>,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), AppError>>,
 }
@@ -65,13 +68,13 @@ impl TestServer {
         change(&mut config);
         let telemetry = Arc::new(Telemetry::metrics_only().expect("metrics"));
         let app = App::build(&config, telemetry).await.expect("a server");
-        let addresses = app.addresses();
+        let (addresses, tenancy) = (app.addresses(), app.node().use_cases().tenancy.clone());
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(app.run(async {
             stopped.await.ok();
         }));
         let client = Client::connect(&addresses.grpc.to_string()).await.expect("it listens");
-        let server = Self { addresses, client, directory, stop, running };
+        let server = Self { addresses, client, directory, tenancy, stop, running };
         server.wait_until_serving("").await;
         server
     }

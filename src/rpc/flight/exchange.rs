@@ -19,7 +19,7 @@ use super::super::wire::messages::{FlightEncoder, MESSAGE_BYTES};
 use super::{Answers, Asked, FlightRpc, Upload};
 use crate::error::{Error, Result};
 use crate::history::{HistoricalRequest, HistoricalStream, Mode, Report, SpineIntake};
-use crate::tenancy::Action;
+use crate::tenancy::{Action, Demand};
 
 pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answers<FlightData>, Status> {
     let command = match upload.asked().map_err(to_status)? {
@@ -32,7 +32,7 @@ pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answ
     let mut intake = None;
     while let Some(held) = upload.next().await? {
         match (held, intake.as_mut()) {
-            (Decoded::Schema(schema), _) => intake = Some(open(rpc, &command, schema).map_err(to_status)?),
+            (Decoded::Schema(schema), _) => intake = Some(open(rpc, &command, schema).await.map_err(to_status)?),
             (Decoded::Batch(batch), Some(intake)) => intake.push(batch).await.map_err(to_status)?,
             (Decoded::Batch(_), None) | (Decoded::Nothing, _) => {}
         }
@@ -43,8 +43,8 @@ pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answ
     Ok(encode(rows))
 }
 
-fn open(rpc: &FlightRpc, command: &v1::HistoricalFeaturesCommand, spine: SchemaRef) -> Result<SpineIntake> {
-    let permit = rpc.use_cases.permit(Action::ReadHistory)?;
+async fn open(rpc: &FlightRpc, command: &v1::HistoricalFeaturesCommand, spine: SchemaRef) -> Result<SpineIntake> {
+    let permit = rpc.use_cases.admit(Action::ReadHistory, Demand { cost: 1, ..Demand::default() }).await?;
     let command = command.clone();
     let request = HistoricalRequest {
         services: command.services,

@@ -11,7 +11,7 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::Status;
 
-use super::super::ingest::{Unseen, decode_producer, encode_report, of_request, visible_by};
+use super::super::ingest::{Unseen, decode_producer, encode_report, of_request, visible_by, write_demand};
 use super::super::status::to_status;
 use super::super::wire::definitions::decode_request_known_time;
 use super::super::wire::ipc::Decoded;
@@ -70,7 +70,8 @@ impl Batches {
     async fn ingest(&self, batch: RecordBatch) -> Result<v1::IngestResponse> {
         let use_cases = &self.rpc.use_cases;
         let deadline = visible_by(self.deadline);
-        let permit = use_cases.permit(Action::Write)?;
+        let demand = write_demand(batch.get_array_memory_size(), self.deadline);
+        let permit = use_cases.admit(Action::Write, demand).await?;
         let sequence = self.command.first_sequence.checked_add(self.taken);
         let sequence = sequence.ok_or_else(|| Error::invalid("BAD_SEQUENCE", "the sequences run over"))?;
         let request = IngestRequest {
@@ -82,6 +83,7 @@ impl Batches {
             validate_only: false,
         };
         let report = use_cases.ingest.ingest(&permit, request).await?;
+        drop(permit);
         if self.command.wait_visible {
             let mut unseen = Unseen::default();
             unseen.add(&report);

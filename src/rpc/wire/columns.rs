@@ -40,6 +40,23 @@ pub fn decode_column(column: v1::Column) -> Result<DecodedColumn> {
     Ok(DecodedColumn { name, data_type, values })
 }
 
+/// The rows of a column as it came in, unchecked.
+pub fn column_length(column: &v1::Column) -> usize {
+    match &column.values {
+        None => 0,
+        Some(Values::Bools(bools)) => bools.values.len(),
+        Some(Values::Int32s(ints)) => ints.values.len(),
+        Some(Values::Int64s(ints)) => ints.values.len(),
+        Some(Values::Float32s(floats)) => floats.values.len(),
+        Some(Values::Float64s(floats)) => floats.values.len(),
+        Some(Values::Strings(strings)) => strings.values.len(),
+        Some(Values::Bytes(bytes)) => bytes.values.len(),
+        Some(Values::Timestamps(times)) => times.micros.len(),
+        Some(Values::Lists(lists)) => lists.offsets.len().saturating_sub(1),
+        Some(Values::Vectors(vectors)) => vectors.values.len() / (vectors.dimension as usize).max(1),
+    }
+}
+
 /// An Arrow array as a column of the wire, with its nulls marked.
 pub fn encode_column(name: &str, array: &dyn Array) -> Result<v1::Column> {
     let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);

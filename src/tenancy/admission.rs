@@ -1,0 +1,495 @@
+//! Who may begin, and who of those that wait is next: a state machine without threads, clocks and
+//! futures, so that a simulation can drive it. Classes go before one another, tenants of a class
+//! share by weight, and a tenant whose own queue stands is served newest first and sheds its oldest.
+//! It never looks at what a request is about.
+//!
+//! Tenants share by start-time fair queueing (Goyal, Vin and Cheng 1996): each request is stamped
+//! with the virtual time at which it would begin if its tenant had only its share, and the smallest
+//! stamp is next. So a tenant within its share, whose queue is mostly empty, waits for the request
+//! under way and for nobody's backlog. A standing queue is told as CoDel does (RFC 8289), by the wait
+//! of its oldest and by how long it has not been empty; then the newest is served first, since it is
+//! the one whose caller still waits (Maurer, "Fail at scale", ACM Queue 2015).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// What a request is for; the earlier goes before the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    Online,
+    Ingest,
+    Training,
+}
+
+impl Class {
+    pub const ALL: [Self; 3] = [Self::Online, Self::Ingest, Self::Training];
+
+    /// As in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Ingest => "ingest",
+            Self::Training => "training",
+        }
+    }
+}
+
+/// The bounds of one class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassRules {
+    /// Requests that are worked on at a time.
+    pub places: usize,
+    /// Requests that have begun and not ended: those worked on, and those that wait for something
+    /// else than a processor.
+    pub in_flight: usize,
+    /// As many as this begin although requests of a class before this one wait.
+    pub floor: usize,
+    /// Of one tenant.
+    pub max_waiting: usize,
+    /// Bytes of the waiting requests of one tenant.
+    pub max_waiting_bytes: usize,
+    /// Who waits longer is refused.
+    pub patience: Duration,
+    /// How a standing queue is treated; `None`: in order, as always.
+    pub standing: Option<Standing>,
+}
+
+/// When a tenant's queue stands, and what then holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Once the oldest has waited for so long the newest is next. Of a queue that stands, it is the
+    /// longest wait too.
+    pub target: Duration,
+    /// A queue stands that has not been empty for so long; and no longer once it has been empty for
+    /// the target.
+    pub after: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// In the order of [`Class::ALL`].
+    pub classes: [ClassRules; 3],
+    /// How often an online request that is about to begin lets in first what has arrived.
+    pub pulse: Duration,
+}
+
+/// A request as the queue knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Work, in any unit that all of the class share.
+    pub cost: u64,
+    /// What it holds in memory while it waits.
+    pub bytes: usize,
+    /// Nobody waits for the answer any more.
+    pub useful_until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Its answer would come too late for its caller.
+    Late,
+    /// More comes in than can be done.
+    Overloaded,
+}
+
+/// Leave to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    pub class: Class,
+    pub tenant: TenantIndex,
+    /// Before it begins it lets in what has arrived, and then says [`Queue::end_pulse`]. Until then
+    /// whoever comes waits, so that what an executor holds unseen is seen, and put in order, here.
+    pub pulse: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Arrival {
+    Begins(Start),
+    Waits(Ticket),
+    Refused(Refused),
+}
+
+/// A tenant's number within one [`Queue`].
+pub type TenantIndex = usize;
+
+/// The place of a waiting request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    class: Class,
+    tenant: TenantIndex,
+    number: u64,
+}
+
+/// What became of requests that waited: whoever holds their handles has to tell them.
+#[derive(Debug)]
+pub struct Verdicts<W> {
+    pub begin: Vec<(W, Start)>,
+    pub refused: Vec<(W, Refused)>,
+}
+
+impl<W> Default for Verdicts<W> {
+    fn default() -> Self {
+        Self { begin: Vec::new(), refused: Vec::new() }
+    }
+}
+
+/// The state machine. `W` is the handle of a waiting request.
+#[derive(Debug)]
+pub struct Queue<W> {
+    classes: [ClassQueue<W>; 3],
+    weights: Vec<u64>,
+    pulse_every: Duration,
+    next_pulse: Option<Instant>,
+    pulsing: bool,
+}
+
+#[derive(Debug)]
+struct ClassQueue<W> {
+    rules: ClassRules,
+    working: usize,
+    in_flight: usize,
+    waiting: usize,
+    tenants: Vec<TenantQueue<W>>,
+    /// The tenants with waiting requests, by the virtual time at which their next begins.
+    backlogged: BTreeSet<(u64, TenantIndex)>,
+    virtual_time: u64,
+    /// How long a request works, smoothed; of those that ended while others waited.
+    mean_work: Duration,
+}
+
+#[derive(Debug)]
+struct TenantQueue<W> {
+    /// The oldest in front.
+    waiting: VecDeque<Waiting<W>>,
+    bytes: usize,
+    /// Since when it has not been empty, or not for long.
+    standing_since: Option<Instant>,
+    /// When it was emptied last.
+    emptied: Option<Instant>,
+    /// The virtual time at which what has begun would have ended.
+    paid: u64,
+    /// Its stamp among the backlogged.
+    stamp: u64,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<W> {
+    number: u64,
+    since: Instant,
+    asked: Asked,
+    handle: W,
+}
+
+impl<W> Queue<W> {
+    pub fn new(rules: &Rules) -> Self {
+        Self {
+            classes: rules.classes.map(ClassQueue::new),
+            weights: Vec::new(),
+            pulse_every: rules.pulse,
+            next_pulse: None,
+            pulsing: false,
+        }
+    }
+
+    /// A further tenant.
+    pub fn add_tenant(&mut self, weight: u32) -> TenantIndex {
+        self.weights.push(u64::from(weight.max(1)));
+        for class in &mut self.classes {
+            class.tenants.push(TenantQueue::default());
+        }
+        self.weights.len() - 1
+    }
+
+    /// Holds for what begins from now on.
+    pub fn set_weight(&mut self, tenant: TenantIndex, weight: u32) {
+        self.weights[tenant] = u64::from(weight.max(1));
+    }
+
+    /// A request comes in. `handle` is made only if it has to wait.
+    pub fn arrive(
+        &mut self,
+        now: Instant,
+        class: Class,
+        tenant: TenantIndex,
+        asked: Asked,
+        handle: impl FnOnce() -> W,
+        verdicts: &mut Verdicts<W>,
+    ) -> Arrival {
+        if asked.useful_until.is_some_and(|end| end <= now) {
+            return Arrival::Refused(Refused::Late);
+        }
+        let lets_in = self.pulsing && class == Class::Online;
+        if !lets_in && self.classes[class as usize].waiting == 0 && self.may_begin(class) {
+            return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
+        }
+        let queue = &mut self.classes[class as usize];
+        queue.shed(now, tenant, verdicts);
+        match queue.wait(now, tenant, asked, handle, verdicts) {
+            Ok(number) => Arrival::Waits(Ticket { class, tenant, number }),
+            Err(refused) => Arrival::Refused(refused),
+        }
+    }
+
+    /// A request that had begun has ended. `begun` is given where it was worked on throughout. The
+    /// clock is asked only where somebody waits.
+    pub fn leave(
+        &mut self,
+        now: impl FnOnce() -> Instant,
+        class: Class,
+        is_working: bool,
+        begun: Option<Instant>,
+        verdicts: &mut Verdicts<W>,
+    ) {
+        let is_awaited = self.classes.iter().any(|queue| queue.waiting > 0);
+        let queue = &mut self.classes[class as usize];
+        queue.in_flight -= 1;
+        queue.working -= usize::from(is_working);
+        if !is_awaited {
+            return;
+        }
+        let now = now();
+        if let Some(begun) = begun {
+            // An eighth of the new, as round-trip times are smoothed (RFC 6298).
+            queue.mean_work = (queue.mean_work * 7 + now.saturating_duration_since(begun)) / 8;
+        }
+        self.dispatch(now, verdicts);
+    }
+
+    /// A request that has begun waits for something else than a processor.
+    pub fn pause(&mut self, now: Instant, class: Class, verdicts: &mut Verdicts<W>) {
+        self.classes[class as usize].working -= 1;
+        self.dispatch(now, verdicts);
+    }
+
+    /// It goes on. It is not made to wait again, so for a moment more may work than there are places.
+    pub fn resume(&mut self, class: Class) {
+        self.classes[class as usize].working += 1;
+    }
+
+    /// Everything that had arrived has been let in.
+    pub fn end_pulse(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
+        self.pulsing = false;
+        self.dispatch(now, verdicts);
+    }
+
+    /// A waiting request is given up by its caller. Its handle, unless it was told already.
+    pub fn give_up(&mut self, now: Instant, ticket: Ticket, verdicts: &mut Verdicts<W>) -> Option<W> {
+        let handle = self.classes[ticket.class as usize].remove(now, ticket.tenant, ticket.number)?;
+        // A class behind this one may have waited for it.
+        self.dispatch(now, verdicts);
+        Some(handle)
+    }
+
+    pub fn working(&self, class: Class) -> usize {
+        self.classes[class as usize].working
+    }
+
+    pub fn in_flight(&self, class: Class) -> usize {
+        self.classes[class as usize].in_flight
+    }
+
+    pub fn waiting(&self, class: Class) -> usize {
+        self.classes[class as usize].waiting
+    }
+
+    fn may_begin(&self, class: Class) -> bool {
+        let (before, rest) = self.classes.split_at(class as usize);
+        let ClassQueue { rules, working, in_flight, .. } = &rest[0];
+        let held_back = before.iter().any(|queue| queue.waiting > 0) && *working >= rules.floor;
+        *working < rules.places && *in_flight < rules.in_flight && !held_back
+    }
+
+    fn begin(&mut self, now: Instant, class: Class, tenant: TenantIndex, cost: u64) -> Start {
+        let queue = &mut self.classes[class as usize];
+        queue.working += 1;
+        queue.in_flight += 1;
+        queue.charge(tenant, cost, self.weights[tenant]);
+        let due = self.next_pulse.is_none_or(|due| due <= now);
+        let pulse = class == Class::Online && due && !self.pulsing;
+        if pulse {
+            self.pulsing = true;
+            self.next_pulse = Some(now + self.pulse_every);
+        }
+        Start { class, tenant, pulse }
+    }
+
+    fn dispatch(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
+        for class in Class::ALL {
+            while self.may_begin(class) {
+                let Some((tenant, next)) = self.classes[class as usize].next(now, verdicts) else { break };
+                if next.asked.useful_until.is_some_and(|end| end <= now) {
+                    verdicts.refused.push((next.handle, Refused::Late));
+                    continue;
+                }
+                let start = self.begin(now, class, tenant, next.asked.cost);
+                self.classes[class as usize].restamp(tenant);
+                verdicts.begin.push((next.handle, start));
+            }
+        }
+    }
+}
+
+impl<W> ClassQueue<W> {
+    fn new(rules: ClassRules) -> Self {
+        Self {
+            rules,
+            working: 0,
+            in_flight: 0,
+            waiting: 0,
+            tenants: Vec::new(),
+            backlogged: BTreeSet::new(),
+            virtual_time: 0,
+            mean_work: Duration::ZERO,
+        }
+    }
+
+    fn wait(
+        &mut self,
+        now: Instant,
+        tenant: TenantIndex,
+        asked: Asked,
+        handle: impl FnOnce() -> W,
+        verdicts: &mut Verdicts<W>,
+    ) -> Result<u64, Refused> {
+        if asked.bytes > self.rules.max_waiting_bytes {
+            return Err(Refused::Overloaded);
+        }
+        let newest_first = self.is_newest_first(now, tenant);
+        // Behind all of its tenant's own, or, newest first, behind the one under way.
+        let ahead = if newest_first { 0 } else { self.tenants[tenant].waiting.len() / self.rules.places.max(1) };
+        let wait = self.mean_work * u32::try_from(ahead + 1).unwrap_or(u32::MAX);
+        if asked.useful_until.is_some_and(|end| end <= now + wait) {
+            return Err(Refused::Overloaded);
+        }
+        while !self.has_room(tenant, asked.bytes) {
+            // Where the newest is served first, it is the oldest that is of no more use.
+            if !newest_first {
+                return Err(Refused::Overloaded);
+            }
+            let Some(oldest) = self.tenants[tenant].waiting.front().map(|oldest| oldest.number) else { break };
+            verdicts.refused.extend(self.remove(now, tenant, oldest).map(|handle| (handle, Refused::Overloaded)));
+        }
+        let stands = self.stands(now, tenant);
+        let queue = &mut self.tenants[tenant];
+        if queue.waiting.is_empty() {
+            if !stands {
+                queue.standing_since = Some(now);
+            }
+            queue.stamp = self.virtual_time.max(queue.paid);
+            self.backlogged.insert((queue.stamp, tenant));
+        }
+        let number = queue.next_number;
+        queue.next_number += 1;
+        queue.bytes += asked.bytes;
+        queue.waiting.push_back(Waiting { number, since: now, asked, handle: handle() });
+        self.waiting += 1;
+        Ok(number)
+    }
+
+    /// The next to begin, taken out; whoever has waited too long before it is refused.
+    fn next(&mut self, now: Instant, verdicts: &mut Verdicts<W>) -> Option<(TenantIndex, Waiting<W>)> {
+        loop {
+            let (_, tenant) = *self.backlogged.first()?;
+            self.shed(now, tenant, verdicts);
+            let newest_first = self.is_newest_first(now, tenant);
+            let queue = &mut self.tenants[tenant].waiting;
+            let next = if newest_first { queue.pop_back() } else { queue.pop_front() };
+            if let Some(next) = next {
+                self.taken_out(now, tenant, next.asked.bytes);
+                return Some((tenant, next));
+            }
+        }
+    }
+
+    /// Refuses those of the tenant that have waited for too long.
+    fn shed(&mut self, now: Instant, tenant: TenantIndex, verdicts: &mut Verdicts<W>) {
+        let longest = match self.rules.standing {
+            Some(standing) if self.stands(now, tenant) => standing.target,
+            _ => self.rules.patience,
+        };
+        while let Some(oldest) = self.tenants[tenant].waiting.front() {
+            if now.saturating_duration_since(oldest.since) <= longest {
+                return;
+            }
+            let number = oldest.number;
+            verdicts.refused.extend(self.remove(now, tenant, number).map(|handle| (handle, Refused::Overloaded)));
+        }
+    }
+
+    fn stands(&self, now: Instant, tenant: TenantIndex) -> bool {
+        let TenantQueue { waiting, standing_since, emptied, .. } = &self.tenants[tenant];
+        let Some((standing, since)) = self.rules.standing.zip(*standing_since) else { return false };
+        // Chance empties a queue now and then although more comes in than can be done.
+        let goes_on = !waiting.is_empty() || emptied.is_some_and(|emptied| now < emptied + standing.target);
+        goes_on && now.saturating_duration_since(since) > standing.after
+    }
+
+    fn is_newest_first(&self, now: Instant, tenant: TenantIndex) -> bool {
+        let Some(standing) = self.rules.standing else { return false };
+        let oldest = self.tenants[tenant].waiting.front();
+        let waited = oldest.map(|oldest| now.saturating_duration_since(oldest.since));
+        self.stands(now, tenant) || waited.is_some_and(|waited| waited > standing.target)
+    }
+
+    fn has_room(&self, tenant: TenantIndex, bytes: usize) -> bool {
+        let queue = &self.tenants[tenant];
+        queue.waiting.len() < self.rules.max_waiting
+            && queue.bytes.saturating_add(bytes) <= self.rules.max_waiting_bytes
+    }
+
+    fn remove(&mut self, now: Instant, tenant: TenantIndex, number: u64) -> Option<W> {
+        let waiting = &mut self.tenants[tenant].waiting;
+        let at = waiting.binary_search_by_key(&number, |waiting| waiting.number).ok()?;
+        let removed = waiting.remove(at)?;
+        self.taken_out(now, tenant, removed.asked.bytes);
+        Some(removed.handle)
+    }
+
+    fn taken_out(&mut self, now: Instant, tenant: TenantIndex, bytes: usize) {
+        self.waiting -= 1;
+        let queue = &mut self.tenants[tenant];
+        queue.bytes -= bytes;
+        if queue.waiting.is_empty() {
+            self.backlogged.remove(&(queue.stamp, tenant));
+            queue.emptied = Some(now);
+            if !self.stands(now, tenant) {
+                self.tenants[tenant].standing_since = None;
+            }
+        }
+    }
+
+    /// What begins is paid for by its tenant, in virtual time.
+    fn charge(&mut self, tenant: TenantIndex, cost: u64, weight: u64) {
+        /// So that the weights of cheap requests tell too.
+        const SCALE: u64 = 1 << 10;
+        let queue = &mut self.tenants[tenant];
+        let begun = self.virtual_time.max(queue.paid);
+        self.virtual_time = begun;
+        queue.paid = begun.saturating_add((cost.max(1).saturating_mul(SCALE) / weight).max(1));
+    }
+
+    /// The tenant's next request begins after the one that has just begun.
+    fn restamp(&mut self, tenant: TenantIndex) {
+        let queue = &mut self.tenants[tenant];
+        if !queue.waiting.is_empty() {
+            self.backlogged.remove(&(queue.stamp, tenant));
+            queue.stamp = queue.paid;
+            self.backlogged.insert((queue.stamp, tenant));
+        }
+    }
+}
+
+impl<W> Default for TenantQueue<W> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            bytes: 0,
+            standing_since: None,
+            emptied: None,
+            paid: 0,
+            stamp: 0,
+            next_number: 0,
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The bounds of admission as an operator sets them, made into the queue's rules.
+
+use std::time::Duration;
+
+use super::admission::{ClassRules, Rules, Standing};
+
+/// How much is worked on at a time, and how much may wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmissionSettings {
+    /// Online reads that use processors at a time; 0: one for each core.
+    pub online_places: usize,
+    /// Online reads under way, those included that wait for a disk.
+    pub online_in_flight: usize,
+    /// Write requests under way; as many may wait of each tenant.
+    pub ingest_places: usize,
+    /// Training sets being made; as many as [`Self::TRAINING_WAITING`] may wait of each tenant.
+    pub training_places: usize,
+    /// Online reads of one tenant that may wait.
+    pub max_waiting: usize,
+    /// Bytes of the waiting requests of one tenant, in each class.
+    pub max_waiting_bytes: usize,
+    /// The wait of online reads past which the newest is served first, and past which, if that
+    /// lasts, the oldest are refused.
+    pub target_wait: Duration,
+}
+
+impl AdmissionSettings {
+    const TRAINING_WAITING: usize = 16;
+    /// How long writes and training sets wait at most, unless their caller's deadline is sooner.
+    const PATIENCE: Duration = Duration::from_secs(10);
+    /// A queue of online reads stands that has not been empty for so many times its target, and
+    /// until then it is given as long: CoDel's 5 ms and 100 ms.
+    const STANDING: u32 = 20;
+    /// Writes keep an eighth of their places beside online reads that wait, and training sets one.
+    const INGEST_FLOOR: usize = 8;
+    const PULSE: Duration = Duration::from_millis(1);
+
+    pub(super) fn rules(&self) -> Rules {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let online = ClassRules {
+            places: if self.online_places == 0 { cores() } else { self.online_places },
+            in_flight: self.online_in_flight,
+            floor: self.online_in_flight,
+            max_waiting: self.max_waiting,
+            max_waiting_bytes: self.max_waiting_bytes,
+            patience: self.target_wait * Self::STANDING,
+            standing: Some(Standing { target: self.target_wait, after: self.target_wait * Self::STANDING }),
+        };
+        let in_order = |places: usize, floor: usize, max_waiting: usize| ClassRules {
+            places,
+            in_flight: places,
+            floor,
+            max_waiting,
+            max_waiting_bytes: self.max_waiting_bytes,
+            patience: Self::PATIENCE,
+            // A producer's sequences only rise, and who waits for a training set waits for it.
+            standing: None,
+        };
+        let ingest = in_order(self.ingest_places, (self.ingest_places / Self::INGEST_FLOOR).max(1), self.ingest_places);
+        let training = in_order(self.training_places, 1, Self::TRAINING_WAITING);
+        Rules { classes: [online, ingest, training], pulse: Self::PULSE }
+    }
+}
+
+impl Default for AdmissionSettings {
+    fn default() -> Self {
+        Self {
+            online_places: 0,
+            online_in_flight: 1_024,
+            ingest_places: 64,
+            training_places: 2,
+            max_waiting: 1_024,
+            max_waiting_bytes: 64 << 20,
+            target_wait: Duration::from_millis(5),
+        }
+    }
+}

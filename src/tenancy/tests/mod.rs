@@ -1,0 +1,28 @@
+//! Tests of admission: the queue by itself, under random operations and in a simulation; the gate before
+//! it; and permits.
+
+mod gate;
+mod permits;
+mod queue;
+mod random;
+mod simulation;
+mod simulator;
+
+use std::time::Duration;
+
+use super::admission::{ClassRules, Rules};
+use super::settings::AdmissionSettings;
+
+const MILLI: Duration = Duration::from_millis(1);
+
+/// The rules of the defaults with so many places for online reads, and no pulses.
+fn rules(online_places: usize) -> Rules {
+    let rules = AdmissionSettings { online_places, ..AdmissionSettings::default() }.rules();
+    Rules { pulse: Duration::from_secs(1_000_000), ..rules }
+}
+
+fn with_online(rules: Rules, change: impl FnOnce(&mut ClassRules)) -> Rules {
+    let mut rules = rules;
+    change(&mut rules.classes[0]);
+    rules
+}

@@ -1,0 +1,107 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::ManualTicker;
+use crate::clock::Ticker as _;
+use crate::error::Code;
+use crate::tenancy::metrics::Reason;
+use crate::tenancy::{
+    Action, AdmissionSettings, Class, DEFAULT_TENANT, Demand, Identity, Limits, Permit, Quota, Tenancy, Usage,
+};
+
+fn tenancy(limits: Limits) -> (Tenancy, Arc<ManualTicker>) {
+    let ticker = Arc::new(ManualTicker::default());
+    (Tenancy::with(limits, &AdmissionSettings::default(), ticker.clone()), ticker)
+}
+
+async fn read(tenancy: &Tenancy, keys: u64) -> crate::error::Result<Permit> {
+    let demand = Demand { keys, cost: keys, bytes: 100, useful_until: None };
+    tenancy.admit(&Identity::loopback(), Action::ReadOnline, demand).await
+}
+
+#[test]
+fn the_loopback_caller_acts_as_the_default_tenant() {
+    let permit = Tenancy::default().authorize(&Identity::loopback(), Action::Write).expect("it is granted");
+    assert_eq!(permit.tenant().as_str(), DEFAULT_TENANT);
+    assert_eq!(permit.caller(), "loopback");
+    assert!(permit.require(Action::Write).is_ok());
+}
+
+#[test]
+fn a_permit_for_one_action_is_no_permit_for_another() {
+    let permit = Tenancy::default().authorize(&Identity::loopback(), Action::ReadOnline).expect("it is granted");
+    let refused = permit.require(Action::ChangeDefinitions).expect_err("it was given for reads");
+    assert_eq!(refused.code, Code::PermissionDenied);
+}
+
+#[test]
+fn a_place_within_the_quota_is_held_until_the_last_clone_of_the_permit_is_gone() {
+    let tenancy = Tenancy::new(Limits::default().with(Quota::ConcurrentRequests, 1));
+    let first = tenancy.authorize(&Identity::loopback(), Action::Write).expect("the quota is free");
+    let clone = first.clone();
+    drop(first);
+    let refused = tenancy.authorize(&Identity::loopback(), Action::Write).expect_err("the quota is used up");
+    assert_eq!(refused.code, Code::ResourceExhausted);
+    assert!(refused.retry_after.is_some());
+    drop(clone);
+    assert!(tenancy.authorize(&Identity::loopback(), Action::Write).is_ok());
+}
+
+#[tokio::test]
+async fn rates_hold_by_requests_and_by_keys_and_flow_back_with_time() {
+    let limits = Limits::default().with(Quota::RequestsPerSecond, 10).with(Quota::KeysPerSecond, 1_000);
+    let (tenancy, ticker) = tenancy(limits);
+    read(&tenancy, 900).await.expect("within both");
+    let refused = read(&tenancy, 200).await.expect_err("too many keys");
+    assert_eq!(refused.quota.as_ref().expect("of which quota").quota, "keys_per_second");
+    assert_eq!(refused.retry_after, Some(Duration::from_millis(100)));
+    for _ in 0..9 {
+        read(&tenancy, 1).await.expect("a refused request is no request");
+    }
+    let refused = read(&tenancy, 1).await.expect_err("too many requests");
+    assert_eq!(refused.quota.as_ref().expect("of which quota").quota, "requests_per_second");
+    ticker.advance(Duration::from_millis(100));
+    read(&tenancy, 150).await.expect("a tenth of a second's worth is back");
+    let default = DEFAULT_TENANT.parse().expect("a name");
+    let used = tenancy.usage(&default);
+    let of = |quota, used, limit| Usage { quota, used, limit };
+    assert_eq!(used, [of(Quota::RequestsPerSecond, 10, 10), of(Quota::KeysPerSecond, 959, 1_000)]);
+    let accounts = tenancy.accounts();
+    let counts = accounts[0].counts();
+    assert_eq!((counts.admitted(Class::Online), counts.refused(Class::Online, Reason::Quota)), (11, 2));
+}
+
+#[tokio::test]
+async fn a_deadline_that_has_passed_is_told_before_any_quota_and_charged_to_none() {
+    let (tenancy, ticker) = tenancy(Limits::default().with(Quota::RequestsPerSecond, 1));
+    let useful_until = Some(ticker.now() + Duration::from_millis(5));
+    let demand = Demand { keys: 1, cost: 1, bytes: 1, useful_until };
+    ticker.advance(Duration::from_millis(5));
+    for _ in 0..3 {
+        let refused = tenancy.admit(&Identity::loopback(), Action::ReadOnline, demand).await.expect_err("too late");
+        assert_eq!((refused.code, refused.reason), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
+    }
+    read(&tenancy, 1).await.expect("nothing was charged");
+}
+
+#[tokio::test]
+async fn rows_are_charged_by_number_and_by_bytes() {
+    let limits = Limits::default().with(Quota::IngestRowsPerSecond, 100).with(Quota::IngestBytesPerSecond, 1_000);
+    let (tenancy, _) = tenancy(limits);
+    let write = tenancy.admit(&Identity::loopback(), Action::Write, Demand::default()).await.expect("within");
+    write.charge_rows(60, 900).expect("within both");
+    let refused = write.charge_rows(40, 200).expect_err("too many bytes");
+    assert_eq!(refused.quota.expect("of which quota").quota, "ingest_bytes_per_second");
+    write.charge_rows(40, 100).expect("the refused rows were put back");
+}
+
+#[tokio::test]
+async fn training_sets_have_a_quota_of_their_own() {
+    let (tenancy, _) = tenancy(Limits::default().with(Quota::ConcurrentTrainingSets, 1));
+    let identity = Identity::loopback();
+    let admit = |action| tenancy.admit(&identity, action, Demand::default());
+    let _first = admit(Action::ReadHistory).await.expect("one");
+    let refused = admit(Action::ReadHistory).await.expect_err("only one");
+    assert_eq!(refused.quota.expect("of which quota").quota, "concurrent_training_sets");
+    admit(Action::ReadOnline).await.expect("of another class");
+}

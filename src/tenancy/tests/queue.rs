@@ -1,0 +1,283 @@
+use std::time::{Duration, Instant};
+
+use super::super::admission::{Arrival, Asked, Class, Queue, Refused, Rules, Start, TenantIndex, Ticket, Verdicts};
+use super::{MILLI, rules, with_online};
+
+/// A queue of numbered requests under a clock of its own.
+struct Scene {
+    queue: Queue<u32>,
+    now: Instant,
+    begun: Vec<u32>,
+    refused: Vec<(u32, Refused)>,
+    next: u32,
+}
+
+impl Scene {
+    fn new(rules: &Rules, tenants: usize) -> Self {
+        let mut queue = Queue::new(rules);
+        for _ in 0..tenants {
+            queue.add_tenant(1);
+        }
+        let mut scene = Self { queue, now: Instant::now(), begun: Vec::new(), refused: Vec::new(), next: 0 };
+        // The first of all lets in what has arrived; here nothing has.
+        let first = scene.arrive(Class::Online, 0);
+        assert!(matches!(first, Arrival::Begins(Start { pulse: true, .. })), "{first:?}");
+        scene.act(|queue, now, verdicts| queue.end_pulse(now, verdicts));
+        scene.end(Class::Online);
+        scene.next = 0;
+        scene
+    }
+
+    fn arrive(&mut self, class: Class, tenant: TenantIndex) -> Arrival {
+        self.arrive_asking(class, tenant, Asked { cost: 1, bytes: 1, useful_until: None })
+    }
+
+    /// The request gets the next number.
+    fn arrive_asking(&mut self, class: Class, tenant: TenantIndex, asked: Asked) -> Arrival {
+        let number = self.next;
+        self.next += 1;
+        self.act(|queue, now, verdicts| queue.arrive(now, class, tenant, asked, || number, verdicts))
+    }
+
+    fn end(&mut self, class: Class) {
+        self.act(|queue, now, verdicts| queue.leave(|| now, class, true, None, verdicts));
+    }
+
+    fn act<T>(&mut self, act: impl FnOnce(&mut Queue<u32>, Instant, &mut Verdicts<u32>) -> T) -> T {
+        let mut verdicts = Verdicts::default();
+        let outcome = act(&mut self.queue, self.now, &mut verdicts);
+        self.begun.extend(verdicts.begin.into_iter().map(|(number, _)| number));
+        self.refused.extend(verdicts.refused);
+        outcome
+    }
+
+    fn taken_begun(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.begun)
+    }
+}
+
+fn ticket(arrival: Arrival) -> Ticket {
+    match arrival {
+        Arrival::Waits(ticket) => ticket,
+        other => panic!("it should wait: {other:?}"),
+    }
+}
+
+#[test]
+fn a_free_place_is_taken_at_once_and_otherwise_the_first_to_come_is_the_first_to_begin() {
+    let mut scene = Scene::new(&rules(2), 1);
+    assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(_)));
+    assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(_)));
+    for _ in 2..5 {
+        ticket(scene.arrive(Class::Online, 0));
+    }
+    scene.end(Class::Online);
+    scene.end(Class::Online);
+    assert_eq!(scene.taken_begun(), [2, 3]);
+    scene.end(Class::Online);
+    assert_eq!(scene.taken_begun(), [4]);
+    assert_eq!((scene.queue.working(Class::Online), scene.queue.waiting(Class::Online)), (2, 0));
+}
+
+#[test]
+fn a_request_whose_caller_has_given_up_is_refused_before_anything_else() {
+    let mut scene = Scene::new(&rules(1), 1);
+    let now = scene.now;
+    let past = Asked { cost: 1, bytes: 1, useful_until: Some(now) };
+    assert_eq!(scene.arrive_asking(Class::Online, 0, past), Arrival::Refused(Refused::Late));
+    assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(_)));
+    let soon = Asked { useful_until: Some(now + 3 * MILLI), ..past };
+    ticket(scene.arrive_asking(Class::Online, 0, soon));
+    ticket(scene.arrive(Class::Online, 0));
+    scene.now += 3 * MILLI;
+    scene.end(Class::Online);
+    assert_eq!(scene.refused, [(2, Refused::Late)]);
+    assert_eq!(scene.taken_begun(), [3], "its place goes to the next");
+}
+
+#[test]
+fn a_request_that_cannot_be_served_in_time_is_refused_when_it_comes() {
+    let mut scene = Scene::new(&rules(1), 1);
+    // Requests take 2 ms, and there is always one that waits.
+    assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(_)));
+    ticket(scene.arrive(Class::Online, 0));
+    for _ in 0..100 {
+        ticket(scene.arrive(Class::Online, 0));
+        let begun = scene.now - 2 * MILLI;
+        scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
+    }
+    let within = |millis: u32| Asked { cost: 1, bytes: 1, useful_until: Some(scene.now + millis * MILLI) };
+    let (too_soon, in_time) = (within(3), within(5));
+    assert_eq!(scene.arrive_asking(Class::Online, 0, too_soon), Arrival::Refused(Refused::Overloaded));
+    ticket(scene.arrive_asking(Class::Online, 0, in_time));
+}
+
+#[test]
+fn the_newest_is_served_first_once_the_oldest_has_waited_beyond_the_target() {
+    let mut scene = Scene::new(&rules(1), 1);
+    scene.arrive(Class::Online, 0);
+    for _ in 1..=3 {
+        ticket(scene.arrive(Class::Online, 0));
+        scene.now += MILLI;
+    }
+    scene.end(Class::Online);
+    assert_eq!(scene.taken_begun(), [1], "in order as long as nobody waits for long");
+    scene.now += 4 * MILLI;
+    ticket(scene.arrive(Class::Online, 0));
+    scene.end(Class::Online);
+    assert_eq!(scene.taken_begun(), [4], "the newest");
+    assert_eq!(scene.refused, [], "and the others may still have their turn");
+}
+
+#[test]
+fn a_queue_that_stands_refuses_those_that_have_waited_beyond_the_target() {
+    let mut scene = Scene::new(&rules(1), 1);
+    scene.arrive(Class::Online, 0);
+    // One request a millisecond comes, and one of two is served: the queue never empties.
+    for _ in 0..200 {
+        scene.now += MILLI;
+        ticket(scene.arrive(Class::Online, 0));
+        if scene.next.is_multiple_of(2) {
+            scene.end(Class::Online);
+        }
+    }
+    assert!(scene.refused.iter().all(|(_, why)| *why == Refused::Overloaded));
+    let oldest_refused = scene.refused.iter().map(|(number, _)| *number).max().expect("some were refused");
+    assert!(oldest_refused >= 194, "refused about 5 ms after they came: {oldest_refused}");
+    assert!(scene.queue.waiting(Class::Online) <= 5);
+    // Load falls: the queue is empty for a while, and then it is served in order again.
+    while scene.queue.waiting(Class::Online) > 0 {
+        scene.end(Class::Online);
+    }
+    scene.now += 5 * MILLI;
+    scene.taken_begun();
+    let first = scene.next;
+    ticket(scene.arrive(Class::Online, 0));
+    ticket(scene.arrive(Class::Online, 0));
+    scene.end(Class::Online);
+    assert_eq!(scene.taken_begun(), [first]);
+}
+
+#[test]
+fn writes_keep_their_order_however_long_they_wait() {
+    let mut scene = Scene::new(&rules(1), 1);
+    let places = 64;
+    for _ in 0..places {
+        assert!(matches!(scene.arrive(Class::Ingest, 0), Arrival::Begins(_)));
+    }
+    let first = scene.next;
+    for _ in 0..10 {
+        ticket(scene.arrive(Class::Ingest, 0));
+        scene.now += Duration::from_millis(300);
+    }
+    for _ in 0..10 {
+        scene.end(Class::Ingest);
+    }
+    assert_eq!(scene.taken_begun(), (first..first + 10).collect::<Vec<_>>());
+}
+
+#[test]
+fn each_tenant_s_queue_is_bounded_in_requests_and_in_bytes() {
+    let bounded = with_online(rules(1), |online| {
+        online.max_waiting = 3;
+        online.max_waiting_bytes = 100;
+    });
+    let mut scene = Scene::new(&bounded, 2);
+    scene.arrive(Class::Online, 0);
+    for _ in 0..3 {
+        ticket(scene.arrive(Class::Online, 0));
+    }
+    assert_eq!(scene.arrive(Class::Online, 0), Arrival::Refused(Refused::Overloaded));
+    let large = Asked { cost: 1, bytes: 60, useful_until: None };
+    ticket(scene.arrive_asking(Class::Online, 1, large));
+    assert_eq!(scene.arrive_asking(Class::Online, 1, large), Arrival::Refused(Refused::Overloaded));
+    let larger = Asked { cost: 1, bytes: 101, useful_until: None };
+    assert_eq!(scene.arrive_asking(Class::Online, 1, larger), Arrival::Refused(Refused::Overloaded));
+    // Beyond the target it is the oldest that makes room.
+    scene.now += 6 * MILLI;
+    ticket(scene.arrive(Class::Online, 0));
+    assert_eq!(scene.refused, [(1, Refused::Overloaded)]);
+}
+
+#[test]
+fn reads_go_before_writes_and_writes_before_training_sets_and_none_starves() {
+    let mut scene = Scene::new(&rules(1), 1);
+    let (ingest, training) = (64, 2);
+    let floor = ingest / 8;
+    // Writes under way fill their places; a read under way and one that waits.
+    for _ in 0..floor {
+        assert!(matches!(scene.arrive(Class::Ingest, 0), Arrival::Begins(_)));
+    }
+    assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(_)));
+    ticket(scene.arrive(Class::Online, 0));
+    // Beyond their floor, writes wait although they have places; training sets keep one.
+    let waiting_write = scene.next;
+    ticket(scene.arrive(Class::Ingest, 0));
+    assert!(matches!(scene.arrive(Class::Training, 0), Arrival::Begins(_)));
+    let waiting_set = scene.next;
+    ticket(scene.arrive(Class::Training, 0));
+    scene.end(Class::Ingest);
+    assert_eq!(scene.taken_begun(), [waiting_write], "within the floor one goes on");
+    let held_back = scene.next;
+    ticket(scene.arrive(Class::Ingest, 0));
+    assert!(scene.taken_begun().is_empty());
+    // No read waits any more: first the writes, then the training sets.
+    scene.end(Class::Online);
+    assert_eq!(scene.taken_begun()[1..], [held_back, waiting_set]);
+    assert_eq!(scene.queue.working(Class::Training), training);
+}
+
+#[test]
+fn a_request_that_waits_for_a_disk_leaves_its_place_to_others_and_is_not_made_to_wait_again() {
+    let bounded = with_online(rules(1), |online| online.in_flight = 3);
+    let mut scene = Scene::new(&bounded, 1);
+    scene.arrive(Class::Online, 0);
+    ticket(scene.arrive(Class::Online, 0));
+    scene.act(|queue, now, verdicts| queue.pause(now, Class::Online, verdicts));
+    assert_eq!(scene.taken_begun(), [1]);
+    scene.queue.resume(Class::Online);
+    assert_eq!((scene.queue.working(Class::Online), scene.queue.in_flight(Class::Online)), (2, 2));
+    scene.act(|queue, now, verdicts| queue.pause(now, Class::Online, verdicts));
+    scene.act(|queue, now, verdicts| queue.pause(now, Class::Online, verdicts));
+    assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(_)));
+    scene.act(|queue, now, verdicts| queue.pause(now, Class::Online, verdicts));
+    ticket(scene.arrive(Class::Online, 0));
+    assert!(scene.taken_begun().is_empty(), "as many are under way as may be");
+    scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, false, None, verdicts));
+    assert_eq!(scene.taken_begun(), [3]);
+}
+
+#[test]
+fn while_one_lets_in_what_has_arrived_the_others_are_put_in_order() {
+    let pulsing = Rules { pulse: MILLI, ..rules(2) };
+    let mut scene = Scene::new(&pulsing, 2);
+    assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(Start { pulse: false, .. })));
+    scene.end(Class::Online);
+    scene.now += MILLI;
+    assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(Start { pulse: true, .. })));
+    for tenant in [0, 0, 0, 1] {
+        ticket(scene.arrive(Class::Online, tenant));
+    }
+    assert!(scene.taken_begun().is_empty(), "although a place is free");
+    assert!(matches!(scene.arrive(Class::Ingest, 0), Arrival::Begins(_)), "writes are not concerned");
+    scene.act(|queue, now, verdicts| queue.end_pulse(now, verdicts));
+    assert_eq!(scene.taken_begun(), [5], "the tenant that has had less");
+}
+
+#[test]
+fn a_request_that_is_given_up_leaves_no_trace() {
+    let mut scene = Scene::new(&rules(1), 2);
+    scene.arrive(Class::Online, 0);
+    let first = ticket(scene.arrive(Class::Online, 0));
+    let second = ticket(scene.arrive(Class::Online, 1));
+    assert_eq!(scene.act(|queue, now, verdicts| queue.give_up(now, first, verdicts)), Some(1));
+    assert_eq!(scene.act(|queue, now, verdicts| queue.give_up(now, first, verdicts)), None);
+    scene.end(Class::Online);
+    assert_eq!(scene.taken_begun(), [2]);
+    assert_eq!(scene.act(|queue, now, verdicts| queue.give_up(now, second, verdicts)), None, "it has begun");
+    scene.end(Class::Online);
+    for class in Class::ALL {
+        let counts = (scene.queue.working(class), scene.queue.in_flight(class), scene.queue.waiting(class));
+        assert_eq!(counts, (0, 0, 0));
+    }
+}
