@@ -5,10 +5,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --locked --release --workspace --bench online --bench ingest --bench historical
+cargo build --locked --release --workspace --bench online --bench overload --bench ingest --bench historical
 out=target/benchmarks
 mkdir -p "$out"
-for benchmark in online ingest historical; do
+for benchmark in online overload ingest historical; do
   cargo bench --locked --workspace --bench "$benchmark" >"$out/$benchmark.jsonl"
 done
-.venv/bin/python scripts/benchmarks.py "$out"/{online,ingest,historical}.jsonl
+.venv/bin/python scripts/benchmarks.py "$out"/{online,overload,ingest,historical}.jsonl
