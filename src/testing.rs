@@ -1,6 +1,7 @@
 //! A store in one process for tests: a real log over files that live in memory, real partitions, a
 //! real registry, and a clock moved by hand. It can be restarted, and its log can be made to fail.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -11,19 +12,21 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use hydrant_storage::files::Files;
 use hydrant_storage::files::lossy::LossyFiles;
-use hydrant_storage::keys::{OnlineKey, encode_values, slot_of};
+use hydrant_storage::keys::{OnlineKey, encode_values, slot_of, slot_seed};
+use hydrant_storage::names::{Name, TenantId, ViewId};
 use hydrant_storage::order::Micros;
 use hydrant_storage::partition::{Lookup, PartitionOptions, ReadMode, SharedResources};
 use hydrant_storage::record::{RowRecord, SharedFrame};
-use hydrant_storage::row::{Cell, OwnedRow, RowHeader, RowKind, RowPacker};
-use hydrant_storage::value::{ScalarType, Value};
+use hydrant_storage::row::{Cell, OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
+use hydrant_storage::value::{DataType, ScalarType, Value};
 use tokio::sync::watch;
 
 use crate::clock::{ManualClock, StoreTime};
 use crate::cluster::LocalMetadata;
 use crate::log::{AppendError, AppendRequest, Appended, LocalLog, LogError, LogOptions, Sealed, WriteLog};
 use crate::partition::{LandedFrames, PartitionError, PartitionSettings, Partitions, PartitionsConfig};
-use crate::registry::catalog::View;
+use crate::registry::catalog::{Applied, Feature, JoinKey, View};
+use crate::registry::definition::{Definition, EntitySpec, Metadata, Spec};
 use crate::registry::yaml;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::tenancy::{Action, Identity, Permit, Tenancy};
@@ -294,6 +297,54 @@ impl TestStore {
             _ => None,
         }
     }
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+/// A view that is in no registry: its keys and its features, with their types and defaults.
+pub(crate) fn made_up_view(
+    number: u32,
+    keys: &[(&str, ScalarType)],
+    features: &[(&str, DataType, Option<Value>)],
+) -> Arc<View> {
+    let metadata =
+        Metadata { name: name("v"), description: String::new(), owner: String::new(), tags: BTreeMap::new() };
+    let types: Vec<DataType> = features.iter().map(|(_, data_type, _)| *data_type).collect();
+    let feature = |(feature, data_type, default): &(&str, DataType, Option<Value>)| Feature {
+        name: name(feature),
+        description: String::new(),
+        data_type: *data_type,
+        column: name(feature),
+        default: default.clone(),
+        tags: BTreeMap::new(),
+    };
+    let entities: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+    Arc::new(View {
+        applied: Applied {
+            definition: Definition { metadata, spec: Spec::Entity(EntitySpec { join_keys: Vec::new() }) },
+            revision: 3,
+            created: 0,
+            updated: 0,
+            updated_by: String::new(),
+            etag: String::new(),
+        },
+        id: ViewId(number),
+        tenant: TenantId(1),
+        name: name(&format!("view{number}")),
+        version: 1,
+        source: name("source"),
+        join_keys: keys.iter().map(|(key, key_type)| JoinKey { name: name(key), key_type: *key_type }).collect(),
+        slot_seed: slot_seed(TenantId(1), &entities),
+        ttl: None,
+        longest_ttl: None,
+        features: features.iter().map(feature).collect(),
+        layout: Arc::new(RowLayout::new(&types)),
+        online: true,
+        offline: true,
+        freshness_max_age: None,
+    })
 }
 
 pub(crate) fn airport_key(origin: &str) -> Vec<u8> {

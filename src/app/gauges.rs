@@ -35,6 +35,18 @@ const REVISION: Metric =
     Metric { name: "hydrant.registry.revision", unit: Metric::COUNT, help: "The revision of the definitions." };
 const CACHE: Metric =
     Metric { name: "hydrant.storage.block_cache", unit: Metric::BYTES, help: "Blocks of the online store in memory." };
+const ROW_CACHE: Metric = Metric {
+    name: "hydrant.storage.row_cache",
+    unit: Metric::BYTES,
+    help: "Checked rows of the online store in memory.",
+};
+const ROW_CACHE_HITS: Metric =
+    Metric { name: "hydrant.storage.row_cache.hits", unit: Metric::COUNT, help: "Keys that the row cache answered." };
+const ROW_CACHE_MISSES: Metric = Metric {
+    name: "hydrant.storage.row_cache.misses",
+    unit: Metric::COUNT,
+    help: "Keys that the row cache did not answer; they were looked for in the online store.",
+};
 const WRITE_BUFFERS: Metric = Metric {
     name: "hydrant.storage.write_buffers",
     unit: Metric::BYTES,
@@ -98,6 +110,14 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     gauge(&FRAMES, |node, gauge| gauge.observe(node.use_cases.partitions.durable_frame() as f64, &[]));
     gauge(&REVISION, |node, gauge| gauge.observe(node.use_cases.registry.snapshot().revision as f64, &[]));
     gauge(&CACHE, |node, gauge| gauge.observe(node.resources.cached_bytes() as f64, &[]));
+    gauge(&ROW_CACHE, |node, gauge| gauge.observe(node.resources.row_cache_bytes() as f64, &[]));
+    for (metric, is_hits) in [(&ROW_CACHE_HITS, true), (&ROW_CACHE_MISSES, false)] {
+        let resources = node.resources().clone();
+        instruments.observed_count(metric, move || {
+            let (hits, misses) = resources.row_cache_hits_and_misses();
+            if is_hits { hits } else { misses }
+        });
+    }
     gauge(&WRITE_BUFFERS, |node, gauge| gauge.observe(node.resources.write_buffer_bytes() as f64, &[]));
     gauge(&LANDED_AGE, |node, gauge| {
         let waits = node.use_cases.partitions.lag().iter().any(|lag| lag.tail_bytes > 0);

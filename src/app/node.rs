@@ -207,6 +207,7 @@ fn log_options(config: &Config) -> LogOptions {
 fn partition_options(config: &Config) -> PartitionOptions {
     PartitionOptions {
         block_cache_bytes: config.storage.block_cache.as_usize(),
+        row_cache_bytes: config.storage.row_cache.as_usize(),
         write_buffer_bytes: config.storage.write_buffers.as_usize(),
         background_threads: config.storage.background_threads,
         ..PartitionOptions::default()

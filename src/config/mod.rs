@@ -64,6 +64,7 @@ pub struct StorageConfig {
     pub data_dir: PathBuf,
     pub partitions: usize,
     pub block_cache: ByteSize,
+    pub row_cache: ByteSize,
     pub write_buffers: ByteSize,
     pub background_threads: u16,
 }
@@ -238,6 +239,7 @@ impl Config {
             ("server.flight_max_message", self.server.flight_max_message, mib(1), gib(1)),
             ("admission.max_waiting_bytes", self.admission.max_waiting_bytes, mib(1), gib(1 << 10)),
             ("storage.block_cache", self.storage.block_cache, mib(1), gib(1 << 14)),
+            ("storage.row_cache", self.storage.row_cache, ByteSize(0), gib(1 << 14)),
             ("storage.write_buffers", self.storage.write_buffers, mib(4), gib(1 << 14)),
             ("log.segment", self.log.segment, mib(1), gib(2)),
             ("log.max_request", self.log.max_request, mib(1), gib(1)),

@@ -1,6 +1,5 @@
 //! The join against a naive oracle: for every spine row and lookup, look at every row.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -12,10 +11,9 @@ use arrow_array::{
 use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use hydrant_storage::history::{HistoryError, MergedRuns, Run, RunBatch};
-use hydrant_storage::keys::{encode_values, slot_of, slot_seed};
-use hydrant_storage::names::{Name, TenantId, ViewId};
+use hydrant_storage::keys::{encode_values, slot_of};
+use hydrant_storage::names::Name;
 use hydrant_storage::order::{CellStatus, Position, RowVersion, missing_cell_status, row_status};
-use hydrant_storage::row::RowLayout;
 use hydrant_storage::value::{DataType, ScalarType, Value};
 use proptest::prelude::*;
 
@@ -27,52 +25,9 @@ use super::plan::{Plan, Shape};
 use super::spill::SpillSpace;
 use super::spine::{Budget, SpineWriter};
 use super::work::{self, Stop};
-use crate::registry::catalog::{Applied, Feature, JoinKey, Lookup, ServiceColumn, View};
-use crate::registry::definition::{Definition, EntitySpec, Metadata, Spec};
+use crate::registry::catalog::{Lookup, ServiceColumn, View};
 use crate::registry::selection::Selection;
-
-fn name(text: &str) -> Name {
-    text.parse().expect("a name")
-}
-
-fn view(number: u32, keys: &[(&str, ScalarType)], features: &[(&str, DataType, Option<Value>)]) -> Arc<View> {
-    let metadata =
-        Metadata { name: name("v"), description: String::new(), owner: String::new(), tags: BTreeMap::new() };
-    let types: Vec<DataType> = features.iter().map(|(_, data_type, _)| *data_type).collect();
-    let feature = |(feature, data_type, default): &(&str, DataType, Option<Value>)| Feature {
-        name: name(feature),
-        description: String::new(),
-        data_type: *data_type,
-        column: name(feature),
-        default: default.clone(),
-        tags: BTreeMap::new(),
-    };
-    let entities: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
-    Arc::new(View {
-        applied: Applied {
-            definition: Definition { metadata, spec: Spec::Entity(EntitySpec { join_keys: Vec::new() }) },
-            revision: 3,
-            created: 0,
-            updated: 0,
-            updated_by: String::new(),
-            etag: String::new(),
-        },
-        id: ViewId(number),
-        tenant: TenantId(1),
-        name: name(&format!("view{number}")),
-        version: 1,
-        source: name("source"),
-        join_keys: keys.iter().map(|(key, key_type)| JoinKey { name: name(key), key_type: *key_type }).collect(),
-        slot_seed: slot_seed(TenantId(1), &entities),
-        ttl: None,
-        longest_ttl: None,
-        features: features.iter().map(feature).collect(),
-        layout: Arc::new(RowLayout::new(&types)),
-        online: true,
-        offline: true,
-        freshness_max_age: None,
-    })
-}
+use crate::testing::{made_up_view as view, name};
 
 /// One row of history: key parts, times, features.
 #[derive(Clone, Debug)]
@@ -176,7 +131,7 @@ fn selection(ttls: [Option<i64>; 4]) -> Selection {
         column("view2", 2, 0),
         column("again", 3, 1),
     ];
-    Selection { services: Vec::new(), features: Vec::new(), lookups, columns, revision: 9 }
+    Selection::new(Vec::new(), Vec::new(), lookups, columns, 9).expect("the request columns agree")
 }
 
 fn spine_batch(rows: &[SpineRow]) -> RecordBatch {

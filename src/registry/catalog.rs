@@ -11,6 +11,7 @@ use hydrant_storage::row::RowLayout;
 use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use super::definition::{Definition, KnownTimeRule};
+use super::known_selections::KnownSelections;
 use crate::error::{Error, Result};
 
 /// Everything that is defined, at one revision.
@@ -18,6 +19,7 @@ use crate::error::{Error, Result};
 pub struct Snapshot {
     pub revision: u64,
     pub tenants: BTreeMap<Name, Arc<TenantCatalog>>,
+    pub(super) known_selections: KnownSelections,
 }
 
 /// What one tenant has defined.

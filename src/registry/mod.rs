@@ -19,6 +19,7 @@ mod deletion;
 mod details;
 mod exact;
 mod freeze;
+mod known_selections;
 mod reader;
 mod state;
 mod validation;

@@ -31,6 +31,20 @@ pub struct Selection {
     pub columns: Vec<ServiceColumn>,
     /// The registry revision of the snapshot.
     pub revision: u64,
+    /// The columns that the caller has to send, each once, in the order of first use.
+    pub request_columns: Vec<RequestColumn>,
+    /// The views of the lookups, each once.
+    pub views: Vec<SelectedView>,
+    /// For each lookup the index of its view among `views`.
+    pub view_of: Vec<usize>,
+}
+
+/// A view of a request, whichever lookups need it.
+#[derive(Clone, Debug)]
+pub struct SelectedView {
+    pub view: Arc<View>,
+    /// The longest ttl among the request's lookups of the view.
+    pub longest_ttl: Option<Micros>,
 }
 
 /// A service of a request, and where its columns stand in the answer.
@@ -49,6 +63,16 @@ pub struct RequestColumn {
 }
 
 impl Snapshot {
+    /// As [`Snapshot::select`]; what was asked for before is not resolved again.
+    pub fn selection(
+        &self,
+        tenant: &TenantCatalog,
+        services: &[String],
+        features: &[String],
+    ) -> Result<Arc<Selection>> {
+        self.known_selections.get_or_make(tenant.id, services, features, || self.select(tenant, services, features))
+    }
+
     /// The catalog of a tenant.
     pub fn tenant(&self, name: &Name) -> Result<&Arc<TenantCatalog>> {
         self.tenants.get(name).ok_or_else(|| {
@@ -89,22 +113,35 @@ impl Snapshot {
             let (view, feature) = resolve_feature(tenant, reference)?;
             references.push(builder.add_feature(view, feature));
         }
-        let selection = Selection {
-            services: selected,
-            features: references,
-            lookups: builder.lookups,
-            columns: builder.columns,
-            revision: self.revision,
-        };
-        request_columns(&selection.lookups)?;
-        Ok(selection)
+        Selection::new(selected, references, builder.lookups, builder.columns, self.revision)
     }
 }
 
 impl Selection {
-    /// The request columns that the lookups are keyed by, each once, in the order of first use.
-    pub fn request_columns(&self) -> Vec<RequestColumn> {
-        request_columns(&self.lookups).expect("a selection is made only where its request columns agree")
+    /// Puts a selection together. INVALID_ARGUMENT if two lookups want one request column in two
+    /// types.
+    pub fn new(
+        services: Vec<SelectedService>,
+        features: Vec<usize>,
+        lookups: Vec<Lookup>,
+        columns: Vec<ServiceColumn>,
+        revision: u64,
+    ) -> Result<Self> {
+        let request_columns = request_columns(&lookups)?;
+        let mut views: Vec<SelectedView> = Vec::new();
+        let mut known: HashMap<ViewId, usize> = HashMap::new();
+        let mut view_of = Vec::with_capacity(lookups.len());
+        for lookup in &lookups {
+            let index = *known.entry(lookup.view.id).or_insert(views.len());
+            match views.get_mut(index) {
+                Some(known) => {
+                    known.longest_ttl = known.longest_ttl.zip(lookup.ttl).map(|(one, other)| one.max(other));
+                }
+                None => views.push(SelectedView { view: Arc::clone(&lookup.view), longest_ttl: lookup.ttl }),
+            }
+            view_of.push(index);
+        }
+        Ok(Self { services, features, lookups, columns, revision, request_columns, views, view_of })
     }
 
     /// Refuses a selection in which two different columns have one name. Where columns are told

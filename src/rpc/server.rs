@@ -11,7 +11,6 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
-use hydrant_proto::v1::online_service_server::OnlineServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -25,7 +24,7 @@ use super::flight::{FlightLimits, FlightRpc};
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
-use super::online::OnlineRpc;
+use super::online::{OnlineRpc, OnlineServer};
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
 use crate::config::{Config, ServerConfig};
@@ -118,9 +117,7 @@ impl Server {
         );
         let ports = OtherPorts { flight: addresses.flight.port(), http: addresses.http.port() };
         let decode = DecodeLimits { max_message: limit.0, max_rows: to_u64(config.ingest.max_rows) };
-        let online = OnlineServiceServer::new(OnlineRpc::new(use_cases.clone()))
-            .max_decoding_message_size(limit.as_usize())
-            .max_encoding_message_size(limit.as_usize());
+        let online = OnlineServer::new(OnlineRpc::new(use_cases.clone()), limit.as_usize());
         let ingest = IngestServiceServer::new(IngestRpc::new(use_cases.clone(), decode))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
@@ -198,7 +195,7 @@ impl ServerControl {
         let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         let services = [
             "",
-            OnlineServiceServer::<OnlineRpc>::NAME,
+            OnlineServer::NAME,
             IngestServiceServer::<IngestRpc>::NAME,
             RegistryServiceServer::<RegistryRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,

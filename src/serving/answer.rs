@@ -1,115 +1,165 @@
-//! From rows to columns: every cell gets its value or default and its status, by the one rule of
-//! `storage::order` that training follows too. Nothing here waits or reads a store.
+//! An answer: the rows that were found, and how the request's columns are read from them. It holds
+//! rows and not columns, so that who sends it writes each cell once, straight into its message.
 
-use hydrant_storage::order::{CellStatus, Micros, RowStatus, missing_cell_status, row_status};
-use hydrant_storage::row::{ColumnBuilder, OwnedRow, RowKind};
+use std::sync::Arc;
+use std::time::Duration;
 
+use arrow_array::ArrayRef;
+use hydrant_storage::names::Name;
+use hydrant_storage::order::{CellStatus, Micros, RowStatus};
+use hydrant_storage::row::ColumnBuilder;
+#[cfg(test)]
+use hydrant_storage::row::OwnedRow;
+use hydrant_storage::value::DataType;
+
+use super::cells::{AnswerCells, CellValue, ColumnCells, status_of};
 use super::keys::RequestKeys;
 use super::read::{Found, RowsRead};
-use super::{AnswerColumn, AnswerService, EventTimes, OnlineAnswer, OnlineRequest, Provenance};
+use super::{OnlineRequest, Provenance};
 use crate::error::{Code, Error, Result};
-use crate::registry::catalog::{Lookup, ServiceColumn};
+use crate::registry::catalog::Lookup;
 use crate::registry::selection::Selection;
 
-/// What a row means to one lookup, for all of its cells.
-enum Outcome<'a> {
-    /// No row to read: the same status in every cell.
-    Without(CellStatus),
-    Row {
-        row: &'a OwnedRow,
-        status: RowStatus,
-    },
+/// The answer to one online read.
+#[derive(Debug)]
+pub struct OnlineAnswer {
+    pub(super) selection: Arc<Selection>,
+    pub(super) keys: RequestKeys,
+    /// Per view of the selection, per key.
+    pub(super) found: Vec<Vec<Found>>,
+    include_event_times: bool,
+    pub provenance: Provenance,
 }
 
-pub(super) fn assemble(
-    selection: &Selection,
-    keys: &RequestKeys,
-    read: RowsRead,
-    request: &OnlineRequest,
-) -> Result<OnlineAnswer> {
-    let outcomes: Vec<Vec<Outcome<'_>>> = selection
-        .lookups
-        .iter()
-        .zip(&keys.lookups)
-        .map(|(lookup, of_lookup)| {
-            let rows = &read.rows[of_lookup.view];
-            of_lookup.rows.iter().map(|key| outcome(key.map(|key| &rows[key]), read.t, lookup.ttl)).collect()
-        })
-        .collect();
-    let mut columns = Vec::with_capacity(selection.columns.len());
-    for column in &selection.columns {
-        columns.push(answer_column(column, &selection.lookups[column.lookup], &outcomes[column.lookup])?);
-    }
-    if request.strict {
-        refuse_incomplete(&columns, read.not_ready.as_deref())?;
-    }
-    let event_times = match request.include_event_times {
-        true => selection.lookups.iter().zip(&outcomes).map(|(lookup, rows)| event_times(lookup, rows)).collect(),
-        false => Vec::new(),
-    };
-    let services = selection.services.iter().map(|selected| AnswerService {
-        service: selected.version.service.clone(),
-        version: selected.version.number,
-        columns: selected.columns.clone(),
-    });
-    Ok(OnlineAnswer {
-        columns,
-        services: services.collect(),
-        features: selection.features.clone(),
-        rows: keys.rows,
-        event_times,
-        provenance: Provenance {
+/// The values of one feature, as a whole.
+#[derive(Clone, Debug)]
+pub struct AnswerColumn {
+    pub name: String,
+    pub data_type: DataType,
+    /// Of [`DataType::to_arrow`]; N values, or one where all its keys had length 1. Null where the
+    /// status gives no value and there is no default.
+    pub values: ArrayRef,
+    /// One per value, or a single one where all are alike.
+    pub statuses: Vec<CellStatus>,
+}
+
+/// The event times of the rows that counted, per view and key mapping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventTimes {
+    pub view: Name,
+    /// The request column of each join key.
+    pub keys: Vec<Name>,
+    /// `None` where no row counts; as long as the lookup's columns.
+    pub times: Vec<Option<Micros>>,
+}
+
+impl OnlineAnswer {
+    pub(super) fn new(
+        selection: Arc<Selection>,
+        keys: RequestKeys,
+        read: RowsRead,
+        request: &OnlineRequest,
+    ) -> Result<Self> {
+        let provenance = Provenance {
             t: read.t,
             registry_revision: selection.revision,
             views: read.views,
             rows_from_history: read.from_history,
-        },
-    })
-}
-
-fn outcome(found: Option<&Found>, t: Micros, ttl: Option<Micros>) -> Outcome<'_> {
-    let row = match found {
-        None | Some(Found::Absent) => return Outcome::Without(CellStatus::NotFound),
-        Some(Found::NotReady) => return Outcome::Without(CellStatus::NotReady),
-        Some(Found::Damaged) => return Outcome::Without(CellStatus::Damaged),
-        Some(Found::Row(row)) => row,
-    };
-    let header = row.header();
-    let tombstone = header.kind == RowKind::Tombstone;
-    let status = match header.kind {
-        // Only its header is left: it had expired under the longest ttl there is.
-        RowKind::ExpiredStub => RowStatus::Expired,
-        RowKind::Full | RowKind::Tombstone => row_status(Some((header.version.event_time, tombstone)), t, ttl),
-    };
-    Outcome::Row { row, status }
-}
-
-fn answer_column(column: &ServiceColumn, lookup: &Lookup, rows: &[Outcome<'_>]) -> Result<AnswerColumn> {
-    let mut values = ColumnBuilder::new(column.data_type, rows.len());
-    let mut statuses = Vec::with_capacity(rows.len());
-    let full = |error| Error::internal(format!("column '{}': {error}", column.name));
-    for outcome in rows {
-        let status = match outcome {
-            Outcome::Without(status) => *status,
-            Outcome::Row { row, status } => {
-                let feature_count = usize::from(row.header().feature_count);
-                match missing_cell_status(*status, column.feature, feature_count) {
-                    Some(status) => status,
-                    None => match row.cell(&lookup.view.layout, column.feature) {
-                        Ok(hydrant_storage::row::Cell::Null) => CellStatus::Null,
-                        Ok(cell) => {
-                            values.push(cell).map_err(full)?;
-                            statuses.push(CellStatus::Present);
-                            continue;
-                        }
-                        Err(_) => CellStatus::Damaged,
-                    },
-                }
-            }
         };
-        match column.default.as_ref().filter(|_| status.takes_default()) {
-            Some(default) => values.push_value(default).map_err(full)?,
-            None => values.push_null(),
+        let include_event_times = request.include_event_times;
+        let answer = Self { selection, keys, found: read.rows, include_event_times, provenance };
+        if request.strict {
+            answer.refuse_incomplete(read.not_ready.as_deref())?;
+        }
+        Ok(answer)
+    }
+
+    /// What was asked for. The columns of the answer are the selection's, in its order: the frozen
+    /// order of the services, then the single features; each once.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// N, the number of entity rows. A column whose keys all had one value has one cell.
+    pub fn rows(&self) -> usize {
+        self.keys.rows
+    }
+
+    /// How many cells there are.
+    pub fn cell_count(&self) -> usize {
+        self.selection.columns.iter().map(|column| self.keys.lookups[column.lookup].rows.len()).sum()
+    }
+
+    /// The columns, cell by cell.
+    pub fn cells(&self) -> AnswerCells<'_> {
+        AnswerCells::of(self)
+    }
+
+    /// The columns as Arrow arrays.
+    pub fn to_columns(&self) -> Result<Vec<AnswerColumn>> {
+        self.cells().columns().map(to_column).collect()
+    }
+
+    /// One per lookup, where asked for.
+    pub fn event_times(&self) -> Vec<EventTimes> {
+        if !self.include_event_times {
+            return Vec::new();
+        }
+        let lookups = self.selection.lookups.iter().enumerate();
+        lookups.map(|(index, lookup)| self.event_times_of(index, lookup)).collect()
+    }
+
+    fn event_times_of(&self, index: usize, lookup: &Lookup) -> EventTimes {
+        let found = &self.found[self.selection.view_of[index]];
+        let time = |key: &Option<u32>| match key.map(|key| &found[key as usize]) {
+            Some(Found::Row(row)) if status_of(row, lookup.ttl, self.provenance.t) != RowStatus::NotFound => {
+                Some(row.header().version.event_time)
+            }
+            _ => None,
+        };
+        EventTimes {
+            view: lookup.view.name.clone(),
+            keys: lookup.keys.clone(),
+            times: self.keys.lookups[index].rows.iter().map(time).collect(),
+        }
+    }
+
+    /// A strict request takes all or nothing.
+    fn refuse_incomplete(&self, not_ready: Option<&str>) -> Result<()> {
+        let cells = self.cells();
+        let first = |wanted: CellStatus| {
+            cells.columns().find_map(|column| {
+                let row = column.iter().position(|(status, _)| status == wanted)?;
+                Some((column.column.name.clone(), row))
+            })
+        };
+        if let Some((name, row)) = first(CellStatus::Damaged) {
+            let message = format!("the stored row behind column '{name}', row {row}, fails its checksum");
+            return Err(Error::new(Code::DataLoss, "ROW_DAMAGED", message).with("column", name).with("row", row));
+        }
+        if let Some((name, row)) = first(CellStatus::NotReady) {
+            let why = not_ready.unwrap_or("its partition did not answer");
+            let message = format!("column '{name}', row {row}, is not ready: {why}");
+            return Err(Error::new(Code::Unavailable, "NOT_READY", message)
+                .with("column", name)
+                .with("row", row)
+                .retry_after(Duration::from_millis(100)));
+        }
+        Ok(())
+    }
+}
+
+/// A column as an Arrow array.
+pub fn to_column(cells: ColumnCells<'_>) -> Result<AnswerColumn> {
+    let column = cells.column;
+    let full = |error| Error::internal(format!("column '{}': {error}", column.name));
+    let mut values = ColumnBuilder::new(column.data_type, cells.len());
+    let mut statuses = Vec::with_capacity(cells.len());
+    for (status, value) in cells.iter() {
+        match value {
+            CellValue::Stored(cell) => values.push(cell).map_err(full)?,
+            CellValue::Default(default) => values.push_value(default).map_err(full)?,
+            CellValue::None => values.push_null(),
         }
         statuses.push(status);
     }
@@ -120,33 +170,36 @@ fn answer_column(column: &ServiceColumn, lookup: &Lookup, rows: &[Outcome<'_>]) 
     Ok(AnswerColumn { name, data_type: column.data_type, values: values.finish(), statuses })
 }
 
-fn event_times(lookup: &Lookup, rows: &[Outcome<'_>]) -> EventTimes {
-    let time = |outcome: &Outcome<'_>| match outcome {
-        Outcome::Row { row, status } if *status != RowStatus::NotFound => Some(row.header().version.event_time),
-        _ => None,
-    };
-    EventTimes { view: lookup.view.name.clone(), keys: lookup.keys.clone(), times: rows.iter().map(time).collect() }
+/// What a test says was found for a key.
+#[cfg(test)]
+#[derive(Clone, Debug)]
+pub(crate) enum MadeUp {
+    Row(OwnedRow),
+    Absent,
+    Damaged,
+    NotReady,
 }
 
-/// A strict request takes all or nothing.
-fn refuse_incomplete(columns: &[AnswerColumn], not_ready: Option<&str>) -> Result<()> {
-    let first = |status: CellStatus| {
-        columns.iter().find_map(|column| {
-            let row = column.statuses.iter().position(|found| *found == status)?;
-            Some((&column.name, row))
-        })
-    };
-    if let Some((name, row)) = first(CellStatus::Damaged) {
-        let message = format!("the stored row behind column '{name}', row {row}, fails its checksum");
-        return Err(Error::new(Code::DataLoss, "ROW_DAMAGED", message).with("column", name).with("row", row));
+#[cfg(test)]
+impl OnlineAnswer {
+    /// An answer at `t`: for each lookup which key each row has, for each view what was found for its
+    /// keys.
+    pub(crate) fn made_up(
+        selection: Selection,
+        lookups: Vec<Vec<Option<u32>>>,
+        views: Vec<Vec<MadeUp>>,
+        include_event_times: bool,
+        t: Micros,
+    ) -> Self {
+        let found = |made_up: MadeUp| match made_up {
+            MadeUp::Row(row) => Found::Row(Arc::new(row)),
+            MadeUp::Absent => Found::Absent,
+            MadeUp::Damaged => Found::Damaged,
+            MadeUp::NotReady => Found::NotReady,
+        };
+        let found = views.into_iter().map(|view| view.into_iter().map(found).collect()).collect();
+        let provenance = Provenance { t, registry_revision: 1, views: Vec::new(), rows_from_history: 0 };
+        let keys = RequestKeys::made_up(lookups);
+        Self { selection: Arc::new(selection), keys, found, include_event_times, provenance }
     }
-    if let Some((name, row)) = first(CellStatus::NotReady) {
-        let why = not_ready.unwrap_or("its partition did not answer");
-        let message = format!("column '{name}', row {row}, is not ready: {why}");
-        return Err(Error::new(Code::Unavailable, "NOT_READY", message)
-            .with("column", name)
-            .with("row", row)
-            .retry_after(std::time::Duration::from_millis(100)));
-    }
-    Ok(())
 }

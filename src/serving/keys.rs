@@ -1,14 +1,12 @@
 //! The entity keys of a request: its columns checked and cast, each row's key encoded once for every
 //! lookup, and each distinct key of a view read once, whoever needs it.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, RandomState};
 
 use arrow_array::{Array, ArrayRef, UInt32Array};
+use hashbrown::HashTable;
 use hydrant_storage::cast::to_exact;
-use hydrant_storage::keys::{KeyReader, slot_of};
-use hydrant_storage::names::ViewId;
-use hydrant_storage::order::Micros;
+use hydrant_storage::keys::{KeyReader, OnlineKey, slot_of};
 use hydrant_storage::value::{DataType, ScalarType};
 
 use super::ServingSettings;
@@ -23,32 +21,87 @@ pub(super) struct RequestKeys {
     pub rows: usize,
     /// One per lookup of the selection.
     pub lookups: Vec<LookupKeys>,
-    /// One per distinct view.
+    /// One per view of the selection.
     pub views: Vec<ViewKeys>,
 }
 
+/// For each row (N, or 1 where all key columns have one value) the index of its key among the
+/// view's; `None` where a part of the key is null.
 #[derive(Debug)]
 pub(super) struct LookupKeys {
-    /// Index into the views.
-    pub view: usize,
-    /// For each row (N, or 1 where all key columns have one value) the index of its key among the
-    /// view's; `None` where a part of the key is null.
-    pub rows: Vec<Option<usize>>,
+    pub rows: Vec<Option<u32>>,
 }
 
-/// The distinct keys of one view.
-#[derive(Debug)]
+/// The distinct keys of one view, one behind the other.
+#[derive(Debug, Default)]
 pub(super) struct ViewKeys {
-    pub view: Arc<View>,
-    pub keys: Vec<EntityKey>,
-    /// The longest ttl among the request's lookups of the view.
-    pub longest_ttl: Option<Micros>,
+    bytes: Vec<u8>,
+    keys: Vec<EntityKey>,
+    /// The keys by their hash; only where there is more than one.
+    known: HashTable<u32>,
 }
 
 #[derive(Debug)]
-pub(super) struct EntityKey {
-    pub slot: u16,
-    pub bytes: Vec<u8>,
+struct EntityKey {
+    slot: u16,
+    /// Where its bytes lie.
+    begin: usize,
+    end: usize,
+}
+
+impl ViewKeys {
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn slot(&self, key: usize) -> u16 {
+        self.keys[key].slot
+    }
+
+    pub fn bytes(&self, key: usize) -> &[u8] {
+        self.keys[key].of(&self.bytes)
+    }
+
+    pub fn online_key(&self, view: &View, key: usize) -> OnlineKey<'_> {
+        OnlineKey { slot: self.slot(key), tenant: view.tenant, view: view.id, key: self.bytes(key) }
+    }
+
+    /// Takes the key that begins at `begin` and ends where the bytes end; its index, be it new or
+    /// known. A lone key needs no hash, and most requests have but one.
+    fn take(&mut self, begin: usize, slot_seed: u64, hashing: &RandomState) -> u32 {
+        if self.keys.len() == 1 && self.known.is_empty() {
+            self.remember(0, hashing);
+        }
+        let Self { bytes, keys, known } = self;
+        let taken = EntityKey { slot: slot_of(slot_seed, &bytes[begin..]), begin, end: bytes.len() };
+        if !keys.is_empty() {
+            let same = |known: &u32| keys[*known as usize].of(bytes) == taken.of(bytes);
+            if let Some(known) = known.find(hashing.hash_one(taken.of(bytes)), same) {
+                let known = *known;
+                bytes.truncate(begin);
+                return known;
+            }
+        }
+        let index = keys.len();
+        keys.push(taken);
+        if index > 0 {
+            self.remember(index, hashing);
+        }
+        as_u32(index)
+    }
+
+    fn remember(&mut self, key: usize, hashing: &RandomState) {
+        let Self { bytes, keys, known } = self;
+        let hash_of = |key: &u32| hashing.hash_one(keys[*key as usize].of(bytes));
+        let key = as_u32(key);
+        known.insert_unique(hash_of(&key), key, hash_of);
+    }
+}
+
+impl EntityKey {
+    fn of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        &bytes[self.begin..self.end]
+    }
 }
 
 impl RequestKeys {
@@ -56,23 +109,24 @@ impl RequestKeys {
         let rows = row_count(entities)?;
         check_bounds(rows, selection.columns.len(), settings)?;
         let columns = cast_columns(selection, entities)?;
-        let mut views: Vec<ViewKeys> = Vec::new();
-        let mut view_of: HashMap<ViewId, usize> = HashMap::new();
-        let mut known: Vec<HashMap<Vec<u8>, usize>> = Vec::new();
+        let mut views = Vec::new();
+        views.resize_with(selection.views.len(), ViewKeys::default);
         let mut lookups = Vec::with_capacity(selection.lookups.len());
-        for lookup in &selection.lookups {
-            let view = *view_of.entry(lookup.view.id).or_insert_with(|| {
-                let longest_ttl = lookup.ttl;
-                views.push(ViewKeys { view: lookup.view.clone(), keys: Vec::new(), longest_ttl });
-                known.push(HashMap::new());
-                views.len() - 1
-            });
-            let of_view = &mut views[view];
-            of_view.longest_ttl = of_view.longest_ttl.zip(lookup.ttl).map(|(a, b)| a.max(b));
-            let keys = LookupKeys { view, rows: encode(lookup, &columns, rows, of_view, &mut known[view])? };
-            lookups.push(keys);
+        // Seeded anew for each request: nobody can choose keys that collide.
+        let hashing = RandomState::new();
+        for (lookup, view) in selection.lookups.iter().zip(&selection.view_of) {
+            let rows = encode(lookup, selection, &columns, rows, &mut views[*view], &hashing)?;
+            lookups.push(LookupKeys { rows });
         }
         Ok(Self { rows, lookups, views })
+    }
+
+    /// The keys of a test's answer, of which only the indices matter.
+    #[cfg(test)]
+    pub fn made_up(lookups: Vec<Vec<Option<u32>>>) -> Self {
+        let rows = lookups.iter().map(Vec::len).max().unwrap_or(0);
+        let lookups = lookups.into_iter().map(|rows| LookupKeys { rows }).collect();
+        Self { rows, lookups, views: Vec::new() }
     }
 }
 
@@ -110,26 +164,26 @@ fn check_bounds(rows: usize, columns: usize, settings: &ServingSettings) -> Resu
     Ok(())
 }
 
-/// The request's columns by name, of the exact type of their join key.
-fn cast_columns<'a>(selection: &Selection, entities: &'a [(String, ArrayRef)]) -> Result<HashMap<&'a str, ArrayRef>> {
-    let wanted = selection.request_columns();
+/// For each request column of the selection its values, of the exact type of their join key.
+fn cast_columns(selection: &Selection, entities: &[(String, ArrayRef)]) -> Result<Vec<ArrayRef>> {
+    let wanted = &selection.request_columns;
     let mut wrong = Vec::new();
     let mut note = |name: &str, message: String| {
         wrong.push(Violation { path: format!("entities.{name}"), message });
     };
-    let mut columns = HashMap::new();
+    let mut columns: Vec<Option<ArrayRef>> = vec![None; wanted.len()];
     for (name, column) in entities {
-        let Some(request_column) = wanted.iter().find(|wanted| wanted.name.as_str() == name) else {
+        let Some(index) = wanted.iter().position(|wanted| wanted.name.as_str() == name) else {
             note(name, "no view of the request is keyed by this column".to_owned());
             continue;
         };
-        match to_exact(column, DataType::Scalar(request_column.key_type)) {
+        match to_exact(column, DataType::Scalar(wanted[index].key_type)) {
             Ok(exact) if !exact.misfits.is_empty() => {
                 let misfit = &exact.misfits[0];
                 note(name, format!("row {}: {}", misfit.row, misfit.reason));
             }
             Ok(exact) => {
-                if columns.insert(name.as_str(), exact.array).is_some() {
+                if columns[index].replace(exact.array).is_some() {
                     note(name, "the column is given twice".to_owned());
                 }
             }
@@ -140,7 +194,8 @@ fn cast_columns<'a>(selection: &Selection, entities: &'a [(String, ArrayRef)]) -
         note(missing.name.as_str(), format!("the column is missing; its type is {}", missing.key_type.as_str()));
     }
     if wrong.is_empty() {
-        return Ok(columns);
+        let given = columns.into_iter().collect::<Option<Vec<_>>>();
+        return given.ok_or_else(|| Error::internal("an entity column that was checked is gone"));
     }
     let keyed_by: Vec<String> =
         wanted.iter().map(|wanted| format!("{} ({})", wanted.name, wanted.key_type.as_str())).collect();
@@ -148,19 +203,20 @@ fn cast_columns<'a>(selection: &Selection, entities: &'a [(String, ArrayRef)]) -
         .hint(format!("what it asks for is keyed by {}", keyed_by.join(", "))))
 }
 
+/// For each row of a lookup the index of its key among its view's.
 fn encode(
     lookup: &Lookup,
-    columns: &HashMap<&str, ArrayRef>,
+    selection: &Selection,
+    columns: &[ArrayRef],
     rows: usize,
     view: &mut ViewKeys,
-    known: &mut HashMap<Vec<u8>, usize>,
-) -> Result<Vec<Option<usize>>> {
-    let given = |name: &str| {
-        columns.get(name).cloned().ok_or_else(|| Error::internal(format!("entity column '{name}' is gone")))
-    };
+    hashing: &RandomState,
+) -> Result<Vec<Option<u32>>> {
     let mut arrays = Vec::with_capacity(lookup.keys.len());
     for name in &lookup.keys {
-        arrays.push(given(name.as_str())?);
+        let index = selection.request_columns.iter().position(|column| column.name == *name);
+        let index = index.ok_or_else(|| Error::internal(format!("entity column '{name}' is gone")))?;
+        arrays.push(columns[index].clone());
     }
     let length = if arrays.iter().all(|array| array.len() == 1) { 1 } else { rows };
     for array in &mut arrays {
@@ -172,24 +228,17 @@ fn encode(
     let types: Vec<ScalarType> = lookup.view.join_keys.iter().map(|key| key.key_type).collect();
     let reader = KeyReader::new(&arrays, &types)
         .map_err(|error| Error::internal(format!("entity columns of exact types could not be read: {error}")))?;
-    let mut bytes = Vec::new();
     let mut encoded = Vec::with_capacity(length);
+    view.keys.reserve(length);
     for row in 0..length {
-        bytes.clear();
-        if !reader.encode(row, &mut bytes) {
-            encoded.push(None);
-            continue;
-        }
-        let index = match known.get(&bytes) {
-            Some(index) => *index,
-            None => {
-                let index = view.keys.len();
-                view.keys.push(EntityKey { slot: slot_of(view.view.slot_seed, &bytes), bytes: bytes.clone() });
-                known.insert(bytes.clone(), index);
-                index
-            }
-        };
-        encoded.push(Some(index));
+        let begin = view.bytes.len();
+        let has_key = reader.encode(row, &mut view.bytes);
+        encoded.push(has_key.then(|| view.take(begin, lookup.view.slot_seed, hashing)));
     }
     Ok(encoded)
+}
+
+/// Rows are bounded far below.
+fn as_u32(index: usize) -> u32 {
+    u32::try_from(index).expect("a request has fewer keys than a u32 counts")
 }

@@ -3,8 +3,11 @@
 //! thread on a disk; missing data is a status, and only a wrong or refused request is an error.
 
 mod answer;
+mod cells;
 mod keys;
 mod metrics;
+mod misses;
+mod past;
 mod pinned;
 mod read;
 
@@ -16,20 +19,25 @@ use std::time::{Duration, Instant};
 
 use arrow_array::ArrayRef;
 use hydrant_storage::names::Name;
-use hydrant_storage::order::{CellStatus, Micros};
-use hydrant_storage::value::DataType;
+use hydrant_storage::order::Micros;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
+#[cfg(test)]
+pub(crate) use self::answer::MadeUp;
+pub use self::answer::{AnswerColumn, EventTimes, OnlineAnswer, to_column};
+pub use self::cells::{AnswerCells, CellBytes, CellValue, ColumnCells};
 pub use self::metrics::ServingMetrics;
 pub use self::pinned::PinnedHistory;
 
 use self::keys::RequestKeys;
+use self::misses::Flights;
 use self::read::Limits;
 use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
+use crate::registry::catalog::View;
 use crate::registry::selection::Selection;
 use crate::tenancy::{Action, Permit};
 
@@ -69,51 +77,9 @@ pub struct OnlineRequest {
     pub strict: bool,
     pub include_event_times: bool,
     pub deadline: Option<Instant>,
-}
-
-#[derive(Clone, Debug)]
-pub struct OnlineAnswer {
-    /// In the frozen order of the services, then the single features; each once.
-    pub columns: Vec<AnswerColumn>,
-    /// In the order of the request.
-    pub services: Vec<AnswerService>,
-    /// The columns of the single features, in the order of the request.
-    pub features: Vec<usize>,
-    /// N.
-    pub rows: usize,
-    /// One per lookup, where asked for.
-    pub event_times: Vec<EventTimes>,
-    pub provenance: Provenance,
-}
-
-/// The values of one feature.
-#[derive(Clone, Debug)]
-pub struct AnswerColumn {
-    pub name: String,
-    pub data_type: DataType,
-    /// Of [`DataType::to_arrow`]; N values, or one where all its keys had length 1. Null where the
-    /// status gives no value and there is no default.
-    pub values: ArrayRef,
-    /// One per value, or a single one where all are alike.
-    pub statuses: Vec<CellStatus>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AnswerService {
-    pub service: Name,
-    pub version: u32,
-    /// Indices into the answer's columns, in the frozen order.
-    pub columns: Vec<usize>,
-}
-
-/// The event times of the rows that counted, per view and key mapping.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventTimes {
-    pub view: Name,
-    /// The request column of each join key.
-    pub keys: Vec<Name>,
-    /// `None` where no row counts; as long as the lookup's columns.
-    pub times: Vec<Option<Micros>>,
+    /// After this long, what has arrived is the answer; the rest is NOT_READY. It stands in the place
+    /// of the services' own.
+    pub latency_budget: Option<Duration>,
 }
 
 /// What an answer was made from.
@@ -135,8 +101,15 @@ pub struct ViewProvenance {
     /// The newest among the partitions touched; `None` where they hold no row of the view.
     pub newest_event_time: Option<Micros>,
     /// Every row accepted up to this ingest time is in the answer: the minimum over the partitions
-    /// that answered, 0 where none did.
+    /// touched, 0 if one of them did not answer.
     pub complete_through: Micros,
+}
+
+impl ViewProvenance {
+    /// Of a view of which nothing has been read yet.
+    fn of(view: &View) -> Self {
+        Self { view: view.name.clone(), version: view.version, newest_event_time: None, complete_through: 0 }
+    }
 }
 
 /// The use case. Cheap to clone.
@@ -148,6 +121,7 @@ pub struct Serving {
     history: Arc<dyn PinnedHistory>,
     settings: ServingSettings,
     blocking: Arc<Semaphore>,
+    flights: Flights,
     metrics: Arc<ServingMetrics>,
 }
 
@@ -160,7 +134,16 @@ impl Serving {
         settings: ServingSettings,
     ) -> Self {
         let blocking = Arc::new(Semaphore::new(settings.read_threads));
-        Self { partitions, snapshots, store_time, history, settings, blocking, metrics: Arc::default() }
+        Self {
+            partitions,
+            snapshots,
+            store_time,
+            history,
+            settings,
+            blocking,
+            flights: Flights::default(),
+            metrics: Arc::default(),
+        }
     }
 
     /// Answers one read. Refusals: INVALID_ARGUMENT (columns, bounds, an instant that has not come),
@@ -173,8 +156,7 @@ impl Serving {
         match &answered {
             Ok(answer) => {
                 self.metrics.requests.add_for(tenant, 1);
-                let cells: usize = answer.columns.iter().map(|column| column.values.len()).sum();
-                self.metrics.cells.add_for(tenant, cells as u64);
+                self.metrics.cells.add_for(tenant, answer.cell_count() as u64);
             }
             Err(_) => self.metrics.refused.add_for(tenant, 1),
         }
@@ -190,18 +172,23 @@ impl Serving {
         let begun = Instant::now();
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;
-        let selection = snapshot.select(tenant, &request.services, &request.features)?;
+        let selection = snapshot.selection(tenant, &request.services, &request.features)?;
         refuse_offline_views(&selection)?;
         let keys = RequestKeys::read(&selection, &request.entities, &self.settings)?;
         let deadline = request.deadline.unwrap_or(begun + self.settings.default_deadline);
-        let limits = Limits { deadline, budget_end: budget_of(&selection).map(|budget| begun + budget) };
-        let read = self.read(permit, &request, &keys, limits).await?;
-        answer::assemble(&selection, &keys, read, &request)
+        let budget = budget_of(&request, &selection);
+        let limits = Limits { deadline, budget_end: budget.and_then(|budget| begun.checked_add(budget)) };
+        let read = self.read(permit, &request, &selection, &keys, limits).await?;
+        OnlineAnswer::new(selection, keys, read, &request)
     }
 }
 
-/// The shortest latency budget among the services.
-fn budget_of(selection: &Selection) -> Option<Duration> {
+/// The request's latency budget, or else the shortest among its services. Those are set for reads of
+/// now: a read of the past has none but its own.
+fn budget_of(request: &OnlineRequest, selection: &Selection) -> Option<Duration> {
+    if request.latency_budget.is_some() || request.at.is_some() {
+        return request.latency_budget;
+    }
     let budgets = selection.services.iter().filter_map(|service| service.version.latency_budget);
     budgets.min().map(|micros| Duration::from_micros(micros.max(0).unsigned_abs()))
 }

@@ -98,7 +98,7 @@ fn cells(answer: &OnlineAnswer, row: usize) -> Vec<Shown> {
         let value = values.is_valid(row).then(|| values.value(row).to_bits());
         (value, *column.statuses.get(row).unwrap_or(&column.statuses[0]))
     };
-    answer.columns.iter().map(cell).collect()
+    answer.to_columns().expect("its columns").iter().map(cell).collect()
 }
 
 fn strings(values: &[Option<&str>]) -> ArrayRef {
@@ -159,19 +159,21 @@ async fn services_share_columns_and_a_column_of_one_value_is_answered_with_one()
     };
     let read_before = fixture.serving.metrics().keys_read.get();
     let answer = fixture.get(request).await.expect("an answer");
-    let names: Vec<&str> = answer.columns.iter().map(|column| column.name.as_str()).collect();
+    let columns = answer.to_columns().expect("its columns");
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
     assert_eq!(names, ["airport_weather__temp", "airport_weather__wind", "dest_weather__temp"]);
-    assert_eq!(answer.rows, 3);
-    let lengths: Vec<usize> = answer.columns.iter().map(|column| column.values.len()).collect();
+    assert_eq!(answer.rows(), 3);
+    let lengths: Vec<usize> = columns.iter().map(|column| column.values.len()).collect();
     assert_eq!(lengths, [3, 3, 1]);
-    assert_eq!(answer.columns[0].statuses, [CellStatus::Present], "alike statuses are sent once");
+    assert_eq!(columns[0].statuses, [CellStatus::Present], "alike statuses are sent once");
     assert_eq!(cells(&answer, 1)[0], present(2.0));
     assert_eq!(cells(&answer, 2)[0], present(1.0));
     assert_eq!(cells(&answer, 0)[2], present(2.0));
-    assert_eq!(answer.services[0].columns, [0, 1, 2]);
-    assert_eq!(answer.features, [0], "the single feature is the service's column");
-    assert_eq!(answer.event_times.len(), 2);
-    assert_eq!(answer.event_times[1].times, [Some(START)]);
+    assert_eq!(answer.selection().services[0].columns, [0, 1, 2]);
+    assert_eq!(answer.selection().features, [0], "the single feature is the service's column");
+    let event_times = answer.event_times();
+    assert_eq!(event_times.len(), 2);
+    assert_eq!(event_times[1].times, [Some(START)]);
     let read = fixture.serving.metrics().keys_read.get() - read_before;
     assert_eq!(read, 2, "each distinct key is read once, whoever needs it");
     assert_eq!(answer.provenance.views.len(), 1);
@@ -327,7 +329,7 @@ async fn wrong_entity_columns_are_refused_all_at_once() {
     let many = fixture.get(weather_of(&[Some("EWR"); 101])).await.expect_err("more than may be");
     assert_eq!(many.reason, "REQUEST_TOO_LARGE");
     let none = fixture.get(weather_of(&[])).await.expect("no rows, no values");
-    assert_eq!((none.rows, none.columns[0].values.len()), (0, 0));
+    assert_eq!((none.rows(), none.to_columns().expect("its columns")[0].values.len()), (0, 0));
     let unknown = OnlineRequest { features: vec!["airport_weather:rain".to_owned()], ..weather_of(&[Some("EWR")]) };
     let refused: Error = fixture.get(unknown).await.expect_err("there is no such feature");
     assert_eq!(refused.code, Code::NotFound);

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 /// The name of a tenant, an entity, a source, a column, a view, a feature or a service:
-/// `[a-z][a-z0-9_]{0,62}`, without `__`, which separates view and feature in output columns.
+/// `[a-z][a-z0-9_]{0,62}`, without `__`, which separates view and feature in output columns. Every
+/// answer carries some, so a clone is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// The longest name, in bytes.
@@ -36,7 +38,7 @@ impl FromStr for Name {
             && text.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
             && text.bytes().all(allowed)
             && !text.contains("__");
-        if valid { Ok(Self(text.to_owned())) } else { Err(InvalidName { shown: text.chars().take(80).collect() }) }
+        if valid { Ok(Self(text.into())) } else { Err(InvalidName { shown: text.chars().take(80).collect() }) }
     }
 }
 
@@ -50,7 +52,7 @@ impl TryFrom<String> for Name {
 
 impl From<Name> for String {
     fn from(name: Name) -> Self {
-        name.0
+        name.0.as_ref().to_owned()
     }
 }
 

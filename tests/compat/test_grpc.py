@@ -465,7 +465,6 @@ def test_an_answer_waits_for_the_position_that_it_is_given(store):
             "UNEVEN_COLUMNS",
             "dest",
         ),
-        ({"services": ["weather_model"], "latency_budget_micros": 5}, Code.UNIMPLEMENTED, None, "latency_budget_micros"),
         (
             {"services": ["weather_model"], "request_context": [strings("basket", ["x"])]},
             Code.UNIMPLEMENTED,

@@ -50,11 +50,6 @@ async fn a_wrong_read_is_refused_naming_what_is_wrong() {
             Code::Unimplemented,
             "request_context",
         ),
-        (
-            v1::GetOnlineFeaturesRequest { latency_budget_micros: Some(1), ..good() },
-            Code::Unimplemented,
-            "latency_budget_micros",
-        ),
     ];
     for (request, code, named) in cases {
         let refusal = server.client.get_online_features(request.clone()).await.expect_err("refused");

@@ -18,9 +18,10 @@ use hydrant::history::{HistoricalRequest, Mode, Report};
 use hydrant::ingest::{DeleteRequest, IngestReport, IngestRequest, Producer};
 use hydrant::registry::catalog::TenantCatalog;
 use hydrant::registry::definition::{Definition, KnownTimeRule};
+use hydrant::registry::selection::SelectedService;
 use hydrant::registry::yaml;
 use hydrant::rpc::UseCases;
-use hydrant::serving::{AnswerColumn, OnlineAnswer, OnlineRequest};
+use hydrant::serving::{AnswerColumn, EventTimes, OnlineRequest, Provenance};
 use hydrant::tenancy::{Action, Identity, Permit};
 use hydrant_storage::order::{CellStatus, Micros};
 use hydrant_storage::value::{DataType, ScalarType, Value};
@@ -47,7 +48,16 @@ pub struct TestNode {
 
 /// An online answer, cells as text.
 #[derive(Clone, Debug)]
-pub struct Online(pub OnlineAnswer);
+pub struct Online(pub Answered);
+
+#[derive(Clone, Debug)]
+pub struct Answered {
+    pub columns: Vec<AnswerColumn>,
+    pub services: Vec<SelectedService>,
+    pub rows: usize,
+    pub event_times: Vec<EventTimes>,
+    pub provenance: Provenance,
+}
 
 /// A training set with its statuses and event times.
 #[derive(Clone, Debug)]
@@ -292,7 +302,7 @@ impl TestNode {
         let (services, features) = split(what);
         let snapshot = self.use_cases().registry.snapshot();
         let selected = snapshot.select(&self.catalog(), &services, &features).expect("they are defined");
-        let wanted = selected.request_columns();
+        let wanted = &selected.request_columns;
         let type_of =
             |name: &str| wanted.iter().find(|column| column.name.as_str() == name).map(|column| column.key_type);
         let entities = columns_of(keys, |name| type_of(name).expect("a request column"));
@@ -300,7 +310,14 @@ impl TestNode {
     }
 
     pub async fn get(&self, request: OnlineRequest) -> Result<Online> {
-        self.use_cases().serving.get(&self.permit(Action::ReadOnline), request).await.map(Online)
+        let answer = self.use_cases().serving.get(&self.permit(Action::ReadOnline), request).await?;
+        Ok(Online(Answered {
+            columns: answer.to_columns()?,
+            services: answer.selection().services.clone(),
+            rows: answer.rows(),
+            event_times: answer.event_times(),
+            provenance: answer.provenance,
+        }))
     }
 
     pub async fn read(&self, what: &[&str], keys: Json) -> Online {

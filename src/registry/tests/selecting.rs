@@ -20,7 +20,7 @@ async fn columns_and_rows_that_several_need_are_selected_once() {
     assert_eq!(selection.services[0].columns, [0, 1, 2, 3]);
     assert_eq!(selection.services[1].columns, [2, 1]);
     assert_eq!(selection.features, [0]);
-    let request: Vec<_> = selection.request_columns().into_iter().map(|column| column.name.to_string()).collect();
+    let request: Vec<_> = selection.request_columns.iter().map(|column| column.name.to_string()).collect();
     assert_eq!(request, ["origin", "carrier", "dest"]);
     selection.require_unique_names().expect("they are");
 }

@@ -103,7 +103,7 @@ fn view_schema(view: &View) -> Schema {
 
 /// The columns that a spine needs, then those that it is given.
 fn selection_schema(selection: &Selection) -> Schema {
-    let keys = selection.request_columns();
+    let keys = &selection.request_columns;
     let keys = keys.iter().map(|key| field(key.name.as_str(), DataType::Scalar(key.key_type)));
     let columns = selection.columns.iter().map(|column| field(&column.name, column.data_type));
     Schema::new(keys.chain(columns).collect::<Vec<_>>())

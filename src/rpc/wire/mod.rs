@@ -2,6 +2,7 @@
 //! definitions, positions. Nothing here knows a service or a status code; every refusal names the
 //! place in the message that is wrong.
 
+pub mod answer;
 pub mod cells;
 pub mod columns;
 pub mod definitions;

@@ -185,6 +185,7 @@ impl PartitionStore {
             }
         }
         let names: Vec<&[u8]> = candidates.keys().map(Vec::as_slice).collect();
+        self.changes_rows(names.iter().copied());
         for ((name, (version, row, ttl)), current) in candidates.iter().zip(self.current_versions(&names)?) {
             match current {
                 Current::Damaged => step.report.shadowed_rows += 1,

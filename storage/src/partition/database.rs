@@ -2,6 +2,7 @@
 //! through [`Database::write`], without RocksDB's own log.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fmt, fs, io};
 
 use rocksdb::{
@@ -9,11 +10,13 @@ use rocksdb::{
     FlushOptions, LogLevel, Options, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
+use super::row_cache::RowCache;
 use super::{PartitionOptions, StoreError};
 
 /// Memory and threads that all partitions of a process share.
 pub struct SharedResources {
     cache: Cache,
+    rows: Arc<RowCache>,
     write_buffers: WriteBufferManager,
     env: Env,
 }
@@ -27,6 +30,7 @@ impl SharedResources {
         env.set_high_priority_background_threads((threads + 1) / 2);
         Ok(Self {
             cache: Cache::new_hyper_clock_cache(options.block_cache_bytes, 0),
+            rows: Arc::new(RowCache::new(options.row_cache_bytes)),
             write_buffers: WriteBufferManager::new_write_buffer_manager(options.write_buffer_bytes, false),
             env,
         })
@@ -35,6 +39,16 @@ impl SharedResources {
     /// Bytes of cached blocks.
     pub fn cached_bytes(&self) -> usize {
         self.cache.get_usage()
+    }
+
+    /// Bytes of verified rows in the row cache.
+    pub fn row_cache_bytes(&self) -> usize {
+        self.rows.used_bytes()
+    }
+
+    /// Keys that the row cache answered, and that it did not, since the start.
+    pub fn row_cache_hits_and_misses(&self) -> (u64, u64) {
+        self.rows.hits_and_misses()
     }
 
     /// Bytes of rows not yet flushed.
@@ -58,6 +72,7 @@ const META: &str = "default";
 /// An open RocksDB with a partition's families. It stays open until the last reader has let go.
 pub(super) struct Database {
     db: DB,
+    rows: Arc<RowCache>,
 }
 
 impl Database {
@@ -74,11 +89,16 @@ impl Database {
         ];
         let db = DB::open_cf_descriptors(&database_options(options, shared)?, directory, families)
             .map_err(|error| open_error(directory, error))?;
-        Ok(Self { db })
+        shared.rows.change_all();
+        Ok(Self { db, rows: shared.rows.clone() })
     }
 
     pub fn rocksdb(&self) -> &DB {
         &self.db
+    }
+
+    pub fn row_cache(&self) -> &RowCache {
+        &self.rows
     }
 
     pub fn directory(&self) -> PathBuf {

@@ -8,6 +8,7 @@ mod apply;
 mod database;
 mod meta;
 mod read_view;
+mod row_cache;
 mod store;
 mod tail;
 
@@ -25,12 +26,14 @@ use crate::keys::SlotRange;
 use crate::names::{TenantId, ViewId};
 use crate::order::Micros;
 
-/// What RocksDB is told. Sizes are in bytes; the first three are shared by all partitions that are
+/// What RocksDB and the row cache are told. Sizes are in bytes; the first four are shared by all partitions that are
 /// opened with the same [`SharedResources`].
 #[derive(Clone, Debug)]
 pub struct PartitionOptions {
     /// Cache of uncompressed blocks.
     pub block_cache_bytes: usize,
+    /// Cache of verified rows; 0: none.
+    pub row_cache_bytes: usize,
     /// All rows in memory that were not yet flushed; beyond it a flush begins.
     pub write_buffer_bytes: usize,
     /// Threads that flush and compact.
@@ -45,6 +48,7 @@ impl Default for PartitionOptions {
     fn default() -> Self {
         Self {
             block_cache_bytes: 256 << 20,
+            row_cache_bytes: 128 << 20,
             write_buffer_bytes: 256 << 20,
             background_threads: 2,
             memtable_bytes: 32 << 20,

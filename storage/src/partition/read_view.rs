@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rocksdb::{DB, ReadOptions, ReadTier, Snapshot};
 
 use super::database::Database;
+use super::row_cache::Known;
 use super::tail::TailRows;
 use super::{Applied, StoreError, ViewState};
 use crate::keys::{OnlineKey, SlotRange};
@@ -28,7 +28,7 @@ pub enum ReadMode {
 #[derive(Clone, Debug)]
 pub enum Lookup {
     /// The greatest row visible when the view was published: full, a tombstone or an expired stub.
-    Row(OwnedRow),
+    Row(Arc<OwnedRow>),
     Absent,
     /// There is something, and it isn't what was written.
     Damaged,
@@ -41,11 +41,16 @@ pub enum Lookup {
 /// An immutable view of a partition. It is cheap to hold for the length of a request; held for long
 /// it keeps old rows on disk, and a store can't be reopened before its last view is gone.
 pub struct ReadView {
-    // Fields are dropped in this order: the snapshot before the database that it is of.
+    // Fields are dropped in this order: what reads at the snapshot, the snapshot, and then the
+    // database that it is of.
+    cached_only: ReadOptions,
+    may_block: ReadOptions,
     snapshot: Snapshot<'static>,
     database: Arc<Database>,
     seen: Seen,
     views: Arc<HashMap<ViewId, ViewState>>,
+    /// For the row cache: which changes of rows the view sees.
+    version: u64,
 }
 
 /// What a view knows of its store as a whole.
@@ -64,7 +69,17 @@ impl ReadView {
         // are dropped in the order of their declaration, and neither is ever replaced or handed out
         // by value. RocksDB allows snapshots of one database to be taken and read by any thread.
         let rocksdb: &'static DB = unsafe { &*rocksdb };
-        Self { snapshot: rocksdb.snapshot(), database, seen, views }
+        let snapshot = rocksdb.snapshot();
+        let reading = |tier: Option<ReadTier>| {
+            let mut options = ReadOptions::default();
+            options.set_snapshot(&snapshot);
+            tier.into_iter().for_each(|tier| options.set_read_tier(tier));
+            options
+        };
+        let (cached_only, may_block) = (reading(Some(ReadTier::BlockCache)), reading(None));
+        // Rows that change from now on are not of this view.
+        let version = database.row_cache().next_version();
+        Self { cached_only, may_block, snapshot, database, seen, views, version }
     }
 
     pub fn range(&self) -> SlotRange {
@@ -99,25 +114,56 @@ impl ReadView {
 
     /// Looks up keys; the answers are in the order of the keys. No error concerns more than its key.
     pub fn lookup(&self, keys: &[OnlineKey<'_>], mode: ReadMode) -> Vec<Lookup> {
-        let names: Vec<Vec<u8>> = keys.iter().map(encoded).collect();
-        let mut order: Vec<usize> = (0..keys.len()).collect();
-        order.sort_unstable_by(|left, right| names[*left].cmp(&names[*right]));
-        let sorted = order.iter().map(|index| names[*index].as_slice());
-        let (rocksdb, latest, mut options) = (self.database.rocksdb(), self.database.latest(), self.read_options());
-        let stored = match mode {
-            ReadMode::MayBlock => rocksdb.batched_multi_get_cf_opt(latest, sorted, true, &options),
-            // One by one: RocksDB's batched reads go to the disk whatever the read tier says.
-            ReadMode::CachedOnly => {
-                options.set_read_tier(ReadTier::BlockCache);
-                sorted.map(|name| rocksdb.get_pinned_cf_opt(latest, name, &options)).collect()
-            }
+        let (rows, range) = (self.database.row_cache(), self.seen.range);
+        let in_memory = |key: &OnlineKey<'_>| match range.contains(key.slot) {
+            // Never read: that it isn't here says nothing.
+            false => Some(Lookup::Unreadable(StoreError::ForeignSlot { slot: key.slot, range })),
+            true => rows.get(key, self.version).map(Lookup::of),
         };
-        let mut answers: Vec<Lookup> = Vec::new();
-        answers.resize_with(keys.len(), || Lookup::Absent);
-        for (index, stored) in order.into_iter().zip(stored) {
-            answers[index] = self.answer(&keys[index], stored);
+        let mut unknown = Vec::new();
+        let mut answers = Vec::with_capacity(keys.len());
+        for (index, key) in keys.iter().enumerate() {
+            answers.push(in_memory(key).unwrap_or_else(|| {
+                unknown.push(index);
+                Lookup::NotCached
+            }));
+        }
+        // A key that moved to a thread which may block has been counted.
+        if mode == ReadMode::CachedOnly {
+            rows.count(keys.len() - unknown.len(), unknown.len());
+        }
+        if unknown.is_empty() {
+            return answers;
+        }
+        match mode {
+            ReadMode::MayBlock => self.read_together(keys, &unknown, &mut answers),
+            ReadMode::CachedOnly => self.read_cached(keys, &unknown, &mut answers),
         }
         answers
+    }
+
+    /// Reads what RocksDB has in memory. One by one: its batched reads go to the disk whatever the
+    /// read tier says.
+    fn read_cached(&self, keys: &[OnlineKey<'_>], unknown: &[usize], answers: &mut [Lookup]) {
+        let (rocksdb, latest) = (self.database.rocksdb(), self.database.latest());
+        let mut name = Vec::with_capacity(64);
+        for index in unknown {
+            let key = &keys[*index];
+            name.clear();
+            key.encode(&mut name);
+            answers[*index] = self.answer(key, rocksdb.get_pinned_cf_opt(latest, &name, &self.cached_only));
+        }
+    }
+
+    fn read_together(&self, keys: &[OnlineKey<'_>], unknown: &[usize], answers: &mut [Lookup]) {
+        let mut names: Vec<(Vec<u8>, usize)> = unknown.iter().map(|index| (encoded(&keys[*index]), *index)).collect();
+        names.sort_unstable();
+        let (rocksdb, latest) = (self.database.rocksdb(), self.database.latest());
+        let sorted = names.iter().map(|(name, _)| name.as_slice());
+        let stored = rocksdb.batched_multi_get_cf_opt(latest, sorted, true, &self.may_block);
+        for ((_, index), stored) in names.iter().zip(stored) {
+            answers[*index] = self.answer(&keys[*index], stored);
+        }
     }
 
     /// The rows of a view that are not known to have landed, of frames after `after_frame`, in
@@ -141,21 +187,28 @@ impl ReadView {
         key: &OnlineKey<'_>,
         stored: Result<Option<rocksdb::DBPinnableSlice<'_>>, rocksdb::Error>,
     ) -> Lookup {
-        let range = self.seen.range;
-        if !range.contains(key.slot) {
-            return Lookup::Unreadable(StoreError::ForeignSlot { slot: key.slot, range });
-        }
-        match stored {
-            Ok(None) => Lookup::Absent,
-            Ok(Some(stored)) => {
-                OwnedRow::read(key, &Bytes::copy_from_slice(&stored)).map_or(Lookup::Damaged, Lookup::Row)
-            }
-            Err(error) => match error.kind() {
-                rocksdb::ErrorKind::Incomplete => Lookup::NotCached,
-                rocksdb::ErrorKind::Corruption => Lookup::Damaged,
-                _ => Lookup::Unreadable(StoreError::of_rocksdb("looking up rows")(error)),
+        let known = match stored {
+            Ok(None) => None,
+            Ok(Some(stored)) => match OwnedRow::read(key, &stored) {
+                Ok(row) => Some(Arc::new(row)),
+                Err(_) => return Lookup::Damaged,
             },
-        }
+            Err(error) => {
+                return match error.kind() {
+                    rocksdb::ErrorKind::Incomplete => Lookup::NotCached,
+                    rocksdb::ErrorKind::Corruption => Lookup::Damaged,
+                    _ => Lookup::Unreadable(StoreError::of_rocksdb("looking up rows")(error)),
+                };
+            }
+        };
+        self.database.row_cache().put(key, &known, self.version);
+        Lookup::of(known)
+    }
+}
+
+impl Lookup {
+    fn of(known: Known) -> Self {
+        known.map_or(Self::Absent, Self::Row)
     }
 }
 

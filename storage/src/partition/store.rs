@@ -172,6 +172,7 @@ impl PartitionStore {
             }
         }
         self.put_views(&mut batch, &views);
+        self.changes_rows(names.iter().copied());
         self.database.write(batch)?;
         self.take_views(views);
         self.next_due = next_due;
@@ -191,6 +192,7 @@ impl PartitionStore {
         let mut report = SweepReport::default();
         let mut batch = WriteBatch::default();
         let mut buffer = Vec::new();
+        let mut expired: Vec<Vec<u8>> = Vec::new();
         let begin = mem::take(&mut self.sweep_from);
         let mut rows = match self.scan(self.database.latest(), &begin) {
             Err(error) if error.is_damage() => {
@@ -213,6 +215,7 @@ impl PartitionStore {
                         let stub = RowHeader { kind: RowKind::ExpiredStub, ..header };
                         encode_row(&name, &stub, &[], &mut buffer);
                         batch.put_cf(self.database.latest(), stored_key, &buffer);
+                        expired.push(stored_key.to_vec());
                     }
                 }
                 Ok(_) => {}
@@ -229,6 +232,7 @@ impl PartitionStore {
         }
         drop(rows);
         if !batch.is_empty() {
+            self.changes_rows(expired.iter().map(Vec::as_slice));
             self.database.write(batch)?;
         }
         report.finished = next.is_none();
@@ -298,6 +302,11 @@ impl PartitionStore {
         }
         let seen = read_view::Seen { range: self.range, applied: self.applied, next_due: self.next_due };
         Some(Arc::new(ReadView::new(self.database.clone(), seen, self.views.clone())))
+    }
+
+    /// Before a batch is written that changes the online rows under these encoded names.
+    pub(super) fn changes_rows<'a>(&self, names: impl Iterator<Item = &'a [u8]>) {
+        self.database.row_cache().change(names.filter_map(OnlineKey::decode));
     }
 
     /// The versions of the online rows under encoded names, which are sorted.
@@ -427,6 +436,7 @@ impl PartitionStore {
         if !tail_key.is_empty() {
             batch.put_cf(self.database.tail(), tail_key, stored);
         }
+        self.changes_rows([name].into_iter());
         self.database.write(batch).expect("written");
     }
 

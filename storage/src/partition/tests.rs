@@ -104,7 +104,7 @@ impl Bench {
 
     fn row(&mut self, key: i64) -> Option<OwnedRow> {
         match self.look_up(key) {
-            Lookup::Row(row) => Some(row),
+            Lookup::Row(row) => Some(OwnedRow::clone(&row)),
             Lookup::Absent => None,
             other => panic!("a row or none, not {other:?}"),
         }
@@ -132,7 +132,7 @@ impl Bench {
             .collect();
         let view = self.view();
         let online = view.lookup(&names, ReadMode::MayBlock).into_iter().map(|found| match found {
-            Lookup::Row(row) => Some(row),
+            Lookup::Row(row) => Some(OwnedRow::clone(&row)),
             Lookup::Absent => None,
             other => panic!("a row or none, not {other:?}"),
         });

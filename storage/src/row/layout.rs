@@ -64,36 +64,60 @@ impl RowLayout {
 
     /// The value of feature `index` in a body that holds `feature_count` features.
     pub(super) fn cell<'a>(&self, body: &'a [u8], feature_count: usize, index: usize) -> Result<Cell<'a>, DamagedRow> {
-        let Some(data_type) = self.types.get(index) else {
+        if index >= self.types.len() {
             return Err(DamagedRow::new("a feature beyond the layout"));
-        };
+        }
         if index >= feature_count {
             return Ok(Cell::Null);
         }
-        let body = Body::open(self, body, feature_count)?;
-        if body.is_null(index) {
-            return Ok(Cell::Null);
-        }
-        let fixed = body.fixed(self, index)?;
-        match data_type {
-            DataType::Scalar(scalar) if is_variable(*data_type) => {
-                cell::read_text(*scalar, body.variable(self, index)?)
-            }
-            DataType::Scalar(scalar) => cell::read_fixed(*scalar, fixed),
-            DataType::Vector(_) => Ok(Cell::Vector(VectorCell::new(fixed))),
-            DataType::List(element) => Ok(Cell::List(ListCell::read(*element, body.variable(self, index)?)?)),
-        }
+        OpenRow::open(self, body, feature_count)?.cell(self, index)
     }
 }
 
-struct Body<'a> {
+/// The body of a full row, checked against its layout once, for many of its cells to be read.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenRow<'a> {
+    feature_count: usize,
     bitmap: &'a [u8],
     fixed: &'a [u8],
     variable: &'a [u8],
 }
 
-impl<'a> Body<'a> {
-    fn open(layout: &RowLayout, body: &'a [u8], feature_count: usize) -> Result<Self, DamagedRow> {
+impl<'a> OpenRow<'a> {
+    /// How many features the row has; the layout may have more or fewer.
+    pub fn feature_count(&self) -> usize {
+        self.feature_count
+    }
+
+    /// The value of feature `index`, which the row and the layout must have. `layout` is the one
+    /// that the row was opened with.
+    pub fn cell(&self, layout: &RowLayout, index: usize) -> Result<Cell<'a>, DamagedRow> {
+        if self.is_null(index) {
+            return Ok(Cell::Null);
+        }
+        let data_type = layout.types[index];
+        let fixed = self.fixed(layout, index)?;
+        match data_type {
+            DataType::Scalar(scalar) if is_variable(data_type) => {
+                cell::read_text(scalar, self.variable(layout, index)?)
+            }
+            DataType::Scalar(scalar) => cell::read_fixed(scalar, fixed),
+            DataType::Vector(_) => Ok(Cell::Vector(VectorCell::new(fixed))),
+            DataType::List(element) => Ok(Cell::List(ListCell::read(element, self.variable(layout, index)?)?)),
+        }
+    }
+
+    /// The bytes of a feature of fixed width, little endian, as they are stored; `None` where it is
+    /// null. Otherwise as [`OpenRow::cell`]. For a bool any byte may stand there.
+    pub fn fixed_bytes(&self, layout: &RowLayout, index: usize) -> Result<Option<&'a [u8]>, DamagedRow> {
+        debug_assert!(!is_variable(layout.types[index]), "a value of variable length");
+        if self.is_null(index) {
+            return Ok(None);
+        }
+        self.fixed(layout, index).map(Some)
+    }
+
+    pub(super) fn open(layout: &RowLayout, body: &'a [u8], feature_count: usize) -> Result<Self, DamagedRow> {
         let (fixed_end, _) = body.split_first_chunk::<PREFIX_LENGTH>().ok_or(DamagedRow::new("body too short"))?;
         let fixed_end = u32::from_le_bytes(*fixed_end) as usize;
         let fixed_begin = PREFIX_LENGTH + bitmap_length(feature_count);
@@ -104,6 +128,7 @@ impl<'a> Body<'a> {
             return Err(DamagedRow::new("the body doesn't fit the layout"));
         }
         Ok(Self {
+            feature_count,
             bitmap: &body[PREFIX_LENGTH..fixed_begin],
             fixed: &body[fixed_begin..fixed_end],
             variable: &body[fixed_end..],

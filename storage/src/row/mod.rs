@@ -10,7 +10,7 @@ mod packer;
 
 pub use cell::{Cell, ListCell, VectorCell, type_name, value_at};
 pub use column::{ColumnBuilder, ColumnError};
-pub use layout::RowLayout;
+pub use layout::{OpenRow, RowLayout};
 pub use packer::{PackError, RowPacker};
 
 use bytes::Bytes;
@@ -129,6 +129,15 @@ impl<'a> RowRef<'a> {
         layout.cell(self.body, usize::from(self.header.feature_count), index)
     }
 
+    /// Opens a full row for many of its cells to be read; see [`RowRef::cell`] for what the row and
+    /// the layout must be.
+    pub fn open(&self, layout: &RowLayout) -> Result<OpenRow<'a>, DamagedRow> {
+        if self.header.kind != RowKind::Full {
+            return Err(DamagedRow::new("a value asked of a row without body"));
+        }
+        OpenRow::open(layout, self.body, usize::from(self.header.feature_count))
+    }
+
     /// Reads what follows a checksum that has been verified.
     fn parse(rest: &'a [u8]) -> Result<Self, DamagedRow> {
         let mut fields = Fields(rest);
@@ -167,10 +176,10 @@ impl OwnedRow {
         Self { header, body }
     }
 
-    /// Reads and verifies a stored row, which must be all of `stored`.
-    pub fn read(name: &OnlineKey<'_>, stored: &Bytes) -> Result<Self, DamagedRow> {
+    /// Reads and verifies a stored row, which must be all of `stored`, and keeps a copy of its body.
+    pub fn read(name: &OnlineKey<'_>, stored: &[u8]) -> Result<Self, DamagedRow> {
         let row = RowRef::read(name, stored)?;
-        Ok(Self { header: row.header, body: stored.slice(HEADER_LENGTH..) })
+        Ok(Self { header: row.header, body: Bytes::copy_from_slice(row.body) })
     }
 
     pub fn header(&self) -> &RowHeader {

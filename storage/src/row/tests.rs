@@ -211,7 +211,7 @@ fn stubs_and_tombstones_have_a_header_and_no_values() {
         let row = RowRef::read(&NAME, &bytes).expect("just encoded");
         assert_eq!(*row.header(), header(kind, 1));
         assert!(row.cell(&layout, 0).is_err());
-        let owned = OwnedRow::read(&NAME, &bytes.into()).expect("just encoded");
+        let owned = OwnedRow::read(&NAME, &bytes).expect("just encoded");
         assert!(owned.body().is_empty());
     }
 }

@@ -19,7 +19,7 @@ async fn an_online_answer_carries_its_instant_revision_versions_and_how_far_each
     let provenance = &read.0.provenance;
     assert_eq!((provenance.t, provenance.registry_revision), (START + SECOND, revision));
     let [service] = read.0.services.as_slice() else { panic!("one service: {:?}", read.0.services) };
-    assert_eq!((service.service.as_str(), service.version), ("model", 1));
+    assert_eq!((service.version.service.as_str(), service.version.number), ("model", 1));
     assert_eq!(service.columns, [0, 1, 2, 3]);
     let views: BTreeMap<&str, _> = provenance.views.iter().map(|view| (view.view.as_str(), view)).collect();
     assert_eq!(views.keys().copied().collect::<Vec<_>>(), ["user_clicks", "user_facts"]);

@@ -1,0 +1,97 @@
+//! OnlineService: a request's columns into arrays, one call of serving, its answer into bytes. Fields
+//! that aren't served yet are refused and never ignored.
+
+mod service;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hydrant_proto::v1;
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+
+pub use self::service::OnlineServer;
+
+use super::status::{not_yet_served, to_status};
+use super::wire::answer::encode_answer;
+use super::wire::columns::{column_length, decode_column};
+use super::wire::decode_position;
+use super::{UseCases, layers};
+use crate::error::Result;
+use crate::serving::OnlineRequest;
+use crate::tenancy::{Action, Demand};
+
+#[derive(Debug)]
+pub struct OnlineRpc {
+    use_cases: UseCases,
+}
+
+impl OnlineRpc {
+    pub fn new(use_cases: UseCases) -> Self {
+        Self { use_cases }
+    }
+
+    async fn get_online_features(
+        &self,
+        request: Request<v1::GetOnlineFeaturesRequest>,
+    ) -> Result<Response<Bytes>, Status> {
+        let deadline = layers::deadline(request.extensions());
+        self.get(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
+    }
+
+    async fn get(&self, request: v1::GetOnlineFeaturesRequest, deadline: Option<Instant>) -> Result<Bytes> {
+        let permit = self.use_cases.admit(Action::ReadOnline, demand(&request, deadline)).await?;
+        let answer = async {
+            let request = decode_request(request, deadline)?;
+            let answer = self.use_cases.serving.get(&permit, request).await?;
+            encode_answer(&answer)
+        };
+        permit.run(answer).await
+    }
+}
+
+/// What a request will take, from what can be told before it is taken apart.
+fn demand(request: &v1::GetOnlineFeaturesRequest, useful_until: Option<Instant>) -> Demand {
+    let lengths = request.entities.iter().map(|column| column_length(column) as u64);
+    let rows = lengths.clone().max().unwrap_or(0);
+    // Single features together cost about as much as a service.
+    let services = request.services.len() as u64 + u64::from(!request.features.is_empty());
+    Demand { keys: lengths.sum(), cost: rows.saturating_mul(services), bytes: request.encoded_len(), useful_until }
+}
+
+fn decode_request(request: v1::GetOnlineFeaturesRequest, deadline: Option<Instant>) -> Result<OnlineRequest> {
+    if !request.request_context.is_empty() {
+        return Err(not_yet_served("request_context", "REQUEST_CONTEXT_NOT_SERVED"));
+    }
+    let mut entities = Vec::with_capacity(request.entities.len());
+    for column in request.entities {
+        let column = decode_column(column)?;
+        entities.push((column.name, column.values));
+    }
+    Ok(OnlineRequest {
+        services: request.services,
+        features: request.features,
+        entities,
+        at: request.at,
+        at_least: request.at_least.as_ref().map(decode_position).transpose()?,
+        strict: request.strict,
+        include_event_times: request.include_event_times,
+        deadline,
+        latency_budget: request.latency_budget_micros.map(Duration::from_micros),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn fields_that_are_not_served_yet_are_refused_and_not_ignored() {
+        let column = v1::Column { name: "basket".to_owned(), ..Default::default() };
+        let context = v1::GetOnlineFeaturesRequest { request_context: vec![column], ..Default::default() };
+        let error = decode_request(context, None).expect_err("it is refused");
+        assert_eq!(error.code, Code::Unimplemented);
+        assert!(error.message.contains("request_context") && error.hint.is_some());
+    }
+}

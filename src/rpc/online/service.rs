@@ -1,0 +1,115 @@
+//! The gRPC face of OnlineService. As generated code would be, but for the answer: it goes out as the
+//! bytes that were written for it, so that a read makes no message.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut as _, Bytes};
+use futures::future::BoxFuture;
+use hydrant_proto::v1;
+use hydrant_proto::v1::online_service_server::SERVICE_NAME;
+use prost::Message as _;
+use tonic::body::Body;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codegen::http::{Request as HttpRequest, Response as HttpResponse};
+use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::{Request, Response, Status};
+use tower::Service;
+
+use super::OnlineRpc;
+
+const GET_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
+
+/// What a port serves.
+#[derive(Clone, Debug)]
+pub struct OnlineServer {
+    rpc: Arc<OnlineRpc>,
+    max_message: usize,
+}
+
+/// GetOnlineFeatures of one call.
+struct GetOnlineFeatures(Arc<OnlineRpc>);
+
+/// A request in, an answer's bytes out.
+#[derive(Clone, Copy, Debug, Default)]
+struct AnswerCodec;
+
+impl OnlineServer {
+    /// `max_message` bounds messages both ways, in bytes.
+    pub fn new(rpc: OnlineRpc, max_message: usize) -> Self {
+        Self { rpc: Arc::new(rpc), max_message }
+    }
+}
+
+impl NamedService for OnlineServer {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl Service<HttpRequest<Body>> for OnlineServer {
+    type Response = HttpResponse<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
+        if request.uri().path() != GET_ONLINE_FEATURES {
+            return Box::pin(async { Ok(Status::unimplemented("").into_http()) });
+        }
+        let (rpc, max_message) = (self.rpc.clone(), self.max_message);
+        Box::pin(async move {
+            let grpc = Grpc::new(AnswerCodec);
+            let mut grpc = grpc.max_decoding_message_size(max_message).max_encoding_message_size(max_message);
+            Ok(grpc.unary(GetOnlineFeatures(rpc), request).await)
+        })
+    }
+}
+
+impl UnaryService<v1::GetOnlineFeaturesRequest> for GetOnlineFeatures {
+    type Response = Bytes;
+    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
+
+    fn call(&mut self, request: Request<v1::GetOnlineFeaturesRequest>) -> Self::Future {
+        let rpc = self.0.clone();
+        Box::pin(async move { rpc.get_online_features(request).await })
+    }
+}
+
+impl Codec for AnswerCodec {
+    type Encode = Bytes;
+    type Decode = v1::GetOnlineFeaturesRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for AnswerCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, answer: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put(answer);
+        Ok(())
+    }
+}
+
+impl Decoder for AnswerCodec {
+    type Item = v1::GetOnlineFeaturesRequest;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
+        // As tonic's own codec says it.
+        let undecodable = |error: prost::DecodeError| Status::internal(error.to_string());
+        v1::GetOnlineFeaturesRequest::decode(buffer).map(Some).map_err(undecodable)
+    }
+}

@@ -1,0 +1,322 @@
+//! An online answer as the bytes of a `GetOnlineFeaturesResponse`, written cell by cell from the
+//! rows that were found: no message, array or value is made in between. The bytes are those that the
+//! message would be encoded to.
+
+use bytes::{BufMut as _, Bytes};
+use hydrant_proto::v1;
+use hydrant_storage::row::Cell;
+use hydrant_storage::value::{DataType, ScalarType, Value};
+use prost::Message as _;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+use super::columns::{encode_column, encode_statuses};
+use crate::error::{Error, Result};
+use crate::serving::{
+    AnswerColumn, CellBytes, CellValue, ColumnCells, EventTimes, OnlineAnswer, Provenance, to_column,
+};
+
+// Field numbers of common.proto and online.proto.
+const RESPONSE_COLUMNS: u32 = 1;
+const FEATURE_COLUMN: u32 = 1;
+const FEATURE_STATUSES: u32 = 2;
+const COLUMN_NAME: u32 = 1;
+const COLUMN_NULLS: u32 = 12;
+const VALUES: u32 = 1;
+const VECTOR_DIMENSION: u32 = 1;
+const VECTOR_VALUES: u32 = 2;
+
+/// The bytes of an answer.
+pub fn encode_answer(answer: &OnlineAnswer) -> Result<Bytes> {
+    let cells = answer.cells();
+    // Most cells are numbers of eight bytes.
+    let mut out = Vec::with_capacity(256 + 64 * answer.selection().columns.len() + 9 * answer.cell_count());
+    let mut column = ColumnWriter::default();
+    for cells in cells.columns() {
+        if matches!(cells.data_type(), DataType::List(_)) {
+            let feature = encode_feature(&to_column(cells)?)?;
+            prost::encoding::message::encode(RESPONSE_COLUMNS, &feature, &mut out);
+        } else {
+            column.read(cells)?;
+            column.write(cells, &mut out);
+        }
+    }
+    // What follows the columns, in the order of the fields.
+    let rest = without_columns(answer);
+    rest.encode(&mut out).map_err(|error| Error::internal(format!("encoding an answer: {error}")))?;
+    Ok(out.into())
+}
+
+/// The answer but its columns.
+fn without_columns(answer: &OnlineAnswer) -> v1::GetOnlineFeaturesResponse {
+    let services = answer.selection().services.iter().map(|service| v1::ServiceColumns {
+        service: format!("{}@{}", service.version.service, service.version.number),
+        columns: service.columns.iter().copied().map(to_u32).collect(),
+    });
+    v1::GetOnlineFeaturesResponse {
+        columns: Vec::new(),
+        services: services.collect(),
+        rows: to_u32(answer.rows()),
+        event_times: answer.event_times().iter().map(encode_event_times).collect(),
+        provenance: Some(encode_provenance(&answer.provenance)),
+    }
+}
+
+/// Where a status leaves a cell without a value and there is no default, the cell is null.
+fn encode_feature(column: &AnswerColumn) -> Result<v1::FeatureColumn> {
+    let statuses = encode_statuses(&column.statuses);
+    Ok(v1::FeatureColumn { column: Some(encode_column(&column.name, &column.values)?), statuses })
+}
+
+fn encode_event_times(times: &EventTimes) -> v1::EventTimes {
+    v1::EventTimes {
+        view: times.view.to_string(),
+        keys: times.keys.iter().map(ToString::to_string).collect(),
+        micros: times.times.iter().map(|time| time.unwrap_or_default()).collect(),
+        found: times.times.iter().map(Option::is_some).collect(),
+    }
+}
+
+fn encode_provenance(provenance: &Provenance) -> v1::Provenance {
+    let views = provenance.views.iter().map(|view| v1::ViewProvenance {
+        view: view.view.to_string(),
+        newest_event_time: view.newest_event_time,
+        complete_through: view.complete_through,
+    });
+    v1::Provenance {
+        t: provenance.t,
+        registry_revision: provenance.registry_revision,
+        views: views.collect(),
+        rows_from_history: to_u32(provenance.rows_from_history),
+    }
+}
+
+/// Rows and columns are bounded far below.
+fn to_u32(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+/// One column at a time; its buffers are used again for the next.
+#[derive(Debug, Default)]
+struct ColumnWriter {
+    /// The values as they stand in the message, without what precedes them.
+    values: Vec<u8>,
+    statuses: Marks,
+    nulls: Marks,
+}
+
+/// A byte for each cell, written one by one only from the first that differs.
+#[derive(Debug, Default)]
+struct Marks {
+    first: u8,
+    alike: usize,
+    each: Vec<u8>,
+}
+
+impl ColumnWriter {
+    fn read(&mut self, cells: ColumnCells<'_>) -> Result<()> {
+        self.values.clear();
+        self.statuses.clear();
+        self.nulls.clear();
+        match cells.data_type() {
+            DataType::Scalar(ScalarType::Float32) => self.read_bytes(cells, 4),
+            DataType::Scalar(ScalarType::Float64 | ScalarType::Timestamp) => self.read_bytes(cells, 8),
+            DataType::Vector(dimension) => self.read_bytes(cells, dimension as usize * 4),
+            DataType::Scalar(_) => return self.read_values(cells),
+            DataType::List(_) => return Err(Error::internal("a list is written as a message")),
+        }
+        Ok(())
+    }
+
+    /// Numbers that are stored as they are sent.
+    fn read_bytes(&mut self, cells: ColumnCells<'_>, width: usize) {
+        let default = cells.column.default.as_ref().map(little_endian);
+        self.values.reserve(cells.len() * width);
+        for (status, value) in cells.iter_bytes() {
+            self.statuses.push(status as u8);
+            let is_null = match value {
+                CellBytes::Stored(bytes) => {
+                    self.values.extend_from_slice(bytes);
+                    false
+                }
+                CellBytes::Default => {
+                    self.values.extend_from_slice(default.as_deref().unwrap_or_default());
+                    false
+                }
+                CellBytes::None => {
+                    self.values.resize(self.values.len() + width, 0);
+                    true
+                }
+            };
+            self.nulls.push(u8::from(is_null));
+        }
+    }
+
+    fn read_values(&mut self, cells: ColumnCells<'_>) -> Result<()> {
+        let DataType::Scalar(scalar) = cells.data_type() else {
+            return Err(Error::internal("a column that is no scalar"));
+        };
+        for (status, value) in cells.iter() {
+            self.statuses.push(status as u8);
+            self.nulls.push(u8::from(matches!(value, CellValue::None)));
+            match value {
+                CellValue::Stored(Cell::Bool(value)) => self.values.put_u8(u8::from(value)),
+                CellValue::Stored(Cell::Int32(value)) => encode_varint(zigzag(value.into()), &mut self.values),
+                CellValue::Stored(Cell::Int64(value)) => encode_varint(zigzag(value), &mut self.values),
+                CellValue::Stored(Cell::String(value)) => self.put_text(value.as_bytes()),
+                CellValue::Stored(Cell::Bytes(value)) => self.put_text(value),
+                CellValue::Default(Value::Bool(value)) => self.values.put_u8(u8::from(*value)),
+                CellValue::Default(Value::Int32(value)) => encode_varint(zigzag((*value).into()), &mut self.values),
+                CellValue::Default(Value::Int64(value)) => encode_varint(zigzag(*value), &mut self.values),
+                CellValue::Default(Value::String(value)) => self.put_text(value.as_bytes()),
+                CellValue::Default(Value::Bytes(value)) => self.put_text(value),
+                CellValue::None => match scalar {
+                    ScalarType::String | ScalarType::Bytes => self.put_text(&[]),
+                    // Zero is one byte of zero, be it a bool or a varint.
+                    _ => self.values.put_u8(0),
+                },
+                CellValue::Stored(_) | CellValue::Default(_) => {
+                    return Err(Error::internal(format!("column '{}' holds another type", cells.column.name)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put_text(&mut self, text: &[u8]) {
+        encode_key(VALUES, WireType::LengthDelimited, &mut self.values);
+        encode_varint(text.len() as u64, &mut self.values);
+        self.values.extend_from_slice(text);
+    }
+
+    /// Appends the column that was read, as a `FeatureColumn` of the response.
+    fn write(&self, cells: ColumnCells<'_>, out: &mut Vec<u8>) {
+        let name = cells.column.name.as_bytes();
+        let data_type = cells.data_type();
+        let values = values_length(data_type, self.values.len());
+        let nulls = self.nulls.bytes_unless(0);
+        let column = (if name.is_empty() { 0 } else { field_length(name.len()) })
+            + field_length(values)
+            + (if nulls.is_empty() { 0 } else { field_length(nulls.len()) });
+        let statuses = self.statuses.bytes();
+        let feature = field_length(column) + if statuses.is_empty() { 0 } else { field_length(statuses.len()) };
+
+        put_field(RESPONSE_COLUMNS, feature, out);
+        put_field(FEATURE_COLUMN, column, out);
+        if !name.is_empty() {
+            put_field(COLUMN_NAME, name.len(), out);
+            out.extend_from_slice(name);
+        }
+        put_field(values_field(data_type), values, out);
+        if let DataType::Vector(dimension) = data_type {
+            encode_key(VECTOR_DIMENSION, WireType::Varint, out);
+            encode_varint(dimension.into(), out);
+        }
+        if !self.values.is_empty() && !is_text(data_type) {
+            let field = if matches!(data_type, DataType::Vector(_)) { VECTOR_VALUES } else { VALUES };
+            put_field(field, self.values.len(), out);
+        }
+        out.extend_from_slice(&self.values);
+        if !nulls.is_empty() {
+            put_field(COLUMN_NULLS, nulls.len(), out);
+            out.extend_from_slice(&nulls);
+        }
+        if !statuses.is_empty() {
+            put_field(FEATURE_STATUSES, statuses.len(), out);
+            out.extend_from_slice(statuses);
+        }
+    }
+}
+
+impl Marks {
+    fn clear(&mut self) {
+        self.alike = 0;
+        self.each.clear();
+    }
+
+    fn push(&mut self, mark: u8) {
+        if !self.each.is_empty() {
+            self.each.push(mark);
+        } else if self.alike == 0 || mark == self.first {
+            self.first = mark;
+            self.alike += 1;
+        } else {
+            self.each.resize(self.alike, self.first);
+            self.each.push(mark);
+        }
+    }
+
+    /// One each, or a single one where all are alike.
+    fn bytes(&self) -> &[u8] {
+        match (self.each.is_empty(), self.alike) {
+            (true, 0) => &[],
+            (true, _) => std::slice::from_ref(&self.first),
+            (false, _) => &self.each,
+        }
+    }
+
+    /// One each, or none where all are `usual`.
+    fn bytes_unless(&self, usual: u8) -> std::borrow::Cow<'_, [u8]> {
+        match self.each.is_empty() {
+            false => (&self.each).into(),
+            true if self.first == usual => Vec::new().into(),
+            true => vec![self.first; self.alike].into(),
+        }
+    }
+}
+
+/// The length of the values' message, whose content has so many bytes.
+fn values_length(data_type: DataType, content: usize) -> usize {
+    let packed = if content == 0 || is_text(data_type) { content } else { field_length(content) };
+    match data_type {
+        DataType::Vector(dimension) => 1 + encoded_len_varint(dimension.into()) + packed,
+        _ => packed,
+    }
+}
+
+/// The field of `Column.values`.
+fn values_field(data_type: DataType) -> u32 {
+    match data_type {
+        DataType::Scalar(ScalarType::Bool) => 2,
+        DataType::Scalar(ScalarType::Int32) => 3,
+        DataType::Scalar(ScalarType::Int64) => 4,
+        DataType::Scalar(ScalarType::Float32) => 5,
+        DataType::Scalar(ScalarType::Float64) => 6,
+        DataType::Scalar(ScalarType::String) => 7,
+        DataType::Scalar(ScalarType::Bytes) => 8,
+        DataType::Scalar(ScalarType::Timestamp) => 9,
+        DataType::List(_) => 10,
+        DataType::Vector(_) => 11,
+    }
+}
+
+fn is_text(data_type: DataType) -> bool {
+    matches!(data_type, DataType::Scalar(ScalarType::String | ScalarType::Bytes))
+}
+
+/// What a field of bytes or a message takes whose number is below 16.
+fn field_length(content: usize) -> usize {
+    1 + encoded_len_varint(content as u64) + content
+}
+
+fn put_field(field: u32, length: usize, out: &mut Vec<u8>) {
+    encode_key(field, WireType::LengthDelimited, out);
+    encode_varint(length as u64, out);
+}
+
+fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+/// A default of fixed width as it is sent.
+fn little_endian(value: &Value) -> Vec<u8> {
+    match value {
+        Value::Float32(value) => value.to_le_bytes().to_vec(),
+        Value::Float64(value) => value.to_le_bytes().to_vec(),
+        Value::Timestamp(value) => value.to_le_bytes().to_vec(),
+        Value::Vector(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! The bytes that are written cell by cell are those of the message made of whole columns.
+
+use std::collections::BTreeMap;
+
+use hydrant_storage::order::{Micros, Position, RowVersion};
+use hydrant_storage::row::{ColumnBuilder, OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+use super::*;
+use crate::registry::catalog::{Lookup, ServiceColumn};
+use crate::registry::selection::Selection;
+use crate::serving::MadeUp;
+use crate::testing::{made_up_view, name};
+
+const NOW: Micros = 1_000;
+const TTL: Micros = 100;
+
+/// The answer by way of messages.
+fn plainly(answer: &OnlineAnswer) -> v1::GetOnlineFeaturesResponse {
+    let columns = answer.to_columns().expect("its columns");
+    let columns = columns.iter().map(|column| encode_feature(column).expect("its message")).collect();
+    v1::GetOnlineFeaturesResponse { columns, ..without_columns(answer) }
+}
+
+fn scalar(scalar: ScalarType) -> BoxedStrategy<Value> {
+    match scalar {
+        ScalarType::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
+        ScalarType::Int32 => any::<i32>().prop_map(Value::Int32).boxed(),
+        ScalarType::Int64 => any::<i64>().prop_map(Value::Int64).boxed(),
+        ScalarType::Float32 => any::<u32>().prop_map(|bits| Value::Float32(f32::from_bits(bits))).boxed(),
+        ScalarType::Float64 => any::<u64>().prop_map(|bits| Value::Float64(f64::from_bits(bits))).boxed(),
+        ScalarType::String => ".{0,5}".prop_map(Value::String).boxed(),
+        ScalarType::Bytes => vec(any::<u8>(), 0..5).prop_map(Value::Bytes).boxed(),
+        ScalarType::Timestamp => any::<i64>().prop_map(Value::Timestamp).boxed(),
+    }
+}
+
+fn value(data_type: DataType) -> BoxedStrategy<Value> {
+    match data_type {
+        DataType::Scalar(of) => scalar(of),
+        DataType::List(of) => {
+            let element = prop_oneof![4 => scalar(of), 1 => Just(Value::Null)];
+            vec(element, 0..4).prop_map(Value::List).boxed()
+        }
+        DataType::Vector(dimension) => {
+            let bits = vec(any::<u32>(), dimension as usize);
+            bits.prop_map(|bits| Value::Vector(bits.into_iter().map(f32::from_bits).collect())).boxed()
+        }
+    }
+}
+
+fn data_type() -> impl Strategy<Value = DataType> {
+    let scalar = prop::sample::select(ScalarType::ALL.to_vec());
+    prop_oneof![
+        6 => scalar.clone().prop_map(DataType::Scalar),
+        1 => scalar.prop_map(DataType::List),
+        1 => (1..4_u32).prop_map(DataType::Vector),
+    ]
+}
+
+/// A type, and a default for it.
+fn feature() -> impl Strategy<Value = (DataType, Option<Value>)> {
+    data_type().prop_flat_map(|data_type| (Just(data_type), option::of(value(data_type))))
+}
+
+/// What is found for a key: full rows may have fewer features than the view, or be expired.
+fn row(types: Vec<DataType>) -> impl Strategy<Value = MadeUp> {
+    let full = (0..=types.len(), any::<bool>()).prop_flat_map(move |(count, old)| {
+        let values: Vec<_> = types[..count]
+            .iter()
+            .map(|data_type| prop_oneof![4 => value(*data_type), 1 => Just(Value::Null)])
+            .collect();
+        let types = types[..count].to_vec();
+        values.prop_map(move |values| {
+            MadeUp::Row(stored(RowKind::Full, if old { 0 } else { NOW }, count, packed(&types, &values)))
+        })
+    });
+    let stub = |kind| MadeUp::Row(stored(kind, 0, 2, Bytes::new()));
+    prop_oneof![
+        8 => full,
+        1 => Just(MadeUp::Absent),
+        1 => Just(MadeUp::Damaged),
+        1 => Just(MadeUp::NotReady),
+        1 => Just(stub(RowKind::Tombstone)),
+        1 => Just(stub(RowKind::ExpiredStub)),
+        // A body that isn't what its header says.
+        1 => Just(MadeUp::Row(stored(RowKind::Full, NOW, 2, Bytes::from_static(b"\xff\xff")))),
+    ]
+}
+
+fn packed(types: &[DataType], values: &[Value]) -> Bytes {
+    let layout = RowLayout::new(types);
+    let column = |(data_type, value): (&DataType, &Value)| {
+        let mut column = ColumnBuilder::new(*data_type, 1);
+        column.push_value(value).expect("of its type");
+        Some(column.finish())
+    };
+    let columns = types.iter().zip(values).map(column).collect();
+    let mut body = Vec::new();
+    RowPacker::new(&layout, columns).expect("of their types").pack(0, &mut body).expect("it packs");
+    body.into()
+}
+
+fn stored(kind: RowKind, event_time: Micros, features: usize, body: Bytes) -> OwnedRow {
+    let position = Position { frame: 1, ordinal: 0 };
+    let version = RowVersion { event_time, known_time: 0, position };
+    let feature_count = u16::try_from(features).expect("a few");
+    OwnedRow::new(RowHeader { kind, version, ingest_time: 0, revision: 1, feature_count }, body)
+}
+
+fn answer() -> impl Strategy<Value = OnlineAnswer> {
+    vec(feature(), 1..6).prop_flat_map(|features| {
+        let types: Vec<DataType> = features.iter().map(|(data_type, _)| *data_type).collect();
+        let rows = vec(row(types), 1..4);
+        (Just(features), rows, vec(option::of(0..3_u32), 0..6), any::<bool>()).prop_map(
+            |(features, rows, keys, times)| {
+                let typed: Vec<_> = features.iter().map(|(data_type, _)| ("f", *data_type, None)).collect();
+                let view = made_up_view(1, &[("k", ScalarType::Int64)], &typed);
+                let lookup = Lookup { view, keys: vec![name("k")], ttl: Some(TTL) };
+                let column = |(feature, (data_type, default)): (usize, (DataType, Option<Value>))| ServiceColumn {
+                    name: format!("f{feature}"),
+                    lookup: 0,
+                    feature,
+                    data_type,
+                    default,
+                };
+                let columns = features.into_iter().enumerate().map(column).collect();
+                let selection = Selection::new(Vec::new(), vec![0], vec![lookup], columns, 7).expect("of one lookup");
+                let keys = keys.into_iter().map(|key| key.map(|key| key % rows.len() as u32)).collect();
+                OnlineAnswer::made_up(selection, vec![keys], vec![rows], times, NOW)
+            },
+        )
+    })
+}
+
+proptest! {
+    #[test]
+    fn the_bytes_of_an_answer_are_those_of_its_message(answer in answer()) {
+        let written = encode_answer(&answer).expect("it is written");
+        let plain = plainly(&answer);
+        prop_assert_eq!(v1::GetOnlineFeaturesResponse::decode(written.clone()).expect("a message").columns.len(), plain.columns.len());
+        prop_assert_eq!(written, Bytes::from(plain.encode_to_vec()));
+    }
+}
+
+#[test]
+fn every_kind_of_cell_occurs_among_the_answers() {
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut statuses: BTreeMap<&str, usize> = BTreeMap::new();
+    for _ in 0..500 {
+        let answer = answer().new_tree(&mut runner).expect("an answer").current();
+        for column in answer.cells().columns() {
+            column.iter().for_each(|(status, _)| *statuses.entry(status.as_str()).or_default() += 1);
+        }
+    }
+    let all = ["DAMAGED", "EXPIRED", "NOT_FOUND", "NOT_READY", "NULL", "PRESENT"];
+    assert_eq!(statuses.keys().copied().collect::<Vec<_>>(), all, "{statuses:?}");
+}

@@ -1,0 +1,180 @@
+//! Rows that are not in memory: read on threads that may wait for a disk, a bounded number at a
+//! time, and each row by one request only, however many ask for it at once. What has not arrived
+//! when time runs out is NOT_READY; what has is in the answer.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use hydrant_storage::keys::OnlineKey;
+use hydrant_storage::partition::{ReadMode, ReadView};
+use tokio::sync::watch;
+
+use super::Serving;
+use super::read::{Found, Limits, Place};
+use crate::error::{Error, Result};
+
+/// Rows that one thread reads at a time; what has been read by then is in the answer.
+const READ_TOGETHER: usize = 64;
+
+/// Keys of one partition whose rows are not in memory.
+pub(super) struct Missing {
+    partition: usize,
+    view: Arc<ReadView>,
+    keys: Vec<MissingKey>,
+}
+
+struct MissingKey {
+    place: Place,
+    /// The row's name, encoded.
+    name: Vec<u8>,
+}
+
+/// The rows that are being read from disk, by name. Who finds its row here waits until it has been
+/// read, and then finds it in memory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flights(Arc<DashMap<Vec<u8>, watch::Receiver<()>>>);
+
+/// Rows being read: they leave the table when this is dropped, and whoever waits for them goes on.
+struct Flight {
+    flights: Flights,
+    names: Vec<Vec<u8>>,
+    _landing: watch::Sender<()>,
+}
+
+impl Missing {
+    pub fn new(partition: usize, view: &Arc<ReadView>) -> Self {
+        Self { partition, view: view.clone(), keys: Vec::new() }
+    }
+
+    pub fn push(&mut self, place: Place, name: &OnlineKey<'_>) {
+        let mut encoded = Vec::new();
+        name.encode(&mut encoded);
+        self.keys.push(MissingKey { place, name: encoded });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    fn of_same_view(&self, keys: Vec<MissingKey>) -> Self {
+        Self { partition: self.partition, view: self.view.clone(), keys }
+    }
+
+    /// Looks the rows up, in the order of the keys.
+    fn look_up(&self, mode: ReadMode) -> Vec<hydrant_storage::partition::Lookup> {
+        let names: Vec<OnlineKey<'_>> = self.keys.iter().filter_map(|key| OnlineKey::decode(&key.name)).collect();
+        self.view.lookup(&names, mode)
+    }
+}
+
+impl Serving {
+    /// Reads rows and puts them into their places; why it wasn't all of them, where time ran out.
+    pub(super) async fn read_missing(
+        &self,
+        missing: Vec<Missing>,
+        rows: &mut [Vec<Found>],
+        limits: Limits,
+    ) -> Result<Option<String>> {
+        let mut reads = FuturesUnordered::new();
+        for mut missing in missing {
+            self.metrics.keys_not_cached.add(missing.keys.len() as u64);
+            while !missing.keys.is_empty() {
+                let keys = missing.keys.drain(..missing.keys.len().min(READ_TOGETHER)).collect();
+                reads.push(self.read_or_wait(missing.of_same_view(keys)));
+            }
+        }
+        loop {
+            match tokio::time::timeout_at(limits.wait_until().into(), reads.next()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(read)) => {
+                    for (place, found) in read? {
+                        rows[place.view][place.key] = found;
+                    }
+                }
+                Err(_) => {
+                    limits.check("reading rows that were not in memory")?;
+                    return Ok(Some(
+                        "rows that were not in memory did not arrive within the latency budget".to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Reads the rows that nobody reads yet, and waits for the others to have been read.
+    async fn read_or_wait(&self, missing: Missing) -> Result<Vec<(Place, Found)>> {
+        let shared = missing.of_same_view(Vec::new());
+        let (flight, own, others) = self.flights.board(missing.keys);
+        let mut found = Vec::with_capacity(own.len() + others.len());
+        if !own.is_empty() {
+            found.extend(self.read_from_disk(shared.of_same_view(own), Some(flight)).await?);
+        }
+        if others.is_empty() {
+            return Ok(found);
+        }
+        let mut waiting = Vec::with_capacity(others.len());
+        for (key, mut landed) in others {
+            // An error says that the reader is gone, which is what is waited for.
+            let _: Result<(), watch::error::RecvError> = landed.changed().await;
+            waiting.push(key);
+        }
+        let waiting = shared.of_same_view(waiting);
+        let mut again = Vec::new();
+        let looked_up = waiting.look_up(ReadMode::CachedOnly);
+        for (key, lookup) in waiting.keys.into_iter().zip(looked_up) {
+            match self.found(lookup) {
+                Some(row) => found.push((key.place, row)),
+                None => again.push(key),
+            }
+        }
+        if !again.is_empty() {
+            found.extend(self.read_from_disk(shared.of_same_view(again), None).await?);
+        }
+        Ok(found)
+    }
+
+    async fn read_from_disk(&self, missing: Missing, flight: Option<Flight>) -> Result<Vec<(Place, Found)>> {
+        let partition = missing.partition;
+        let ended = || Error::internal(format!("a read of partition {partition} ended early"));
+        let thread = self.blocking.clone().acquire_owned().await.map_err(|_| ended())?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let looked_up = missing.look_up(ReadMode::MayBlock);
+            drop((flight, thread));
+            (missing.keys, looked_up)
+        });
+        let (keys, looked_up) = reading.await.map_err(|_| ended())?;
+        let found = looked_up.into_iter().map(|lookup| self.found(lookup).unwrap_or(Found::NotReady));
+        Ok(keys.into_iter().map(|key| key.place).zip(found).collect())
+    }
+}
+
+impl Flights {
+    /// Divides keys into those to be read now, and those that are being read already.
+    fn board(&self, keys: Vec<MissingKey>) -> (Flight, Vec<MissingKey>, Vec<(MissingKey, watch::Receiver<()>)>) {
+        let (landing, landed) = watch::channel(());
+        let mut flight = Flight { flights: self.clone(), names: Vec::with_capacity(keys.len()), _landing: landing };
+        let (mut own, mut others) = (Vec::with_capacity(keys.len()), Vec::new());
+        for key in keys {
+            match self.0.entry(key.name.clone()) {
+                Entry::Occupied(flying) => others.push((key, flying.get().clone())),
+                Entry::Vacant(free) => {
+                    free.insert(landed.clone());
+                    flight.names.push(key.name.clone());
+                    own.push(key);
+                }
+            }
+        }
+        (flight, own, others)
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        for name in &self.names {
+            self.flights.0.remove(name);
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! Verified rows in memory, over all partitions of a process: what is read again and again costs
+//! neither RocksDB nor a checksum. A cached row is handed out only to views in which it is the row;
+//! which ones those are is decided by versions, so that nothing has to be searched and removed when
+//! a row changes.
+//!
+//! Versions are numbers given out in order. A published view has one, and so has every change of an
+//! online row: greater than those of the views published before it, smaller than those published
+//! after. A row that was read through view `read`, and whose key last changed at `changed`, is
+//! `view`'s row if `changed` is before both. Changes are remembered by key hash in a table of fixed
+//! size, so two keys may share a place; then a row is read once more than it had to be.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use quick_cache::{Equivalent, Weighter};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::keys::{ONLINE_PREFIX_LENGTH, OnlineKey};
+use crate::row::OwnedRow;
+
+/// Places that remember when a key last changed; 8 bytes each.
+const CHANGE_PLACES: usize = 1 << 18;
+/// What an entry takes beside its name and body, about: the cache's own bookkeeping, the row's
+/// header, counts and allocator overhead.
+const ENTRY_BYTES: u64 = 240;
+/// For the cache's first guess at the number of its entries.
+const TYPICAL_ROW_BYTES: usize = 512;
+
+/// Of all partitions that share it.
+pub(super) struct RowCache {
+    /// `None`: of size 0, nothing is kept.
+    rows: Option<Cache<CacheKey, CachedRow, ByBytes, HashAsIs>>,
+    changes: Box<[AtomicU64]>,
+    versions: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// What is known of a key: its row, or that it has none.
+pub(super) type Known = Option<Arc<OwnedRow>>;
+
+#[derive(Clone)]
+struct CachedRow {
+    row: Known,
+    /// The version of the view that it was read through.
+    read: u64,
+}
+
+#[derive(Clone)]
+struct CacheKey {
+    hash: u64,
+    name: Box<[u8]>,
+}
+
+/// A key that is looked for.
+struct Probe<'a> {
+    hash: u64,
+    prefix: [u8; ONLINE_PREFIX_LENGTH],
+    key: &'a [u8],
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+/// Keys bring their hash along.
+#[derive(Clone, Default)]
+struct HashAsIs(u64);
+
+impl RowCache {
+    /// One that holds about so many bytes.
+    pub fn new(bytes: usize) -> Self {
+        let make = || {
+            let (lifecycle, items) = (DefaultLifecycle::default(), (bytes / TYPICAL_ROW_BYTES).max(16));
+            Cache::with(items, bytes as u64, ByBytes, HashAsIs::default(), lifecycle)
+        };
+        let changes = std::iter::repeat_with(AtomicU64::default).take(CHANGE_PLACES).collect();
+        Self {
+            rows: (bytes > 0).then(make),
+            changes,
+            versions: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        }
+    }
+
+    /// A version greater than all given out before.
+    pub fn next_version(&self) -> u64 {
+        self.versions.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Says that the online rows of these names are about to change, to be seen by views published
+    /// from now on only.
+    pub fn change<'a>(&self, names: impl Iterator<Item = OnlineKey<'a>>) {
+        let version = self.next_version();
+        for name in names {
+            self.place_of(hash_of(&name)).fetch_max(version, Ordering::AcqRel);
+        }
+    }
+
+    /// Says that any row may have changed: a store was opened.
+    pub fn change_all(&self) {
+        let version = self.next_version();
+        for place in &self.changes {
+            place.fetch_max(version, Ordering::AcqRel);
+        }
+    }
+
+    /// What is known of a key's row in the view of version `view`.
+    pub fn get(&self, name: &OnlineKey<'_>, view: u64) -> Option<Known> {
+        let rows = self.rows.as_ref()?;
+        let probe = Probe { hash: hash_of(name), prefix: name.prefix(), key: name.key };
+        let cached = rows.get(&probe)?;
+        // After the entry, whose reader saw every change up to its version.
+        let changed = self.place_of(probe.hash).load(Ordering::Acquire);
+        (changed <= cached.read.min(view)).then_some(cached.row)
+    }
+
+    /// Keeps a row that was read through the view of version `view`.
+    pub fn put(&self, name: &OnlineKey<'_>, row: &Known, view: u64) {
+        let Some(rows) = &self.rows else { return };
+        let hash = hash_of(name);
+        // Changed since: no later view would take it.
+        if self.place_of(hash).load(Ordering::Acquire) > view {
+            return;
+        }
+        let mut bytes = Vec::with_capacity(ONLINE_PREFIX_LENGTH + name.key.len());
+        name.encode(&mut bytes);
+        rows.insert(CacheKey { hash, name: bytes.into() }, CachedRow { row: row.clone(), read: view });
+    }
+
+    pub fn count(&self, hits: usize, misses: usize) {
+        self.hits.fetch_add(hits as u64, Ordering::Relaxed);
+        self.misses.fetch_add(misses as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes in use, as far as they are counted.
+    pub fn used_bytes(&self) -> usize {
+        self.rows.as_ref().map_or(0, |rows| usize::try_from(rows.weight()).unwrap_or(usize::MAX))
+    }
+
+    /// Keys found, and not found, since the start.
+    pub fn hits_and_misses(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
+
+    fn place_of(&self, hash: u64) -> &AtomicU64 {
+        // Not the bits that the cache chooses its places by.
+        &self.changes[(hash >> 23) as usize % CHANGE_PLACES]
+    }
+}
+
+impl fmt::Debug for RowCache {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("RowCache").field("used_bytes", &self.used_bytes()).finish_non_exhaustive()
+    }
+}
+
+fn hash_of(name: &OnlineKey<'_>) -> u64 {
+    xxh3_64_with_seed(name.key, u64::from(name.view.0))
+}
+
+impl Equivalent<CacheKey> for Probe<'_> {
+    fn equivalent(&self, stored: &CacheKey) -> bool {
+        let (prefix, key) = stored.name.split_at(ONLINE_PREFIX_LENGTH);
+        self.hash == stored.hash && prefix == self.prefix && key == self.key
+    }
+}
+
+impl PartialEq for CacheKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && self.name == other.name
+    }
+}
+
+impl Eq for CacheKey {}
+
+impl Hash for CacheKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Hash for Probe<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl Weighter<CacheKey, CachedRow> for ByBytes {
+    fn weight(&self, key: &CacheKey, cached: &CachedRow) -> u64 {
+        let body = cached.row.as_ref().map_or(0, |row| row.body().len());
+        ENTRY_BYTES + (key.name.len() + body) as u64
+    }
+}
+
+impl BuildHasher for HashAsIs {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        Self(0)
+    }
+}
+
+impl Hasher for HashAsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        unreachable!("{} bytes to hash: keys bring their hash along", bytes.len());
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::{TenantId, ViewId};
+    use crate::order::{Position, RowVersion};
+    use crate::row::{RowHeader, RowKind};
+
+    const NAME: OnlineKey<'_> = OnlineKey { slot: 7, tenant: TenantId(1), view: ViewId(3), key: b"key" };
+
+    fn row(event_time: i64) -> Known {
+        let position = Position { frame: 1, ordinal: 0 };
+        let version = RowVersion { event_time, known_time: 0, position };
+        let header = RowHeader { kind: RowKind::Tombstone, version, ingest_time: 0, revision: 1, feature_count: 0 };
+        Some(Arc::new(OwnedRow::new(header, bytes::Bytes::new())))
+    }
+
+    #[test]
+    fn a_row_is_handed_out_until_its_key_changes_and_to_no_view_that_has_another() {
+        let cache = RowCache::new(1 << 20);
+        let before = cache.next_version();
+        cache.put(&NAME, &row(1), before);
+        assert_eq!(cache.get(&NAME, before), Some(row(1)));
+        let between = cache.next_version();
+        assert_eq!(cache.get(&NAME, between), Some(row(1)), "a later view in which nothing changed");
+        cache.change([NAME].into_iter());
+        let after = cache.next_version();
+        assert_eq!(cache.get(&NAME, after), None);
+        cache.put(&NAME, &row(2), after);
+        assert_eq!(cache.get(&NAME, after), Some(row(2)));
+        assert_eq!(cache.get(&NAME, between), None, "an older view doesn't get what came after it");
+    }
+
+    #[test]
+    fn a_row_read_before_a_change_is_not_kept_after_it() {
+        let cache = RowCache::new(1 << 20);
+        let view = cache.next_version();
+        cache.change([NAME].into_iter());
+        cache.put(&NAME, &row(1), view);
+        assert_eq!(cache.get(&NAME, view), None);
+        assert_eq!(cache.get(&NAME, cache.next_version()), None);
+    }
+
+    #[test]
+    fn that_a_key_has_no_row_is_kept_too() {
+        let cache = RowCache::new(1 << 20);
+        let view = cache.next_version();
+        cache.put(&NAME, &None, view);
+        assert_eq!(cache.get(&NAME, view), Some(None));
+        let other_view = OnlineKey { view: ViewId(4), ..NAME };
+        assert_eq!(cache.get(&other_view, view), None);
+        cache.change_all();
+        assert_eq!(cache.get(&NAME, cache.next_version()), None);
+    }
+
+    #[test]
+    fn it_stays_within_its_bytes_and_one_of_no_size_keeps_nothing() {
+        let cache = RowCache::new(64 << 10);
+        let view = cache.next_version();
+        for number in 0..10_000_u32 {
+            cache.put(&OnlineKey { key: &number.to_le_bytes(), ..NAME }, &row(1), view);
+        }
+        assert!(cache.used_bytes() <= 64 << 10 && cache.used_bytes() > 16 << 10, "{}", cache.used_bytes());
+        let none = RowCache::new(0);
+        none.put(&NAME, &row(1), 1);
+        assert_eq!((none.get(&NAME, 1), none.used_bytes()), (None, 0));
+    }
+}
