@@ -12,6 +12,10 @@ use hydrant::telemetry::Telemetry;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// A read makes and drops some dozens of small things, on whichever thread it runs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::parse();
     let runtime = match Runtime::new() {

@@ -100,6 +100,7 @@ impl Limits {
 }
 
 impl Serving {
+    // What is rarely waited for is boxed, so that the future of every read stays small: it is moved.
     pub(super) async fn read(
         &self,
         permit: &Permit,
@@ -111,14 +112,14 @@ impl Serving {
         limits.check("the request arrived")?;
         let mut reading = Reading::plan(&self.partitions, keys);
         if let Some(frame) = request.at_least {
-            self.wait_applied(frame, &mut reading, limits).await?;
+            Box::pin(self.wait_applied(frame, &mut reading, limits)).await?;
         }
         let t = self.take_views(request.at, &mut reading, limits).await?;
         let (mut rows, late) = self.look_up(selection, keys, &reading, limits).await?;
         let mut from_history = 0;
         let mut not_ready = reading.touched.iter().find_map(|touched| touched.failed.clone()).or(late);
         if request.at.is_some() {
-            let past = self.ask_history(permit, selection, keys, &mut rows, t, limits).await?;
+            let past = Box::pin(self.ask_history(permit, selection, keys, &mut rows, t, limits)).await?;
             from_history = past.answered;
             not_ready = not_ready.or(past.not_ready);
         }
@@ -170,21 +171,27 @@ impl Serving {
             }
             let t = at.unwrap_or_else(|| self.store_time.read());
             let is_due = |view: &Arc<ReadView>| view.next_due().is_some_and(|due| due <= t);
-            let mut due: Vec<&mut Touched> =
+            let due: Vec<&mut Touched> =
                 reading.touched.iter_mut().filter(|touched| touched.view.as_ref().is_some_and(is_due)).collect();
             if due.is_empty() {
                 return Ok(t);
             }
-            self.metrics.promotions_awaited.add(1);
-            let promotions =
-                due.iter().map(|touched| self.partitions.handles()[touched.partition].promote(t, limits.wait_until()));
-            let promoted = join_all(promotions).await;
-            for (touched, promoted) in due.iter_mut().zip(promoted) {
-                touched.note(promoted, "waiting until due rows could be read", limits)?;
-            }
+            Box::pin(self.promote(due, t, limits)).await?;
         }
         let message = "rows fall due faster than they can be made readable";
         Err(Error::new(Code::Unavailable, "ROWS_FALLING_DUE", message).retry_after(Duration::from_millis(20)))
+    }
+
+    /// Waits until rows that are due can be read.
+    async fn promote(&self, mut due: Vec<&mut Touched>, t: Micros, limits: Limits) -> Result<()> {
+        self.metrics.promotions_awaited.add(1);
+        let promotions =
+            due.iter().map(|touched| self.partitions.handles()[touched.partition].promote(t, limits.wait_until()));
+        let promoted = join_all(promotions).await;
+        for (touched, promoted) in due.iter_mut().zip(promoted) {
+            touched.note(promoted, "waiting until due rows could be read", limits)?;
+        }
+        Ok(())
     }
 
     /// What is found for each key, and why it isn't for all of them, where time ran out.
@@ -229,7 +236,7 @@ impl Serving {
         }
         let late = match missing.is_empty() {
             true => None,
-            false => self.read_missing(missing, &mut rows, limits).await?,
+            false => Box::pin(self.read_missing(missing, &mut rows, limits)).await?,
         };
         Ok((rows, late))
     }

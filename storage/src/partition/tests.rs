@@ -1,3 +1,4 @@
+mod cached;
 mod chunks;
 mod crash;
 mod model;
