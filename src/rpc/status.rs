@@ -153,6 +153,17 @@ pub fn defect(told: &str) -> Error {
     Error::internal(format!("a defect ended the call: {told}"))
 }
 
+/// A path that no service has.
+pub fn unknown_method() -> Status {
+    let error = Error::new(Code::Unimplemented, "UNKNOWN_METHOD", "there is no such service or method");
+    to_status(error.hint("ask the server's reflection what it serves"))
+}
+
+/// A message that is none.
+pub fn undecodable(error: &prost::DecodeError) -> Status {
+    to_status(Error::invalid("MALFORMED_MESSAGE", error.to_string()))
+}
+
 pub fn deadline_exceeded() -> Error {
     Error::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed before the answer was complete")
 }

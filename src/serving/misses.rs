@@ -32,6 +32,9 @@ struct MissingKey {
     name: Vec<u8>,
 }
 
+/// A key whose row is being read by another request, and what tells that it has been.
+type Waiting = (MissingKey, watch::Receiver<()>);
+
 /// The rows that are being read from disk, by name. Who finds its row here waits until it has been
 /// read, and then finds it in memory.
 #[derive(Clone, Debug, Default)]
@@ -153,7 +156,7 @@ impl Serving {
 
 impl Flights {
     /// Divides keys into those to be read now, and those that are being read already.
-    fn board(&self, keys: Vec<MissingKey>) -> (Flight, Vec<MissingKey>, Vec<(MissingKey, watch::Receiver<()>)>) {
+    fn board(&self, keys: Vec<MissingKey>) -> (Flight, Vec<MissingKey>, Vec<Waiting>) {
         let (landing, landed) = watch::channel(());
         let mut flight = Flight { flights: self.clone(), names: Vec::with_capacity(keys.len()), _landing: landing };
         let (mut own, mut others) = (Vec::with_capacity(keys.len()), Vec::new());

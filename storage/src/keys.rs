@@ -96,6 +96,11 @@ impl<'a> OnlineKey<'a> {
         prefix
     }
 
+    /// For tables in memory. With a seed that callers can't know, they can't choose keys that collide.
+    pub fn hash(&self, seed: u64) -> u64 {
+        xxh3_64_with_seed(self.key, seed ^ u64::from(self.view.0).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
     /// Appends the key's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix());

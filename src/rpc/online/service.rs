@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use tower::Service;
 
 use super::OnlineRpc;
+use crate::rpc::status::{undecodable, unknown_method};
 
 const GET_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
 
@@ -57,7 +58,7 @@ impl Service<HttpRequest<Body>> for OnlineServer {
 
     fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
         if request.uri().path() != GET_ONLINE_FEATURES {
-            return Box::pin(async { Ok(Status::unimplemented("").into_http()) });
+            return Box::pin(async { Ok(unknown_method().into_http()) });
         }
         let (rpc, max_message) = (self.rpc.clone(), self.max_message);
         Box::pin(async move {
@@ -108,8 +109,6 @@ impl Decoder for AnswerCodec {
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        // As tonic's own codec says it.
-        let undecodable = |error: prost::DecodeError| Status::internal(error.to_string());
-        v1::GetOnlineFeaturesRequest::decode(buffer).map(Some).map_err(undecodable)
+        v1::GetOnlineFeaturesRequest::decode(buffer).map(Some).map_err(|error| undecodable(&error))
     }
 }

@@ -10,13 +10,12 @@
 //! size, so two keys may share a place; then a row is read once more than it had to be.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, Weighter};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::keys::{ONLINE_PREFIX_LENGTH, OnlineKey};
 use crate::row::OwnedRow;
@@ -33,6 +32,8 @@ const TYPICAL_ROW_BYTES: usize = 512;
 pub(super) struct RowCache {
     /// `None`: of size 0, nothing is kept.
     rows: Option<Cache<CacheKey, CachedRow, ByBytes, HashAsIs>>,
+    /// Of this process.
+    seed: u64,
     changes: Box<[AtomicU64]>,
     versions: AtomicU64,
     hits: AtomicU64,
@@ -79,6 +80,7 @@ impl RowCache {
         let changes = std::iter::repeat_with(AtomicU64::default).take(CHANGE_PLACES).collect();
         Self {
             rows: (bytes > 0).then(make),
+            seed: RandomState::new().hash_one(0),
             changes,
             versions: AtomicU64::new(0),
             hits: AtomicU64::new(0),
@@ -96,7 +98,7 @@ impl RowCache {
     pub fn change<'a>(&self, names: impl Iterator<Item = OnlineKey<'a>>) {
         let version = self.next_version();
         for name in names {
-            self.place_of(hash_of(&name)).fetch_max(version, Ordering::AcqRel);
+            self.place_of(name.hash(self.seed)).fetch_max(version, Ordering::AcqRel);
         }
     }
 
@@ -111,7 +113,7 @@ impl RowCache {
     /// What is known of a key's row in the view of version `view`.
     pub fn get(&self, name: &OnlineKey<'_>, view: u64) -> Option<Known> {
         let rows = self.rows.as_ref()?;
-        let probe = Probe { hash: hash_of(name), prefix: name.prefix(), key: name.key };
+        let probe = Probe { hash: name.hash(self.seed), prefix: name.prefix(), key: name.key };
         let cached = rows.get(&probe)?;
         // After the entry, whose reader saw every change up to its version.
         let changed = self.place_of(probe.hash).load(Ordering::Acquire);
@@ -121,7 +123,7 @@ impl RowCache {
     /// Keeps a row that was read through the view of version `view`.
     pub fn put(&self, name: &OnlineKey<'_>, row: &Known, view: u64) {
         let Some(rows) = &self.rows else { return };
-        let hash = hash_of(name);
+        let hash = name.hash(self.seed);
         // Changed since: no later view would take it.
         if self.place_of(hash).load(Ordering::Acquire) > view {
             return;
@@ -156,10 +158,6 @@ impl fmt::Debug for RowCache {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("RowCache").field("used_bytes", &self.used_bytes()).finish_non_exhaustive()
     }
-}
-
-fn hash_of(name: &OnlineKey<'_>) -> u64 {
-    xxh3_64_with_seed(name.key, u64::from(name.view.0))
 }
 
 impl Equivalent<CacheKey> for Probe<'_> {
