@@ -611,7 +611,7 @@ fn of_another_tenant(snapshot: &Snapshot) -> Snapshot {
     let owner = TenantCatalog { services: Default::default(), ..catalog("owner", all.id) };
     let reader = TenantCatalog { views: Default::default(), ..catalog("default", TenantId(99)) };
     let tenants = [owner, reader].map(|tenant| (tenant.name.clone(), Arc::new(tenant)));
-    Snapshot { revision: snapshot.revision, tenants: tenants.into() }
+    Snapshot::new(snapshot.revision, tenants.into())
 }
 
 #[tokio::test(flavor = "multi_thread")]

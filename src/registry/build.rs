@@ -36,7 +36,7 @@ pub(super) fn snapshot(state: &State) -> Result<Snapshot, String> {
         }
         tenants.insert(name.clone(), Arc::new(catalog(name, tenant)?));
     }
-    Ok(Snapshot { revision: state.revision, tenants, known_selections: Default::default() })
+    Ok(Snapshot::new(state.revision, tenants))
 }
 
 fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog, String> {

@@ -22,6 +22,12 @@ pub struct Snapshot {
     pub(super) known_selections: KnownSelections,
 }
 
+impl Snapshot {
+    pub fn new(revision: u64, tenants: BTreeMap<Name, Arc<TenantCatalog>>) -> Self {
+        Self { revision, tenants, known_selections: KnownSelections::default() }
+    }
+}
+
 /// What one tenant has defined.
 #[derive(Debug)]
 pub struct TenantCatalog {
