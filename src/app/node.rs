@@ -210,6 +210,7 @@ fn partition_options(config: &Config) -> PartitionOptions {
         row_cache_bytes: config.storage.row_cache.as_usize(),
         write_buffer_bytes: config.storage.write_buffers.as_usize(),
         background_threads: config.storage.background_threads,
+        direct_reads: config.storage.direct_reads,
         ..PartitionOptions::default()
     }
 }

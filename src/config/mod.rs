@@ -67,6 +67,7 @@ pub struct StorageConfig {
     pub row_cache: ByteSize,
     pub write_buffers: ByteSize,
     pub background_threads: u16,
+    pub direct_reads: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]

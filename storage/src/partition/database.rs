@@ -159,6 +159,7 @@ fn database_options(options: &PartitionOptions, shared: &SharedResources) -> Res
     database.set_max_background_jobs(i32::from(options.background_threads.max(1)) + 1);
     database.set_write_buffer_manager(&shared.write_buffers);
     database.set_max_open_files(i32::from(options.open_files));
+    database.set_use_direct_reads(options.direct_reads);
     // Files that a reader was the last to hold are removed in the background.
     database.set_avoid_unnecessary_blocking_io(true);
     database.set_bytes_per_sync(1 << 20);

@@ -42,6 +42,8 @@ pub struct PartitionOptions {
     pub memtable_bytes: usize,
     /// Files kept open by one partition; their indexes and filters stay in memory.
     pub open_files: u16,
+    /// Reads go past the operating system's page cache.
+    pub direct_reads: bool,
 }
 
 impl Default for PartitionOptions {
@@ -53,6 +55,7 @@ impl Default for PartitionOptions {
             background_threads: 2,
             memtable_bytes: 32 << 20,
             open_files: 512,
+            direct_reads: false,
         }
     }
 }

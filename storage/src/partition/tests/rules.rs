@@ -327,3 +327,37 @@ fn a_pending_row_that_is_damaged_makes_its_key_damaged_when_it_is_due() {
     let answers = [bench.look_up(1), bench.look_up(2)];
     assert_eq!(answers.iter().filter(|answer| matches!(answer, Lookup::Damaged)).count(), 1, "{answers:?}");
 }
+
+#[test]
+fn direct_reads_open_the_files_of_rows_past_the_page_cache() {
+    // Of Linux, on the processors that this is built for.
+    const O_DIRECT: u32 = if cfg!(target_arch = "aarch64") { 0o200_000 } else { 0o40_000 };
+    for direct in [false, true] {
+        let mut bench = Bench::new();
+        bench.options.direct_reads = direct;
+        bench.reopen();
+        bench.apply(&frame(1, [row(1, 50, 500)]));
+        bench.store().flush().expect("flushed");
+        bench.reopen();
+        assert_eq!(bench.value(1), Some(500));
+        let tables: Vec<u32> = open_files().filter(|(path, _)| is_table(path, &bench.path())).map(|of| of.1).collect();
+        assert!(!tables.is_empty(), "the row is in a file");
+        assert!(tables.iter().all(|flags| (flags & O_DIRECT != 0) == direct), "direct: {direct}, flags {tables:?}");
+    }
+}
+
+fn is_table(file: &Path, directory: &Path) -> bool {
+    file.starts_with(directory) && file.extension().is_some_and(|extension| extension == "sst")
+}
+
+/// This process' open files and the flags that they were opened with.
+fn open_files() -> impl Iterator<Item = (std::path::PathBuf, u32)> {
+    let descriptors = std::fs::read_dir("/proc/self/fd").expect("the process' files").flatten();
+    descriptors.filter_map(|descriptor| {
+        let path = std::fs::read_link(descriptor.path()).ok()?;
+        let number = descriptor.file_name().into_string().ok()?;
+        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+        let flags = told.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        Some((path, u32::from_str_radix(flags.trim(), 8).ok()?))
+    })
+}
