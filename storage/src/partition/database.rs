@@ -73,6 +73,7 @@ const META: &str = "default";
 pub(super) struct Database {
     db: DB,
     rows: Arc<RowCache>,
+    opened: u64,
 }
 
 impl Database {
@@ -89,8 +90,7 @@ impl Database {
         ];
         let db = DB::open_cf_descriptors(&database_options(options, shared)?, directory, families)
             .map_err(|error| open_error(directory, error))?;
-        shared.rows.change_all();
-        Ok(Self { db, rows: shared.rows.clone() })
+        Ok(Self { db, rows: shared.rows.clone(), opened: shared.rows.next_version() })
     }
 
     pub fn rocksdb(&self) -> &DB {
@@ -99,6 +99,11 @@ impl Database {
 
     pub fn row_cache(&self) -> &RowCache {
         &self.rows
+    }
+
+    /// Tells this opening of the store from all others.
+    pub fn opened(&self) -> u64 {
+        self.opened
     }
 
     pub fn directory(&self) -> PathBuf {

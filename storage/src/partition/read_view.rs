@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rocksdb::{DB, ReadOptions, ReadTier, Snapshot};
 
 use super::database::Database;
-use super::row_cache::Known;
+use super::row_cache::{self, Known};
 use super::tail::TailRows;
 use super::{Applied, StoreError, ViewState};
 use crate::keys::{OnlineKey, SlotRange};
@@ -50,7 +50,7 @@ pub struct ReadView {
     seen: Seen,
     views: Arc<HashMap<ViewId, ViewState>>,
     /// For the row cache: which changes of rows the view sees.
-    version: u64,
+    in_cache: row_cache::Seen,
 }
 
 /// What a view knows of its store as a whole.
@@ -79,7 +79,8 @@ impl ReadView {
         let (cached_only, may_block) = (reading(Some(ReadTier::BlockCache)), reading(None));
         // Rows that change from now on are not of this view.
         let version = database.row_cache().next_version();
-        Self { cached_only, may_block, snapshot, database, seen, views, version }
+        let in_cache = row_cache::Seen { version, opened: database.opened() };
+        Self { cached_only, may_block, snapshot, database, seen, views, in_cache }
     }
 
     pub fn range(&self) -> SlotRange {
@@ -118,7 +119,7 @@ impl ReadView {
         let in_memory = |key: &OnlineKey<'_>| match range.contains(key.slot) {
             // Never read: that it isn't here says nothing.
             false => Some(Lookup::Unreadable(StoreError::ForeignSlot { slot: key.slot, range })),
-            true => rows.get(key, self.version).map(Lookup::of),
+            true => rows.get(key, self.in_cache).map(Lookup::of),
         };
         let mut unknown = Vec::new();
         let mut answers = Vec::with_capacity(keys.len());
@@ -201,7 +202,7 @@ impl ReadView {
                 };
             }
         };
-        self.database.row_cache().put(key, &known, self.version);
+        self.database.row_cache().put(key, &known, self.in_cache);
         Lookup::of(known)
     }
 }

@@ -7,7 +7,9 @@
 //! online row: greater than those of the views published before it, smaller than those published
 //! after. A row that was read through view `read`, and whose key last changed at `changed`, is
 //! `view`'s row if `changed` is before both. Changes are remembered by key hash in a table of fixed
-//! size, so two keys may share a place; then a row is read once more than it had to be.
+//! size, so two keys may share a place; then a row is read once more than it had to be. A store that
+//! is opened again may have lost rows that were not flushed, so each opening has a number too, and no
+//! view takes a row that was read through another opening.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
@@ -46,8 +48,16 @@ pub(super) type Known = Option<Arc<OwnedRow>>;
 #[derive(Clone)]
 struct CachedRow {
     row: Known,
-    /// The version of the view that it was read through.
-    read: u64,
+    /// The view that it was read through.
+    read: Seen,
+}
+
+/// A view, as the cache knows it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub version: u64,
+    /// The version that was given out when its store was opened.
+    pub opened: u64,
 }
 
 #[derive(Clone)]
@@ -102,30 +112,23 @@ impl RowCache {
         }
     }
 
-    /// Says that any row may have changed: a store was opened.
-    pub fn change_all(&self) {
-        let version = self.next_version();
-        for place in &self.changes {
-            place.fetch_max(version, Ordering::AcqRel);
-        }
-    }
-
-    /// What is known of a key's row in the view of version `view`.
-    pub fn get(&self, name: &OnlineKey<'_>, view: u64) -> Option<Known> {
+    /// What is known of a key's row in a view.
+    pub fn get(&self, name: &OnlineKey<'_>, view: Seen) -> Option<Known> {
         let rows = self.rows.as_ref()?;
         let probe = Probe { hash: name.hash(self.seed), prefix: name.prefix(), key: name.key };
         let cached = rows.get(&probe)?;
         // After the entry, whose reader saw every change up to its version.
         let changed = self.place_of(probe.hash).load(Ordering::Acquire);
-        (changed <= cached.read.min(view)).then_some(cached.row)
+        let holds = cached.read.opened == view.opened && changed <= cached.read.version.min(view.version);
+        holds.then_some(cached.row)
     }
 
-    /// Keeps a row that was read through the view of version `view`.
-    pub fn put(&self, name: &OnlineKey<'_>, row: &Known, view: u64) {
+    /// Keeps a row that was read through a view.
+    pub fn put(&self, name: &OnlineKey<'_>, row: &Known, view: Seen) {
         let Some(rows) = &self.rows else { return };
         let hash = name.hash(self.seed);
         // Changed since: no later view would take it.
-        if self.place_of(hash).load(Ordering::Acquire) > view {
+        if self.place_of(hash).load(Ordering::Acquire) > view.version {
             return;
         }
         let mut bytes = Vec::with_capacity(ONLINE_PREFIX_LENGTH + name.key.len());
@@ -232,16 +235,21 @@ mod tests {
         Some(Arc::new(OwnedRow::new(header, bytes::Bytes::new())))
     }
 
+    /// A view of the first opening.
+    fn publish(cache: &RowCache) -> Seen {
+        Seen { version: cache.next_version(), opened: 1 }
+    }
+
     #[test]
     fn a_row_is_handed_out_until_its_key_changes_and_to_no_view_that_has_another() {
         let cache = RowCache::new(1 << 20);
-        let before = cache.next_version();
+        let before = publish(&cache);
         cache.put(&NAME, &row(1), before);
         assert_eq!(cache.get(&NAME, before), Some(row(1)));
-        let between = cache.next_version();
+        let between = publish(&cache);
         assert_eq!(cache.get(&NAME, between), Some(row(1)), "a later view in which nothing changed");
         cache.change([NAME].into_iter());
-        let after = cache.next_version();
+        let after = publish(&cache);
         assert_eq!(cache.get(&NAME, after), None);
         cache.put(&NAME, &row(2), after);
         assert_eq!(cache.get(&NAME, after), Some(row(2)));
@@ -251,35 +259,37 @@ mod tests {
     #[test]
     fn a_row_read_before_a_change_is_not_kept_after_it() {
         let cache = RowCache::new(1 << 20);
-        let view = cache.next_version();
+        let view = publish(&cache);
         cache.change([NAME].into_iter());
         cache.put(&NAME, &row(1), view);
         assert_eq!(cache.get(&NAME, view), None);
-        assert_eq!(cache.get(&NAME, cache.next_version()), None);
+        assert_eq!(cache.get(&NAME, publish(&cache)), None);
     }
 
     #[test]
-    fn that_a_key_has_no_row_is_kept_too() {
+    fn that_a_key_has_no_row_is_kept_too_but_for_no_other_opening() {
         let cache = RowCache::new(1 << 20);
-        let view = cache.next_version();
+        let view = publish(&cache);
         cache.put(&NAME, &None, view);
         assert_eq!(cache.get(&NAME, view), Some(None));
         let other_view = OnlineKey { view: ViewId(4), ..NAME };
         assert_eq!(cache.get(&other_view, view), None);
-        cache.change_all();
-        assert_eq!(cache.get(&NAME, cache.next_version()), None);
+        let opened_again = Seen { opened: 2, ..publish(&cache) };
+        assert_eq!(cache.get(&NAME, opened_again), None, "what was not flushed is lost");
+        cache.put(&NAME, &row(1), opened_again);
+        assert_eq!((cache.get(&NAME, opened_again), cache.get(&NAME, view)), (Some(row(1)), None));
     }
 
     #[test]
     fn it_stays_within_its_bytes_and_one_of_no_size_keeps_nothing() {
         let cache = RowCache::new(64 << 10);
-        let view = cache.next_version();
+        let view = publish(&cache);
         for number in 0..10_000_u32 {
             cache.put(&OnlineKey { key: &number.to_le_bytes(), ..NAME }, &row(1), view);
         }
         assert!(cache.used_bytes() <= 64 << 10 && cache.used_bytes() > 16 << 10, "{}", cache.used_bytes());
         let none = RowCache::new(0);
-        none.put(&NAME, &row(1), 1);
-        assert_eq!((none.get(&NAME, 1), none.used_bytes()), (None, 0));
+        none.put(&NAME, &row(1), view);
+        assert_eq!((none.get(&NAME, view), none.used_bytes()), (None, 0));
     }
 }

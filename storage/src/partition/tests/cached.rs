@@ -114,3 +114,17 @@ fn a_store_that_is_opened_again_answers_nothing_from_before() {
     bench.reopen();
     assert_eq!(bench.value(1), Some(7));
 }
+
+#[test]
+fn a_view_keeps_its_cached_rows_when_another_store_is_opened() {
+    let mut bench = bench(1 << 20);
+    bench.apply(&frame(1, [row(1, 10, 7)]));
+    let view = bench.view();
+    let other = bench.open_at(&bench.directory.path().join("other"), SlotRange::ALL).expect("another store opens");
+    for hits in [0, 1] {
+        let found = answer(&view, 1, VIEW, ReadMode::CachedOnly).expect("it is in memory");
+        assert_eq!(found.as_ref().map(value_of), Some(7));
+        assert_eq!(bench.shared.row_cache_hits_and_misses().0, hits);
+    }
+    drop(other);
+}
