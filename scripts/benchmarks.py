@@ -35,8 +35,30 @@ def table(title, rows):
     return lines + [""]
 
 
+def lines_of(text):
+    """The objects of a file; of an interrupted run's last line, as far as it came, nothing."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    whole = lines if text.endswith("\n") else lines[:-1]
+    return [json.loads(line) for line in whole]
+
+
+def promises_first(tables):
+    """What a reader asks for first: which promises are kept; then what was not measured; then the rest."""
+    order = {"against the promises": 0, "not measured": 1}
+    return sorted(tables.items(), key=lambda table: order.get(table[0], 2))
+
+
+def kept(rows):
+    verdicts = [row["kept"] for row in rows if "kept" in row]
+    if not verdicts:
+        return []
+    unmeasured = sum(verdict not in ("yes", "no") for verdict in verdicts)
+    counts = f"{verdicts.count('yes')} promises are kept, {verdicts.count('no')} are not, {unmeasured} are not measured."
+    return [counts, ""]
+
+
 def chapter(path):
-    head, *rows = [json.loads(line) for line in pathlib.Path(path).read_text().splitlines() if line.strip()]
+    head, *rows = lines_of(pathlib.Path(path).read_text())
     machine, name = head["machine"], head["benchmark"]
     command = f"cargo bench --bench {name}" + (f" -- {head['arguments']}" if head["arguments"] else "")
     lines = [f"## {name}", "", f"`{command}`, {head['date']}.", ""]
@@ -50,8 +72,8 @@ def chapter(path):
     for row in rows:
         figures = {name: value for name, value in row.items() if name not in ("benchmark", "table")}
         tables.setdefault(row["table"], []).append(figures)
-    for title, of_table in tables.items():
-        lines += table(title, of_table)
+    for title, of_table in promises_first(tables):
+        lines += table(title, of_table) + kept(of_table)
     return lines
 
 

@@ -3,9 +3,11 @@
 //! nothing is measured that isn't also checked to be the right answer.
 #![allow(dead_code, reason = "each benchmark is a program of its own and uses its part")]
 
+pub mod feast;
 pub mod load;
 pub mod machine;
 pub mod process;
+pub mod promise;
 pub mod redis_reads;
 pub mod redis_server;
 pub mod report;

@@ -2,8 +2,8 @@
 //! whatever else. None outlives the benchmark, and their folders go with them.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -47,6 +47,19 @@ impl Process {
         Ok(line.trim().to_owned())
     }
 
+    /// Asks it to end, and waits until it has.
+    pub async fn stop(&mut self) -> Result<()> {
+        let asked = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().context("can't run kill")?;
+        ensure!(asked.success(), "process {} can't be asked to end", self.id());
+        let ended = async {
+            while self.0.try_wait()?.is_none() {
+                tokio::time::sleep(POLL).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(PATIENCE, ended).await.context("it didn't end when it was asked to")?
+    }
+
     pub fn check_running(&mut self) -> Result<()> {
         match self.0.try_wait()? {
             Some(status) => bail!("it ended with {status}"),
@@ -66,6 +79,7 @@ impl Drop for Process {
 /// A server with the options that differ from the defaults.
 pub struct Hydrant {
     address: String,
+    http: String,
     // Dropped in this order: the process before its folder.
     process: Process,
     folder: TempDir,
@@ -75,18 +89,30 @@ impl Hydrant {
     /// `options` are environment variables without their prefix (`STORAGE__BLOCK_CACHE`).
     pub async fn start(options: &[(&str, &str)]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hydrant-bench-").tempdir()?;
-        let address = free_address()?;
-        let log = File::create(folder.path().join("server.log"))?;
-        let mut command = Command::new(binary()?);
-        command.arg("serve").arg("--data-dir").arg(folder.path().join("data")).args(["--grpc-addr", &address]);
-        command.args(["--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
-        command.envs(options.iter().map(|(option, value)| (format!("HYDRANT_{option}"), value)));
-        command.stdout(log.try_clone()?).stderr(log);
-        let process = Process::spawn(&mut command)?;
-        let mut server = Self { address, process, folder };
-        let started = tokio::time::timeout(PATIENCE, server.wait_until_ready()).await;
-        started.context("the server didn't start").flatten().with_context(|| server.log())?;
+        let (address, http) = (free_address()?, free_address()?);
+        let process = serve(folder.path(), &address, &http, options)?;
+        let mut server = Self { address, http, process, folder };
+        server.wait_until_started().await?;
         Ok(server)
+    }
+
+    /// Stops it and starts it again on the same data, with these options and no others.
+    pub async fn restart(&mut self, options: &[(&str, &str)]) -> Result<()> {
+        self.process.stop().await.with_context(|| self.log())?;
+        self.process = serve(self.folder.path(), &self.address, &self.http, options)?;
+        self.wait_until_started().await
+    }
+
+    /// The sum of a counter over its labels, as /metrics tells it; 0 where there is none yet.
+    pub fn counter(&self, name: &str) -> Result<f64> {
+        let mut stream = TcpStream::connect(&self.http)?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "no metrics: {answer}");
+        let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        let values = answer.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Ok(values.sum())
     }
 
     pub fn id(&self) -> u32 {
@@ -111,6 +137,11 @@ impl Hydrant {
         wait_until_quiet(self.id(), at_most).await
     }
 
+    async fn wait_until_started(&mut self) -> Result<()> {
+        let started = tokio::time::timeout(PATIENCE, self.wait_until_ready()).await;
+        started.context("the server didn't start").flatten().with_context(|| self.log())
+    }
+
     async fn wait_until_ready(&mut self) -> Result<()> {
         loop {
             self.process.check_running()?;
@@ -122,6 +153,16 @@ impl Hydrant {
             tokio::time::sleep(POLL).await;
         }
     }
+}
+
+fn serve(folder: &Path, address: &str, http: &str, options: &[(&str, &str)]) -> Result<Process> {
+    let log = File::options().create(true).append(true).open(folder.join("server.log"))?;
+    let mut command = Command::new(binary()?);
+    command.arg("serve").arg("--data-dir").arg(folder.join("data")).args(["--grpc-addr", address]);
+    command.args(["--flight-addr", "127.0.0.1:0", "--http-addr", http]);
+    command.envs(options.iter().map(|(option, value)| (format!("HYDRANT_{option}"), value)));
+    command.stdout(log.try_clone()?).stderr(log);
+    Process::spawn(&mut command)
 }
 
 /// Waits until a process idles, and says so where it doesn't within the time given.

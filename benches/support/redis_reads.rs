@@ -48,14 +48,14 @@ enum Column {
     Vectors(Vec<f32>),
 }
 
-/// Writes every row in both layouts.
-pub fn load(server: &RedisServer, views: &[ViewShape], keys: u64) -> Result<()> {
+/// Writes a row for each of so many keys of each view, in both layouts.
+pub fn load(server: &RedisServer, views: &[(ViewShape, u64)]) -> Result<()> {
     let mut connection = server.connect()?;
-    for view in views {
+    for (view, keys) in views {
         let names = view.feature_names();
-        for start in (0..keys).step_by(LOAD_ROWS as usize) {
+        for start in (0..*keys).step_by(LOAD_ROWS as usize) {
             let mut pipeline = redis::pipe();
-            for key in start..keys.min(start + LOAD_ROWS) {
+            for key in start..(*keys).min(start + LOAD_ROWS) {
                 let packed = view.packed(key);
                 let hash = pipeline.cmd("HSET").arg(Layout::Hashes.key(view, key));
                 for (name, value) in names.iter().zip(split(view, &packed)) {

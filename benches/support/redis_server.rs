@@ -14,6 +14,7 @@ const POLL: Duration = Duration::from_millis(20);
 
 pub struct RedisServer {
     client: Client,
+    port: u16,
     process: Process,
     _folder: TempDir,
 }
@@ -35,7 +36,7 @@ impl RedisServer {
         let process = Process::spawn(command.args(options).stdout(Stdio::null()))
             .context("Redis is missing: install Debian's redis-server")?;
         let client = Client::open(format!("redis://{address}"))?;
-        let server = Self { client, process, _folder: folder };
+        let server = Self { client, port: port.parse()?, process, _folder: folder };
         let answered = async {
             while server.connect().is_err() {
                 tokio::time::sleep(POLL).await;
@@ -47,6 +48,10 @@ impl RedisServer {
 
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn connect(&self) -> Result<Connection> {
@@ -61,6 +66,14 @@ impl RedisServer {
     pub fn memory(&self) -> Result<u64> {
         let memory: String = redis::cmd("INFO").arg("memory").query(&mut self.connect()?)?;
         counter(&memory, "used_memory:")
+    }
+
+    /// The same, where the number of lookups is somebody else's affair.
+    pub fn check_no_misses(&self, before: Lookups) -> Result<()> {
+        let after = self.lookups()?;
+        let (hits, misses) = (after.hits - before.hits, after.misses - before.misses);
+        ensure!(misses == 0 && hits > 0, "Redis hit {hits} keys and missed {misses}");
+        Ok(())
     }
 
     /// Refuses figures that were measured on keys that don't exist.

@@ -42,14 +42,14 @@ impl RocksRows {
         Ok(Self { db, _folder: folder })
     }
 
-    /// Writes every row and compacts them.
-    pub fn load(&self, views: &[ViewShape], keys: u64) -> Result<()> {
+    /// Writes a row for each of so many keys of each view, and compacts them all.
+    pub fn load(&self, views: &[(ViewShape, u64)]) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        for view in views {
-            for start in (0..keys).step_by(LOAD_ROWS as usize) {
+        for (view, keys) in views {
+            for start in (0..*keys).step_by(LOAD_ROWS as usize) {
                 let mut batch = WriteBatch::default();
-                (start..keys.min(start + LOAD_ROWS)).for_each(|key| batch.put(name(view, key), row(view, key)));
+                (start..(*keys).min(start + LOAD_ROWS)).for_each(|key| batch.put(name(view, key), row(view, key)));
                 self.db.write_opt(batch, &options)?;
             }
         }
@@ -98,12 +98,13 @@ impl RocksRows {
     }
 }
 
-/// As the store's: slot, tenant and view before the key.
+/// As the store's: slot, tenant and view (here of its name) before the key.
 fn name(view: &ViewShape, key: u64) -> Vec<u8> {
     let mut name = Vec::with_capacity(20);
     name.extend_from_slice(&(mix(key) as u16).to_le_bytes());
-    name.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0]);
-    name.push(view.key.len() as u8);
+    name.extend_from_slice(&[0, 0, 0, 1]);
+    let view = view.name.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)));
+    name.extend_from_slice(&(view as u32).to_be_bytes());
     name.push(b'i');
     name.extend_from_slice(&key.to_le_bytes());
     name

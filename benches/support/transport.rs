@@ -26,7 +26,8 @@ use tonic::codegen::http::{Request as HttpRequest, Response as HttpResponse};
 use tonic::server::{NamedService, UnaryService};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt as _;
 use tower::Service;
 
 use super::process::Process;
@@ -87,6 +88,11 @@ impl Target for Calls {
     async fn call(&self, number: u64) -> Reply {
         match Calls::call(self, number as usize).await {
             Ok(()) => Reply::Answered(Answer::default()),
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                let reason = status.get_details_error_info().map(|info| info.reason);
+                let retry_after = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+                Reply::Refused { reason: reason.unwrap_or_else(|| status.to_string()), retry_after }
+            }
             Err(status) => Reply::Failed { status: format!("{:?}", status.code()), message: status.to_string() },
         }
     }

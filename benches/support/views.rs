@@ -1,6 +1,7 @@
 //! The made-up views of the online and ingest workloads: their definitions, rows and requests. A
 //! value is a function of view, key and feature, so that every rival holds the same data.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use hydrant::rpc::client::Client;
+use hydrant::rpc::wire::columns::encode_column;
 use hydrant_proto::v1;
 use hydrant_proto::v1::column::Values;
 use prost::Message as _;
@@ -20,6 +22,8 @@ use super::random::{Choice, Keys, mix};
 
 /// Rows of one request while loading.
 const LOAD_ROWS: u64 = 10_000;
+/// Rows of one request of a sweep.
+const SWEEP_ROWS: u64 = 1_000;
 /// Event times lie so far back at most: within every ttl.
 const SPREAD_MICROS: u64 = 3_600_000_000;
 
@@ -42,6 +46,8 @@ pub struct Workload {
     /// The first view has `candidates` keys a request; each of the others has one for all.
     pub views: &'static [ViewShape],
     pub candidates: usize,
+    /// All views are about the same key.
+    pub one_entity: bool,
 }
 
 pub const POINT: Workload = Workload {
@@ -49,6 +55,27 @@ pub const POINT: Workload = Workload {
     service: "point_model",
     views: &[ViewShape { name: "user_activity", key: "user_id", floats: 10, vector: None }],
     candidates: 1,
+    one_entity: true,
+};
+
+/// The field's customary benchmark: 250 features of one entity.
+pub const WIDE: Workload = Workload {
+    name: "wide",
+    service: "wide_model",
+    views: &[
+        wide_view("wide_0"),
+        wide_view("wide_1"),
+        wide_view("wide_2"),
+        wide_view("wide_3"),
+        wide_view("wide_4"),
+        wide_view("wide_5"),
+        wide_view("wide_6"),
+        wide_view("wide_7"),
+        wide_view("wide_8"),
+        wide_view("wide_9"),
+    ],
+    candidates: 1,
+    one_entity: true,
 };
 
 /// An answer of 16 KB: 100 ad rows of 160 bytes, a member row with an embedding, a context row.
@@ -61,7 +88,15 @@ pub const ADS: Workload = Workload {
         ViewShape { name: "context_stats", key: "context_id", floats: 10, vector: None },
     ],
     candidates: 100,
+    one_entity: false,
 };
+
+pub const ADS500: Workload = Workload { name: "ads500", candidates: 500, ..ADS };
+
+/// What a request of one key, or of many, asks for over and over in [`Workload::draw_one_hot`].
+const HOT_KEY: u64 = 1;
+/// Bytes of a stored row beside its features, about.
+const STORED_HEADER: u64 = 64;
 
 /// Keys of one request: per view, the first with all candidates.
 pub type RequestKeys = Vec<Vec<u64>>;
@@ -93,13 +128,18 @@ impl ViewShape {
         format!("{}_rows", self.name)
     }
 
-    /// Entity, source and view as YAML documents.
+    /// Its entity as a YAML document; views of one key share it.
+    fn entity(&self) -> String {
+        let mut yaml = String::new();
+        let spec = format!("  joinKeys: [{{name: {}, type: int64}}]", self.key);
+        document(&mut yaml, "Entity", &format!("{}_entity", self.key), &spec).expect("a string takes what is written");
+        yaml
+    }
+
+    /// Source and view as YAML documents.
     pub fn definitions(&self) -> String {
         let Self { name, key, .. } = self;
         let mut yaml = String::new();
-        let document = |yaml: &mut String, kind: &str, name: &str, spec: &str| {
-            writeln!(yaml, "---\napiVersion: hydrant/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}")
-        };
         let mut columns = format!("    - {{name: {key}, type: int64}}\n    - {{name: event_time, type: timestamp}}\n");
         let mut features = String::new();
         for feature in self.feature_names() {
@@ -115,12 +155,6 @@ impl ViewShape {
         let written = [
             document(
                 &mut yaml,
-                "Entity",
-                &format!("{name}_entity"),
-                &format!("  joinKeys: [{{name: {key}, type: int64}}]"),
-            ),
-            document(
-                &mut yaml,
                 "Source",
                 &source,
                 &format!("  type: push\n  eventTime: event_time\n  columns:\n{columns}"),
@@ -129,7 +163,7 @@ impl ViewShape {
                 &mut yaml,
                 "FeatureView",
                 name,
-                &format!("  entities: [{name}_entity]\n  source: {source}\n  ttl: 30d\n  features:\n{features}"),
+                &format!("  entities: [{key}_entity]\n  source: {source}\n  ttl: 30d\n  features:\n{features}"),
             ),
         ];
         written.into_iter().for_each(|written| written.expect("a string takes what is written"));
@@ -167,6 +201,30 @@ impl ViewShape {
         Ok(RecordBatch::try_new(self.schema(), columns)?)
     }
 
+    /// Rows of these keys as one request by gRPC.
+    pub fn ingest_request(&self, keys: &[u64], now: i64) -> Result<v1::IngestRequest> {
+        let batch = self.rows(keys, now)?;
+        let mut columns = Vec::with_capacity(batch.num_columns());
+        for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+            columns.push(encode_column(field.name(), column)?);
+        }
+        let rows = Some(v1::ingest_request::Rows::Columns(v1::Columns { columns }));
+        Ok(v1::IngestRequest { source: self.source(), rows, ..Default::default() })
+    }
+
+    /// Reads of one feature of every key in `0..keys`, encoded: together they touch every row.
+    pub fn sweep(&self, keys: u64) -> Result<Vec<Bytes>> {
+        let requests = (0..keys).step_by(SWEEP_ROWS as usize).map(|start| {
+            let values = (start..keys.min(start + SWEEP_ROWS)).map(i64::try_from).collect::<Result<_, _>>()?;
+            let values = Some(Values::Int64s(v1::Int64Values { values }));
+            let entities = vec![v1::Column { name: self.key.to_owned(), values, nulls: Vec::new() }];
+            let features = vec![format!("{}:f0", self.name)];
+            let request = v1::GetOnlineFeaturesRequest { features, entities, ..Default::default() };
+            Ok(Bytes::from(request.encode_to_vec()))
+        });
+        requests.collect()
+    }
+
     /// Ingests a row for each of `0..keys` by Flight, and waits until all can be read.
     pub async fn load(self, client: &Client, keys: u64) -> Result<()> {
         let now = client.server_info().await?.store_time;
@@ -190,7 +248,9 @@ impl ViewShape {
 
 impl Workload {
     pub fn definitions(&self) -> String {
-        let mut yaml: String = self.views.iter().map(ViewShape::definitions).collect();
+        let entities: BTreeSet<String> = self.views.iter().map(ViewShape::entity).collect();
+        let mut yaml: String = entities.into_iter().collect();
+        self.views.iter().for_each(|view| yaml += &view.definitions());
         let views: Vec<&str> = self.views.iter().map(|view| view.name).collect();
         yaml += &format!(
             "---\napiVersion: hydrant/v1\nkind: FeatureService\nmetadata: {{name: {}}}\nspec: {{features: [{}]}}\n",
@@ -208,24 +268,54 @@ impl Workload {
     /// Keys for so many requests, out of those that exist.
     pub fn draw(&self, requests: usize, choice: Choice, keys: u64) -> Vec<RequestKeys> {
         let mut drawn = Keys::new(choice, keys, 7);
-        let per_view = |view: usize| if view == 0 { self.candidates } else { 1 };
-        (0..requests)
-            .map(|_| (0..self.views.len()).map(|view| (0..per_view(view)).map(|_| drawn.draw()).collect()).collect())
-            .collect()
+        let mut of_request = || {
+            let candidates: Vec<u64> = (0..self.candidates).map(|_| drawn.draw()).collect();
+            let mut other = || if self.one_entity { candidates[0] } else { drawn.draw() };
+            let others: Vec<Vec<u64>> = self.views[1..].iter().map(|_| vec![other()]).collect();
+            [vec![candidates], others].concat()
+        };
+        (0..requests).map(|_| of_request()).collect()
+    }
+
+    /// The same, drawn uniformly, but every second request asks for one and the same key of each view:
+    /// of the candidates it is one.
+    pub fn draw_one_hot(&self, requests: usize, keys: u64) -> Vec<RequestKeys> {
+        let mut drawn = self.draw(requests, Choice::Uniform, keys);
+        drawn.iter_mut().step_by(2).flatten().for_each(|of_view| of_view[0] = HOT_KEY % keys);
+        drawn
     }
 
     /// A request as it goes over the wire.
     pub fn encode(&self, keys: &RequestKeys) -> Result<Bytes> {
+        self.encode_for(&[self.service.to_owned()], keys)
+    }
+
+    /// A request for services over the workload's views.
+    pub fn encode_for(&self, services: &[String], keys: &RequestKeys) -> Result<Bytes> {
         let mut entities = Vec::new();
-        for (view, keys) in self.views.iter().zip(keys) {
+        let columns = if self.one_entity { 1 } else { self.views.len() };
+        for (view, keys) in self.views.iter().zip(keys).take(columns) {
             let values = keys.iter().map(|key| i64::try_from(*key)).collect::<Result<_, _>>().context("a small key")?;
             let values = Some(Values::Int64s(v1::Int64Values { values }));
             entities.push(v1::Column { name: view.key.to_owned(), values, nulls: Vec::new() });
         }
-        let services = vec![self.service.to_owned()];
-        let request = v1::GetOnlineFeaturesRequest { services, entities, ..Default::default() };
+        let request = v1::GetOnlineFeaturesRequest { services: services.to_vec(), entities, ..Default::default() };
         Ok(request.encode_to_vec().into())
     }
+
+    /// What the store holds for the workload, in bytes, about.
+    pub fn stored_bytes(&self, keys: u64) -> u64 {
+        let of_row = |view: &ViewShape| view.packed(0).len() as u64 + STORED_HEADER;
+        self.views.iter().map(of_row).sum::<u64>() * keys
+    }
+}
+
+const fn wide_view(name: &'static str) -> ViewShape {
+    ViewShape { name, key: "account_id", floats: 25, vector: None }
+}
+
+fn document(yaml: &mut String, kind: &str, name: &str, spec: &str) -> std::fmt::Result {
+    writeln!(yaml, "---\napiVersion: hydrant/v1\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}")
 }
 
 fn vector_type(dimension: usize) -> DataType {

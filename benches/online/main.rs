@@ -1,0 +1,293 @@
+//! Online reads through a real server process over loopback, beside a bare tonic server that answers
+//! the same bytes from memory, Redis (HMGET pipelined, and MGET of packed rows), RocksDB's own
+//! multi-get in this process, and Feast's feature server: all on the same keys in the same run. The
+//! server is kept on one core and the load on the other. Each part has a module of its own.
+//!
+//!     cargo bench --bench online -- --keys 1000000 --seconds 3 --parts cpu,latency
+
+mod bursts;
+mod costs;
+mod disk;
+mod feast;
+mod growth;
+mod latency;
+mod overload;
+mod rows;
+mod services;
+#[path = "../support/mod.rs"]
+mod support;
+mod systems;
+mod writes;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bytes::Bytes;
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+use support::load::{Outcome, closed_loop, highest_rate};
+use support::machine;
+use support::promise::{self, Bound};
+use support::random::Choice;
+use support::redis_server;
+use support::report::Report;
+use support::transport::{Calls, serve_recorded};
+use support::views::{ADS, ADS500, POINT, RequestKeys, WIDE, Workload};
+use systems::{NO_ROW_CACHE, PATIENT, ROW_CACHE, Setting, Systems};
+
+const SERVER_CORE: &str = "1";
+const CLIENT_CORE: &str = "0";
+const BOTH_CORES: &str = "0-1";
+const CONNECTIONS: usize = 4;
+/// Requests under way in the closed loop.
+const UNDER_WAY: usize = 16;
+/// Load before the first figure of a server and workload.
+const WARM_UP: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, Parser)]
+struct Options {
+    /// Entity keys of each view.
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    /// Entity keys of each of the ten views of `wide`.
+    #[arg(long, default_value_t = 200_000)]
+    wide_keys: u64,
+    /// Entity keys that Feast is measured on: it takes a minute to write 10,000 of them.
+    #[arg(long, default_value_t = 10_000)]
+    feast_keys: u64,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    #[arg(long, value_delimiter = ',', default_value = "point,wide,ads,ads500")]
+    workloads: Vec<String>,
+    /// How keys are chosen: `uniform` and `zipf` (0.99).
+    #[arg(long, value_delimiter = ',', default_value = "uniform,zipf")]
+    choices: Vec<Choice>,
+    /// What is measured, in this order.
+    #[arg(long, value_delimiter = ',', default_value = "cpu,services,bursts,latency,overload,writes,disk,feast")]
+    parts: Vec<Part>,
+    /// Instead of all that: how CPU grows with the keys, and with a second core.
+    #[arg(long)]
+    grow: bool,
+    /// Entity keys of each view where growth begins; it ends at 16 times as many.
+    #[arg(long, default_value_t = 100_000)]
+    grow_keys: u64,
+    /// Be the bare server, answering what this file holds.
+    #[arg(long, hide = true)]
+    bare_server: Option<PathBuf>,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// CPU a request, with and without the row cache, beside all rivals.
+    Cpu,
+    /// Ten services in one request.
+    Services,
+    /// Hot keys, and a sudden step in rate.
+    Bursts,
+    /// Highest rates, and latencies at shares of them.
+    Latency,
+    /// One and a half times what can be served.
+    Overload,
+    /// Reads while rows are written.
+    Writes,
+    /// Data ten times the block cache, past the page cache.
+    Disk,
+    /// Feast's feature server.
+    Feast,
+}
+
+/// The highest rate that a server keeps up.
+#[derive(Clone, Copy, Debug)]
+struct Highest {
+    /// Requests a second, sent.
+    rate: f64,
+    /// The most that were answered a second, in a closed loop or an open one.
+    best: f64,
+}
+
+/// What was asked for, what it is measured on, and the figures that later parts need.
+struct Run {
+    options: Options,
+    workloads: Vec<Workload>,
+    report: Report,
+    systems: Systems,
+    /// Of Hydrant with the row cache and uniform keys, by workload.
+    highest: HashMap<&'static str, Highest>,
+    /// CPU of server and client a request, in microseconds, of the same.
+    cpu: HashMap<&'static str, f64>,
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(answers) = &options.bare_server {
+        return tokio::runtime::Runtime::new()?.block_on(serve_recorded(answers));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(options))
+}
+
+async fn run(options: Options) -> Result<()> {
+    let workloads = options.workloads.iter().map(|name| {
+        let known = [POINT, WIDE, ADS, ADS500].into_iter().find(|workload| workload.name == name);
+        known.ok_or_else(|| anyhow::anyhow!("there is no workload '{name}'"))
+    });
+    let workloads = workloads.collect::<Result<Vec<_>>>()?;
+    let mut report = Report::begin("online", versions(), settings(&options));
+    if options.grow {
+        growth::measure(&options, &mut report).await?;
+        report.finish();
+        return Ok(());
+    }
+    let mut failed = 0;
+    let in_process = options.parts.iter().any(|part| *part != Part::Feast);
+    let mut cpu = HashMap::new();
+    if in_process {
+        let rivals = options.parts.contains(&Part::Cpu);
+        let systems = Systems::load(&workloads, &options, rivals, &mut report).await?;
+        let mut run = Run { options: options.clone(), workloads, report, systems, highest: HashMap::new(), cpu };
+        failed += run.parts().await?;
+        (report, cpu) = (run.report, run.cpu);
+    }
+    if options.parts.contains(&Part::Feast)
+        && let Err(error) = feast::measure(&options, &cpu, &mut report).await
+    {
+        failed += 1;
+        tell_failure(&mut report, Part::Feast, &error)?;
+    }
+    report.finish();
+    ensure!(failed == 0, "{failed} parts failed: see the table of what was not measured");
+    Ok(())
+}
+
+impl Run {
+    /// One part after the other; what fails doesn't keep the others from being measured. Gives how
+    /// many failed.
+    async fn parts(&mut self) -> Result<usize> {
+        machine::pin(std::process::id(), CLIENT_CORE)?;
+        let mut failed = 0;
+        for part in self.options.parts.clone() {
+            eprintln!("part: {part:?}");
+            let outcome = match part {
+                Part::Cpu => costs::measure(self).await,
+                Part::Latency => latency::measure(self).await,
+                Part::Overload => overload::measure(self).await,
+                Part::Bursts => bursts::measure(self).await,
+                Part::Services => services::measure(self).await,
+                Part::Writes => writes::measure(self).await,
+                Part::Disk => disk::measure(self).await,
+                Part::Feast => Ok(()),
+            };
+            if let Err(error) = outcome {
+                failed += 1;
+                tell_failure(&mut self.report, part, &error)?;
+            }
+        }
+        self.tell_elsewhere()?;
+        Ok(failed)
+    }
+
+    /// The promises that other benchmarks measure, or nobody yet.
+    fn tell_elsewhere(&mut self) -> Result<()> {
+        let what = "p99 beside a neighbour at 10 times its share / beside one within it";
+        let why = "all callers are one tenant until they have credentials";
+        promise::tell_unmeasured(&mut self.report, "two tenants", what, Bound::AtMost(1.5), why)
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.options.seconds)
+    }
+
+    /// The server as it is by default, but with caches that hold everything.
+    async fn by_default(&mut self) -> Result<()> {
+        self.systems.configure(&[ROW_CACHE], &mut self.report).await
+    }
+
+    /// The same for closed loops, which keep more requests waiting than are let in by default: none
+    /// is refused.
+    async fn for_closed_loops(&mut self, row_cache: Setting) -> Result<()> {
+        self.systems.configure(&[row_cache, PATIENT], &mut self.report).await
+    }
+
+    /// Requests of a workload over keys that exist.
+    fn draw(&self, workload: &Workload, choice: Choice) -> Vec<RequestKeys> {
+        workload.draw(requests_of(workload), choice, self.options.keys_of(workload))
+    }
+
+    /// Connections to Hydrant with these requests, its caches filled and all warmed up.
+    async fn warm(&mut self, workload: &Workload, drawn: &[RequestKeys]) -> Result<Calls> {
+        let calls = Calls::connect(self.systems.hydrant.address(), CONNECTIONS, encoded(workload, drawn)?).await?;
+        if self.systems.fill(workload, self.options.keys_of(workload)).await? {
+            closed_loop(&calls, UNDER_WAY, WARM_UP, self.systems.hydrant.id()).await?;
+        }
+        Ok(calls)
+    }
+
+    /// A closed loop in which nothing fails or is refused.
+    async fn closed(&self, calls: &Calls, duration: Duration) -> Result<Outcome> {
+        let outcome = closed_loop(calls, UNDER_WAY, duration, self.systems.hydrant.id()).await?;
+        ensure!(outcome.errors == 0, "{} requests failed: {:?}", outcome.errors, outcome.first_error);
+        Ok(outcome)
+    }
+
+    /// The highest rate of Hydrant as it runs, with uniform keys; sought once a workload.
+    async fn highest(&mut self, workload: &Workload) -> Result<Highest> {
+        if let Some(known) = self.highest.get(workload.name) {
+            return Ok(*known);
+        }
+        let drawn = self.draw(workload, Choice::Uniform);
+        let calls = self.warm(workload, &drawn).await?;
+        let closed = closed_loop(&calls, UNDER_WAY, self.duration(), self.systems.hydrant.id()).await?;
+        let trial = self.duration().div_f64(2.0);
+        let (rate, outcome, _) = highest_rate(&calls, closed.rate(), trial, self.systems.hydrant.id()).await?;
+        let highest = Highest { rate, best: closed.rate().max(outcome.rate()) };
+        self.highest.insert(workload.name, highest);
+        Ok(highest)
+    }
+
+    fn promise(&mut self, of: &str, what: &str, measured: f64, bound: Bound) -> Result<()> {
+        promise::tell(&mut self.report, of, what, measured, bound)
+    }
+}
+
+impl Options {
+    fn keys_of(&self, workload: &Workload) -> u64 {
+        if workload.name == WIDE.name { self.wide_keys } else { self.keys }
+    }
+}
+
+/// So many that no cache of a processor holds what they ask for.
+fn requests_of(workload: &Workload) -> usize {
+    200_000 / workload.candidates.clamp(1, 20)
+}
+
+fn encoded(workload: &Workload, drawn: &[RequestKeys]) -> Result<Arc<Vec<Bytes>>> {
+    Ok(Arc::new(drawn.iter().map(|keys| workload.encode(keys)).collect::<Result<Vec<_>>>()?))
+}
+
+fn tell_failure(report: &mut Report, part: Part, error: &anyhow::Error) -> Result<()> {
+    report.row("not measured", json!({ "part": format!("{part:?}").to_lowercase(), "why": format!("{error:#}") }))
+}
+
+fn versions() -> Value {
+    json!({ "hydrant": env!("CARGO_PKG_VERSION"), "redis": redis_server::version(), "tonic": "0.14",
+        "rocksdb": "11.8", "feast": support::feast::version() })
+}
+
+fn settings(options: &Options) -> Value {
+    json!({
+        "keys of each view": options.keys,
+        "keys of each view of wide": options.wide_keys,
+        "keys of Feast": options.feast_keys,
+        "seconds of each measurement": options.seconds,
+        "warm-up seconds": WARM_UP.as_secs(),
+        "server core": SERVER_CORE, "client core": CLIENT_CORE, "connections": CONNECTIONS,
+        "block cache": systems::BLOCK_CACHE, "row cache where there is one": ROW_CACHE.1,
+    })
+}
