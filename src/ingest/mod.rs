@@ -187,12 +187,13 @@ impl Ingest {
     async fn ingest_counted(&self, permit: &Permit, request: IngestRequest) -> Result<IngestReport> {
         permit.require(Action::Write)?;
         let rows = request.batch.num_rows();
-        self.check_size(permit, rows, request.batch.columns())?;
+        let bytes = self.check_size(rows, request.batch.columns())?;
         let validate_only = request.validate_only;
         let pack = Arc::new(move |tenant: &TenantCatalog, now: Micros, settings: &IngestSettings| {
             records::prepare_rows(tenant, &request, now, settings)
         });
         if validate_only {
+            permit.charge_rows(rows, bytes)?;
             let (_, Prepared { request_rows, views, .. }) = self.prepare(permit, rows, pack).await?;
             return Ok(IngestReport {
                 outcome: Outcome::Valid,
@@ -203,24 +204,26 @@ impl Ingest {
                 partitions: Vec::new(),
             });
         }
-        self.write(permit, rows, pack).await
+        self.write(permit, rows, bytes, pack).await
     }
 
     async fn delete_counted(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
         permit.require(Action::Write)?;
         let rows = request.keys.first().map_or(0, |(_, column)| column.len());
         let columns: Vec<ArrayRef> = request.keys.iter().map(|(_, column)| column.clone()).collect();
-        self.check_size(permit, rows, &columns)?;
+        let bytes = self.check_size(rows, &columns)?;
         let pack = Arc::new(move |tenant: &TenantCatalog, now: Micros, settings: &IngestSettings| {
             records::prepare_deletes(tenant, &request, now, settings)
         });
-        self.write(permit, rows, pack).await
+        self.write(permit, rows, bytes, pack).await
     }
 
     /// Packs rows and appends them; again where definitions have changed in between, since a view
     /// that was added meanwhile must have every row that is acknowledged from then on.
-    async fn write<P: Pack>(&self, permit: &Permit, rows: usize, pack: Arc<P>) -> Result<IngestReport> {
+    async fn write<P: Pack>(&self, permit: &Permit, rows: usize, bytes: usize, pack: Arc<P>) -> Result<IngestReport> {
         self.partitions.admit_write()?;
+        // What isn't taken for the store's own sake costs the tenant nothing.
+        permit.charge_rows(rows, bytes)?;
         for _ in 0..MAX_PREPARATIONS {
             let (revision, prepared) = self.prepare(permit, rows, Arc::clone(&pack)).await?;
             match self.append(permit.tenant(), prepared, revision).await {
@@ -279,8 +282,8 @@ impl Ingest {
         partitions
     }
 
-    /// What is too large is refused, and what is not is charged to the tenant.
-    fn check_size(&self, permit: &Permit, rows: usize, columns: &[ArrayRef]) -> Result<()> {
+    /// How many bytes the columns hold; what is too large is refused.
+    fn check_size(&self, rows: usize, columns: &[ArrayRef]) -> Result<usize> {
         if rows == 0 {
             return Err(Error::invalid("NO_ROWS", "the request holds no rows"));
         }
@@ -297,7 +300,7 @@ impl Ingest {
         if bytes > max_bytes {
             return Err(too_large(format!("columns of {bytes} bytes"), "ingest.max_request", max_bytes));
         }
-        permit.charge_rows(rows, bytes)
+        Ok(bytes)
     }
 
     fn count_refusal(&self, tenant: &Name, answered: Result<IngestReport>) -> Result<IngestReport> {

@@ -2,6 +2,7 @@
 //! their names each time would cost more than to read the rows.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use hydrant_storage::names::TenantId;
@@ -10,8 +11,10 @@ use xxhash_rust::xxh3::Xxh3Default;
 use super::selection::Selection;
 use crate::error::Result;
 
-/// Beyond so many, all are forgotten and made anew: requests that are all different are not kept.
+/// Beyond so many, or so many columns of them together (some hundred bytes each), all are forgotten
+/// and made anew: requests that are all different are not kept.
 const MAX_KNOWN: usize = 1_024;
+const MAX_COLUMNS: usize = 1 << 17;
 /// A longer request is resolved each time.
 const MAX_NAMES: usize = 256;
 
@@ -19,6 +22,7 @@ const MAX_NAMES: usize = 256;
 #[derive(Debug, Default)]
 pub struct KnownSelections {
     by_request: DashMap<u128, Arc<Known>>,
+    columns: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -51,8 +55,12 @@ impl KnownSelections {
             return Ok(Arc::clone(&known.selection));
         }
         let selection = Arc::new(make()?);
-        if self.by_request.len() >= MAX_KNOWN {
+        let columns = selection.columns.len();
+        if self.by_request.len() >= MAX_KNOWN
+            || self.columns.fetch_add(columns, Ordering::Relaxed) + columns > MAX_COLUMNS
+        {
             self.by_request.clear();
+            self.columns.store(columns, Ordering::Relaxed);
         }
         let (services, features) = (services.to_vec(), features.to_vec());
         let known = Known { tenant, services, features, selection: Arc::clone(&selection) };

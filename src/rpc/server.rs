@@ -117,7 +117,10 @@ impl Server {
         );
         let ports = OtherPorts { flight: addresses.flight.port(), http: addresses.http.port() };
         let decode = DecodeLimits { max_message: limit.0, max_rows: to_u64(config.ingest.max_rows) };
-        let online = OnlineServer::new(OnlineRpc::new(use_cases.clone()), limit.as_usize());
+        let online = OnlineServer::new(OnlineRpc::new(
+            use_cases.clone(),
+            MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
+        ));
         let ingest = IngestServiceServer::new(IngestRpc::new(use_cases.clone(), decode))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());

@@ -7,10 +7,10 @@ use std::time::Duration;
 use arrow_array::ArrayRef;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::{CellStatus, Micros, RowStatus};
-use hydrant_storage::row::ColumnBuilder;
 #[cfg(test)]
 use hydrant_storage::row::OwnedRow;
-use hydrant_storage::value::DataType;
+use hydrant_storage::row::{Cell, ColumnBuilder};
+use hydrant_storage::value::{DataType, Value};
 
 use super::cells::{AnswerCells, CellValue, ColumnCells, status_of};
 use super::keys::RequestKeys;
@@ -97,7 +97,8 @@ impl OnlineAnswer {
 
     /// The columns as Arrow arrays.
     pub fn to_columns(&self) -> Result<Vec<AnswerColumn>> {
-        self.cells().columns().map(to_column).collect()
+        let whole = |cells| to_column(cells, usize::MAX).map(|column| column.expect("there is no bound"));
+        self.cells().columns().map(whole).collect()
     }
 
     /// One per lookup, where asked for.
@@ -149,13 +150,23 @@ impl OnlineAnswer {
     }
 }
 
-/// A column as an Arrow array.
-pub fn to_column(cells: ColumnCells<'_>) -> Result<AnswerColumn> {
+/// A column as an Arrow array; `None` once its lists have more than `most` bytes.
+pub fn to_column(cells: ColumnCells<'_>, most: usize) -> Result<Option<AnswerColumn>> {
     let column = cells.column;
     let full = |error| Error::internal(format!("column '{}': {error}", column.name));
     let mut values = ColumnBuilder::new(column.data_type, cells.len());
     let mut statuses = Vec::with_capacity(cells.len());
+    let default_bytes = column.default.as_ref().map_or(0, list_bytes);
+    let mut bytes = 0_usize;
     for (status, value) in cells.iter() {
+        bytes = bytes.saturating_add(match &value {
+            CellValue::Stored(Cell::List(list)) => list.stored_bytes(),
+            CellValue::Default(_) => default_bytes,
+            _ => 0,
+        });
+        if bytes > most {
+            return Ok(None);
+        }
         match value {
             CellValue::Stored(cell) => values.push(cell).map_err(full)?,
             CellValue::Default(default) => values.push_value(default).map_err(full)?,
@@ -167,7 +178,20 @@ pub fn to_column(cells: ColumnCells<'_>) -> Result<AnswerColumn> {
         statuses.truncate(1);
     }
     let name = column.name.clone();
-    Ok(AnswerColumn { name, data_type: column.data_type, values: values.finish(), statuses })
+    Ok(Some(AnswerColumn { name, data_type: column.data_type, values: values.finish(), statuses }))
+}
+
+/// What the elements of a list take, about.
+fn list_bytes(value: &Value) -> usize {
+    let element = |value: &Value| match value {
+        Value::String(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len(),
+        _ => 8,
+    };
+    match value {
+        Value::List(elements) => elements.iter().map(element).sum(),
+        _ => 0,
+    }
 }
 
 /// What a test says was found for a key.

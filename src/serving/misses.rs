@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use hydrant_storage::keys::OnlineKey;
 use hydrant_storage::partition::{ReadMode, ReadView};
 use tokio::sync::watch;
@@ -86,7 +86,13 @@ impl Serving {
             self.metrics.keys_not_cached.add(missing.keys.len() as u64);
             while !missing.keys.is_empty() {
                 let keys = missing.keys.drain(..missing.keys.len().min(READ_TOGETHER)).collect();
-                reads.push(self.read_or_wait(missing.of_same_view(keys)));
+                let (flight, own, others) = self.flights.board(keys);
+                if !own.is_empty() {
+                    reads.push(self.read_from_disk(missing.of_same_view(own), flight).boxed());
+                }
+                if !others.is_empty() {
+                    reads.push(self.wait_and_read(missing.of_same_view(Vec::new()), others).boxed());
+                }
             }
         }
         loop {
@@ -107,39 +113,36 @@ impl Serving {
         }
     }
 
-    /// Reads the rows that nobody reads yet, and waits for the others to have been read.
-    async fn read_or_wait(&self, missing: Missing) -> Result<Vec<(Place, Found)>> {
-        let shared = missing.of_same_view(Vec::new());
-        let (flight, own, others) = self.flights.board(missing.keys);
-        let mut found = Vec::with_capacity(own.len() + others.len());
-        if !own.is_empty() {
-            found.extend(self.read_from_disk(shared.of_same_view(own), Some(flight)).await?);
-        }
-        if others.is_empty() {
-            return Ok(found);
-        }
-        let mut waiting = Vec::with_capacity(others.len());
-        for (key, mut landed) in others {
-            // An error says that the reader is gone, which is what is waited for.
-            let _: Result<(), watch::error::RecvError> = landed.changed().await;
-            waiting.push(key);
-        }
-        let waiting = shared.of_same_view(waiting);
-        let mut again = Vec::new();
-        let looked_up = waiting.look_up(ReadMode::CachedOnly);
-        for (key, lookup) in waiting.keys.into_iter().zip(looked_up) {
-            match self.found(lookup) {
-                Some(row) => found.push((key.place, row)),
-                None => again.push(key),
+    /// Waits until others have read the rows, which then are in memory. Where they gave up, the rows
+    /// are read here, again by one request only.
+    async fn wait_and_read(&self, shared: Missing, mut others: Vec<Waiting>) -> Result<Vec<(Place, Found)>> {
+        let mut found = Vec::with_capacity(others.len());
+        while !others.is_empty() {
+            let mut waiting = Vec::with_capacity(others.len());
+            for (key, mut landed) in others {
+                // An error says that the reader is gone, which is what is waited for.
+                let _: Result<(), watch::error::RecvError> = landed.changed().await;
+                waiting.push(key);
             }
-        }
-        if !again.is_empty() {
-            found.extend(self.read_from_disk(shared.of_same_view(again), None).await?);
+            let waiting = shared.of_same_view(waiting);
+            let mut again = Vec::new();
+            let looked_up = waiting.look_up(ReadMode::CachedOnly);
+            for (key, lookup) in waiting.keys.into_iter().zip(looked_up) {
+                match self.found(lookup) {
+                    Some(row) => found.push((key.place, row)),
+                    None => again.push(key),
+                }
+            }
+            let (flight, own, still_others) = self.flights.board(again);
+            if !own.is_empty() {
+                found.extend(self.read_from_disk(shared.of_same_view(own), flight).await?);
+            }
+            others = still_others;
         }
         Ok(found)
     }
 
-    async fn read_from_disk(&self, missing: Missing, flight: Option<Flight>) -> Result<Vec<(Place, Found)>> {
+    async fn read_from_disk(&self, missing: Missing, flight: Flight) -> Result<Vec<(Place, Found)>> {
         let partition = missing.partition;
         let ended = || Error::internal(format!("a read of partition {partition} ended early"));
         let thread = self.blocking.clone().acquire_owned().await.map_err(|_| ended())?;

@@ -77,6 +77,8 @@ pub struct OnlineRequest {
     pub strict: bool,
     pub include_event_times: bool,
     pub deadline: Option<Instant>,
+    /// When the request arrived, if that was before it is handed in: its budget runs from then.
+    pub arrived: Option<Instant>,
     /// After this long, what has arrived is the answer; the rest is NOT_READY. It stands in the place
     /// of the services' own.
     pub latency_budget: Option<Duration>,
@@ -169,7 +171,7 @@ impl Serving {
 
     async fn answer(&self, permit: &Permit, request: OnlineRequest) -> Result<OnlineAnswer> {
         permit.require(Action::ReadOnline)?;
-        let begun = Instant::now();
+        let begun = request.arrived.unwrap_or_else(Instant::now);
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.selection(tenant, &request.services, &request.features)?;

@@ -115,7 +115,7 @@ impl Serving {
             Box::pin(self.wait_applied(frame, &mut reading, limits)).await?;
         }
         let t = self.take_views(request.at, &mut reading, limits).await?;
-        let (mut rows, late) = self.look_up(selection, keys, &reading, limits).await?;
+        let (mut rows, late) = self.look_up(permit, selection, keys, &reading, limits).await?;
         let mut from_history = 0;
         let mut not_ready = reading.touched.iter().find_map(|touched| touched.failed.clone()).or(late);
         if request.at.is_some() {
@@ -197,6 +197,7 @@ impl Serving {
     /// What is found for each key, and why it isn't for all of them, where time ran out.
     async fn look_up(
         &self,
+        permit: &Permit,
         selection: &Selection,
         keys: &RequestKeys,
         reading: &Reading,
@@ -210,7 +211,7 @@ impl Serving {
             self.metrics.keys_read.add(touched.places.len() as u64);
             for places in touched.places.chunks(KEYS_AT_A_TIME) {
                 if since_yield + places.len() > KEYS_AT_A_TIME {
-                    tokio::task::yield_now().await;
+                    permit.give_way().await;
                     since_yield = 0;
                     if limits.is_over()? {
                         return Ok((rows, Some("its rows were not looked up within the latency budget".to_owned())));

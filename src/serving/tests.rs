@@ -300,6 +300,27 @@ async fn what_does_not_arrive_within_a_services_budget_is_not_ready() {
     fixture.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requests_own_budget_stands_in_the_place_of_its_services() {
+    let fixture = Fixture::start().await;
+    fixture.store.log.hold(true);
+    let appended = fixture.store.write(&[("EWR", START, None, Some(1.0))]).await;
+    let waiting = OnlineRequest { at_least: Some(appended.frame), ..weather_of(&[Some("EWR")]) };
+    let short = OnlineRequest { latency_budget: Some(Duration::from_millis(1)), ..waiting.clone() };
+    let answer = fixture.get(OnlineRequest { deadline: Some(soon()), ..short }).await.expect("no error");
+    assert_eq!(cells(&answer, 0), [(None, CellStatus::NotReady), default_wind(CellStatus::NotReady)]);
+    // A longer one than the service's is waited for: here until the deadline, which is an error.
+    let service = OnlineRequest { services: vec!["quick_model".to_owned()], features: Vec::new(), ..waiting };
+    let long = OnlineRequest {
+        latency_budget: Some(Duration::from_secs(3_600)),
+        deadline: Some(Instant::now() + Duration::from_millis(20)),
+        ..service
+    };
+    assert_eq!(fixture.get(long).await.expect_err("the deadline").code, Code::DeadlineExceeded);
+    fixture.store.log.hold(false);
+    fixture.end().await;
+}
+
 #[tokio::test]
 async fn rows_that_are_not_in_memory_are_read_away_from_the_calling_thread_and_counted() {
     let fixture = Fixture::start().await;

@@ -360,6 +360,9 @@ impl<W> ClassQueue<W> {
         let ahead = if newest_first { 0 } else { self.tenants[tenant].waiting.len() / self.rules.places.max(1) };
         let wait = self.mean_work * u32::try_from(ahead + 1).unwrap_or(u32::MAX);
         if asked.useful_until.is_some_and(|end| end <= now + wait) {
+            // Work is measured only where somebody waits. If it was once too long for anybody to wait,
+            // the estimate must fade by itself, or nobody would ever wait again.
+            self.mean_work -= self.mean_work / 8;
             return Err(Refused::Overloaded);
         }
         while !self.has_room(tenant, asked.bytes) {

@@ -42,6 +42,8 @@ pub(super) struct Place {
     is_working: AtomicBool,
     /// Whether it was worked on all the time.
     unbroken: AtomicBool,
+    /// The work gives way to others on its thread, and isn't waiting for anything.
+    gives_way: AtomicBool,
 }
 
 /// Takes a request out of the queue that nobody waits for any more.
@@ -176,6 +178,7 @@ impl Place {
             is_pulsing: AtomicBool::new(start.pulse),
             is_working: AtomicBool::new(true),
             unbroken: AtomicBool::new(!start.pulse),
+            gives_way: AtomicBool::new(false),
         }
     }
 
@@ -186,12 +189,18 @@ impl Place {
         poll_fn(|context| {
             self.resume();
             let polled = work.as_mut().poll(context);
-            if polled.is_pending() {
+            if polled.is_pending() && !self.gives_way.swap(false, Ordering::AcqRel) {
                 self.pause();
             }
             polled
         })
         .await
+    }
+
+    /// Lets others have the thread, and keeps the place.
+    pub async fn give_way(&self) {
+        self.gives_way.store(true, Ordering::Release);
+        tokio::task::yield_now().await;
     }
 
     fn resume(&self) {

@@ -281,6 +281,15 @@ impl Permit {
         charged.inspect_err(|_| self.account().give_back(Quota::IngestRowsPerSecond, wide(rows)))
     }
 
+    /// Lets others have the thread for a moment, in the middle of [`Permit::run`]: the place is kept,
+    /// since the work goes on.
+    pub async fn give_way(&self) {
+        match &self.leave.place {
+            Some(place) => place.give_way().await,
+            None => tokio::task::yield_now().await,
+        }
+    }
+
     /// Runs `work`, and lets others have this request's place while it waits for something else than
     /// a processor. For work that takes no processor to speak of in its waits, such as a read whose
     /// rows are not in memory.

@@ -8,6 +8,7 @@ use arrow_flight::PutResult;
 use futures::StreamExt as _;
 use futures::stream::try_unfold;
 use hydrant_proto::v1;
+use hydrant_storage::slices::slice_bytes;
 use prost::Message as _;
 use tonic::Status;
 
@@ -70,7 +71,7 @@ impl Batches {
     async fn ingest(&self, batch: RecordBatch) -> Result<v1::IngestResponse> {
         let use_cases = &self.rpc.use_cases;
         let deadline = visible_by(self.deadline);
-        let demand = write_demand(batch.get_array_memory_size(), self.deadline);
+        let demand = write_demand(batch.columns().iter().map(|column| slice_bytes(column)).sum(), self.deadline);
         let permit = use_cases.admit(Action::Write, demand).await?;
         let sequence = self.command.first_sequence.checked_add(self.taken);
         let sequence = sequence.ok_or_else(|| Error::invalid("BAD_SEQUENCE", "the sequences run over"))?;

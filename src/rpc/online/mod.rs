@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 pub use self::service::OnlineServer;
 
-use super::status::{not_yet_served, to_status};
+use super::status::{MessageLimit, not_yet_served, to_status};
 use super::wire::answer::encode_answer;
 use super::wire::columns::{column_length, decode_column};
 use super::wire::decode_position;
@@ -24,11 +24,13 @@ use crate::tenancy::{Action, Demand};
 #[derive(Debug)]
 pub struct OnlineRpc {
     use_cases: UseCases,
+    /// Of messages, both ways.
+    limit: MessageLimit,
 }
 
 impl OnlineRpc {
-    pub fn new(use_cases: UseCases) -> Self {
-        Self { use_cases }
+    pub fn new(use_cases: UseCases, limit: MessageLimit) -> Self {
+        Self { use_cases, limit }
     }
 
     async fn get_online_features(
@@ -40,11 +42,12 @@ impl OnlineRpc {
     }
 
     async fn get(&self, request: v1::GetOnlineFeaturesRequest, deadline: Option<Instant>) -> Result<Bytes> {
+        let arrived = Some(Instant::now());
         let permit = self.use_cases.admit(Action::ReadOnline, demand(&request, deadline)).await?;
         let answer = async {
-            let request = decode_request(request, deadline)?;
+            let request = OnlineRequest { arrived, ..decode_request(request, deadline)? };
             let answer = self.use_cases.serving.get(&permit, request).await?;
-            encode_answer(&answer)
+            encode_answer(&answer, self.limit)
         };
         permit.run(answer).await
     }
@@ -77,6 +80,7 @@ fn decode_request(request: v1::GetOnlineFeaturesRequest, deadline: Option<Instan
         strict: request.strict,
         include_event_times: request.include_event_times,
         deadline,
+        arrived: None,
         latency_budget: request.latency_budget_micros.map(Duration::from_micros),
     })
 }

@@ -37,8 +37,8 @@ struct GetOnlineFeatures(Arc<OnlineRpc>);
 struct AnswerCodec;
 
 impl OnlineServer {
-    /// `max_message` bounds messages both ways, in bytes.
-    pub fn new(rpc: OnlineRpc, max_message: usize) -> Self {
+    pub fn new(rpc: OnlineRpc) -> Self {
+        let max_message = usize::try_from(rpc.limit.bytes).unwrap_or(usize::MAX);
         Self { rpc: Arc::new(rpc), max_message }
     }
 }

@@ -11,6 +11,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::columns::{encode_column, encode_statuses};
 use crate::error::{Error, Result};
+use crate::rpc::status::{MessageLimit, message_too_large};
 use crate::serving::{
     AnswerColumn, CellBytes, CellValue, ColumnCells, EventTimes, OnlineAnswer, Provenance, to_column,
 };
@@ -25,20 +26,34 @@ const VALUES: u32 = 1;
 const VECTOR_DIMENSION: u32 = 1;
 const VECTOR_VALUES: u32 = 2;
 
-/// The bytes of an answer.
-pub fn encode_answer(answer: &OnlineAnswer) -> Result<Bytes> {
+/// The bytes of an answer. RESOURCE_EXHAUSTED as soon as there are more than `limit` allows: a request
+/// of a few bytes can ask for a large row again and again.
+pub fn encode_answer(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes> {
+    let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
     let cells = answer.cells();
     // Most cells are numbers of eight bytes.
-    let mut out = Vec::with_capacity(256 + 64 * answer.selection().columns.len() + 9 * answer.cell_count());
+    let likely = 256 + 64 * answer.selection().columns.len() + 9 * answer.cell_count();
+    let mut out = Vec::with_capacity(likely.min(most));
     let mut column = ColumnWriter::default();
     for cells in cells.columns() {
+        if out.len() > most {
+            return Err(message_too_large(limit, "the answer is larger"));
+        }
+        column.room = most - out.len();
         if matches!(cells.data_type(), DataType::List(_)) {
-            let feature = encode_feature(&to_column(cells)?)?;
+            let feature = encode_feature(
+                &to_column(cells, most)?.ok_or_else(|| message_too_large(limit, "the answer is larger"))?,
+            )?;
             prost::encoding::message::encode(RESPONSE_COLUMNS, &feature, &mut out);
         } else {
-            column.read(cells)?;
+            if !column.read(cells)? {
+                return Err(message_too_large(limit, "the answer is larger"));
+            }
             column.write(cells, &mut out);
         }
+    }
+    if out.len() > most {
+        return Err(message_too_large(limit, "the answer is larger"));
     }
     // What follows the columns, in the order of the fields.
     let rest = without_columns(answer);
@@ -100,6 +115,8 @@ fn to_u32(count: usize) -> u32 {
 struct ColumnWriter {
     /// The values as they stand in the message, without what precedes them.
     values: Vec<u8>,
+    /// How long they may become.
+    room: usize,
     statuses: Marks,
     nulls: Marks,
 }
@@ -113,7 +130,8 @@ struct Marks {
 }
 
 impl ColumnWriter {
-    fn read(&mut self, cells: ColumnCells<'_>) -> Result<()> {
+    /// `false` where the values have no room.
+    fn read(&mut self, cells: ColumnCells<'_>) -> Result<bool> {
         self.values.clear();
         self.statuses.clear();
         self.nulls.clear();
@@ -124,11 +142,17 @@ impl ColumnWriter {
             DataType::Scalar(_) => return self.read_values(cells),
             DataType::List(_) => return Err(Error::internal("a list is written as a message")),
         }
-        Ok(())
+        Ok(self.values.len() <= self.room)
     }
 
     /// Numbers that are stored as they are sent.
     fn read_bytes(&mut self, cells: ColumnCells<'_>, width: usize) {
+        if cells.len().saturating_mul(width) > self.room {
+            // Not begun: its length tells that it doesn't fit.
+            self.room = 0;
+            self.values.push(0);
+            return;
+        }
         let default = cells.column.default.as_ref().map(little_endian);
         self.values.reserve(cells.len() * width);
         for (status, value) in cells.iter_bytes() {
@@ -151,11 +175,14 @@ impl ColumnWriter {
         }
     }
 
-    fn read_values(&mut self, cells: ColumnCells<'_>) -> Result<()> {
+    fn read_values(&mut self, cells: ColumnCells<'_>) -> Result<bool> {
         let DataType::Scalar(scalar) = cells.data_type() else {
             return Err(Error::internal("a column that is no scalar"));
         };
         for (status, value) in cells.iter() {
+            if self.values.len() > self.room {
+                return Ok(false);
+            }
             self.statuses.push(status as u8);
             self.nulls.push(u8::from(matches!(value, CellValue::None)));
             match value {
@@ -179,7 +206,7 @@ impl ColumnWriter {
                 }
             }
         }
-        Ok(())
+        Ok(self.values.len() <= self.room)
     }
 
     fn put_text(&mut self, text: &[u8]) {

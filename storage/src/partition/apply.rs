@@ -185,7 +185,7 @@ impl PartitionStore {
             }
         }
         let names: Vec<&[u8]> = candidates.keys().map(Vec::as_slice).collect();
-        self.changes_rows(names.iter().copied());
+        let mut changed = Vec::new();
         for ((name, (version, row, ttl)), current) in candidates.iter().zip(self.current_versions(&names)?) {
             match current {
                 Current::Damaged => step.report.shadowed_rows += 1,
@@ -200,10 +200,12 @@ impl PartitionStore {
                     row_buffer.clear();
                     encode_row(&name_of(row), &header, body, &mut row_buffer);
                     batch.put_cf(self.database.latest(), name, &row_buffer);
+                    changed.push(name.as_slice());
                     step.report.current_rows += 1;
                 }
             }
         }
+        self.changes_rows(changed.into_iter());
         Ok(Staged { step, next_due })
     }
 }

@@ -106,6 +106,9 @@ impl RowCache {
     /// Says that the online rows of these names are about to change, to be seen by views published
     /// from now on only.
     pub fn change<'a>(&self, names: impl Iterator<Item = OnlineKey<'a>>) {
+        if self.rows.is_none() {
+            return;
+        }
         let version = self.next_version();
         for name in names {
             self.place_of(name.hash(self.seed)).fetch_max(version, Ordering::AcqRel);

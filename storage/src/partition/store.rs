@@ -159,6 +159,7 @@ impl PartitionStore {
         }
         drop(pending);
         let names: Vec<&[u8]> = candidates.keys().map(Vec::as_slice).collect();
+        let mut changed = Vec::new();
         for ((name, candidate), current) in candidates.iter().zip(self.current_versions(&names)?) {
             let wins = match (current, candidate.version) {
                 (Current::Damaged, _) => false,
@@ -169,10 +170,11 @@ impl PartitionStore {
             };
             if wins {
                 batch.put_cf(self.database.latest(), name, &candidate.stored);
+                changed.push(name.as_slice());
             }
         }
         self.put_views(&mut batch, &views);
-        self.changes_rows(names.iter().copied());
+        self.changes_rows(changed.into_iter());
         self.database.write(batch)?;
         self.take_views(views);
         self.next_due = next_due;

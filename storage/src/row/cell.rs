@@ -85,6 +85,11 @@ impl<'a> ListCell<'a> {
         self.len == 0
     }
 
+    /// How much of the row it takes.
+    pub fn stored_bytes(&self) -> usize {
+        4 + self.bitmap.len() + self.fixed.len() + self.variable.len()
+    }
+
     /// The element at `index`, which may be [`Cell::Null`].
     ///
     /// # Panics

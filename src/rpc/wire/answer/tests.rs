@@ -16,6 +16,7 @@ use crate::testing::{made_up_view, name};
 
 const NOW: Micros = 1_000;
 const TTL: Micros = 100;
+const UNBOUNDED: MessageLimit = MessageLimit { option: "server.grpc_max_message", bytes: u64::MAX };
 
 /// The answer by way of messages.
 fn plainly(answer: &OnlineAnswer) -> v1::GetOnlineFeaturesResponse {
@@ -138,10 +139,24 @@ fn answer() -> impl Strategy<Value = OnlineAnswer> {
 proptest! {
     #[test]
     fn the_bytes_of_an_answer_are_those_of_its_message(answer in answer()) {
-        let written = encode_answer(&answer).expect("it is written");
+        let written = encode_answer(&answer, UNBOUNDED).expect("it is written");
         let plain = plainly(&answer);
         prop_assert_eq!(v1::GetOnlineFeaturesResponse::decode(written.clone()).expect("a message").columns.len(), plain.columns.len());
         prop_assert_eq!(written, Bytes::from(plain.encode_to_vec()));
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_answer_beyond_the_limit_is_refused_and_one_within_it_is_not(answer in answer()) {
+        let length = encode_answer(&answer, UNBOUNDED).expect("it is written").len() as u64;
+        let within = MessageLimit { bytes: length, ..UNBOUNDED };
+        prop_assert!(encode_answer(&answer, within).is_ok());
+        // What follows the columns is small, and left to the transport.
+        let beyond = MessageLimit { bytes: 0, ..UNBOUNDED };
+        if answer.cell_count() > 0 {
+            prop_assert_eq!(encode_answer(&answer, beyond).expect_err("too large").reason, "MESSAGE_TOO_LARGE");
+        }
     }
 }
 
