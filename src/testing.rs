@@ -161,7 +161,10 @@ impl TestStore {
 
     /// Stops in order and starts again with one partition that can't be opened: the partitions, and the
     /// log that they follow.
-    pub async fn restart_with_a_damaged_partition(self, partition: usize) -> (Partitions, Arc<TestLog>) {
+    pub async fn restart_with_a_damaged_partition(
+        self,
+        partition: usize,
+    ) -> (Partitions, Arc<TestLog>, Arc<tempfile::TempDir>) {
         let Self { clock, log, registry, partitions, files, settings, directory, .. } = self;
         partitions.shutdown().await;
         drop((log, registry, partitions));
@@ -170,7 +173,8 @@ impl TestStore {
         let (partitions, log, ..) = Self::start_parts(&files, &clock, &settings, &directory).await;
         let waited = partitions.handles()[partition].wait_serving(soon()).await;
         assert!(matches!(waited, Err(PartitionError::Parked { .. })), "{waited:?}");
-        (partitions, log)
+        // The folder is gone once nobody has it.
+        (partitions, log, directory)
     }
 
     async fn open(

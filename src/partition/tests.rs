@@ -176,7 +176,7 @@ async fn a_partition_that_can_not_be_opened_ends_writes_only_when_much_was_writt
     for _ in 0..10 {
         store.write_applied(&[("EWR", START, None, Some(1.0))]).await;
     }
-    let (partitions, log) = store.restart_with_a_damaged_partition(1).await;
+    let (partitions, log, _directory) = store.restart_with_a_damaged_partition(1).await;
     partitions.admit_write().expect("who has much in the log may write after a restart too");
     let mut frame = 0;
     for _ in 0..3 {

@@ -26,6 +26,9 @@ const VALUES: u32 = 1;
 const VECTOR_DIMENSION: u32 = 1;
 const VECTOR_VALUES: u32 = 2;
 
+/// Bytes of lists in memory that are not worth counting.
+const LIST_SLACK: usize = 64 << 10;
+
 /// The bytes of an answer. RESOURCE_EXHAUSTED as soon as there are more than `limit` allows: a request
 /// of a few bytes can ask for a large row again and again.
 pub fn encode_answer(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes> {
@@ -41,9 +44,10 @@ pub fn encode_answer(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes
         }
         column.room = most - out.len();
         if matches!(cells.data_type(), DataType::List(_)) {
-            let feature = encode_feature(
-                &to_column(cells, most)?.ok_or_else(|| message_too_large(limit, "the answer is larger"))?,
-            )?;
+            // In memory an element takes up to eight times what it takes in the message.
+            let room = most.saturating_mul(8).saturating_add(LIST_SLACK);
+            let column = to_column(cells, room)?.ok_or_else(|| message_too_large(limit, "the answer is larger"))?;
+            let feature = encode_feature(&column)?;
             prost::encoding::message::encode(RESPONSE_COLUMNS, &feature, &mut out);
         } else {
             if !column.read(cells)? {
