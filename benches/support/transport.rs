@@ -15,7 +15,7 @@ use bytes::{Buf as _, BufMut as _, Bytes};
 use futures::future::{BoxFuture, Ready, ready};
 use hydrant::bench::load::Target;
 use hydrant::bench::tally::{Answer, Reply};
-use hydrant::rpc::client::lean::{BytesCodec, EncodeBytes};
+use hydrant::rpc::codec::{BytesOut, DecodeBytes};
 use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::body::Body;
@@ -43,11 +43,8 @@ pub struct Calls {
     requests: Arc<Vec<Bytes>>,
 }
 
-/// Bytes out, an answer in.
+/// Reads an answer.
 #[derive(Clone, Copy, Debug, Default)]
-struct AnswerCodec;
-
-#[derive(Clone, Copy, Debug)]
 struct DecodeAnswer;
 
 impl Calls {
@@ -61,13 +58,13 @@ impl Calls {
 
     /// Sends a request and decodes its answer, which must have every value.
     pub async fn call(&self, number: usize) -> Result<(), Status> {
-        let answer: v1::GetOnlineFeaturesResponse = self.send(number, AnswerCodec).await?;
+        let answer: v1::GetOnlineFeaturesResponse = self.send(number, BytesOut::<DecodeAnswer>::default()).await?;
         if has_every_value(&answer) { Ok(()) } else { Err(Status::data_loss("an answer lacks values")) }
     }
 
     /// Sends a request and gives the answer's bytes.
     pub async fn bytes(&self, number: usize) -> Result<Bytes, Status> {
-        self.send(number, BytesCodec).await
+        self.send(number, BytesOut::<DecodeBytes>::default()).await
     }
 
     async fn send<C, T>(&self, number: usize, codec: C) -> Result<T, Status>
@@ -161,7 +158,9 @@ impl Service<HttpRequest<Body>> for RecordedService {
 
     fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
         let method = self.clone();
-        Box::pin(async move { Ok(tonic::server::Grpc::new(BytesCodec).unary(method, request).await) })
+        Box::pin(async move {
+            Ok(tonic::server::Grpc::new(BytesOut::<DecodeBytes>::default()).unary(method, request).await)
+        })
     }
 }
 
@@ -172,21 +171,6 @@ impl UnaryService<Bytes> for RecordedService {
     fn call(&mut self, _: Request<Bytes>) -> Self::Future {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         ready(Ok(Response::new(self.answers[number % self.answers.len()].clone())))
-    }
-}
-
-impl Codec for AnswerCodec {
-    type Encode = Bytes;
-    type Decode = v1::GetOnlineFeaturesResponse;
-    type Encoder = EncodeBytes;
-    type Decoder = DecodeAnswer;
-
-    fn encoder(&mut self) -> EncodeBytes {
-        EncodeBytes
-    }
-
-    fn decoder(&mut self) -> DecodeAnswer {
-        DecodeAnswer
     }
 }
 

@@ -111,13 +111,10 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     gauge(&REVISION, |node, gauge| gauge.observe(node.use_cases.registry.snapshot().revision as f64, &[]));
     gauge(&CACHE, |node, gauge| gauge.observe(node.resources.cached_bytes() as f64, &[]));
     gauge(&ROW_CACHE, |node, gauge| gauge.observe(node.resources.row_cache_bytes() as f64, &[]));
-    for (metric, is_hits) in [(&ROW_CACHE_HITS, true), (&ROW_CACHE_MISSES, false)] {
-        let resources = node.resources().clone();
-        instruments.observed_count(metric, move || {
-            let (hits, misses) = resources.row_cache_hits_and_misses();
-            if is_hits { hits } else { misses }
-        });
-    }
+    let resources = node.resources().clone();
+    instruments.observed_count(&ROW_CACHE_HITS, move || resources.row_cache_hits_and_misses().0);
+    let resources = node.resources().clone();
+    instruments.observed_count(&ROW_CACHE_MISSES, move || resources.row_cache_hits_and_misses().1);
     gauge(&WRITE_BUFFERS, |node, gauge| gauge.observe(node.resources.write_buffer_bytes() as f64, &[]));
     gauge(&LANDED_AGE, |node, gauge| {
         let waits = node.use_cases.partitions.lag().iter().any(|lag| lag.tail_bytes > 0);

@@ -3,6 +3,7 @@
 //! spawn nothing, so that a client that hangs up ends the work.
 
 pub mod client;
+pub mod codec;
 mod connections;
 pub mod flight;
 pub mod http;

@@ -4,15 +4,15 @@
 
 use std::time::Duration;
 
-use bytes::{Buf as _, BufMut as _, Bytes};
+use bytes::Bytes;
 use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::client::Grpc;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
+use super::super::codec::{BytesOut, DecodeBytes};
 use super::{MAX_MESSAGE, Refusal, connect, failure, unreadable};
 
 /// What is called.
@@ -56,7 +56,7 @@ impl LeanClient {
         if let Some(deadline) = self.deadline {
             request.set_timeout(deadline);
         }
-        Ok(grpc.unary(request, method.path(), BytesCodec).await?.into_inner())
+        Ok(grpc.unary(request, method.path(), BytesOut::<DecodeBytes>::default()).await?.into_inner())
     }
 }
 
@@ -83,48 +83,4 @@ pub fn decode_read(answer: Bytes) -> Result<v1::GetOnlineFeaturesResponse, Refus
 
 pub fn decode_write(answer: Bytes) -> Result<v1::IngestResponse, Refusal> {
     v1::IngestResponse::decode(answer).map_err(unreadable)
-}
-
-/// Bytes out, bytes in.
-#[derive(Clone, Copy, Debug)]
-pub struct BytesCodec;
-
-#[derive(Clone, Copy, Debug)]
-pub struct EncodeBytes;
-
-#[derive(Clone, Copy, Debug)]
-pub struct DecodeBytes;
-
-impl Codec for BytesCodec {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = EncodeBytes;
-    type Decoder = DecodeBytes;
-
-    fn encoder(&mut self) -> EncodeBytes {
-        EncodeBytes
-    }
-
-    fn decoder(&mut self) -> DecodeBytes {
-        DecodeBytes
-    }
-}
-
-impl Encoder for EncodeBytes {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for DecodeBytes {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
 }

@@ -5,19 +5,20 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{BufMut as _, Bytes};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use hydrant_proto::v1;
 use hydrant_proto::v1::online_service_server::SERVICE_NAME;
 use prost::Message as _;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{DecodeBuf, Decoder};
 use tonic::codegen::http::{Request as HttpRequest, Response as HttpResponse};
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status};
 use tower::Service;
 
 use super::OnlineRpc;
+use crate::rpc::codec::BytesOut;
 use crate::rpc::status::{undecodable, unknown_method};
 
 const GET_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
@@ -32,9 +33,9 @@ pub struct OnlineServer {
 /// GetOnlineFeatures of one call.
 struct GetOnlineFeatures(Arc<OnlineRpc>);
 
-/// A request in, an answer's bytes out.
+/// Reads a request.
 #[derive(Clone, Copy, Debug, Default)]
-struct AnswerCodec;
+struct DecodeRequest;
 
 impl OnlineServer {
     pub fn new(rpc: OnlineRpc) -> Self {
@@ -62,7 +63,7 @@ impl Service<HttpRequest<Body>> for OnlineServer {
         }
         let (rpc, max_message) = (self.rpc.clone(), self.max_message);
         Box::pin(async move {
-            let grpc = Grpc::new(AnswerCodec);
+            let grpc = Grpc::new(BytesOut::<DecodeRequest>::default());
             let mut grpc = grpc.max_decoding_message_size(max_message).max_encoding_message_size(max_message);
             Ok(grpc.unary(GetOnlineFeatures(rpc), request).await)
         })
@@ -79,32 +80,7 @@ impl UnaryService<v1::GetOnlineFeaturesRequest> for GetOnlineFeatures {
     }
 }
 
-impl Codec for AnswerCodec {
-    type Encode = Bytes;
-    type Decode = v1::GetOnlineFeaturesRequest;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for AnswerCodec {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, answer: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(answer);
-        Ok(())
-    }
-}
-
-impl Decoder for AnswerCodec {
+impl Decoder for DecodeRequest {
     type Item = v1::GetOnlineFeaturesRequest;
     type Error = Status;
 

@@ -32,6 +32,7 @@ const LIST_SLACK: usize = 64 << 10;
 /// The bytes of an answer. RESOURCE_EXHAUSTED as soon as there are more than `limit` allows: a request
 /// of a few bytes can ask for a large row again and again.
 pub fn encode_answer(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes> {
+    let too_large = || message_too_large(limit, "the answer is larger");
     let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
     let cells = answer.cells();
     // Most cells are numbers of eight bytes.
@@ -40,24 +41,24 @@ pub fn encode_answer(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes
     let mut column = ColumnWriter::default();
     for cells in cells.columns() {
         if out.len() > most {
-            return Err(message_too_large(limit, "the answer is larger"));
+            return Err(too_large());
         }
         column.room = most - out.len();
         if matches!(cells.data_type(), DataType::List(_)) {
             // In memory an element takes up to eight times what it takes in the message.
             let room = most.saturating_mul(8).saturating_add(LIST_SLACK);
-            let column = to_column(cells, room)?.ok_or_else(|| message_too_large(limit, "the answer is larger"))?;
+            let column = to_column(cells, room)?.ok_or_else(too_large)?;
             let feature = encode_feature(&column)?;
             prost::encoding::message::encode(RESPONSE_COLUMNS, &feature, &mut out);
         } else {
             if !column.read(cells)? {
-                return Err(message_too_large(limit, "the answer is larger"));
+                return Err(too_large());
             }
             column.write(cells, &mut out);
         }
     }
     if out.len() > most {
-        return Err(message_too_large(limit, "the answer is larger"));
+        return Err(too_large());
     }
     // What follows the columns, in the order of the fields.
     let rest = without_columns(answer);
@@ -140,22 +141,18 @@ impl ColumnWriter {
         self.statuses.clear();
         self.nulls.clear();
         match cells.data_type() {
-            DataType::Scalar(ScalarType::Float32) => self.read_bytes(cells, 4),
-            DataType::Scalar(ScalarType::Float64 | ScalarType::Timestamp) => self.read_bytes(cells, 8),
-            DataType::Vector(dimension) => self.read_bytes(cells, dimension as usize * 4),
-            DataType::Scalar(_) => return self.read_values(cells),
-            DataType::List(_) => return Err(Error::internal("a list is written as a message")),
+            DataType::Scalar(ScalarType::Float32) => Ok(self.read_bytes(cells, 4)),
+            DataType::Scalar(ScalarType::Float64 | ScalarType::Timestamp) => Ok(self.read_bytes(cells, 8)),
+            DataType::Vector(dimension) => Ok(self.read_bytes(cells, dimension as usize * 4)),
+            DataType::Scalar(_) => self.read_values(cells),
+            DataType::List(_) => Err(Error::internal("a list is written as a message")),
         }
-        Ok(self.values.len() <= self.room)
     }
 
     /// Numbers that are stored as they are sent.
-    fn read_bytes(&mut self, cells: ColumnCells<'_>, width: usize) {
+    fn read_bytes(&mut self, cells: ColumnCells<'_>, width: usize) -> bool {
         if cells.len().saturating_mul(width) > self.room {
-            // Not begun: its length tells that it doesn't fit.
-            self.room = 0;
-            self.values.push(0);
-            return;
+            return false;
         }
         let default = cells.column.default.as_ref().map(little_endian);
         self.values.reserve(cells.len() * width);
@@ -177,6 +174,7 @@ impl ColumnWriter {
             };
             self.nulls.push(u8::from(is_null));
         }
+        true
     }
 
     fn read_values(&mut self, cells: ColumnCells<'_>) -> Result<bool> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rocksdb::{DB, ReadOptions, ReadTier, Snapshot};
 
 use super::database::Database;
-use super::row_cache::{self, Known};
+use super::row_cache::{Known, ViewVersion};
 use super::tail::TailRows;
 use super::{Applied, StoreError, ViewState};
 use crate::keys::{OnlineKey, SlotRange};
@@ -50,7 +50,7 @@ pub struct ReadView {
     seen: Seen,
     views: Arc<HashMap<ViewId, ViewState>>,
     /// For the row cache: which changes of rows the view sees.
-    in_cache: row_cache::Seen,
+    in_cache: ViewVersion,
 }
 
 /// What a view knows of its store as a whole.
@@ -70,16 +70,11 @@ impl ReadView {
         // by value. RocksDB allows snapshots of one database to be taken and read by any thread.
         let rocksdb: &'static DB = unsafe { &*rocksdb };
         let snapshot = rocksdb.snapshot();
-        let reading = |tier: Option<ReadTier>| {
-            let mut options = ReadOptions::default();
-            options.set_snapshot(&snapshot);
-            tier.into_iter().for_each(|tier| options.set_read_tier(tier));
-            options
-        };
-        let (cached_only, may_block) = (reading(Some(ReadTier::BlockCache)), reading(None));
+        let (mut cached_only, may_block) = (reading_at(&snapshot), reading_at(&snapshot));
+        cached_only.set_read_tier(ReadTier::BlockCache);
         // Rows that change from now on are not of this view.
         let version = database.row_cache().next_version();
-        let in_cache = row_cache::Seen { version, opened: database.opened() };
+        let in_cache = ViewVersion { version, opened: database.opened() };
         Self { cached_only, may_block, snapshot, database, seen, views, in_cache }
     }
 
@@ -178,9 +173,7 @@ impl ReadView {
     }
 
     pub(super) fn read_options(&self) -> ReadOptions {
-        let mut options = ReadOptions::default();
-        options.set_snapshot(&self.snapshot);
-        options
+        reading_at(&self.snapshot)
     }
 
     fn answer(
@@ -211,6 +204,12 @@ impl Lookup {
     fn of(known: Known) -> Self {
         known.map_or(Self::Absent, Self::Row)
     }
+}
+
+fn reading_at(snapshot: &Snapshot<'_>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_snapshot(snapshot);
+    options
 }
 
 impl fmt::Debug for ReadView {

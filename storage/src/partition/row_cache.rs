@@ -49,12 +49,12 @@ pub(super) type Known = Option<Arc<OwnedRow>>;
 struct CachedRow {
     row: Known,
     /// The view that it was read through.
-    read: Seen,
+    read: ViewVersion,
 }
 
 /// A view, as the cache knows it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
+pub(super) struct ViewVersion {
     pub version: u64,
     /// The version that was given out when its store was opened.
     pub opened: u64,
@@ -116,7 +116,7 @@ impl RowCache {
     }
 
     /// What is known of a key's row in a view.
-    pub fn get(&self, name: &OnlineKey<'_>, view: Seen) -> Option<Known> {
+    pub fn get(&self, name: &OnlineKey<'_>, view: ViewVersion) -> Option<Known> {
         let rows = self.rows.as_ref()?;
         let probe = Probe { hash: name.hash(self.seed), prefix: name.prefix(), key: name.key };
         let cached = rows.get(&probe)?;
@@ -127,7 +127,7 @@ impl RowCache {
     }
 
     /// Keeps a row that was read through a view.
-    pub fn put(&self, name: &OnlineKey<'_>, row: &Known, view: Seen) {
+    pub fn put(&self, name: &OnlineKey<'_>, row: &Known, view: ViewVersion) {
         let Some(rows) = &self.rows else { return };
         let hash = name.hash(self.seed);
         // Changed since: no later view would take it.
@@ -239,8 +239,8 @@ mod tests {
     }
 
     /// A view of the first opening.
-    fn publish(cache: &RowCache) -> Seen {
-        Seen { version: cache.next_version(), opened: 1 }
+    fn publish(cache: &RowCache) -> ViewVersion {
+        ViewVersion { version: cache.next_version(), opened: 1 }
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(cache.get(&NAME, view), Some(None));
         let other_view = OnlineKey { view: ViewId(4), ..NAME };
         assert_eq!(cache.get(&other_view, view), None);
-        let opened_again = Seen { opened: 2, ..publish(&cache) };
+        let opened_again = ViewVersion { opened: 2, ..publish(&cache) };
         assert_eq!(cache.get(&NAME, opened_again), None, "what was not flushed is lost");
         cache.put(&NAME, &row(1), opened_again);
         assert_eq!((cache.get(&NAME, opened_again), cache.get(&NAME, view)), (Some(row(1)), None));
