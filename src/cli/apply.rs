@@ -25,11 +25,10 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let files = DefinitionFiles::read(&args.files, args.output.format)?;
-    let client = server.connect().await?;
     // A plan tells every problem; a refusal only as many as fit.
-    plan::made(&files, &client).await?;
+    let (client, _) = plan::made(&files, server).await?;
     let applied = client.apply(&files.definitions(), args.expected_revision).await;
-    let applied = applied.map_err(|error| files.locate(error.into()))?;
+    let applied = applied.map_err(|error| files.failure(Some(error.into())))?;
     let shown = Changes::of(applied.changes, applied.registry_revision)?;
     output::print_as(args.output.format, &shown.json(), || {
         shown.text().replace(" to create", " created").replace(" to update", " updated")

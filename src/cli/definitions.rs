@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use hydrant_proto::v1;
@@ -13,19 +14,24 @@ use crate::config::durations;
 use crate::error::Violation;
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::documents;
-use crate::registry::yaml::{self, Located};
+use crate::registry::node::Place;
+use crate::registry::world::Unread;
+use crate::registry::yaml::{self, FileProblem, Located};
 use crate::rpc::wire::definitions::{decode_definitions, decode_kind};
 
 /// Definitions and where they were written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct DefinitionFiles {
+    /// As far as they can be read.
     located: Vec<Located>,
+    problems: Vec<FileProblem>,
+    unread: Unread,
 }
 
 impl DefinitionFiles {
-    /// Reads every `*.yaml` and `*.yml` under the folders, and the files named. All that is wrong
-    /// in any of them is told at once. A file that defines nothing is warned about, and refused if
-    /// none does.
+    /// Reads every `*.yaml` and `*.yml` under the folders, and the files named. What is wrong in any
+    /// of them is kept, to be told together with what is wrong between them. A file that defines
+    /// nothing is warned about, and refused if none does.
     pub fn read(paths: &[PathBuf], format: Format) -> Result<Self, Failure> {
         let mut files = Vec::new();
         for path in paths {
@@ -38,53 +44,100 @@ impl DefinitionFiles {
         if files.is_empty() {
             return Err(nothing("there is no *.yaml file"));
         }
-        let (mut located, mut problems, mut without) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut all, mut without) = (Self::default(), Vec::new());
         for file in &files {
             let text = std::fs::read_to_string(file).map_err(|error| Failure::file(file, "be read", &error))?;
             match yaml::parse(&file.to_string_lossy(), &text) {
                 Ok(parsed) if parsed.definitions.is_empty() => without.push(file),
-                Ok(parsed) => located.extend(parsed.definitions),
-                Err(found) => problems.extend(found),
+                Ok(parsed) => all.located.extend(parsed.definitions),
+                Err(bad) => {
+                    all.located.extend(bad.definitions);
+                    all.problems.extend(bad.problems);
+                    all.unread.extend(bad.unread);
+                }
             }
         }
-        if problems.is_empty() && located.is_empty() {
+        if all.are_good() && all.located.is_empty() {
             return Err(nothing("there is no definition; empty files and comments define nothing"));
         }
         for file in without {
             output::warn(&format!("{}: it holds no definition", file.display()), format);
         }
-        if problems.is_empty() {
-            return Ok(Self { located });
-        }
-        let number = u64::try_from(problems.len()).unwrap_or(u64::MAX);
-        let message = format!("the definitions can't be read: {}", output::counted(number, "problem"));
-        let violation = |problem: yaml::FileProblem| Violation {
-            path: format!("{}:{}:{}", problem.file, problem.place.line, problem.place.column),
-            message: match problem.path.as_str() {
-                "" => problem.message,
-                path => format!("{path}: {}", problem.message),
-            },
-        };
-        Err(Failure::new("INVALID_DEFINITION", message).violations(problems.into_iter().map(violation).collect()))
+        Ok(all)
     }
 
     pub fn definitions(&self) -> Vec<Definition> {
         self.located.iter().map(|located| located.definition.clone()).collect()
     }
 
-    /// Says of each problem in which file and line it stands, where a server says in which
-    /// definition of the request.
-    pub fn locate(&self, mut failure: Failure) -> Failure {
-        for violation in &mut failure.violations {
-            let Some((index, path)) = request_path(&violation.path) else { continue };
-            let Some(located) = self.located.get(index) else { continue };
-            let place = located.place_of(path);
-            let subject = subject(&located.definition);
-            let at = if path.is_empty() { String::new() } else { format!(" {path}") };
-            violation.message = format!("{subject}{at}: {}", violation.message);
-            violation.path = format!("{}:{}:{}", located.file, place.line, place.column);
+    pub fn unread(&self) -> &Unread {
+        &self.unread
+    }
+
+    /// Nothing is wrong within any of them.
+    pub fn are_good(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// All that is wrong within the documents, and what a server has said of them, each problem in its
+    /// file and line, in their order.
+    pub fn failure(&self, of_server: Option<Failure>) -> Failure {
+        let mut placed: Vec<Placed> = self.problems.iter().map(Placed::within).collect();
+        let mut of_server = of_server.unwrap_or_else(|| Failure::new("INVALID_DEFINITION", String::new()));
+        let violations = std::mem::take(&mut of_server.violations);
+        let hint = match of_server.message.as_str() {
+            message if violations.is_empty() && !message.is_empty() => {
+                Some(format!("whether they fit together wasn't looked at: {message}"))
+            }
+            _ => of_server.hint.clone(),
+        };
+        let mut elsewhere = Vec::new();
+        for violation in violations {
+            let found = request_path(&violation.path).and_then(|(index, path)| Some((self.located.get(index)?, path)));
+            match found {
+                Some((located, path)) if located.has_gap_at(path) => {}
+                Some((located, path)) => placed.push(Placed::between(located, path, &violation.message)),
+                None => elsewhere.push(violation),
+            }
         }
-        failure
+        placed.sort_by_key(|problem| (Arc::clone(&problem.file), problem.place));
+        let violations: Vec<Violation> = placed.into_iter().map(Placed::into_violation).chain(elsewhere).collect();
+        if self.are_good() {
+            return of_server.violations(violations);
+        }
+        let number = u64::try_from(violations.len()).unwrap_or(u64::MAX);
+        let message = format!("the definitions can't be applied: {}", output::counted(number, "problem"));
+        let failure = Failure { hint, ..Failure::new("INVALID_DEFINITION", message) };
+        failure.violations(violations)
+    }
+}
+
+/// A problem and where it stands.
+struct Placed {
+    file: Arc<str>,
+    place: Place,
+    message: String,
+}
+
+impl Placed {
+    /// Within a document.
+    fn within(problem: &FileProblem) -> Self {
+        let message = match problem.path.as_str() {
+            "" => problem.message.clone(),
+            path => format!("{path}: {}", problem.message),
+        };
+        Self { file: Arc::clone(&problem.file), place: problem.place, message }
+    }
+
+    /// Between a definition and others.
+    fn between(located: &Located, path: &str, message: &str) -> Self {
+        let at = if path.is_empty() { String::new() } else { format!(" {path}") };
+        let message = format!("{}{at}: {message}", subject(&located.definition));
+        Self { file: Arc::clone(&located.file), place: located.place_of(path), message }
+    }
+
+    fn into_violation(self) -> Violation {
+        Violation { path: format!("{}:{}:{}", self.file, self.place.line, self.place.column), message: self.message }
     }
 }
 
@@ -254,7 +307,8 @@ mod tests {
             ("a.yaml", &ENTITY.replace("type: string", "type: text")),
             ("b.yaml", &ENTITY.replace("joinKeys", "keys")),
         ]);
-        let failure = DefinitionFiles::read(&[folder.path().to_owned()], Format::Table).expect_err("refused");
+        let failure = DefinitionFiles::read(&[folder.path().to_owned()], Format::Table).expect("there are some");
+        let failure = failure.failure(None);
         let paths: Vec<&str> = failure.violations.iter().map(|violation| violation.path.as_str()).collect();
         assert!(paths.iter().any(|path| path.contains("a.yaml:5:")), "{paths:?}");
         assert!(paths.iter().any(|path| path.contains("b.yaml:")), "{paths:?}");
@@ -266,7 +320,7 @@ mod tests {
         let files = DefinitionFiles::read(&[folder.path().to_owned()], Format::Table).expect("valid");
         let problem = |path: &str| Violation { path: path.to_owned(), message: "is bad".to_owned() };
         let violations = vec![problem("definitions[0].spec.joinKeys[0].type"), problem("")];
-        let located = files.locate(Failure::new("INVALID_DEFINITION", "refused").violations(violations));
+        let located = files.failure(Some(Failure::new("INVALID_DEFINITION", "refused").violations(violations)));
         assert!(located.violations[0].path.ends_with("a.yaml:5:35"), "{:?}", located.violations[0]);
         assert_eq!(located.violations[0].message, "Entity/airport spec.joinKeys[0].type: is bad");
         assert_eq!(located.violations[1], problem(""));

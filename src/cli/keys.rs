@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use arrow_array::ArrayRef;
+use hydrant_storage::names::Name;
 use hydrant_storage::row::ColumnBuilder;
 use hydrant_storage::value::{DataType, ScalarType};
 use serde_json::Value as Json;
@@ -40,9 +41,20 @@ pub fn parse(text: &str) -> Result<KeyArgument, String> {
                     return Ok(KeyArgument(pairs));
                 }
             }
+            Some('=') if ends_in_a_name(&current) => {
+                let name = name.unwrap_or_default();
+                return Err(format!(
+                    "'{name}={current}=' looks like two keys: put a comma between them, or write '\\=' within a value"
+                ));
+            }
             Some(other) => current.push(other),
         }
     }
+}
+
+/// Whether the value so far is followed, after a space, by what could be another key's name.
+fn ends_in_a_name(value: &str) -> bool {
+    value.rsplit_once(' ').is_some_and(|(_, last)| last.parse::<Name>().is_ok())
 }
 
 impl KeyTypes {
@@ -150,6 +162,10 @@ mod tests {
         for wrong in ["", "EWR", "a=1,", "a=1,b", "a=1,a=2", r"a=1\"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+        let forgotten = parse("origin=EWR carrier=UA").expect_err("its comma is missing");
+        assert!(forgotten.contains("put a comma between them"), "{forgotten}");
+        assert_eq!(parse(r"a=b c\=d"), Ok(pairs(&[("a", "b c=d")])));
+        assert_eq!(parse("a=b =="), Ok(pairs(&[("a", "b ==")])));
     }
 
     #[test]

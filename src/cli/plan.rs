@@ -8,7 +8,6 @@ use serde_json::{Value as Json, json};
 use super::definitions::{DefinitionFiles, reference};
 use super::output::{self, ResultOutput, Tone};
 use super::{Done, Failure, Server};
-use crate::error::Violation;
 use crate::rpc::client::Client;
 
 /// Show what applying definitions would change
@@ -30,8 +29,7 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let files = DefinitionFiles::read(&args.files, args.output.format)?;
-    let client = server.connect().await?;
-    let shown = made(&files, &client).await?;
+    let (_, shown) = made(&files, server).await?;
     output::print_as(args.output.format, &shown.json(), || {
         let mut text = shown.text();
         if shown.any() {
@@ -42,19 +40,19 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     Ok(if args.exit_code && shown.any() { Done::Changes } else { Done::Done })
 }
 
-/// A plan of definitions that can be applied, or everything that is wrong with them.
-pub(super) async fn made(files: &DefinitionFiles, client: &Client) -> Result<Changes, Failure> {
-    let plan = client.plan(&files.definitions()).await.map_err(|error| files.locate(error.into()))?;
-    if plan.problems.is_empty() {
-        return Changes::of(plan.changes, plan.registry_revision);
-    }
-    let violation = |problem: v1::DefinitionProblem| Violation {
-        path: format!("definitions[{}].{}", problem.definition, problem.path),
-        message: problem.message,
+/// A plan of definitions that can be applied, and who made it; or everything that is wrong with the
+/// definitions, also where no server can be asked whether they fit together.
+pub(super) async fn made(files: &DefinitionFiles, server: &Server) -> Result<(Client, Changes), Failure> {
+    let planned = async {
+        let client = server.connect().await?;
+        let plan = client.plan(&files.definitions(), files.unread()).await?;
+        Ok((client, plan))
     };
-    let number = output::counted(plan.problems.len() as u64, "problem");
-    let failure = Failure::new("INVALID_DEFINITION", format!("the definitions can't be applied: {number}"));
-    Err(files.locate(failure.violations(plan.problems.into_iter().map(violation).collect())))
+    match planned.await {
+        Ok((client, plan)) if files.are_good() => Ok((client, Changes::of(plan.changes, plan.registry_revision)?)),
+        Ok(_) => Err(files.failure(None)),
+        Err(failure) => Err(files.failure(Some(failure))),
+    }
 }
 
 /// What a plan would change, or an apply has changed.

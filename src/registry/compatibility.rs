@@ -8,7 +8,8 @@ use hydrant_storage::order::Micros;
 
 use super::definition::{EntitySpec, FeatureViewSpec, SourceSpec};
 use super::state::{RowFeature, TenantState, ViewState};
-use super::validation::{ResolvedView, Violations, World, resolve_view};
+use super::validation::{ResolvedView, Violations, resolve_view};
+use super::world::World;
 use crate::config::durations;
 
 /// Shown with every refusal of this module.
@@ -49,7 +50,7 @@ pub(super) fn source(
     }
     for (view_name, view) in &state.views {
         let spec = view_spec(view);
-        let checked_itself = in_request.contains_key(view_name) || world.views.get(view_name) != Some(&spec);
+        let checked_itself = in_request.contains_key(view_name) || world.view(view_name).read() != Some(spec);
         if spec.source != *name || checked_itself {
             continue;
         }

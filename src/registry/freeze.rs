@@ -45,6 +45,7 @@ pub(super) fn freeze(
     violations: &mut Violations,
 ) -> Option<FrozenService> {
     let before = violations.len();
+    let mut is_whole = true;
     let mut frozen = FrozenService {
         number,
         latency_budget: spec.latency_budget,
@@ -56,7 +57,10 @@ pub(super) fn freeze(
     let mut names = BTreeSet::new();
     for (index, item) in spec.features.iter().enumerate() {
         let path = format!("{path}.features[{index}]");
-        let view = views.get(&item.view)?;
+        let Some(view) = views.get(&item.view) else {
+            is_whole = false;
+            continue;
+        };
         check_request_columns(item, &view.resolved.join_keys, &mut request_columns, &path, violations);
         let lookup = add_lookup(&mut frozen.lookups, item, view);
         let prefix = item.alias.as_ref().unwrap_or(&item.view);
@@ -80,7 +84,7 @@ pub(super) fn freeze(
         }
     }
     frozen.shape_hash = shape_hash(&frozen);
-    (violations.len() == before).then_some(frozen)
+    (is_whole && violations.len() == before).then_some(frozen)
 }
 
 /// Whether a service that comes out as `fresh` needs no version after `current`.

@@ -11,6 +11,7 @@ pub mod node;
 pub mod plan;
 pub mod selection;
 pub mod values;
+pub mod world;
 pub mod yaml;
 
 mod build;
@@ -20,6 +21,7 @@ mod details;
 mod exact;
 mod freeze;
 mod known_selections;
+mod partial;
 mod reader;
 mod state;
 mod validation;
@@ -42,7 +44,7 @@ use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
 
-pub use self::validation::feeds;
+pub use self::validation::{MAX_DEFINITIONS, feeds};
 
 use self::catalog::Snapshot;
 use self::definition::{Definition, Kind};
@@ -50,6 +52,7 @@ use self::lineage::Lineage;
 use self::listing::{Described, Page};
 use self::plan::{Plan, Stamp};
 use self::state::State;
+use self::world::Unread;
 
 /// Under which the registry's state is kept.
 const METADATA_KEY: &str = "registry";
@@ -173,6 +176,14 @@ impl Registry {
         permit.require(Action::ReadDefinitions)?;
         let state = self.shared.state.load_full();
         plan::draft(&state, permit.tenant(), definitions, &self.stamp(permit)).map(|(plan, _)| plan)
+    }
+
+    /// Refuses as [`plan`](Self::plan) does what is wrong with `definitions`, beside which others
+    /// couldn't be read; references to these are taken to be right.
+    pub fn check_beside(&self, permit: &Permit, definitions: &[Definition], unread: &Unread) -> Result<()> {
+        permit.require(Action::ReadDefinitions)?;
+        let state = self.shared.state.load_full();
+        plan::check_beside(&state, permit.tenant(), definitions, unread, &self.stamp(permit))
     }
 
     /// Makes the definitions so, all of them or none, in whatever order they stand. ABORTED if

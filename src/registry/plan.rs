@@ -16,7 +16,8 @@ use super::details;
 use super::freeze::{self, FreezableView};
 use super::lineage;
 use super::state::{FrozenService, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
-use super::validation::{self, ResolvedView, Violations, World, resolve_view};
+use super::validation::{self, ResolvedView, Violations, resolve_view};
+use super::world::{Unread, World};
 
 /// What would change, in the order in which kinds refer to one another, then by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,15 +97,59 @@ pub(super) fn draft(
     stamp: &Stamp,
 ) -> Result<(Plan, Option<State>)> {
     let old = tenant(state, tenant_name)?;
-    let world = World::new(old, definitions);
+    let Drafted { tenant: new, actions, next_view } = drafted(state, old, definitions, &Unread::default(), stamp)?;
+    let mut changes: Vec<Change> = Vec::with_capacity(actions.len());
+    for ((kind, name), action) in &actions {
+        let affects = if *action == Action::Update { affected(old, &new, *kind, name) } else { Vec::new() };
+        let details = details::lines(old, &new, *kind, name);
+        changes.push(Change { kind: *kind, name: name.clone(), action: *action, details, affects });
+    }
+    let plan = Plan { revision: state.revision, changes };
+    if plan.is_empty() {
+        return Ok((plan, None));
+    }
+    let mut next = state.clone();
+    next.revision += 1;
+    next.next_view = next_view;
+    next.tenants.insert(tenant_name.clone(), new);
+    Ok((plan, Some(next)))
+}
+
+/// Refuses as [`draft`] does what is wrong with `definitions`, which are only some of those that were
+/// written: nothing can be planned yet. Some of them may be among `unread` too, which were read in
+/// part.
+pub(super) fn check_beside(
+    state: &State,
+    tenant_name: &Name,
+    definitions: &[Definition],
+    unread: &Unread,
+    stamp: &Stamp,
+) -> Result<()> {
+    drafted(state, tenant(state, tenant_name)?, definitions, unread, stamp).map(|_| ())
+}
+
+/// A tenant after a change.
+struct Drafted {
+    tenant: TenantState,
+    actions: BTreeMap<(Kind, Name), Action>,
+    next_view: u32,
+}
+
+fn drafted(
+    state: &State,
+    old: &TenantState,
+    definitions: &[Definition],
+    unread: &Unread,
+    stamp: &Stamp,
+) -> Result<Drafted> {
+    let world = World::new(old, definitions, unread);
     let mut invalid = Violations::default();
     let resolved = validation::check(&world, definitions, &mut invalid);
     let mut incompatible = Violations::default();
     check_compatibility(old, &world, definitions, &resolved, &mut incompatible);
 
-    let mut next = state.clone();
-    next.revision += 1;
-    let mut drafting = Drafting { next_view: next.next_view, revision: next.revision, stamp, actions: BTreeMap::new() };
+    let revision = state.revision + 1;
+    let mut drafting = Drafting { next_view: state.next_view, revision, stamp, actions: BTreeMap::new() };
     let mut new = old.clone();
     for definition in definitions {
         drafting.place(&mut new, definition, &resolved);
@@ -121,20 +166,7 @@ pub(super) fn draft(
         }
     }
     refuse(invalid, incompatible)?;
-
-    let mut changes: Vec<Change> = Vec::with_capacity(drafting.actions.len());
-    for ((kind, name), action) in &drafting.actions {
-        let affects = if *action == Action::Update { affected(old, &new, *kind, name) } else { Vec::new() };
-        let details = details::lines(old, &new, *kind, name);
-        changes.push(Change { kind: *kind, name: name.clone(), action: *action, details, affects });
-    }
-    let plan = Plan { revision: state.revision, changes };
-    if plan.is_empty() {
-        return Ok((plan, None));
-    }
-    next.next_view = drafting.next_view;
-    next.tenants.insert(tenant_name.clone(), new);
-    Ok((plan, Some(next)))
+    Ok(Drafted { tenant: new, actions: drafting.actions, next_view: drafting.next_view })
 }
 
 /// What downstream is otherwise after an update. Versions of services are frozen, so that a view
@@ -180,6 +212,9 @@ fn check_compatibility(
     for (index, definition) in definitions.iter().enumerate() {
         let (path, name) = (format!("definitions[{index}].spec"), definition.name());
         let Some(stored) = old.stored(definition.kind(), name) else { continue };
+        if world.unread.covers(definition.kind(), name) {
+            continue;
+        }
         match (&stored.definition.spec, &definition.spec) {
             (Spec::Entity(before), Spec::Entity(after)) => {
                 compatibility::entity(old, name, before, after, &path, violations);
@@ -224,14 +259,15 @@ fn summary(violations: &[Violation], what: &str) -> String {
     }
 }
 
-/// The views as they will be, for freezing; those with problems are left out.
+/// The views as they will be, for freezing; those with problems, or made of what couldn't be read, are
+/// left out.
 fn freezable_views(new: &TenantState, world: &World<'_>) -> BTreeMap<Name, FreezableView> {
     let freezable = |(name, view): (&Name, &ViewState)| {
-        let spec = world.views.get(name)?;
+        let spec = world.view(name).read()?;
         let mut problems = Violations::default();
         let resolved = resolve_view(world, spec, "", &mut problems);
-        let freezable = FreezableView::new(view.id, view.version, spec.ttl, resolved);
-        problems.is_empty().then(|| (name.clone(), freezable))
+        let is_sure = resolved.is_whole && problems.is_empty();
+        is_sure.then(|| (name.clone(), FreezableView::new(view.id, view.version, spec.ttl, resolved)))
     };
     new.views.iter().filter_map(freezable).collect()
 }

@@ -14,8 +14,8 @@ use super::definition::{
     Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
     SourceSpec, Spec, TypedName,
 };
-use super::state::TenantState;
 use super::values;
+use super::world::{Referred, World};
 
 /// The most definitions of one request.
 pub const MAX_DEFINITIONS: usize = 10_000;
@@ -40,19 +40,14 @@ pub fn feeds(column: DataType, target: DataType) -> bool {
     }
 }
 
-/// What is defined once a request is applied.
-pub(super) struct World<'a> {
-    pub entities: BTreeMap<&'a Name, &'a EntitySpec>,
-    pub sources: BTreeMap<&'a Name, &'a SourceSpec>,
-    pub views: BTreeMap<&'a Name, &'a FeatureViewSpec>,
-}
-
 /// A view with its references followed and its types worked out.
 #[derive(Clone, Debug)]
 pub(super) struct ResolvedView {
     pub join_keys: Vec<JoinKey>,
     /// In the order of the definition.
     pub features: Vec<ResolvedFeature>,
+    /// False where a definition that it refers to couldn't be read.
+    pub is_whole: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -85,23 +80,6 @@ impl Violations {
     }
 }
 
-impl<'a> World<'a> {
-    pub fn new(state: &'a TenantState, definitions: &'a [Definition]) -> Self {
-        let mut world = Self { entities: BTreeMap::new(), sources: BTreeMap::new(), views: BTreeMap::new() };
-        // What the request says replaces what is there.
-        for definition in state.definitions().chain(definitions) {
-            let name = definition.name();
-            match &definition.spec {
-                Spec::Entity(spec) => drop(world.entities.insert(name, spec)),
-                Spec::Source(spec) => drop(world.sources.insert(name, spec)),
-                Spec::FeatureView(spec) => drop(world.views.insert(name, spec)),
-                Spec::Tenant(_) | Spec::FeatureService(_) => {}
-            }
-        }
-        world
-    }
-}
-
 /// Checks each definition of a request within `world`. Answers the views that could be resolved.
 pub(super) fn check(
     world: &World<'_>,
@@ -131,11 +109,15 @@ pub(super) fn check(
                 "tenants can't be defined yet: there is one, 'default', made at the first start",
             ),
             Spec::Entity(spec) => check_entity(spec, &path, violations),
-            Spec::Source(spec) => check_source(spec, &path, violations),
+            Spec::Source(spec) => {
+                let is_whole = !world.unread.covers(Kind::Source, name);
+                check_source(spec, is_whole, &path, violations);
+            }
             Spec::FeatureView(spec) => {
                 let before = violations.len();
                 let view = resolve_view(world, spec, &path, violations);
-                if violations.len() == before {
+                let is_sure = view.is_whole && !world.unread.covers(Kind::FeatureView, name);
+                if is_sure && violations.len() == before {
                     resolved.insert(name.clone(), view);
                 }
             }
@@ -153,11 +135,18 @@ pub(super) fn resolve_view(
     path: &str,
     violations: &mut Violations,
 ) -> ResolvedView {
-    let join_keys = resolve_join_keys(world, spec, path, violations);
-    let source = world.sources.get(&spec.source).copied();
-    if source.is_none() {
-        violations.add(format!("{path}.source"), format!("there is no source '{}'", spec.source));
-    }
+    let (join_keys, mut is_whole) = resolve_join_keys(world, spec, path, violations);
+    let source = match world.source(&spec.source) {
+        Referred::Read(source) => Some(source),
+        Referred::Unread => {
+            is_whole = false;
+            None
+        }
+        Referred::Absent => {
+            violations.add(format!("{path}.source"), format!("there is no source '{}'", spec.source));
+            None
+        }
+    };
     if let Some(source) = source {
         check_join_keys_in_source(&join_keys, &spec.source, source, path, violations);
     }
@@ -181,15 +170,16 @@ pub(super) fn resolve_view(
     if !spec.online && !spec.offline {
         violations.add(format!("{path}.online"), "a view that is neither online nor offline keeps nothing");
     }
-    ResolvedView { join_keys, features }
+    ResolvedView { join_keys, features, is_whole }
 }
 
+/// A view's join keys, and whether these are all.
 fn resolve_join_keys(
     world: &World<'_>,
     spec: &FeatureViewSpec,
     path: &str,
     violations: &mut Violations,
-) -> Vec<JoinKey> {
+) -> (Vec<JoinKey>, bool) {
     let path = format!("{path}.entities");
     if spec.entities.is_empty() {
         violations.add(&path, "a view is over at least one entity");
@@ -198,10 +188,18 @@ fn resolve_join_keys(
     let mut join_keys: Vec<JoinKey> = Vec::new();
     let mut owners: HashMap<&Name, &Name> = HashMap::new();
     let mut seen = HashSet::new();
+    let mut are_all = true;
     for (index, name) in spec.entities.iter().enumerate() {
-        let Some(entity) = world.entities.get(name) else {
-            violations.add(format!("{path}[{index}]"), format!("there is no entity '{name}'"));
-            continue;
+        let entity = match world.entity(name) {
+            Referred::Read(entity) => entity,
+            Referred::Unread => {
+                are_all = false;
+                continue;
+            }
+            Referred::Absent => {
+                violations.add(format!("{path}[{index}]"), format!("there is no entity '{name}'"));
+                continue;
+            }
         };
         if !seen.insert(name) {
             continue;
@@ -225,7 +223,7 @@ fn resolve_join_keys(
     if join_keys.len() > MAX_JOIN_KEYS {
         violations.add(&path, format!("a view has at most {MAX_JOIN_KEYS} join keys, not {}", join_keys.len()));
     }
-    join_keys
+    (join_keys, are_all)
 }
 
 fn check_join_keys_in_source(
@@ -303,14 +301,15 @@ fn check_entity(spec: &EntitySpec, path: &str, violations: &mut Violations) {
     }
 }
 
-fn check_source(spec: &SourceSpec, path: &str, violations: &mut Violations) {
+/// Of a source that was read in part, columns may be there that aren't seen.
+fn check_source(spec: &SourceSpec, is_whole: bool, path: &str, violations: &mut Violations) {
     let columns = format!("{path}.columns");
     check_count(spec.columns.len(), MAX_COLUMNS, "column", &columns, violations);
     check_unique(spec.columns.iter().map(|typed| &typed.name), "column", &columns, violations);
-    check_time_column(spec, &spec.event_time, &format!("{path}.eventTime"), violations);
+    check_time_column(spec, is_whole, &spec.event_time, &format!("{path}.eventTime"), violations);
     match &spec.known_time {
         KnownTimeRule::Column(column) => {
-            check_time_column(spec, column, &format!("{path}.knownTime.column"), violations);
+            check_time_column(spec, is_whole, column, &format!("{path}.knownTime.column"), violations);
         }
         KnownTimeRule::Event { delay } if *delay < 0 => {
             violations.add(format!("{path}.knownTime.event"), "a row can't be known before it happened");
@@ -322,9 +321,10 @@ fn check_source(spec: &SourceSpec, path: &str, violations: &mut Violations) {
     }
 }
 
-fn check_time_column(spec: &SourceSpec, column: &Name, path: &str, violations: &mut Violations) {
+fn check_time_column(spec: &SourceSpec, is_whole: bool, column: &Name, path: &str, violations: &mut Violations) {
     match column_type(spec, column) {
-        None => violations.add(path, format!("the source declares no column '{column}'")),
+        None if is_whole => violations.add(path, format!("the source declares no column '{column}'")),
+        None => {}
         Some(TIMESTAMP) => {}
         Some(other) => violations.add(path, format!("column '{column}' is {other}; a time must be timestamp")),
     }
@@ -338,9 +338,13 @@ fn check_service(world: &World<'_>, spec: &FeatureServiceSpec, path: &str, viola
     check_count(spec.features.len(), MAX_SERVICE_FEATURES, "feature", &path, violations);
     for (index, item) in spec.features.iter().enumerate() {
         let path = format!("{path}[{index}]");
-        let Some(view) = world.views.get(&item.view) else {
-            violations.add(format!("{path}.view"), format!("there is no feature view '{}'", item.view));
-            continue;
+        let view = match world.view(&item.view) {
+            Referred::Read(view) => view,
+            Referred::Unread => continue,
+            Referred::Absent => {
+                violations.add(format!("{path}.view"), format!("there is no feature view '{}'", item.view));
+                continue;
+            }
         };
         check_unique(item.features.iter(), "feature", &format!("{path}.features"), violations);
         for (index, feature) in item.features.iter().enumerate() {
@@ -349,9 +353,19 @@ fn check_service(world: &World<'_>, spec: &FeatureServiceSpec, path: &str, viola
                 violations.add(format!("{path}.features[{index}]"), message);
             }
         }
-        let entities = view.entities.iter().filter_map(|entity| world.entities.get(entity));
-        let join_keys: BTreeSet<&Name> =
-            entities.flat_map(|entity| entity.join_keys.iter().map(|typed| &typed.name)).collect();
+        let mut join_keys = BTreeSet::new();
+        let mut are_all = true;
+        for entity in &view.entities {
+            match world.entity(entity) {
+                Referred::Read(entity) => join_keys.extend(entity.join_keys.iter().map(|typed| &typed.name)),
+                Referred::Unread => are_all = false,
+                // The view's own problem.
+                Referred::Absent => {}
+            }
+        }
+        if !are_all {
+            continue;
+        }
         for key in item.keys.keys().filter(|key| !join_keys.contains(key)) {
             let message = format!("feature view '{}' has no join key '{key}'", item.view);
             violations.add(format!("{path}.keys.{key}"), message);

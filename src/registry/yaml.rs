@@ -11,6 +11,8 @@ use saphyr_parser::{Event, Marker, Parser, Span, Tag};
 use super::definition::Definition;
 use super::documents;
 use super::node::{Content, Key, Node, Place};
+use super::partial::{Remainder, kind_and_name};
+use super::world::Unread;
 
 /// The largest file.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -25,6 +27,16 @@ pub struct DefinitionFile {
     pub definitions: Vec<Located>,
 }
 
+/// A file with problems, and what can be read in it all the same.
+#[derive(Clone, Debug, Default)]
+pub struct BadFile {
+    /// In the order in which they stand.
+    pub problems: Vec<FileProblem>,
+    /// As far as they can be read; those with gaps are among `unread` too.
+    pub definitions: Vec<Located>,
+    pub unread: Unread,
+}
+
 /// A definition and where it was written.
 #[derive(Clone, Debug)]
 pub struct Located {
@@ -33,6 +45,8 @@ pub struct Located {
     /// The line on which the document's content begins.
     pub line: usize,
     places: BTreeMap<String, Place>,
+    /// Lists and mappings of which something couldn't be read.
+    gaps: Vec<String>,
 }
 
 /// One wrong place in a file.
@@ -46,7 +60,7 @@ pub struct FileProblem {
 }
 
 /// Reads every document of a file. `file` is only shown.
-pub fn parse(file: &str, text: &str) -> Result<DefinitionFile, Vec<FileProblem>> {
+pub fn parse(file: &str, text: &str) -> Result<DefinitionFile, BadFile> {
     let file: Arc<str> = file.into();
     let mut loader = Loader::new(Arc::clone(&file));
     if text.len() > MAX_BYTES {
@@ -54,29 +68,60 @@ pub fn parse(file: &str, text: &str) -> Result<DefinitionFile, Vec<FileProblem>>
     } else {
         loader.load(text);
     }
-    let Loader { documents, mut problems, .. } = loader;
-    let mut definitions = Vec::new();
-    for document in documents {
-        match documents::read(&document) {
-            Ok(definition) => {
-                let mut places = BTreeMap::new();
-                collect_places(&document, String::new(), &mut places);
-                let line = document.place.line;
-                definitions.push(Located { definition, file: Arc::clone(&file), line, places });
-            }
-            Err(found) => problems.extend(found.into_iter().map(|problem| FileProblem {
-                file: Arc::clone(&file),
-                place: problem.place,
-                path: problem.path,
-                message: problem.message,
-            })),
-        }
+    let Loader { documents, problems, is_whole, .. } = loader;
+    let mut found = BadFile { problems, ..BadFile::default() };
+    if !is_whole {
+        found.unread.insert(None, None);
     }
-    problems.sort_by_key(|problem| problem.place);
-    if problems.is_empty() { Ok(DefinitionFile { definitions }) } else { Err(problems) }
+    let broken: Vec<Place> = found.problems.iter().map(|problem| problem.place).collect();
+    for (index, document) in documents.iter().enumerate() {
+        let end = documents.get(index + 1).map(|next| next.place);
+        let is_broken = broken.iter().any(|at| *at >= document.place && end.is_none_or(|end| *at < end));
+        found.read(&file, document, is_broken);
+    }
+    found.problems.sort_by_key(|problem| problem.place);
+    if found.problems.is_empty() { Ok(DefinitionFile { definitions: found.definitions }) } else { Err(found) }
+}
+
+impl BadFile {
+    /// Reads a document, as far as it goes. `is_broken` are those that the parser had trouble with.
+    fn read(&mut self, file: &Arc<str>, document: &Node, is_broken: bool) {
+        let problems = match documents::read(document) {
+            Ok(definition) if !is_broken => {
+                self.definitions.push(Located::new(definition, file, document, Vec::new()));
+                return;
+            }
+            Ok(_) => Vec::new(),
+            Err(problems) => problems,
+        };
+        let (kind, name) = kind_and_name(document);
+        self.unread.insert(kind, name);
+        let remainder = Remainder::of(document, &problems);
+        if let Ok(definition) = documents::read(&remainder.document) {
+            self.definitions.push(Located::new(definition, file, &remainder.document, remainder.gaps));
+        }
+        self.problems.extend(problems.into_iter().map(|problem| FileProblem {
+            file: Arc::clone(file),
+            place: problem.place,
+            path: problem.path,
+            message: problem.message,
+        }));
+    }
 }
 
 impl Located {
+    fn new(definition: Definition, file: &Arc<str>, document: &Node, gaps: Vec<String>) -> Self {
+        let mut places = BTreeMap::new();
+        collect_places(document, String::new(), &mut places);
+        Self { definition, file: Arc::clone(file), line: document.place.line, places, gaps }
+    }
+
+    /// Whether what stands at a path is only a part of what was written there: what it lacks may be
+    /// what couldn't be read.
+    pub fn has_gap_at(&self, path: &str) -> bool {
+        self.gaps.iter().any(|gap| gap == path)
+    }
+
     /// Where a path such as `spec.features[2].type` stands; for what isn't written, where the
     /// nearest thing around it is.
     pub fn place_of(&self, path: &str) -> Place {
@@ -134,6 +179,8 @@ struct Loader {
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    /// It was read to its end.
+    is_whole: bool,
 }
 
 /// A list or mapping whose end hasn't come yet.
@@ -160,7 +207,8 @@ struct Stop;
 
 impl Loader {
     fn new(file: Arc<str>) -> Self {
-        Self { file, documents: Vec::new(), problems: Vec::new(), open: Vec::new(), anchors: HashMap::new(), nodes: 0 }
+        let (documents, problems, open) = (Vec::new(), Vec::new(), Vec::new());
+        Self { file, documents, problems, open, anchors: HashMap::new(), nodes: 0, is_whole: false }
     }
 
     fn load(&mut self, text: &str) {
@@ -178,6 +226,7 @@ impl Loader {
                 }
             }
         }
+        self.is_whole = true;
     }
 
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Stop> {

@@ -25,11 +25,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
 use super::status;
-use super::wire::definitions::{encode_definition, encode_kind};
+use super::wire::definitions::{encode_definition, encode_kind, encode_unread};
 use super::wire::ipc::{Decoded, IpcDecoder};
 use super::wire::messages::{FlightEncoder, MESSAGE_BYTES};
 use crate::error::{Code, Violation};
 use crate::registry::definition::{Definition, Kind};
+use crate::registry::world::Unread;
 
 pub use super::status::Refusal;
 
@@ -78,10 +79,12 @@ impl Client {
         self.answer(answer)
     }
 
-    /// What applying would change. A refusal lists everything that is wrong with the definitions.
-    pub async fn plan(&self, definitions: &[Definition]) -> Result<v1::PlanResponse, Refusal> {
+    /// What applying would change; nothing as long as others beside the definitions are `unread`. A
+    /// refusal lists everything that is wrong with the definitions.
+    pub async fn plan(&self, definitions: &[Definition], unread: &Unread) -> Result<v1::PlanResponse, Refusal> {
         let definitions = definitions.iter().map(encode_definition).collect();
-        let answer = self.registry().plan(self.request(v1::PlanRequest { definitions })).await;
+        let request = v1::PlanRequest { definitions, unread: encode_unread(unread) };
+        let answer = self.registry().plan(self.request(request)).await;
         let plan = self.answer(answer)?;
         if plan.problems.is_empty() { Ok(plan) } else { Err(refused_plan(&plan.problems)) }
     }

@@ -8,8 +8,8 @@ use tonic::{Request, Response, Status};
 use super::UseCases;
 use super::status::to_status;
 use super::wire::definitions::{
-    decode_definitions, decode_kind, decode_versioned_name, encode_definition, encode_kind, encode_problem,
-    encode_status,
+    decode_definitions, decode_kind, decode_unread, decode_versioned_name, encode_definition, encode_kind,
+    encode_problem, encode_status,
 };
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::Definition;
@@ -85,13 +85,19 @@ impl RegistryRpc {
     fn draft(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
         let registry = &self.use_cases.registry;
-        let planned = decode_definitions(request.definitions).and_then(|all| registry.plan(&permit, &all));
+        let unread = decode_unread(request.unread)?;
+        let planned = decode_definitions(request.definitions).and_then(|all| {
+            if unread.is_empty() {
+                let plan = registry.plan(&permit, &all)?;
+                return Ok((plan.revision, encode_changes(&plan)));
+            }
+            registry.check_beside(&permit, &all, &unread)?;
+            Ok((registry.snapshot().revision, Vec::new()))
+        });
         match planned {
-            Ok(plan) => Ok(v1::PlanResponse {
-                registry_revision: plan.revision,
-                changes: encode_changes(&plan),
-                problems: Vec::new(),
-            }),
+            Ok((registry_revision, changes)) => {
+                Ok(v1::PlanResponse { registry_revision, changes, problems: Vec::new() })
+            }
             Err(error) if error.code == Code::InvalidArgument && !error.violations.is_empty() => Ok(v1::PlanResponse {
                 registry_revision: registry.snapshot().revision,
                 changes: Vec::new(),

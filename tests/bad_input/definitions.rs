@@ -64,6 +64,30 @@ async fn what_refers_to_nothing_is_told_for_all_definitions_at_once_and_nothing_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_within_documents_and_between_them_is_told_at_once() {
+    let scene = Scene::empty("").await;
+    let broken = DEFINITIONS
+        .replace("eventTime: event_timestamp", "eventTime: event_timestamp\n  maxFuture: never")
+        .replace("entities: [airport]", "entities: [harbour]")
+        .replace("features: [airport_weather]", "features: [airport_weather:wind, nothing]");
+    let file = scene.file("broken.yaml", &broken);
+    for command in ["plan", "apply"] {
+        let error = scene.refused_json(&[command, "-f", &file]);
+        assert_eq!(error["reason"], "INVALID_DEFINITION");
+        let places = places(&error);
+        assert_eq!(places.len(), 4, "{places:#?}");
+        assert!(places[0].contains("broken.yaml:13:") && places[0].contains("never"), "{places:#?}");
+        assert!(places[1].contains("broken.yaml:25:") && places[1].contains("harbour"), "{places:#?}");
+        assert!(places[2].contains("broken.yaml:33:") && places[2].contains("wind"), "{places:#?}");
+        assert!(places[3].contains("broken.yaml:33:") && places[3].contains("nothing"), "{places:#?}");
+    }
+    // Without a server what is wrong within them is told all the same, and what wasn't looked at.
+    let error = scene.refused_json(&["plan", "-f", &file, "--server", "127.0.0.1:1"]);
+    assert_eq!((error["reason"].as_str(), places(&error).len()), (Some("INVALID_DEFINITION"), 1), "{error}");
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("wasn't looked at")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_problems_are_all_told() {
     let scene = Scene::empty("").await;
     let view = |number: usize| {

@@ -1,5 +1,6 @@
 //! What the services answer to those who ask as they should.
 
+use hydrant::registry::world::Unread;
 use hydrant::rpc::v1;
 use hydrant::rpc::v1::column::Values;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
@@ -70,16 +71,16 @@ async fn a_deleted_key_is_not_found_and_a_repeated_request_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_tells_what_would_change_or_everything_that_is_wrong() {
     let server = TestServer::start().await;
-    let plan = server.client.plan(&weather()).await.expect("they fit together");
+    let plan = server.client.plan(&weather(), &Unread::default()).await.expect("they fit together");
     assert_eq!(plan.changes.len(), 4);
     assert!(plan.changes.iter().all(|change| change.action() == v1::change::Action::Create));
     // Without what they refer to, both the view and the service are wrong.
-    let refusal = server.client.plan(&weather()[2..]).await.expect_err("they refer to nothing");
+    let refusal = server.client.plan(&weather()[2..], &Unread::default()).await.expect_err("they refer to nothing");
     assert!(refusal.violations.len() >= 2, "{refusal:?}");
     assert!(refusal.violations[0].path.starts_with("definitions[0]."), "{refusal:?}");
 
     server.apply_weather().await;
-    let plan = server.client.plan(&weather()).await.expect("they fit together");
+    let plan = server.client.plan(&weather(), &Unread::default()).await.expect("they fit together");
     assert!(plan.changes.iter().all(|change| change.action() == v1::change::Action::Unchanged));
     server.stop().await;
 }

@@ -106,7 +106,7 @@ fn name(text: &str) -> Name {
 }
 
 fn definitions(text: &str) -> Vec<Definition> {
-    let file = yaml::parse("test.yaml", text).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let file = yaml::parse("test.yaml", text).unwrap_or_else(|bad| panic!("{:#?}", bad.problems));
     file.definitions.into_iter().map(|located| located.definition).collect()
 }
 

@@ -6,7 +6,7 @@ use super::*;
 /// What a file's problems are shown as.
 fn problems(text: &str) -> Vec<String> {
     let found = yaml::parse("f.yaml", text).expect_err("it is bad");
-    found.into_iter().map(|problem| problem.to_string()).collect()
+    found.problems.into_iter().map(|problem| problem.to_string()).collect()
 }
 
 #[test]
@@ -241,6 +241,55 @@ async fn definitions_that_do_not_fit_are_refused_with_every_problem() {
         assert_eq!(refused.reason, "INVALID_DEFINITION");
         assert_eq!(lines(&refused), expected, "{documents}");
     }
+}
+
+/// Whatever piece of good definitions can't be read, nothing else is said to be wrong for it: not
+/// what refers to it, and not what it seems to lack.
+#[tokio::test]
+async fn what_can_not_be_read_makes_nothing_else_wrong() {
+    let empty = open(&LossyFiles::new(1)).await.expect("an empty disk opens");
+    let applied = flights().await;
+    let permit = permit(Action::ReadDefinitions);
+    let mut broken = 0;
+    for (at, _) in FLIGHTS.match_indices(": ") {
+        for damage in ["{nope: 1}", "!unknown ", "[[x]]", "{"] {
+            let text = format!("{}: {damage} #{}", &FLIGHTS[..at], &FLIGHTS[at + 2..]);
+            let Err(bad) = yaml::parse("f.yaml", &text) else { continue };
+            broken += 1;
+            assert!(!bad.unread.is_empty(), "{text}");
+            let readable: Vec<Definition> = bad.definitions.iter().map(|located| located.definition.clone()).collect();
+            for registry in [&empty, &applied] {
+                let found = registry.check_beside(&permit, &readable, &bad.unread).err();
+                let said = found.map(|error| error.violations).unwrap_or_default().into_iter().filter(|violation| {
+                    let (index, path) = violation.path["definitions[".len()..].split_once(']').expect("an index");
+                    let index: usize = index.parse().expect("an index");
+                    !bad.definitions[index].has_gap_at(path.trim_start_matches('.'))
+                });
+                let said: Vec<_> = said.collect();
+                assert!(said.is_empty(), "{:#?} {said:#?}\n{text}", bad.problems);
+            }
+        }
+    }
+    assert!(broken > 100, "{broken}");
+}
+
+#[tokio::test]
+async fn what_can_be_read_beside_what_can_not_is_checked() {
+    let registry = open(&LossyFiles::new(1)).await.expect("an empty disk opens");
+    let text = FLIGHTS
+        .replacen("ttl: ", "ttl: soon # ", 1)
+        .replacen("carrier_departures:dep_delay", "carrier_departures:delay", 1)
+        .replacen("source: departures", "source: depatures", 1);
+    let bad = yaml::parse("f.yaml", &text).expect_err("the ttl is bad");
+    assert_eq!(bad.problems.len(), 1, "{:#?}", bad.problems);
+    let readable: Vec<Definition> = bad.definitions.iter().map(|located| located.definition.clone()).collect();
+    let refused = registry
+        .check_beside(&permit(Action::ReadDefinitions), &readable, &bad.unread)
+        .expect_err("names that nothing has");
+    let said = lines(&refused);
+    assert_eq!(said.len(), 2, "{said:#?}");
+    assert!(said[0].ends_with("feature view 'carrier_departures' has no feature 'delay'"), "{said:#?}");
+    assert!(said[1].ends_with("there is no source 'depatures'"), "{said:#?}");
 }
 
 #[tokio::test]

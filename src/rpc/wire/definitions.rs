@@ -19,7 +19,8 @@ use crate::registry::definition::{
     ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
 use crate::registry::listing::Described;
-use crate::registry::values;
+use crate::registry::world::Unread;
+use crate::registry::{MAX_DEFINITIONS, values};
 
 /// Definitions as they came in. A refusal lists every place that doesn't fit, as
 /// `definitions[2].spec.features[0].type`.
@@ -53,6 +54,29 @@ pub fn decode_kind(kind: i32) -> Result<Kind> {
         Ok(v1::Kind::Unspecified) | Err(_) => Err(Error::invalid("UNKNOWN_KIND", format!("there is no kind {kind}"))
             .hint("use ENTITY, SOURCE, FEATURE_VIEW, FEATURE_SERVICE or TENANT")),
     }
+}
+
+/// What was written beside a request's definitions and couldn't be read.
+pub fn decode_unread(unread: Vec<v1::UnreadDefinition>) -> Result<Unread> {
+    if unread.len() > MAX_DEFINITIONS {
+        let message = format!("a request names at most {MAX_DEFINITIONS} unread definitions, not {}", unread.len());
+        return Err(Error::invalid("INVALID_DEFINITION", message));
+    }
+    let mut decoded = Unread::default();
+    for v1::UnreadDefinition { kind, name } in unread {
+        let kind = if kind == v1::Kind::Unspecified as i32 { None } else { Some(decode_kind(kind)?) };
+        let name = if name.is_empty() { None } else { Some(decode_name("unread.name", &name)?) };
+        decoded.insert(kind, name);
+    }
+    Ok(decoded)
+}
+
+pub fn encode_unread(unread: &Unread) -> Vec<v1::UnreadDefinition> {
+    let one = |(kind, name): (Option<Kind>, Option<&Name>)| v1::UnreadDefinition {
+        kind: kind.map_or(v1::Kind::Unspecified, encode_kind).into(),
+        name: name.map(Name::to_string).unwrap_or_default(),
+    };
+    unread.iter().map(one).collect()
 }
 
 pub fn encode_kind(kind: Kind) -> v1::Kind {
