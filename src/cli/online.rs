@@ -344,6 +344,7 @@ mod tests {
                 }],
                 rows_from_history: 0,
             }),
+            ..Default::default()
         };
         let dests: ArrayRef = Arc::new(StringArray::from(vec!["EWR", "JFK"]));
         let mappings =

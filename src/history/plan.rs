@@ -15,6 +15,7 @@ use super::columns;
 use crate::error::{Code, Error, Violation};
 use crate::registry::catalog::View;
 use crate::registry::selection::Selection;
+use crate::registry::table::Beside;
 
 /// What a client asks of the join beside its services and features.
 #[derive(Clone, Debug)]
@@ -188,20 +189,13 @@ impl Plan {
     fn output_schema(&self) -> SchemaRef {
         let mut fields: Vec<Arc<Field>> = self.spine.fields().iter().cloned().collect();
         for column in &self.columns {
-            let types = [Some((column.data_type.to_arrow(), true)), self.status_type(), self.event_time_type()];
-            for (name, added) in added_names(&column.name).into_iter().zip(types) {
-                fields.extend(added.map(|(data_type, nullable)| Arc::new(Field::new(name, data_type, nullable))));
-            }
+            fields.extend(self.beside().fields(&column.name, column.data_type).into_iter().map(Arc::new));
         }
         Arc::new(Schema::new_with_metadata(fields, self.spine.metadata().clone()))
     }
 
-    fn status_type(&self) -> Option<(ArrowType, bool)> {
-        self.with_status.then_some((ArrowType::Utf8, false))
-    }
-
-    fn event_time_type(&self) -> Option<(ArrowType, bool)> {
-        self.with_event_time.then(|| (ScalarType::Timestamp.to_arrow(), true))
+    fn beside(&self) -> Beside {
+        Beside { status: self.with_status, event_time: self.with_event_time }
     }
 }
 
@@ -264,18 +258,12 @@ fn event_time_column(spine: &Schema, name: &str, wrong: &mut Vec<Violation>) -> 
     }
 }
 
-/// The columns of the answer that a feature may have: values, statuses, event times.
-fn added_names(column: &str) -> [String; 3] {
-    [column.to_owned(), format!("{column}__status"), format!("{column}__event_time")]
-}
-
 fn check_names(plan: &Plan, selection: &Selection, wrong: &mut Vec<Violation>) {
-    let asked = [true, plan.with_status, plan.with_event_time];
     for column in &selection.columns {
-        for (name, _) in added_names(&column.name).into_iter().zip(asked).filter(|(_, asked)| *asked) {
-            if plan.spine.fields().iter().any(|field| field.name() == &name) {
+        for added in plan.beside().fields(&column.name, column.data_type) {
+            if plan.spine.fields().iter().any(|field| field.name() == added.name()) {
                 let message = "is the name of an output column too; rename it in the spine".to_owned();
-                wrong.push(Violation { path: format!("spine.{name}"), message });
+                wrong.push(Violation { path: format!("spine.{}", added.name()), message });
             }
         }
     }

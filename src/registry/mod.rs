@@ -10,6 +10,7 @@ pub mod listing;
 pub mod node;
 pub mod plan;
 pub mod selection;
+pub mod table;
 pub mod values;
 pub mod world;
 pub mod yaml;

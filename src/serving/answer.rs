@@ -10,7 +10,7 @@ use hydrant_storage::order::{CellStatus, Micros, RowStatus};
 #[cfg(test)]
 use hydrant_storage::row::OwnedRow;
 use hydrant_storage::row::{Cell, ColumnBuilder};
-use hydrant_storage::value::{DataType, Value};
+use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use super::cells::{AnswerCells, CellValue, ColumnCells, status_of};
 use super::keys::RequestKeys;
@@ -90,6 +90,12 @@ impl OnlineAnswer {
         self.selection.columns.iter().map(|column| self.keys.lookups[column.lookup].rows.len()).sum()
     }
 
+    /// The entity columns as they were read, in the order of the selection's request columns. Each has
+    /// N values, or one for all rows.
+    pub fn key_columns(&self) -> &[ArrayRef] {
+        &self.keys.columns
+    }
+
     /// The columns, cell by cell.
     pub fn cells(&self) -> AnswerCells<'_> {
         AnswerCells::of(self)
@@ -107,22 +113,25 @@ impl OnlineAnswer {
             return Vec::new();
         }
         let lookups = self.selection.lookups.iter().enumerate();
-        lookups.map(|(index, lookup)| self.event_times_of(index, lookup)).collect()
+        let of_lookup = |(index, lookup): (usize, &Lookup)| EventTimes {
+            view: lookup.view.name.clone(),
+            keys: lookup.keys.clone(),
+            times: self.times_of(index),
+        };
+        lookups.map(of_lookup).collect()
     }
 
-    fn event_times_of(&self, index: usize, lookup: &Lookup) -> EventTimes {
-        let found = &self.found[self.selection.view_of[index]];
+    /// The event time of the row that counts for each of a lookup's keys.
+    pub fn times_of(&self, lookup: usize) -> Vec<Option<Micros>> {
+        let found = &self.found[self.selection.view_of[lookup]];
+        let ttl = self.selection.lookups[lookup].ttl;
         let time = |key: &Option<u32>| match key.map(|key| &found[key as usize]) {
-            Some(Found::Row(row)) if status_of(row, lookup.ttl, self.provenance.t) != RowStatus::NotFound => {
+            Some(Found::Row(row)) if status_of(row, ttl, self.provenance.t) != RowStatus::NotFound => {
                 Some(row.header().version.event_time)
             }
             _ => None,
         };
-        EventTimes {
-            view: lookup.view.name.clone(),
-            keys: lookup.keys.clone(),
-            times: self.keys.lookups[index].rows.iter().map(time).collect(),
-        }
+        self.keys.lookups[lookup].rows.iter().map(time).collect()
     }
 
     /// A strict request takes all or nothing.
@@ -150,16 +159,21 @@ impl OnlineAnswer {
     }
 }
 
-/// A column as an Arrow array; `None` once its lists have more than `most` bytes.
+/// A column as an Arrow array; `None` once its values have more than `most` bytes.
 pub fn to_column(cells: ColumnCells<'_>, most: usize) -> Result<Option<AnswerColumn>> {
     let column = cells.column;
     let full = |error| Error::internal(format!("column '{}': {error}", column.name));
+    let default_bytes = column.default.as_ref().map_or(0, bytes_beside);
+    let mut bytes = cells.len().saturating_mul(fixed_bytes(column.data_type));
+    if bytes > most {
+        return Ok(None);
+    }
     let mut values = ColumnBuilder::new(column.data_type, cells.len());
     let mut statuses = Vec::with_capacity(cells.len());
-    let default_bytes = column.default.as_ref().map_or(0, list_bytes);
-    let mut bytes = 0_usize;
     for (status, value) in cells.iter() {
         bytes = bytes.saturating_add(match &value {
+            CellValue::Stored(Cell::String(text)) => text.len(),
+            CellValue::Stored(Cell::Bytes(bytes)) => bytes.len(),
             CellValue::Stored(Cell::List(list)) => list.stored_bytes(),
             CellValue::Default(_) => default_bytes,
             _ => 0,
@@ -181,14 +195,27 @@ pub fn to_column(cells: ColumnCells<'_>, most: usize) -> Result<Option<AnswerCol
     Ok(Some(AnswerColumn { name, data_type: column.data_type, values: values.finish(), statuses }))
 }
 
-/// What the elements of a list take, about.
-fn list_bytes(value: &Value) -> usize {
+/// What a cell takes in its column whatever its value, at least.
+fn fixed_bytes(data_type: DataType) -> usize {
+    match data_type {
+        DataType::Scalar(ScalarType::Bool) => 0,
+        DataType::Scalar(ScalarType::Int64 | ScalarType::Float64 | ScalarType::Timestamp) => 8,
+        // Of text and lists it is where they end.
+        DataType::Scalar(_) | DataType::List(_) => 4,
+        DataType::Vector(dimension) => dimension as usize * 4,
+    }
+}
+
+/// What a value takes beside that, about.
+fn bytes_beside(value: &Value) -> usize {
     let element = |value: &Value| match value {
         Value::String(text) => text.len(),
         Value::Bytes(bytes) => bytes.len(),
         _ => 8,
     };
     match value {
+        Value::String(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len(),
         Value::List(elements) => elements.iter().map(element).sum(),
         _ => 0,
     }
@@ -206,10 +233,11 @@ pub(crate) enum MadeUp {
 
 #[cfg(test)]
 impl OnlineAnswer {
-    /// An answer at `t`: for each lookup which key each row has, for each view what was found for its
-    /// keys.
+    /// An answer of so many rows at `t`: for each lookup, which has one request column, which key each
+    /// row has, or one for all rows; for each view what was found for its keys.
     pub(crate) fn made_up(
         selection: Selection,
+        rows: usize,
         lookups: Vec<Vec<Option<u32>>>,
         views: Vec<Vec<MadeUp>>,
         include_event_times: bool,
@@ -223,7 +251,7 @@ impl OnlineAnswer {
         };
         let found = views.into_iter().map(|view| view.into_iter().map(found).collect()).collect();
         let provenance = Provenance { t, registry_revision: 1, views: Vec::new(), rows_from_history: 0 };
-        let keys = RequestKeys::made_up(lookups);
+        let keys = RequestKeys::made_up(rows, lookups);
         Self { selection: Arc::new(selection), keys, found, include_event_times, provenance }
     }
 }

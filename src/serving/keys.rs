@@ -19,6 +19,8 @@ use crate::registry::selection::Selection;
 pub(super) struct RequestKeys {
     /// N.
     pub rows: usize,
+    /// For each request column of the selection its values, of N rows or of one.
+    pub columns: Vec<ArrayRef>,
     /// One per lookup of the selection.
     pub lookups: Vec<LookupKeys>,
     /// One per view of the selection.
@@ -118,15 +120,18 @@ impl RequestKeys {
             let rows = encode(lookup, selection, &columns, rows, &mut views[*view], &hashing)?;
             lookups.push(LookupKeys { rows });
         }
-        Ok(Self { rows, lookups, views })
+        Ok(Self { rows, columns, lookups, views })
     }
 
-    /// The keys of a test's answer, of which only the indices matter.
+    /// The keys of a test's answer: each lookup has a column of its own, which holds the indices.
     #[cfg(test)]
-    pub fn made_up(lookups: Vec<Vec<Option<u32>>>) -> Self {
-        let rows = lookups.iter().map(Vec::len).max().unwrap_or(0);
+    pub fn made_up(rows: usize, lookups: Vec<Vec<Option<u32>>>) -> Self {
+        let column = |rows: &Vec<Option<u32>>| -> ArrayRef {
+            std::sync::Arc::new(rows.iter().map(|key| key.map(i64::from)).collect::<arrow_array::Int64Array>())
+        };
+        let columns = lookups.iter().map(column).collect();
         let lookups = lookups.into_iter().map(|rows| LookupKeys { rows }).collect();
-        Self { rows, lookups, views: Vec::new() }
+        Self { rows, columns, lookups, views: Vec::new() }
     }
 }
 

@@ -76,6 +76,8 @@ pub struct OnlineRequest {
     /// NOT_READY and DAMAGED cells fail the whole call.
     pub strict: bool,
     pub include_event_times: bool,
+    /// The answer is to be a table, in which no two columns have one name.
+    pub as_table: bool,
     pub deadline: Option<Instant>,
     /// When the request arrived, if that was before it is handed in: its budget runs from then.
     pub arrived: Option<Instant>,
@@ -176,6 +178,9 @@ impl Serving {
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.selection(tenant, &request.services, &request.features)?;
         refuse_offline_views(&selection)?;
+        if request.as_table {
+            selection.require_unique_names()?;
+        }
         let keys = RequestKeys::read(&selection, &request.entities, &self.settings)?;
         let deadline = request.deadline.unwrap_or(begun + self.settings.default_deadline);
         let budget = budget_of(&request, &selection);

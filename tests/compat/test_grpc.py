@@ -5,6 +5,7 @@ errors read by google.rpc's model.
 import grpc
 import pyarrow as pa
 import pytest
+from pyarrow import flight
 
 from columns import HOUR, NOON, STATUSES, cells, column, doubles, int64s, now, strings, times, weather
 from server import Refused, refused
@@ -401,6 +402,65 @@ def test_every_type_is_read_as_it_was_written(store):
         "tags": [],
         "embedding": [1.0, -0.5, 0.25],
     }
+
+
+def test_an_answer_in_arrow_holds_what_the_plain_one_holds(store):
+    moment = now()
+    written = ingest_weather(
+        store, ("G55", moment, 1.5, None, "ß"), ("G56", moment - 3 * HOUR - 60_000_000, 1.0, 5.0, "n")
+    )
+    read = {
+        "services": ["route_model", "weather_model"],
+        "entities": [
+            strings("origin", ["G55", "G56", "nowhere", None]),
+            strings("dest", ["G56", "G55", None, "G55"]),
+            strings("carrier", ["nobody"]),
+        ],
+        "at_least": written.position,
+        "include_event_times": True,
+    }
+    plain = store.api.online(**read)
+    answer = store.api.online(format="ARROW_IPC", with_status=True, with_event_time=True, **read)
+    with pa.ipc.open_stream(answer.arrow_ipc) as reader:
+        (batch,) = reader
+    assert not answer.columns and answer.rows == plain.rows == batch.num_rows
+    assert answer.event_times == plain.event_times
+    names = [found.column.name for found in plain.columns]
+    beside = [name + end for name in names for end in ("", "__status", "__event_time")]
+    assert batch.schema.names == ["origin", "dest", "carrier", *beside]
+    assert batch.column("origin").to_pylist() == ["G55", "G56", "nowhere", None]
+    assert batch.column("carrier").to_pylist() == ["nobody"] * 4
+    for found in plain.columns:
+        told = cells(plain, found.column.name)
+        nulls = found.column.nulls or [False] * len(told)
+        wanted = [(None if null else value, status) for (value, status), null in zip(told, nulls)]
+        wanted *= 4 if len(wanted) == 1 else 1
+        status = batch.column(found.column.name + "__status").to_pylist()
+        assert list(zip(batch.column(found.column.name).to_pylist(), status)) == wanted, found.column.name
+    times = {(found.view, *found.keys): found for found in plain.event_times}["airport_weather", "origin"]
+    wanted = [micros if found else None for micros, found in zip(times.micros, times.found)]
+    assert batch.column("airport_weather__temp__event_time").cast(pa.int64()).to_pylist() == wanted
+    for service, other in zip(answer.services, plain.services):
+        shown = [batch.schema.names[index] for index in service.columns]
+        assert (service.service, shown) == (other.service, [names[index] for index in other.columns])
+    assert {field.type for field in batch.schema if field.name.endswith("__event_time")} == {pa.timestamp("us", "UTC")}
+
+
+def test_arrow_answers_have_the_types_of_a_training_set(store):
+    def one(name, kind, value):
+        return column(name, kind, [value], value)
+
+    keys = [one("hub", "int64s", 7), one("label", "bytes", b"arrow")]
+    answer = store.api.online(services=["parcel_model"], entities=keys, format="ARROW_IPC")
+    schema = pa.ipc.open_stream(answer.arrow_ipc).schema
+    descriptor = flight.FlightDescriptor.for_path("service", "parcel_model")
+    assert schema == store.flight.get_schema(descriptor).schema
+
+
+@pytest.mark.parametrize("fields", [{"format": 7}, {"with_status": True}, {"with_event_time": True}])
+def test_a_format_that_is_not_served_is_refused(store, fields):
+    with refused(Code.INVALID_ARGUMENT, "BAD_FORMAT"):
+        store.api.online(services=["weather_model"], entities=[strings("origin", ["a"])], **fields)
 
 
 def test_a_read_may_be_pinned_to_an_instant_that_has_come_and_to_no_other(store):

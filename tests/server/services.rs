@@ -1,8 +1,12 @@
 //! What the services answer to those who ask as they should.
 
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use hydrant::registry::world::Unread;
 use hydrant::rpc::v1;
 use hydrant::rpc::v1::column::Values;
+use hydrant::rpc::wire::ipc::decode_single_batch;
 use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
@@ -40,6 +44,35 @@ async fn what_was_ingested_is_read_online_with_its_provenance() {
     let answer = server.client.get_online_features(pinned).await.expect("an answer");
     let values = answer.columns[0].column.as_ref().and_then(|column| column.values.clone());
     assert_eq!(values, Some(Values::Float64s(v1::Float64Values { values: vec![39.0] })));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_may_come_as_one_batch_of_arrow_in_the_columns_of_a_training_set() {
+    let server = TestServer::start().await;
+    server.apply_weather().await;
+    server.ingest_weather().await;
+    let arrow = v1::AnswerFormat::ArrowIpc.into();
+    let request = v1::GetOnlineFeaturesRequest { format: arrow, with_status: true, ..read_request(&["EWR", "LGA"]) };
+    let answer = server.client.get_online_features(request.clone()).await.expect("an answer");
+    assert!(answer.columns.is_empty() && answer.rows == 2 && answer.provenance.is_some());
+    assert_eq!((answer.services[0].service.as_str(), answer.services[0].columns[0]), ("delay_model@1", 1));
+    let batch = decode_single_batch(&answer.arrow_ipc, 1 << 20, 10).expect("one batch");
+    let origins: ArrayRef = Arc::new(StringArray::from(vec!["EWR", "LGA"]));
+    let temps: ArrayRef = Arc::new(Float64Array::from(vec![Some(37.25), None]));
+    let statuses: ArrayRef = Arc::new(StringArray::from(vec!["PRESENT", "NOT_FOUND"]));
+    let columns = [
+        ("origin", origins, true),
+        ("airport_weather__temp", temps, true),
+        ("airport_weather__temp__status", statuses, false),
+    ];
+    assert_eq!(batch, RecordBatch::try_from_iter_with_nullable(columns).expect("a batch"));
+
+    let of_columns = v1::GetOnlineFeaturesRequest { format: v1::AnswerFormat::Columns.into(), ..request.clone() };
+    for wrong in [v1::GetOnlineFeaturesRequest { format: 9, ..request }, of_columns] {
+        let refused = server.client.get_online_features(wrong).await.expect_err("no such format");
+        assert_eq!((refused.reason.as_str(), refused.hint.is_some()), ("BAD_FORMAT", true));
+    }
     server.stop().await;
 }
 

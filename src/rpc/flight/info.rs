@@ -14,7 +14,7 @@ use super::super::wire::ipc::encode_schema;
 use super::{Asked, read_descriptor};
 use crate::error::{Error, Result};
 use crate::registry::catalog::{Snapshot, Source, TenantCatalog, View};
-use crate::registry::selection::Selection;
+use crate::registry::table::Beside;
 use crate::tenancy::Action;
 
 /// The kinds of path, as they stand first in it.
@@ -34,7 +34,7 @@ pub(super) fn list(use_cases: &UseCases) -> Result<Vec<FlightInfo>> {
     }
     for name in catalog.services.keys() {
         let selection = snapshot.select(&catalog, &[name.to_string()], &[])?;
-        flights.push(flight(path(SERVICE, name.as_str()), &selection_schema(&selection))?);
+        flights.push(flight(path(SERVICE, name.as_str()), &Beside::default().schema(&selection))?);
     }
     Ok(flights)
 }
@@ -53,7 +53,8 @@ fn schema(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<Schema> 
     match read_descriptor(descriptor)? {
         Asked::Ingest(command) => source(&catalog, &command.source),
         Asked::HistoricalFeatures(command) => {
-            Ok(selection_schema(&snapshot.select(&catalog, &command.services, &command.features)?))
+            let beside = Beside { status: command.with_status, event_time: command.with_event_time };
+            Ok(beside.schema(&snapshot.select(&catalog, &command.services, &command.features)?))
         }
         Asked::Path(kind, name) => match kind.as_str() {
             SOURCE => source(&catalog, &name),
@@ -62,7 +63,7 @@ fn schema(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<Schema> 
                 let view = catalog.views.get(&name).ok_or_else(|| missing("view", "VIEW_NOT_FOUND", &name))?;
                 Ok(view_schema(view))
             }
-            SERVICE => Ok(selection_schema(&snapshot.select(&catalog, &[name], &[])?)),
+            SERVICE => Ok(Beside::default().schema(&snapshot.select(&catalog, &[name], &[])?)),
             other => {
                 let told = format!("there is no kind '{}' of flight", other.chars().take(80).collect::<String>());
                 Err(Error::not_found("UNKNOWN_KIND", told).hint("use source, view or service"))
@@ -99,14 +100,6 @@ fn view_schema(view: &View) -> Schema {
     let keys = view.join_keys.iter().map(|key| field(key.name.as_str(), DataType::Scalar(key.key_type)));
     let features = view.features.iter().map(|feature| field(feature.name.as_str(), feature.data_type));
     Schema::new(keys.chain(features).collect::<Vec<_>>())
-}
-
-/// The columns that a spine needs, then those that it is given.
-fn selection_schema(selection: &Selection) -> Schema {
-    let keys = &selection.request_columns;
-    let keys = keys.iter().map(|key| field(key.name.as_str(), DataType::Scalar(key.key_type)));
-    let columns = selection.columns.iter().map(|column| field(&column.name, column.data_type));
-    Schema::new(keys.chain(columns).collect::<Vec<_>>())
 }
 
 fn field(name: &str, data_type: DataType) -> Field {

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 pub use self::service::OnlineServer;
 
 use super::status::{MessageLimit, not_yet_served, to_status};
-use super::wire::answer::encode_answer;
+use super::wire::answer::{AnswerForm, encode_answer};
 use super::wire::columns::{column_length, decode_column};
 use super::wire::decode_position;
 use super::{UseCases, layers};
@@ -45,9 +45,10 @@ impl OnlineRpc {
         let arrived = Some(Instant::now());
         let permit = self.use_cases.admit(Action::ReadOnline, demand(&request, deadline)).await?;
         let answer = async {
+            let form = AnswerForm::of(&request)?;
             let request = OnlineRequest { arrived, ..decode_request(request, deadline)? };
             let answer = self.use_cases.serving.get(&permit, request).await?;
-            encode_answer(&answer, self.limit)
+            encode_answer(&answer, form, self.limit)
         };
         permit.run(answer).await
     }
@@ -66,6 +67,7 @@ fn decode_request(request: v1::GetOnlineFeaturesRequest, deadline: Option<Instan
     if !request.request_context.is_empty() {
         return Err(not_yet_served("request_context", "REQUEST_CONTEXT_NOT_SERVED"));
     }
+    let as_table = request.format() == v1::AnswerFormat::ArrowIpc;
     let mut entities = Vec::with_capacity(request.entities.len());
     for column in request.entities {
         let column = decode_column(column)?;
@@ -79,6 +81,7 @@ fn decode_request(request: v1::GetOnlineFeaturesRequest, deadline: Option<Instan
         at_least: request.at_least.as_ref().map(decode_position).transpose()?,
         strict: request.strict,
         include_event_times: request.include_event_times,
+        as_table,
         deadline,
         arrived: None,
         latency_budget: request.latency_budget_micros.map(Duration::from_micros),

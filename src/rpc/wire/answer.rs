@@ -1,6 +1,8 @@
 //! An online answer as the bytes of a `GetOnlineFeaturesResponse`, written cell by cell from the
 //! rows that were found: no message, array or value is made in between. The bytes are those that the
-//! message would be encoded to.
+//! message would be encoded to. Its values may stand in one Arrow IPC stream instead.
+
+mod arrow;
 
 use bytes::{BufMut as _, Bytes};
 use hydrant_proto::v1;
@@ -11,6 +13,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::columns::{encode_column, encode_statuses};
 use crate::error::{Error, Result};
+use crate::registry::table::Beside;
 use crate::rpc::status::{MessageLimit, message_too_large};
 use crate::serving::{
     AnswerColumn, CellBytes, CellValue, ColumnCells, EventTimes, OnlineAnswer, Provenance, to_column,
@@ -29,9 +32,43 @@ const VECTOR_VALUES: u32 = 2;
 /// Bytes of lists in memory that are not worth counting.
 const LIST_SLACK: usize = 64 << 10;
 
+/// What the values of an answer come as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerForm {
+    Columns,
+    Arrow(Beside),
+}
+
+impl AnswerForm {
+    /// What a request asks for.
+    pub fn of(request: &v1::GetOnlineFeaturesRequest) -> Result<Self> {
+        let beside = Beside { status: request.with_status, event_time: request.with_event_time };
+        match v1::AnswerFormat::try_from(request.format) {
+            Ok(v1::AnswerFormat::ArrowIpc) => Ok(Self::Arrow(beside)),
+            Ok(v1::AnswerFormat::Columns) if beside == Beside::default() => Ok(Self::Columns),
+            Ok(v1::AnswerFormat::Columns) => {
+                let message = "'with_status' and 'with_event_time' are of the format ARROW_IPC";
+                let hint = "leave them out: COLUMNS have statuses, and 'include_event_times' sends event times";
+                Err(Error::invalid("BAD_FORMAT", message).hint(hint))
+            }
+            Err(_) => {
+                let message = format!("there is no format {} of an answer", request.format);
+                Err(Error::invalid("BAD_FORMAT", message).hint("use COLUMNS or ARROW_IPC"))
+            }
+        }
+    }
+}
+
 /// The bytes of an answer. RESOURCE_EXHAUSTED as soon as there are more than `limit` allows: a request
 /// of a few bytes can ask for a large row again and again.
-pub fn encode_answer(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes> {
+pub fn encode_answer(answer: &OnlineAnswer, form: AnswerForm, limit: MessageLimit) -> Result<Bytes> {
+    match form {
+        AnswerForm::Columns => encode_columns(answer, limit),
+        AnswerForm::Arrow(beside) => arrow::encode(answer, beside, limit),
+    }
+}
+
+fn encode_columns(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes> {
     let too_large = || message_too_large(limit, "the answer is larger");
     let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
     let cells = answer.cells();
@@ -78,6 +115,7 @@ fn without_columns(answer: &OnlineAnswer) -> v1::GetOnlineFeaturesResponse {
         rows: to_u32(answer.rows()),
         event_times: answer.event_times().iter().map(encode_event_times).collect(),
         provenance: Some(encode_provenance(&answer.provenance)),
+        arrow_ipc: Vec::new(),
     }
 }
 

@@ -2,12 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array as _, ArrayRef, RecordBatch, UInt32Array};
+use arrow_ipc::reader::StreamReader;
 use hydrant_storage::order::{Micros, Position, RowVersion};
 use hydrant_storage::row::{ColumnBuilder, OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
+use super::super::columns::decode_column;
 use super::*;
 use crate::registry::catalog::{Lookup, ServiceColumn};
 use crate::registry::selection::Selection;
@@ -111,35 +116,101 @@ fn stored(kind: RowKind, event_time: Micros, features: usize, body: Bytes) -> Ow
     OwnedRow::new(RowHeader { kind, version, ingest_time: 0, revision: 1, feature_count }, body)
 }
 
+/// Some columns have a key a row, and others one key for all rows.
 fn answer() -> impl Strategy<Value = OnlineAnswer> {
-    vec(feature(), 1..6).prop_flat_map(|features| {
-        let types: Vec<DataType> = features.iter().map(|(data_type, _)| *data_type).collect();
+    vec((feature(), any::<bool>()), 1..6).prop_flat_map(|features| {
+        let types: Vec<DataType> = features.iter().map(|((data_type, _), _)| *data_type).collect();
         let rows = vec(row(types), 1..4);
-        (Just(features), rows, vec(option::of(0..3_u32), 0..6), any::<bool>()).prop_map(
-            |(features, rows, keys, times)| {
-                let typed: Vec<_> = features.iter().map(|(data_type, _)| ("f", *data_type, None)).collect();
+        let keys = vec(option::of(0..3_u32), 0..6);
+        (Just(features), rows, keys, option::of(0..3_u32), any::<bool>()).prop_map(
+            |(features, rows, keys, shared, times)| {
+                let typed: Vec<_> = features.iter().map(|((data_type, _), _)| ("f", *data_type, None)).collect();
                 let view = made_up_view(1, &[("k", ScalarType::Int64)], &typed);
-                let lookup = Lookup { view, keys: vec![name("k")], ttl: Some(TTL) };
-                let column = |(feature, (data_type, default)): (usize, (DataType, Option<Value>))| ServiceColumn {
-                    name: format!("f{feature}"),
-                    lookup: 0,
-                    feature,
-                    data_type,
-                    default,
-                };
+                let lookup = |key| Lookup { view: view.clone(), keys: vec![name(key)], ttl: Some(TTL) };
+                let lookups = vec![lookup("each"), lookup("shared")];
+                let column =
+                    |(feature, ((data_type, default), shared)): (usize, ((DataType, _), bool))| ServiceColumn {
+                        name: format!("f{feature}"),
+                        lookup: usize::from(shared),
+                        feature,
+                        data_type,
+                        default,
+                    };
                 let columns = features.into_iter().enumerate().map(column).collect();
-                let selection = Selection::new(Vec::new(), vec![0], vec![lookup], columns, 7).expect("of one lookup");
-                let keys = keys.into_iter().map(|key| key.map(|key| key % rows.len() as u32)).collect();
-                OnlineAnswer::made_up(selection, vec![keys], vec![rows], times, NOW)
+                let selection = Selection::new(Vec::new(), Vec::new(), lookups, columns, 7).expect("of two lookups");
+                let of_rows = |key: Option<u32>| key.map(|key| key % rows.len() as u32);
+                let keys: Vec<_> = keys.into_iter().map(of_rows).collect();
+                let (count, shared) = (keys.len(), vec![of_rows(shared)]);
+                OnlineAnswer::made_up(selection, count, vec![keys, shared], vec![rows], times, NOW)
             },
         )
     })
 }
 
+/// The record batch of an answer in Arrow, whole as pyarrow would read it.
+fn in_arrow(answer: &OnlineAnswer, beside: Beside) -> (RecordBatch, v1::GetOnlineFeaturesResponse) {
+    let written = encode_answer(answer, AnswerForm::Arrow(beside), UNBOUNDED).expect("it is written");
+    let mut response = v1::GetOnlineFeaturesResponse::decode(written).expect("a message");
+    let stream = std::mem::take(&mut response.arrow_ipc);
+    let mut batches = StreamReader::try_new(stream.as_slice(), None).expect("a stream of Arrow");
+    let batch = batches.next().expect("one batch").expect("sound");
+    assert!(batches.next().is_none(), "and no more");
+    (batch, response)
+}
+
+/// The values of a column for every row.
+fn for_all_rows(column: &ArrayRef, rows: usize) -> ArrayRef {
+    let index = |row: usize| if column.len() == 1 { 0 } else { row as u32 };
+    arrow_select::take::take(column, &UInt32Array::from_iter_values((0..rows).map(index)), None).expect("taken")
+}
+
+proptest! {
+    #[test]
+    fn an_answer_in_arrow_has_the_cells_of_the_plain_one(answer in answer(), status: bool, event_time: bool) {
+        let beside = Beside { status, event_time };
+        let (batch, rest) = in_arrow(&answer, beside);
+        let plain = plainly(&answer);
+        prop_assert_eq!(&rest, &v1::GetOnlineFeaturesResponse { columns: Vec::new(), ..plain.clone() });
+        let rows = answer.rows();
+        prop_assert_eq!(batch.num_rows(), rows);
+        let mut columns = batch.schema_ref().fields().iter().zip(batch.columns());
+        let keys = ["each", "shared"].into_iter().zip(answer.key_columns());
+        for (name, keys) in keys.filter(|(name, _)| answer.selection().request_columns.iter().any(|key| key.name.as_str() == *name)) {
+            let (field, column) = columns.next().expect("a column of keys");
+            prop_assert_eq!(field.name(), name);
+            prop_assert_eq!(column, &for_all_rows(keys, rows));
+        }
+        for (plain, cells) in plain.columns.into_iter().zip(answer.selection().columns.clone()) {
+            let statuses: Vec<v1::CellStatus> = plain.statuses().collect();
+            let plain = decode_column(plain.column.expect("values")).expect("well-formed");
+            let (field, column) = columns.next().expect("a column of values");
+            prop_assert_eq!((field.name(), field.data_type()), (&plain.name, &cells.data_type.to_arrow()));
+            prop_assert_eq!(column, &for_all_rows(&plain.values, rows));
+            let status_of = |row: usize| statuses[if statuses.len() == 1 { 0 } else { row }];
+            if status {
+                let (field, column) = columns.next().expect("a column of statuses");
+                prop_assert_eq!(field.name(), &format!("{}__status", plain.name));
+                let texts: Vec<&str> = column.as_string::<i32>().iter().map(|text| text.expect("never null")).collect();
+                prop_assert_eq!(texts, (0..rows).map(|row| status_of(row).as_str_name()).collect::<Vec<_>>());
+            }
+            if event_time {
+                let (field, column) = columns.next().expect("a column of times");
+                prop_assert_eq!(field.name(), &format!("{}__event_time", plain.name));
+                let of_lookup = answer.times_of(cells.lookup);
+                let time = |row: usize| of_lookup[if of_lookup.len() == 1 { 0 } else { row }];
+                let expected = (0..rows).map(|row| time(row).filter(|_| status_of(row) != v1::CellStatus::NotFound));
+                let told: Vec<_> = column.as_primitive::<TimestampMicrosecondType>().iter().collect();
+                prop_assert_eq!(told, expected.collect::<Vec<_>>());
+            }
+        }
+        prop_assert!(columns.next().is_none());
+    }
+}
+
 proptest! {
     #[test]
     fn the_bytes_of_an_answer_are_those_of_its_message(answer in answer()) {
-        let written = encode_answer(&answer, UNBOUNDED).expect("it is written");
+        let written = encode_answer(&answer, AnswerForm::Columns, UNBOUNDED).expect("it is written");
         let plain = plainly(&answer);
         prop_assert_eq!(v1::GetOnlineFeaturesResponse::decode(written.clone()).expect("a message").columns.len(), plain.columns.len());
         prop_assert_eq!(written, Bytes::from(plain.encode_to_vec()));
@@ -149,15 +220,46 @@ proptest! {
 proptest! {
     #[test]
     fn an_answer_beyond_the_limit_is_refused_and_one_within_it_is_not(answer in answer()) {
-        let length = encode_answer(&answer, UNBOUNDED).expect("it is written").len() as u64;
+        let length = encode_answer(&answer, AnswerForm::Columns, UNBOUNDED).expect("it is written").len() as u64;
         let within = MessageLimit { bytes: length, ..UNBOUNDED };
-        prop_assert!(encode_answer(&answer, within).is_ok());
+        prop_assert!(encode_answer(&answer, AnswerForm::Columns, within).is_ok());
         // What follows the columns is small, and left to the transport.
         let beyond = MessageLimit { bytes: 0, ..UNBOUNDED };
         if answer.cell_count() > 0 {
-            prop_assert_eq!(encode_answer(&answer, beyond).expect_err("too large").reason, "MESSAGE_TOO_LARGE");
+            prop_assert_eq!(encode_answer(&answer, AnswerForm::Columns, beyond).expect_err("too large").reason, "MESSAGE_TOO_LARGE");
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn an_answer_in_arrow_beyond_the_limit_is_refused_and_one_within_it_is_not(answer in answer()) {
+        let form = AnswerForm::Arrow(Beside { status: true, event_time: false });
+        let length = encode_answer(&answer, form, UNBOUNDED).expect("it is written").len() as u64;
+        let within = MessageLimit { bytes: length, ..UNBOUNDED };
+        prop_assert!(encode_answer(&answer, form, within).is_ok());
+        let beyond = encode_answer(&answer, form, MessageLimit { bytes: length - 1, ..UNBOUNDED });
+        prop_assert_eq!(beyond.expect_err("too large").reason, "MESSAGE_TOO_LARGE");
+    }
+}
+
+/// One key of a long text stands for all rows: written out it would be a thousand times as large.
+#[test]
+fn one_value_that_stands_for_many_rows_is_not_written_out_beyond_the_limit() {
+    let text = DataType::Scalar(ScalarType::String);
+    let view = made_up_view(1, &[("k", ScalarType::Int64)], &[("f", text, None)]);
+    let lookup = |key| Lookup { view: view.clone(), keys: vec![name(key)], ttl: None };
+    let column = ServiceColumn { name: "f".to_owned(), lookup: 0, feature: 0, data_type: text, default: None };
+    let lookups = vec![lookup("shared"), lookup("each")];
+    let selection = Selection::new(Vec::new(), Vec::new(), lookups, vec![column], 7).expect("of two lookups");
+    let long = packed(&[text], &[Value::String("x".repeat(1 << 20))]);
+    let row = MadeUp::Row(stored(RowKind::Full, NOW, 1, long));
+    let keys = vec![vec![Some(0)], vec![Some(0); 1_000]];
+    let answer = OnlineAnswer::made_up(selection, 1_000, keys, vec![vec![row]], false, NOW);
+    let limit = MessageLimit { bytes: 16 << 20, ..UNBOUNDED };
+    assert!(encode_answer(&answer, AnswerForm::Columns, limit).expect("once").len() < 2 << 20);
+    let refused = encode_answer(&answer, AnswerForm::Arrow(Beside::default()), limit).expect_err("a thousand times");
+    assert_eq!(refused.reason, "MESSAGE_TOO_LARGE");
 }
 
 #[test]

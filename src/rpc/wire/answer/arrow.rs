@@ -1,0 +1,129 @@
+//! An online answer whose values are one stream of Arrow's IPC format: the same cells as in the plain
+//! form, read from the same rows into Arrow's builders, in the columns of a training set.
+
+use std::sync::Arc;
+
+use arrow_array::builder::StringBuilder;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array};
+use arrow_ipc::writer::StreamWriter;
+use arrow_schema::{ArrowError, Schema};
+use arrow_select::take::take;
+use bytes::Bytes;
+use hydrant_proto::v1;
+use hydrant_storage::order::{CellStatus, Micros};
+use hydrant_storage::slices::slice_bytes;
+use prost::Message as _;
+
+use super::{to_u32, without_columns};
+use crate::error::{Error, Result};
+use crate::registry::table::Beside;
+use crate::rpc::status::{MessageLimit, message_too_large};
+use crate::serving::{OnlineAnswer, to_column};
+
+/// The bytes of an answer. RESOURCE_EXHAUSTED as soon as its columns take more than `limit` allows.
+pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, limit: MessageLimit) -> Result<Bytes> {
+    let too_large = || message_too_large(limit, "the answer is larger");
+    let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
+    let mut table = Table { rows: answer.rows(), columns: Vec::new(), room: most };
+    for keys in answer.key_columns() {
+        table.push(keys.clone())?.ok_or_else(too_large)?;
+    }
+    let cells = answer.cells();
+    // Columns of one lookup mostly stand together.
+    let mut times: Option<(usize, Vec<Option<Micros>>)> = None;
+    for cells in cells.columns() {
+        let column = to_column(cells, table.room)?.ok_or_else(too_large)?;
+        let length = column.values.len();
+        table.push(column.values)?.ok_or_else(too_large)?;
+        if beside.status {
+            table.push(status_column(&column.statuses, length))?.ok_or_else(too_large)?;
+        }
+        if beside.event_time {
+            let lookup = cells.column.lookup;
+            let (_, times) = match times.take() {
+                Some(known) if known.0 == lookup => times.insert(known),
+                _ => times.insert((lookup, answer.times_of(lookup))),
+            };
+            table.push(time_column(times, &column.statuses))?.ok_or_else(too_large)?;
+        }
+    }
+    let response = v1::GetOnlineFeaturesResponse {
+        arrow_ipc: table.into_stream(beside.schema(answer.selection()))?,
+        services: services_of(answer, beside),
+        ..without_columns(answer)
+    };
+    if response.encoded_len() > most {
+        return Err(too_large());
+    }
+    Ok(response.encode_to_vec().into())
+}
+
+/// The services with the places of their features among the record batch's columns.
+fn services_of(answer: &OnlineAnswer, beside: Beside) -> Vec<v1::ServiceColumns> {
+    let keys = answer.key_columns().len();
+    let mut services = without_columns(answer).services;
+    for column in services.iter_mut().flat_map(|service| &mut service.columns) {
+        *column = to_u32(keys + *column as usize * beside.width());
+    }
+    services
+}
+
+/// The columns of a record batch, as far as they are made.
+struct Table {
+    rows: usize,
+    columns: Vec<ArrayRef>,
+    /// How many bytes they may still take.
+    room: usize,
+}
+
+impl Table {
+    /// A column of as many values as there are rows, or of one that stands for all; `None` where it
+    /// has no room.
+    fn push(&mut self, column: ArrayRef) -> Result<Option<()>> {
+        let repeats = if column.len() == self.rows { 1 } else { self.rows };
+        let bytes = slice_bytes(&column).saturating_mul(repeats);
+        let Some(room) = self.room.checked_sub(bytes) else { return Ok(None) };
+        self.room = room;
+        self.columns.push(match column.len() == self.rows {
+            true => column,
+            false => take(&column, &UInt32Array::from(vec![0; self.rows]), None).map_err(unwritten)?,
+        });
+        Ok(Some(()))
+    }
+
+    fn into_stream(self, schema: Schema) -> Result<Vec<u8>> {
+        let written = || {
+            let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
+            let bytes: usize = self.columns.iter().map(|column| slice_bytes(column)).sum();
+            // Beside the values each column has its name and type, and its buffers are padded.
+            let mut stream = Vec::with_capacity(1_024 + bytes + 384 * self.columns.len());
+            let batch = RecordBatch::try_new_with_options(Arc::new(schema), self.columns, &options)?;
+            let mut writer = StreamWriter::try_new(&mut stream, &batch.schema())?;
+            writer.write(&batch)?;
+            writer.finish()?;
+            drop(writer);
+            Ok(stream)
+        };
+        written().map_err(unwritten)
+    }
+}
+
+/// One status each, or a single one where all are alike.
+fn status_column(statuses: &[CellStatus], length: usize) -> ArrayRef {
+    let mut texts = StringBuilder::with_capacity(length, length * 8);
+    for row in 0..length {
+        texts.append_value(statuses[if statuses.len() == 1 { 0 } else { row }].as_str());
+    }
+    Arc::new(texts.finish())
+}
+
+/// The times of the cells' rows; a feature that its row doesn't have yet has none.
+fn time_column(times: &[Option<Micros>], statuses: &[CellStatus]) -> ArrayRef {
+    let status = |row: usize| statuses[if statuses.len() == 1 { 0 } else { row }];
+    let times = times.iter().enumerate().map(|(row, time)| time.filter(|_| status(row) != CellStatus::NotFound));
+    Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
+}
+
+fn unwritten(error: ArrowError) -> Error {
+    Error::internal(format!("an answer can't be written in Arrow: {error}"))
+}
