@@ -131,6 +131,57 @@ async fn columns_must_be_those_of_the_source() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_join_key_that_nobody_gives_is_refused_in_the_same_words_everywhere() {
+    const ROUTES: &str = "\
+apiVersion: hydrant/v1
+kind: Entity
+metadata: {name: route}
+spec:
+  joinKeys: [{name: origin, type: string}, {name: dest, type: string}]
+---
+apiVersion: hydrant/v1
+kind: Source
+metadata: {name: flights}
+spec:
+  type: push
+  eventTime: t
+  columns:
+    - {name: origin, type: string}
+    - {name: dest, type: string}
+    - {name: t, type: timestamp}
+    - {name: delay, type: float64}
+---
+apiVersion: hydrant/v1
+kind: FeatureView
+metadata: {name: route_delay}
+spec:
+  entities: [route]
+  source: flights
+  features: [{name: delay}]
+---
+apiVersion: hydrant/v1
+kind: FeatureService
+metadata: {name: routes}
+spec: {features: [route_delay]}
+";
+    let scene = Scene::empty().await;
+    scene.succeed(&["apply", "-f", scene.file("all.yaml", ROUTES).to_str().expect("UTF-8")]);
+    let origins: ArrayRef = Arc::new(StringArray::from(vec!["EWR"]));
+    let keys = scene.parquet("keys.parquet", vec![("origin", origins)]);
+    let ways: [&[&str]; 4] = [
+        &["online", "get", "--key", "origin=EWR"],
+        &["online", "get", "--keys", &keys],
+        &["bench", "online", "--rate", "1", "--key", "origin=EWR"],
+        &["bench", "online", "--rate", "1", "--keys", &keys],
+    ];
+    for way in ways {
+        let error = scene.refused_json(&[way, &["--service", "routes", "-o", "json"]].concat());
+        assert_eq!(error["reason"], "NO_KEYS", "{way:?}: {error}");
+        assert!(error["message"].as_str().expect("text").contains("dest"), "{way:?}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_online_answer_has_the_documented_shape() {
     let scene = Scene::with_weather().await;
     let get = ["online", "get", "--service", "model", "-o", "json", "--key", "origin=EWR", "--key", "origin=LGA"];

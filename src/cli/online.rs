@@ -90,7 +90,15 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let mappings = catalog.mappings();
     let keys = match &args.keys.file {
         Some(path) => keys_of_file(path, &key_types, &mappings)?,
-        None => key_types.columns(&args.keys.rows)?,
+        None => {
+            let keys = key_types.columns(&args.keys.rows)?;
+            let missing = missing_keys(&mappings, |name| keys.iter().any(|(given, _)| given == name));
+            if let Some(first) = missing.first() {
+                let message = format!("the service needs the join key '{first}', and no --key gives it");
+                return Err(Failure::new("NO_KEYS", message).hint(keyed_by(&mappings)).with("key", first));
+            }
+            keys
+        }
     };
     let entities: Vec<v1::Column> =
         keys.iter().map(|(name, column)| encode_column(name, column)).collect::<Result<_, _>>()?;
@@ -106,6 +114,17 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let answer = Answer::of(response, keys, &mappings)?;
     output::print_as(args.output.format, &answer.json(), || answer.text())?;
     Ok(Done::Done)
+}
+
+/// The join keys of a service that are not given.
+fn missing_keys(mappings: &BTreeMap<String, Mapping>, is_given: impl Fn(&str) -> bool) -> Vec<&str> {
+    let wanted: BTreeSet<&str> = mappings.values().flat_map(|(_, keys)| keys).map(String::as_str).collect();
+    wanted.into_iter().filter(|name| !is_given(name)).collect()
+}
+
+fn keyed_by(mappings: &BTreeMap<String, Mapping>) -> String {
+    let wanted: BTreeSet<&str> = mappings.values().flat_map(|(_, keys)| keys).map(String::as_str).collect();
+    format!("the service's join keys are: {}", wanted.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 /// The columns of a file that are keys of the service.
@@ -124,10 +143,10 @@ fn keys_of_file(
         .filter(|name| of_service(name))
         .filter_map(|name| types.type_of(&name).map(|wanted| (name, wanted)))
         .collect();
-    if columns.is_empty() {
-        let wanted: BTreeSet<&str> = mappings.values().flat_map(|(_, keys)| keys).map(String::as_str).collect();
-        let hint = format!("the service is keyed by {}", wanted.into_iter().collect::<Vec<_>>().join(", "));
-        return Err(refused("NO_KEYS", "no column is named like a join key of the service".to_owned()).hint(hint));
+    let missing = missing_keys(mappings, |name| columns.iter().any(|(given, _)| given == name));
+    if !missing.is_empty() {
+        let message = format!("the service's join keys {} are no columns of the file", missing.join(", "));
+        return Err(refused("NO_KEYS", message).hint(keyed_by(mappings)));
     }
     if input.rows() == 0 || input.rows() > MAX_ROWS as u64 {
         let (rows, most) = (output::counted(input.rows(), "row"), output::count(MAX_ROWS as u64));

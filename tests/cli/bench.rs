@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
+use hydrant::bench::machine;
 use hydrant::clock::{Clock as _, SystemClock};
 use serde_json::Value as Json;
 
@@ -40,6 +41,17 @@ impl Scene {
         }
         page
     }
+}
+
+/// The process that listens on a port.
+fn listener(port: u16) -> u32 {
+    let processes =
+        std::fs::read_dir("/proc").expect("readable").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut processes = processes.filter_map(|name| name.parse::<u32>().ok());
+    // Others' processes may end meanwhile, or not be looked at.
+    processes
+        .find(|process| machine::listening_ports(*process).is_ok_and(|ports| ports.contains(&port)))
+        .expect("one listens")
 }
 
 /// Names of fields that the document doesn't have in backticks.
@@ -209,7 +221,79 @@ async fn what_a_benchmark_names_has_to_exist() {
     assert_eq!(reason("--service model --key dest=EWR"), "UNKNOWN_KEY");
     assert_eq!(reason("--service model --key origin=EWR --threads 9"), "BAD_LOAD");
     assert_eq!(reason("--service model --key origin=EWR --server-pid 4194305"), "CPU_UNKNOWN");
+    assert_eq!(reason("--service model --key origin=EWR --report /nowhere/online.html"), "FILE_FAILED");
     assert!(DEFINITIONS.contains("name: model"), "the service that the others are about");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_process_that_listens_is_taken_for_the_server() {
+    let (scene, spine) = Scene::with_weather_of_today().await;
+    let port = scene.server.address().rsplit_once(':').expect("a port").1.to_owned();
+    let server = listener(port.parse().expect("a number"));
+    let mut stranger = Command::new("sleep").arg("600").spawn().expect("sleep runs");
+    let historical = "historical --service model --event-time event_timestamp --repeat 1 --spine";
+    for load in [
+        "online --service model --key origin=EWR --rate 50 --duration 100ms --warm-up 0s",
+        &format!("{historical} {spine}"),
+    ] {
+        let refused = format!("bench {load} --server-pid {} -o json", stranger.id());
+        let error = scene.refused_json(&refused.split(' ').collect::<Vec<_>>());
+        assert_eq!(error["reason"], "NOT_THE_SERVER", "{error}");
+        let message = error["message"].as_str().expect("text");
+        assert!(message.contains("('sleep')") && message.contains(&port) && message.contains("nowhere"), "{message}");
+        scene.bench(&format!("{load} --server-pid {server}"));
+    }
+    stranger.kill().expect("it runs");
+    stranger.wait().expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_cant_be_written_is_refused_before_anything_is_measured() {
+    let (scene, spine) = Scene::with_weather_of_today().await;
+    let online = "online --service model --key origin=EWR --rate 1 --duration 1h --report";
+    let ingest = format!("ingest weather {spine} --batch 1 --rate 1 --duration 1h --write --report");
+    let historical =
+        format!("historical --service model --event-time event_timestamp --repeat 10000 --spine {spine} --report");
+    for load in [online, &ingest, &historical] {
+        // Would it measure first, this would take an hour.
+        let refused = format!("bench {load} {}/missing/page.html -o json", scene.folder.path().display());
+        let error = scene.refused_json(&refused.split(' ').collect::<Vec<_>>());
+        assert_eq!(error["reason"], "FILE_FAILED", "{error}");
+    }
+
+    // What is refused for another reason leaves nothing behind, and an older page as it was.
+    let (new, old) = (scene.path("new.html"), scene.path("old.html"));
+    scene.file("old.html", "an older page");
+    for page in [&new, &old] {
+        scene.refused(&[
+            "bench",
+            "online",
+            "--service",
+            "nobody",
+            "--key",
+            "origin=EWR",
+            "--rate",
+            "1",
+            "--report",
+            page,
+        ]);
+    }
+    assert!(!std::path::Path::new(&new).exists());
+    assert_eq!(std::fs::read_to_string(&old).expect("it is there"), "an older page");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_have_expired_are_not_called_missing() {
+    let scene = Scene::with_weather().await;
+    let arguments = "online --service model --key origin=EWR --rate 50 --duration 200ms --warm-up 0s";
+    let refused = format!("bench {arguments} -o json");
+    let error = scene.refused_json(&refused.split(' ').collect::<Vec<_>>());
+    assert_eq!(error["reason"], "FEW_PRESENT");
+    assert!(error["message"].as_str().expect("text").contains("have expired"), "{error}");
+
+    let told = scene.bench(&format!("{arguments} --min-present 0"));
+    let warning = told["warnings"][0].as_str().expect("a warning");
+    assert!(warning.contains("EXPIRED 100.0 %") && !warning.contains("aren't there"), "{warning}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

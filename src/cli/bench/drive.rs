@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::{Failure, output, progress};
 use super::Interrupt;
+use super::process::{ServerProcess, cpu_failure};
 use crate::bench::arrivals::Arrivals;
 use crate::bench::load::{self, Live, Share, Target};
 use crate::bench::machine;
@@ -43,7 +44,7 @@ pub struct Ran {
 #[derive(Debug)]
 pub struct Drivers {
     threads: Vec<mpsc::Sender<Job>>,
-    server_process: Option<u32>,
+    server_process: Option<ServerProcess>,
     interrupt: Interrupt,
 }
 
@@ -61,16 +62,13 @@ impl Drivers {
     pub async fn start<T, F>(
         threads: u16,
         connect: impl Fn() -> F + Clone + Send + 'static,
-        server_process: Option<u32>,
+        server_process: Option<ServerProcess>,
         interrupt: &Interrupt,
     ) -> Result<Self, Failure>
     where
         T: Target,
         F: Future<Output = Result<T, Failure>>,
     {
-        if let Some(process) = server_process {
-            machine::cpu_micros(process).map_err(|error| cpu_failure(&error))?;
-        }
         let (mut started, mut connected) = (Vec::new(), Vec::new());
         for _ in 0..threads {
             let (jobs, job) = mpsc::channel(1);
@@ -148,8 +146,8 @@ impl Drivers {
     }
 
     fn cpu_micros(&self) -> Result<(u64, Option<u64>), Failure> {
-        let of = |process| machine::cpu_micros(process).map_err(|error| cpu_failure(&error));
-        Ok((of(std::process::id())?, self.server_process.map(of).transpose()?))
+        let own = machine::cpu_micros(std::process::id()).map_err(|error| cpu_failure(&error))?;
+        Ok((own, self.server_process.map(ServerProcess::cpu_micros).transpose()?))
     }
 }
 
@@ -214,9 +212,4 @@ fn told(live: &Live) -> String {
 
 fn broken(error: &dyn std::fmt::Display) -> Failure {
     Failure::new("INTERNAL", format!("a thread that sends has ended: {error}"))
-}
-
-pub(super) fn cpu_failure(error: &std::io::Error) -> Failure {
-    Failure::new("CPU_UNKNOWN", format!("a process's CPU time can't be told: {error}"))
-        .hint("--server-pid is for a server on this machine; leave it out for others")
 }

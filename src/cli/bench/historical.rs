@@ -15,7 +15,8 @@ use super::super::{Done, Failure, Server, historical, progress, time};
 use super::Interrupt;
 use super::chart::{Axis, Chart, Scale, Series, Style};
 use super::figures::{self, bytes, rounded, three_digits};
-use super::page::Page;
+use super::page::{Page, PageFile};
+use super::process::ServerProcess;
 use crate::bench::machine;
 use crate::clock::{Clock as _, SystemClock};
 use crate::rpc::client::Client;
@@ -69,8 +70,10 @@ const MAX_POINTS: u64 = 200;
 
 pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> Result<Done, Failure> {
     let spine = ParquetInput::open(&args.spine)?;
+    let page = PageFile::begin(args.report.as_ref())?;
     let info = server.connect().await?.server_info().await?;
-    let cpu_before = args.server_pid.map(cpu_micros).transpose()?;
+    let server_process = ServerProcess::find(args.server_pid, &server.address)?;
+    let cpu_before = server_process.map(ServerProcess::cpu_micros).transpose()?;
     let began = time::show(SystemClock.now());
     let bar = progress::rows("making training sets", spine.rows() * u64::from(args.repeat));
     let started = Instant::now();
@@ -109,7 +112,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     if results.sets.is_empty() {
         return Err(results.failures.into_iter().next().unwrap_or_else(Interrupt::failure));
     }
-    let cpu_after = args.server_pid.map(cpu_micros).transpose()?;
+    let cpu_after = server_process.map(ServerProcess::cpu_micros).transpose()?;
     results.server_cpu = cpu_after.zip(cpu_before).map(|(after, before)| Duration::from_micros(after - before));
 
     let told = Told {
@@ -122,15 +125,10 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     if args.output.format == output::Format::Table {
         results.warnings().iter().for_each(|warning| output::warn(warning, args.output.format));
     }
-    if let Some(path) = &args.report {
-        told.page(&results).write(path)?;
-        output::note(&format!("wrote {}", path.display()));
+    if let Some(file) = page {
+        file.write(&told.page(&results))?;
     }
     if results.interrupted { Err(Interrupt::failure()) } else { Ok(Done::Done) }
-}
-
-fn cpu_micros(process: u32) -> Result<u64, Failure> {
-    machine::cpu_micros(process).map_err(|error| super::drive::cpu_failure(&error))
 }
 
 /// One training set as it was received.

@@ -17,6 +17,8 @@ use super::super::{Done, Failure, Server, time};
 use super::drive::Drivers;
 use super::online::reply_of;
 use super::options::LoadOptions;
+use super::page::PageFile;
+use super::process::ServerProcess;
 use super::results::{Counted, Results};
 use super::{Interrupt, finish, steps};
 use crate::bench::load::Target;
@@ -79,9 +81,11 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
         );
         return Err(Failure::new("WRITE_NOT_CONFIRMED", message).hint("add --write if that is meant"));
     }
+    let page = PageFile::begin(args.load.report.as_ref())?;
     let input = ParquetInput::open(&args.file)?;
     let client = server.connect().await?;
     let info = client.server_info().await?;
+    let server_process = ServerProcess::find(args.load.server_pid, &server.address)?;
     let source = source_spec(client.get_definition(Kind::Source, &args.source).await?)?;
     let requests: Arc<[Bytes]> = args.requests(&input, &source)?.into();
 
@@ -100,7 +104,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     connect().await?.write(0).await?;
 
     let began = time::show(SystemClock.now());
-    let mut drivers = Drivers::start(args.load.threads, connect, args.load.server_pid, interrupt).await?;
+    let mut drivers = Drivers::start(args.load.threads, connect, server_process, interrupt).await?;
     let measured = steps::measure(&args.load, &mut drivers, args.batch.into()).await?;
     let mut settings = args.load.settings();
     settings["source"] = json!(args.source);
@@ -124,7 +128,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
         measured,
         notes: Vec::new(),
     };
-    finish(&results, &args.load, args.output.format)
+    finish(&results, page, args.output.format)
 }
 
 impl Args {

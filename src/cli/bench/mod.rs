@@ -12,6 +12,7 @@ mod keys;
 mod online;
 mod options;
 mod page;
+mod process;
 mod results;
 mod steps;
 
@@ -19,7 +20,7 @@ use clap::Subcommand;
 use tokio::sync::watch;
 
 use super::{Done, Failure, Format, Server, output};
-use options::LoadOptions;
+use page::PageFile;
 use results::Results;
 
 /// Measure a server: latencies at given rates, highest rate, bursts
@@ -98,14 +99,13 @@ impl Interrupt {
 }
 
 /// Prints results, writes their page, and fails where they were cut short.
-fn finish(results: &Results, load: &LoadOptions, format: Format) -> Result<Done, Failure> {
+fn finish(results: &Results, page: Option<PageFile>, format: Format) -> Result<Done, Failure> {
     output::print_as(format, &results.json(), || results.text())?;
     if format == Format::Table {
         results.warnings().iter().for_each(|warning| output::warn(warning, format));
     }
-    if let Some(path) = &load.report {
-        results.page().write(path)?;
-        output::note(&format!("wrote {}", path.display()));
+    if let Some(file) = page {
+        file.write(&results.page())?;
     }
     if results.measured.interrupted { Err(Interrupt::failure()) } else { Ok(Done::Done) }
 }

@@ -17,6 +17,8 @@ use super::super::{Done, Failure, Server, time};
 use super::drive::Drivers;
 use super::keys::{self, Drawing, KeySource, KeyValues};
 use super::options::LoadOptions;
+use super::page::PageFile;
+use super::process::ServerProcess;
 use super::results::{Counted, Results};
 use super::{Interrupt, finish, steps};
 use crate::bench::load::Target;
@@ -104,11 +106,13 @@ const UNKNOWN_REQUESTS: f64 = 500_000.0;
 
 pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> Result<Done, Failure> {
     args.load.check()?;
+    let page = PageFile::begin(args.load.report.as_ref())?;
     if !(args.zipf > 0.0 && args.zipf <= 10.0) {
         return Err(Failure::new("BAD_LOAD", "--zipf lies above 0 and is at most 10"));
     }
     let client = server.connect().await?;
     let info = client.server_info().await?;
+    let server_process = ServerProcess::find(args.load.server_pid, &server.address)?;
     let catalog = Catalog::load(&client, &args.service).await?;
     let wanted = request_columns(&catalog);
     if let Some(unknown) = args.shared.iter().find(|name| !wanted.contains(name)) {
@@ -143,7 +147,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     let present = probe.share_present(args.min_present).await?;
 
     let began = time::show(SystemClock.now());
-    let mut drivers = Drivers::start(args.load.threads, connect, args.load.server_pid, interrupt).await?;
+    let mut drivers = Drivers::start(args.load.threads, connect, server_process, interrupt).await?;
     let measured = steps::measure(&args.load, &mut drivers, 1.0).await?;
     let mut settings = args.load.settings();
     settings["service"] = json!(args.service);
@@ -171,7 +175,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
         measured,
         notes: args.notes(&source, requests.len()),
     };
-    finish(&results, &args.load, args.output.format)
+    finish(&results, page, args.output.format)
 }
 
 /// The columns of keys that a request to the service has, in the order of their first use.
@@ -253,23 +257,29 @@ impl Reads {
     /// The part of the cells that are PRESENT, of a few reads one after the other. Fewer than asked
     /// for are refused.
     async fn share_present(&self, least: u8) -> Result<f64, Failure> {
-        let (mut present, mut cells) = (0, 0);
+        let (mut present, mut expired, mut cells) = (0, 0, 0);
         for number in 0..PROBES.min(self.requests.len() as u64) {
             let (_, of_answer) = self.read(number).await?;
             present += of_answer.of(CellStatus::Present);
+            expired += of_answer.of(CellStatus::Expired);
             cells += of_answer.total();
         }
         let part = present as f64 / (cells as f64).max(1.0);
         if part * 100.0 < f64::from(least) {
+            let (what, hint) = if expired * 2 > cells - present {
+                ("rows that have expired", "ingest newer rows, or say with --min-present how few will do")
+            } else {
+                (
+                    "keys that aren't there",
+                    "name keys that exist with --keys FILE.parquet, or say how few will do with --min-present",
+                )
+            };
             let message = format!(
-                "of the cells of {}, {} are PRESENT: this would measure the reading of keys that aren't there",
+                "of the cells of {}, {} are PRESENT: this would measure the reading of {what}",
                 counted(PROBES.min(self.requests.len() as u64), "read"),
                 share(present, cells),
             );
-            return Err(Failure::new("FEW_PRESENT", message)
-                .hint("name keys that exist with --keys FILE.parquet, or say how few will do with --min-present")
-                .with("present", present)
-                .with("cells", cells));
+            return Err(Failure::new("FEW_PRESENT", message).hint(hint).with("present", present).with("cells", cells));
         }
         Ok(super::figures::rounded(part, 4))
     }

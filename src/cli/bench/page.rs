@@ -2,9 +2,10 @@
 //! elsewhere. It is put together here; what is on it, others say.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::fs::File;
+use std::path::PathBuf;
 
-use super::super::Failure;
+use super::super::{Failure, output};
 use super::chart::{Chart, escaped};
 
 /// A page as far as it is written.
@@ -12,6 +13,14 @@ use super::chart::{Chart, escaped};
 pub struct Page {
     title: String,
     body: String,
+}
+
+/// The file that a page will be written to.
+#[derive(Debug)]
+pub struct PageFile {
+    path: PathBuf,
+    is_new: bool,
+    written: bool,
 }
 
 impl Page {
@@ -70,9 +79,35 @@ impl Page {
              <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
         )
     }
+}
 
-    pub fn write(&self, path: &Path) -> Result<(), Failure> {
-        std::fs::write(path, self.html()).map_err(|error| Failure::file(path, "be written", &error))
+impl PageFile {
+    /// Makes the file, or finds that it can't be made, before anything is measured for it.
+    pub fn begin(path: Option<&PathBuf>) -> Result<Option<Self>, Failure> {
+        let begin = |path: &PathBuf| {
+            let is_new = !path.exists();
+            // What an earlier run wrote stays until there is something to write.
+            let opened = File::options().write(true).create(true).truncate(false).open(path);
+            opened.map_err(|error| Failure::file(path, "be written", &error))?;
+            Ok(Self { path: path.clone(), is_new, written: false })
+        };
+        path.map(begin).transpose()
+    }
+
+    pub fn write(mut self, page: &Page) -> Result<(), Failure> {
+        std::fs::write(&self.path, page.html()).map_err(|error| Failure::file(&self.path, "be written", &error))?;
+        self.written = true;
+        output::note(&format!("wrote {}", self.path.display()));
+        Ok(())
+    }
+}
+
+impl Drop for PageFile {
+    fn drop(&mut self) {
+        if self.is_new && !self.written {
+            // An empty file in the place of a page tells nothing; nor does failing to remove it.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -63,16 +63,36 @@ impl Results {
             warnings
                 .push("no rate was kept up: the server, this machine or the way between them is too busy".to_owned());
         }
-        let found = self.steps().filter_map(|step| self.present(&step.tally.answers));
-        let (present, cells) = found.fold((0, 0), |sum, of_step| (sum.0 + of_step.0, sum.1 + of_step.1));
-        if (present as f64) < FEW_PRESENT * cells as f64 {
-            let part = share(present, cells);
-            warnings.push(format!("only {part} of the cells were PRESENT; reads of keys that aren't there cost less"));
-        }
+        warnings.extend(self.cells_warning());
         for step in self.steps() {
             warnings.extend(self.warnings_of(&step));
         }
         warnings
+    }
+
+    /// What the cells were that had no value, where those were many.
+    fn cells_warning(&self) -> Option<String> {
+        let mut answers = Answers::default();
+        for step in self.steps().filter(|_| self.counted == Counted::Cells) {
+            answers.counts.iter_mut().zip(step.tally.answers.counts).for_each(|(sum, count)| *sum += count);
+        }
+        let all: u64 = answers.counts.iter().sum();
+        let many = |status: CellStatus| answers.counts[status as usize] as f64 > (1.0 - FEW_PRESENT) * all as f64;
+        let present = answers.counts[CellStatus::Present as usize];
+        if present as f64 >= FEW_PRESENT * all as f64 {
+            return None;
+        }
+        let others = cells(&answers).filter(|(name, _)| *name != CellStatus::Present.as_str_name());
+        let others: Vec<String> = others.map(|(name, count)| format!("{name} {}", share(count, all))).collect();
+        let mut warning =
+            format!("only {} of the cells were PRESENT, the others {}", share(present, all), others.join(", "));
+        if many(CellStatus::NotFound) {
+            warning.push_str("; reads of keys that aren't there cost less");
+        }
+        if many(CellStatus::Expired) {
+            warning.push_str("; rows that have expired are read, but their values are not sent");
+        }
+        Some(warning)
     }
 
     fn warnings_of(&self, step: &Step<'_>) -> Vec<String> {
