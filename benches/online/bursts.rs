@@ -12,6 +12,7 @@ use hydrant::bench::timer::Monotonic;
 use serde_json::{Value, json};
 
 use crate::rows;
+use crate::stalls::watched;
 use crate::support::promise::Bound;
 use crate::support::random::Choice;
 use crate::support::report::figure;
@@ -73,7 +74,8 @@ async fn step(run: &mut Run) -> Result<()> {
     let calls = run.warm(&ADS, &drawn).await?;
     run.systems.settle().await?;
     let arrivals = Arrivals::phases_of(&[(CALM * highest.rate, CALM_TIME), (BURST * highest.rate, BURST_TIME)]);
-    let record = open_loop(&calls, &arrivals, Share::WHOLE, &Monotonic::begin(), &Arc::default()).await;
+    let (timer, live) = (Monotonic::begin(), Arc::default());
+    let (record, stalls) = watched(open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
     let (calm, burst) = (&record.phases[0], &record.phases[1]);
 
     let limit = SETTLED * calm_p99(&record)?;
@@ -82,15 +84,20 @@ async fn step(run: &mut Run) -> Result<()> {
     // Beside it: against what the higher rate itself comes to, in its second half.
     let steady = p99_of(&windows[windows.len() / 2..]).context("the burst was answered")?;
     let against_steady = settle_millis(windows, SETTLED * steady, record.window);
-    let row = json!({
+    let reasons: Vec<String> =
+        burst.refused_for.iter().map(|refusals| format!("{} × {}", refusals.count, refusals.status)).collect();
+    let mut row = json!({
         "from/s": (CALM * highest.rate).round(), "to/s": (BURST * highest.rate).round(),
         "p99 before µs": figure(limit / SETTLED),
         "p99 after µs": figure(burst.percentile_micros(99.0)),
         "highest p99 of 100 ms µs": windows.iter().filter_map(p99).max_by(f64::total_cmp).map(figure),
         "ms until within 2 × of before": settled,
         "ms until within 2 × of its later self": against_steady,
-        "refused": burst.refused(), "failed": calm.failed() + burst.failed(),
+        "sent after": burst.sent, "answered": burst.answered(), "refused": burst.refused(),
+        "refused for": reasons.join(", "), "failed": burst.failed(),
+        "refused or failed before": calm.refused() + calm.failed(),
     });
+    stalls.tell(&mut row);
     run.report.row("ads: a tenfold step in rate, 5 % to 50 % of the highest, p99 of 100 ms windows", row)?;
     let of = "ads, uniform, a tenfold step in rate";
     let measured = settled.map_or(f64::INFINITY, |millis| millis as f64);

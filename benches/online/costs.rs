@@ -68,9 +68,6 @@ pub async fn measure(run: &mut Run) -> Result<()> {
             let rivals = beside(run, &workload, choice).await?;
             let without = without.get(&format!("{} {choice}", workload.name)).context("measured before")?;
             tell_promises(run, &workload, choice, without, &with, &rivals)?;
-            if choice == Choice::Uniform {
-                run.cpu.insert(workload.name, both_cpu(&with.outcome));
-            }
         }
     }
     Ok(())

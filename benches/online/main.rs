@@ -8,27 +8,30 @@
 mod bursts;
 mod costs;
 mod disk;
+mod estimate;
 mod feast;
 mod growth;
 mod latency;
 mod overload;
 mod rows;
 mod services;
+mod stalls;
 #[path = "../support/mod.rs"]
 mod support;
 mod systems;
 mod writes;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
-use support::load::{Outcome, closed_loop, highest_rate};
+use support::load::{Outcome, closed_loop, seek_highest_rate};
 use support::machine;
 use support::promise::{self, Bound};
 use support::random::Choice;
@@ -46,6 +49,10 @@ const CONNECTIONS: usize = 4;
 const UNDER_WAY: usize = 16;
 /// Load before the first figure of a server and workload.
 const WARM_UP: Duration = Duration::from_secs(5);
+/// A part that takes longer has gone wrong, and must not cost those after it.
+const PART_LIMIT: Duration = Duration::from_secs(20 * 60);
+/// Letters of the reason why a part failed that are told on the page.
+const MAX_REASON: usize = 400;
 
 #[derive(Clone, Debug, Parser)]
 struct Options {
@@ -67,13 +74,14 @@ struct Options {
     #[arg(long, value_delimiter = ',', default_value = "uniform,zipf")]
     choices: Vec<Choice>,
     /// What is measured, in this order.
-    #[arg(long, value_delimiter = ',', default_value = "cpu,services,bursts,latency,overload,writes,disk,feast")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "cpu,services,bursts,latency,overload,writes,disk,growth,feast"
+    )]
     parts: Vec<Part>,
-    /// Instead of all that: how CPU grows with the keys, and with a second core.
-    #[arg(long)]
-    grow: bool,
     /// Entity keys of each view where growth begins; it ends at 16 times as many.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 62_500)]
     grow_keys: u64,
     /// Be the bare server, answering what this file holds.
     #[arg(long, hide = true)]
@@ -99,6 +107,8 @@ enum Part {
     Writes,
     /// Data ten times the block cache, past the page cache.
     Disk,
+    /// How CPU grows with the keys, and with a second core.
+    Growth,
     /// Feast's feature server.
     Feast,
 }
@@ -120,8 +130,6 @@ struct Run {
     systems: Systems,
     /// Of Hydrant with the row cache and uniform keys, by workload.
     highest: HashMap<&'static str, Highest>,
-    /// CPU of server and client a request, in microseconds, of the same.
-    cpu: HashMap<&'static str, f64>,
 }
 
 fn main() -> Result<()> {
@@ -140,26 +148,39 @@ async fn run(options: Options) -> Result<()> {
     });
     let workloads = workloads.collect::<Result<Vec<_>>>()?;
     let mut report = Report::begin("online", versions(), settings(&options));
-    if options.grow {
-        growth::measure(&options, &mut report).await?;
-        report.finish();
-        return Ok(());
-    }
+    eprintln!("{}", estimate::told(&options));
+    let (of_own, of_shared): (Vec<Part>, Vec<Part>) =
+        options.parts.iter().partition(|part| part.has_servers_of_its_own());
     let mut failed = 0;
-    let in_process = options.parts.iter().any(|part| *part != Part::Feast);
-    let mut cpu = HashMap::new();
-    if in_process {
-        let rivals = options.parts.contains(&Part::Cpu);
-        let systems = Systems::load(&workloads, &options, rivals, &mut report).await?;
-        let mut run = Run { options: options.clone(), workloads, report, systems, highest: HashMap::new(), cpu };
-        failed += run.parts().await?;
-        (report, cpu) = (run.report, run.cpu);
+    if !of_shared.is_empty() {
+        report.part("loading");
+        let rivals = of_shared.contains(&Part::Cpu);
+        match Systems::load(&workloads, &options, rivals, &mut report).await {
+            Ok(systems) => {
+                let mut run = Run { options: options.clone(), workloads, report, systems, highest: HashMap::new() };
+                failed += run.parts(&of_shared).await?;
+                report = run.report;
+            }
+            Err(error) => {
+                failed += of_shared.len();
+                let error = error.context("loading");
+                for part in of_shared {
+                    begin(&mut report, part);
+                    tell_failure(&mut report, part, &error)?;
+                }
+            }
+        }
     }
-    if options.parts.contains(&Part::Feast)
-        && let Err(error) = feast::measure(&options, &cpu, &mut report).await
-    {
-        failed += 1;
-        tell_failure(&mut report, Part::Feast, &error)?;
+    for part in of_own {
+        begin(&mut report, part);
+        let measured = async {
+            match part {
+                Part::Growth => growth::measure(&options, &mut report).await,
+                _ => feast::measure(&options, &mut report).await,
+            }
+        };
+        let outcome = within_limit(measured).await;
+        failed += usize::from(!told(&mut report, part, outcome)?);
     }
     report.finish();
     ensure!(failed == 0, "{failed} parts failed: see the table of what was not measured");
@@ -169,35 +190,27 @@ async fn run(options: Options) -> Result<()> {
 impl Run {
     /// One part after the other; what fails doesn't keep the others from being measured. Gives how
     /// many failed.
-    async fn parts(&mut self) -> Result<usize> {
+    async fn parts(&mut self, parts: &[Part]) -> Result<usize> {
         machine::pin(std::process::id(), CLIENT_CORE)?;
         let mut failed = 0;
-        for part in self.options.parts.clone() {
-            eprintln!("part: {part:?}");
-            let outcome = match part {
-                Part::Cpu => costs::measure(self).await,
-                Part::Latency => latency::measure(self).await,
-                Part::Overload => overload::measure(self).await,
-                Part::Bursts => bursts::measure(self).await,
-                Part::Services => services::measure(self).await,
-                Part::Writes => writes::measure(self).await,
-                Part::Disk => disk::measure(self).await,
-                Part::Feast => Ok(()),
+        for part in parts.iter().copied() {
+            begin(&mut self.report, part);
+            let measured = async {
+                match part {
+                    Part::Cpu => costs::measure(self).await,
+                    Part::Latency => latency::measure(self).await,
+                    Part::Overload => overload::measure(self).await,
+                    Part::Bursts => bursts::measure(self).await,
+                    Part::Services => services::measure(self).await,
+                    Part::Writes => writes::measure(self).await,
+                    Part::Disk => disk::measure(self).await,
+                    Part::Growth | Part::Feast => bail!("it has servers of its own"),
+                }
             };
-            if let Err(error) = outcome {
-                failed += 1;
-                tell_failure(&mut self.report, part, &error)?;
-            }
+            let outcome = within_limit(measured).await;
+            failed += usize::from(!told(&mut self.report, part, outcome)?);
         }
-        self.tell_elsewhere()?;
         Ok(failed)
-    }
-
-    /// The promises that other benchmarks measure, or nobody yet.
-    fn tell_elsewhere(&mut self) -> Result<()> {
-        let what = "p99 beside a neighbour at 10 times its share / beside one within it";
-        let why = "all callers are one tenant until they have credentials";
-        promise::tell_unmeasured(&mut self.report, "two tenants", what, Bound::AtMost(1.5), why)
     }
 
     fn duration(&self) -> Duration {
@@ -245,14 +258,26 @@ impl Run {
         let calls = self.warm(workload, &drawn).await?;
         let closed = closed_loop(&calls, UNDER_WAY, self.duration(), self.systems.hydrant.id()).await?;
         let trial = self.duration().div_f64(2.0);
-        let (rate, outcome, _) = highest_rate(&calls, closed.rate(), trial, self.systems.hydrant.id()).await?;
-        let highest = Highest { rate, best: closed.rate().max(outcome.rate()) };
+        let sought = seek_highest_rate(&calls, closed.rate(), trial, self.systems.hydrant.id()).await?;
+        let highest = Highest { rate: sought.rate, best: closed.rate().max(sought.outcome.rate()) };
         self.highest.insert(workload.name, highest);
         Ok(highest)
     }
 
     fn promise(&mut self, of: &str, what: &str, measured: f64, bound: Bound) -> Result<()> {
         promise::tell(&mut self.report, of, what, measured, bound)
+    }
+}
+
+impl Part {
+    /// As it is written in `--parts`.
+    fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
+    /// It neither needs what the others are measured on, nor may run beside it.
+    fn has_servers_of_its_own(self) -> bool {
+        matches!(self, Self::Growth | Self::Feast)
     }
 }
 
@@ -271,8 +296,28 @@ fn encoded(workload: &Workload, drawn: &[RequestKeys]) -> Result<Arc<Vec<Bytes>>
     Ok(Arc::new(drawn.iter().map(|keys| workload.encode(keys)).collect::<Result<Vec<_>>>()?))
 }
 
+fn begin(report: &mut Report, part: Part) {
+    eprintln!("part: {}", part.name());
+    report.part(&part.name());
+}
+
+async fn within_limit(measured: impl Future<Output = Result<()>>) -> Result<()> {
+    let outcome = tokio::time::timeout(PART_LIMIT, measured).await;
+    outcome.unwrap_or_else(|_| bail!("it was not done after {} minutes", PART_LIMIT.as_secs() / 60))
+}
+
+/// `false` where a part failed; the report says why.
+fn told(report: &mut Report, part: Part, outcome: Result<()>) -> Result<bool> {
+    let Err(error) = outcome else { return Ok(true) };
+    tell_failure(report, part, &error)?;
+    Ok(false)
+}
+
 fn tell_failure(report: &mut Report, part: Part, error: &anyhow::Error) -> Result<()> {
-    report.row("not measured", json!({ "part": format!("{part:?}").to_lowercase(), "why": format!("{error:#}") }))
+    eprintln!("part {} failed: {error:#}", part.name());
+    // A server's whole log may be in it.
+    let why: String = format!("{error:#}").chars().take(MAX_REASON).collect();
+    report.row("not measured", json!({ "part": part.name(), "why": why }))
 }
 
 fn versions() -> Value {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use crate::Run;
+use crate::stalls::watched;
 use crate::support::promise::{self, Bound};
 use crate::support::random::Choice;
 use crate::support::report::figure;
@@ -26,7 +27,8 @@ pub async fn measure(run: &mut Run) -> Result<()> {
 
     let rate = OVERLOAD * highest.rate;
     let arrivals = Arrivals::steady(rate, run.duration() * 2);
-    let record = open_loop(&calls, &arrivals, Share::WHOLE, &Monotonic::begin(), &Arc::default()).await;
+    let (timer, live) = (Monotonic::begin(), Arc::default());
+    let (record, stalls) = watched(open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
     let tally = record.phases.first().context("a steady load has a phase")?;
     let refused = tally.refused();
     let refused_p99 = (refused > 0).then(|| figure(tally.refusals.value_at_percentile(99.0) as f64 / 1_000.0));
@@ -34,7 +36,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
         tally.refused_for.iter().map(|refusals| format!("{} × {}", refusals.count, refusals.status)).collect();
     let failures: Vec<String> =
         tally.failures.iter().map(|failures| format!("{} × {}", failures.count, failures.message)).collect();
-    let row = json!({
+    let mut row = json!({
         "sent/s": rate.round(),
         "answered/s": tally.rate().round(),
         "of the best": figure(tally.rate() / highest.best),
@@ -48,6 +50,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
         "failed": tally.failed(),
         "failures": failures.join(", "),
     });
+    stalls.tell(&mut row);
     run.report.row("ads: 150 % of the highest rate, latency from the intended start", row)?;
 
     let of = "ads, uniform, 150 % of the highest rate";

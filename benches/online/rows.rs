@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::UNDER_WAY;
-use crate::support::load::Outcome;
+use crate::support::load::{Outcome, Sought};
 use crate::support::report::figure;
 use crate::support::views::Workload;
 
@@ -34,6 +34,15 @@ pub fn open(keys: &str, system: &str, share: &str, rate: f64, outcome: &Outcome)
     figures.insert("share of highest".to_owned(), share.into());
     figures.insert("sent/s".to_owned(), json!(rate.round() as u64));
     figures.extend(outcome.figures());
+    figures
+}
+
+/// The row of a highest rate: how often one was tried, too.
+pub fn highest(keys: &str, system: &str, sought: &Sought) -> Map<String, Value> {
+    let share = if sought.kept_up { "highest" } else { "not kept up" };
+    let mut figures = open(keys, system, share, sought.rate, &sought.outcome);
+    figures.insert("runs".to_owned(), json!(sought.trials));
+    figures.insert("of them again".to_owned(), json!(sought.repeated));
     figures
 }
 

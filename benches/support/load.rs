@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 use hydrant::bench::arrivals::Arrivals;
 use hydrant::bench::load::{self, Share, Target};
@@ -31,6 +31,20 @@ pub struct Outcome {
     pub server_cpu_micros: u64,
     /// Without the time spent looking at the clock.
     pub client_cpu_micros: u64,
+}
+
+/// The highest rate that was kept up, and how it was found.
+#[derive(Clone, Debug)]
+pub struct Sought {
+    /// Requests a second, sent.
+    pub rate: f64,
+    pub outcome: Outcome,
+    /// `false` where not even the lowest rate tried was kept up, as on a machine that is busy with
+    /// something else.
+    pub kept_up: bool,
+    /// Rates tried, those among them included that were tried again because they had failed.
+    pub trials: u32,
+    pub repeated: u32,
 }
 
 impl Outcome {
@@ -83,29 +97,35 @@ pub async fn closed_loop<T: Target>(target: &T, under_way: usize, duration: Dura
     measured(&timer, server, load).await
 }
 
-/// The highest rate that is kept up, sought from what a closed loop reaches; `false` where not even
-/// the lowest rate tried was kept up, as on a machine that is busy with something else.
+/// The highest rate that is kept up, sought from what a closed loop reaches.
+pub async fn seek_highest_rate<T: Target>(target: &T, reached: f64, trial: Duration, server: u32) -> Result<Sought> {
+    let mut search = RateSearch::from(reached);
+    let (mut last, mut best) = (None, None::<(f64, Outcome)>);
+    while let Some(rate) = search.next() {
+        let outcome = open_loop(target, rate, trial, server).await?;
+        let in_time = outcome.rate() >= IN_TIME * rate && outcome.percentile_micros(99.0) <= LATE_MICROS;
+        let kept_up = in_time && outcome.errors == 0;
+        search.tell(kept_up);
+        if kept_up && best.as_ref().is_none_or(|(best, _)| rate > *best) {
+            best = Some((rate, outcome));
+        } else {
+            last = Some((rate, outcome));
+        }
+    }
+    let kept_up = best.is_some();
+    let (rate, outcome) = best.or(last).context("no rate was tried")?;
+    Ok(Sought { rate, outcome, kept_up, trials: search.trials(), repeated: search.repeated() })
+}
+
+/// The same, where it doesn't matter how it was found.
 pub async fn highest_rate<T: Target>(
     target: &T,
     reached: f64,
     trial: Duration,
     server: u32,
 ) -> Result<(f64, Outcome, bool)> {
-    let mut search = RateSearch::from(reached);
-    let (mut last, mut best) = (None, None::<(f64, Outcome, bool)>);
-    while let Some(rate) = search.next() {
-        let outcome = open_loop(target, rate, trial, server).await?;
-        let in_time = outcome.rate() >= IN_TIME * rate && outcome.percentile_micros(99.0) <= LATE_MICROS;
-        let kept_up = in_time && outcome.errors == 0;
-        search.tell(kept_up);
-        let of_rate = Some((rate, outcome, kept_up));
-        if kept_up && best.as_ref().is_none_or(|(best, ..)| rate > *best) {
-            best = of_rate;
-        } else {
-            last = of_rate;
-        }
-    }
-    best.or(last).ok_or_else(|| anyhow::anyhow!("no rate was tried"))
+    let sought = seek_highest_rate(target, reached, trial, server).await?;
+    Ok((sought.rate, sought.outcome, sought.kept_up))
 }
 
 async fn measured(timer: &Monotonic, server: u32, load: impl Future<Output = Record>) -> Result<Outcome> {

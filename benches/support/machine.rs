@@ -1,11 +1,14 @@
 //! What the operating system knows of a process and of the machine, and which cores a process may use.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail};
 
 pub use hydrant::bench::machine::*;
+
+/// Threads come and go for a while after a start, not for so often.
+const PIN_ROUNDS: usize = 50;
 
 /// Bytes that a process has had written to disks.
 pub fn bytes_written(process: u32) -> Result<u64> {
@@ -15,10 +18,31 @@ pub fn bytes_written(process: u32) -> Result<u64> {
     field.and_then(|bytes| bytes.parse().ok()).with_context(|| format!("{path} has no write_bytes"))
 }
 
-/// Keeps a process, all its threads, on some cores (`0`, `0-1`).
+/// Keeps a process, all its threads, on some cores (`0`, `0-1`). While `taskset` goes from one thread to
+/// the next, some end, at which it gives up, and others begin with the cores of whoever started them. So
+/// it is run again until every thread is where it should be.
 pub fn pin(process: u32, cores: &str) -> Result<()> {
-    let mut command = Command::new("taskset");
-    command.args(["--all-tasks", "--cpu-list", "--pid", cores, &process.to_string()]).stdout(Stdio::null());
-    ensure!(command.status().context("can't run taskset")?.success(), "process {process} can't be kept on {cores}");
-    Ok(())
+    let mut told = String::new();
+    for _ in 0..PIN_ROUNDS {
+        let mut command = Command::new("taskset");
+        command.args(["--all-tasks", "--cpu-list", "--pid", cores, &process.to_string()]);
+        told = String::from_utf8_lossy(&command.output().context("can't run taskset")?.stderr).trim().to_owned();
+        if all_threads_on(process, cores)? {
+            return Ok(());
+        }
+    }
+    bail!("process {process} can't be kept on {cores}: {told}")
+}
+
+fn all_threads_on(process: u32, cores: &str) -> Result<bool> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).with_context(|| format!("process {process} has ended"));
+    for thread in threads? {
+        // A thread without a status has ended since.
+        let Ok(status) = fs::read_to_string(thread?.path().join("status")) else { continue };
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        if allowed.map(str::trim) != Some(cores) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -47,8 +47,12 @@ impl Process {
         Ok(line.trim().to_owned())
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks it to end, and waits until it has. One that has ended by itself is no obstacle to starting
+    /// it again.
     pub async fn stop(&mut self) -> Result<()> {
+        if self.0.try_wait()?.is_some() {
+            return Ok(());
+        }
         let asked = Command::new("kill").args(["-TERM", &self.id().to_string()]).status().context("can't run kill")?;
         ensure!(asked.success(), "process {} can't be asked to end", self.id());
         let ended = async {

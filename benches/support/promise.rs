@@ -41,8 +41,9 @@ impl fmt::Display for Bound {
 /// Tells one promise. `of` says what it was measured on: workload, keys, server.
 pub fn tell(report: &mut Report, of: &str, what: &str, measured: f64, bound: Bound) -> Result<()> {
     let kept = if bound.kept(measured) { "yes" } else { "no" };
-    let row = json!({ "of": of, "what": what, "measured": figure(measured), "promised": bound.to_string(),
-        "kept": kept });
+    // Such as the time until something that never came.
+    let told = if measured == f64::INFINITY { json!("never") } else { figure(measured) };
+    let row = json!({ "of": of, "what": what, "measured": told, "promised": bound.to_string(), "kept": kept });
     report.row(TABLE, row)
 }
 

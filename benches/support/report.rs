@@ -12,6 +12,8 @@ use super::machine;
 #[derive(Debug)]
 pub struct Report {
     benchmark: &'static str,
+    /// What is being measured, where a benchmark has parts.
+    part: Option<String>,
     tables: Vec<(String, Vec<Map<String, Value>>)>,
 }
 
@@ -29,7 +31,13 @@ impl Report {
         });
         println!("{line}");
         eprintln!("{line:#}");
-        Self { benchmark, tables: Vec::new() }
+        Self { benchmark, part: None, tables: Vec::new() }
+    }
+
+    /// The part that the rows from here on belong to. A part that is measured again replaces its rows
+    /// (`scripts/benchmarks.py`).
+    pub fn part(&mut self, name: &str) {
+        self.part = Some(name.to_owned());
     }
 
     /// One row of one table: an object whose fields are the table's columns.
@@ -37,6 +45,7 @@ impl Report {
         let Value::Object(figures) = figures else { anyhow::bail!("a row is an object") };
         let mut line = Map::new();
         line.insert("benchmark".to_owned(), self.benchmark.into());
+        line.extend(self.part.clone().map(|part| ("part".to_owned(), part.into())));
         line.insert("table".to_owned(), table.into());
         line.extend(figures.clone());
         println!("{}", Value::Object(line));

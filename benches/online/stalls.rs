@@ -1,0 +1,122 @@
+//! What the machine itself does to a thread that only wants to wake up. While a load is measured, one
+//! thread on the server's core and one on the client's sleep for a millisecond over and over and note
+//! how much later they woke. With real-time priority, which root may have, they wait neither for the
+//! server nor for the load: what they see is the machine's own doing. Without it the column says so.
+
+use std::fs;
+use std::future::Future;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use hdrhistogram::Histogram;
+use serde_json::Value;
+
+use crate::support::report::figure;
+use crate::{CLIENT_CORE, SERVER_CORE};
+
+const SLEEP: Duration = Duration::from_millis(1);
+
+/// How late a thread woke that had nothing else to do, in microseconds: of the two cores the worse.
+#[derive(Clone, Copy, Debug)]
+pub struct Stalls {
+    p99: f64,
+    most: f64,
+    real_time: bool,
+}
+
+/// Threads that watch until they are told to stop.
+struct Watch {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Histogram<u64>>>,
+    real_time: bool,
+}
+
+/// Has a load done, and watches the machine meanwhile.
+pub async fn watched<T>(load: impl Future<Output = T>) -> Result<(T, Stalls)> {
+    let watch = Watch::begin()?;
+    let outcome = load.await;
+    Ok((outcome, watch.end()?))
+}
+
+impl Stalls {
+    /// Adds its columns to a row, which is an object.
+    pub fn tell(&self, row: &mut Value) {
+        let name = if self.real_time { "machine stall" } else { "machine stall or wait for a core" };
+        row[format!("{name} p99 µs")] = figure(self.p99);
+        row[format!("{name} max µs")] = figure(self.most);
+    }
+}
+
+impl Watch {
+    fn begin() -> Result<Self> {
+        let mut watch = Self { stop: Arc::default(), threads: Vec::new(), real_time: true };
+        for core in [SERVER_CORE, CLIENT_CORE] {
+            let (ready, is_ready) = mpsc::sync_channel(1);
+            let stop = watch.stop.clone();
+            let thread = std::thread::Builder::new().name("stalls".to_owned()).spawn(move || {
+                let settled = settle_on(core);
+                let watches = settled.is_ok();
+                if ready.send(settled).is_err() || !watches {
+                    return histogram();
+                }
+                overshoots(&stop)
+            });
+            watch.threads.push(thread?);
+            let real_time = is_ready.recv().context("a thread that watches the machine has ended")??;
+            watch.real_time &= real_time;
+        }
+        Ok(watch)
+    }
+
+    fn end(mut self) -> Result<Stalls> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut stalls = Stalls { p99: 0.0, most: 0.0, real_time: self.real_time };
+        for thread in self.threads.drain(..) {
+            let late = thread.join().map_err(|_| anyhow::anyhow!("a thread that watches the machine has panicked"))?;
+            stalls.p99 = stalls.p99.max(late.value_at_percentile(99.0) as f64 / 1_000.0);
+            stalls.most = stalls.most.max(late.max() as f64 / 1_000.0);
+        }
+        Ok(stalls)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Keeps the thread that calls this on a core, and puts it before all else that runs there; `false`
+/// where only the first may be done.
+fn settle_on(core: &str) -> Result<bool> {
+    let own = fs::read_link("/proc/thread-self").context("can't read /proc/thread-self")?;
+    let thread = own.file_name().context("a thread has a number")?.to_string_lossy().into_owned();
+    let run = |program: &str, arguments: [&str; 4]| {
+        Command::new(program).args(arguments).output().with_context(|| format!("can't run {program}"))
+    };
+    let kept = run("taskset", ["--cpu-list", "--pid", core, &thread])?;
+    ensure!(kept.status.success(), "taskset: {}", String::from_utf8_lossy(&kept.stderr).trim());
+    Ok(run("chrt", ["--fifo", "--pid", "1", &thread])?.status.success())
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long a sleep takes is what is measured")]
+fn overshoots(stop: &AtomicBool) -> Histogram<u64> {
+    let mut late = histogram();
+    while !stop.load(Ordering::Relaxed) {
+        let begun = Instant::now();
+        std::thread::sleep(SLEEP);
+        let overshoot = begun.elapsed().saturating_sub(SLEEP);
+        late.saturating_record(u64::try_from(overshoot.as_nanos()).unwrap_or(u64::MAX));
+    }
+    late
+}
+
+/// Nanoseconds.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(100, 120_000_000_000, 3).expect("constant bounds")
+}
