@@ -1,33 +1,64 @@
 #!/usr/bin/env bash
-# Runs all benchmarks, one after the other, and writes their figures into
-# BENCHMARKS.md, also those of a benchmark that fails or is interrupted halfway: each
+# Runs all benchmarks, one after the other, and writes their figures into BENCHMARKS.md
+# and README.md, also those of a benchmark that fails or is interrupted halfway: each
 # figure is in target/benchmarks as soon as it was measured. The files of the run
-# before are kept beside them (*.previous). Arguments name the benchmarks to run; run
-# one by itself to vary it, such as
-#   cargo bench --bench online -- --keys 10000 --seconds 1 --parts cpu
+# before are kept beside them (*.previous).
+#
+#   scripts/bench.sh                                       all of them
+#   scripts/bench.sh ingest historical                     some
+#   scripts/bench.sh online --keys 100000 --seconds 1      one, with its options
+#   scripts/bench.sh --again online --parts disk,feast     some parts of one once more:
+#       what they print is appended, and takes the place of those parts on the page
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-benchmarks=("$@")
-[ ${#benchmarks[@]} -gt 0 ] || benchmarks=(online overload ingest historical)
+all=(online overload ingest historical)
 out=target/benchmarks
 mkdir -p "$out"
 
+again=false
+if [ "${1:-}" = --again ]; then again=true; shift; fi
+benchmarks=() options=()
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -*) options=("$@"); break ;;
+    *) benchmarks+=("$1"); shift ;;
+  esac
+done
+if [ ${#options[@]} -gt 0 ] && [ ${#benchmarks[@]} -ne 1 ]; then
+  echo "bench: options are those of one benchmark: name it" >&2
+  exit 2
+fi
+[ ${#benchmarks[@]} -gt 0 ] || benchmarks=("${all[@]}")
+
 write_page() {
   local files=() benchmark
-  for benchmark in online overload ingest historical; do
+  for benchmark in "${all[@]}"; do
     [ -s "$out/$benchmark.jsonl" ] && files+=("$out/$benchmark.jsonl")
   done
   [ ${#files[@]} -eq 0 ] || .venv/bin/python scripts/benchmarks.py "${files[@]}"
 }
 trap write_page EXIT
 
-cargo build --locked --release --workspace --bench online --bench overload --bench ingest --bench historical
+# As measured on two cores with what each does by default; online tells it of its options.
+declare -A minutes=([online]=35 [overload]=2 [ingest]=1 [historical]=5)
+if [ ${#options[@]} -eq 0 ]; then
+  total=0
+  for benchmark in "${benchmarks[@]}"; do total=$((total + ${minutes[$benchmark]:-0})); done
+  echo "bench: this takes about $total minutes once it is built, with two cores for itself" >&2
+fi
+
+cargo build --locked --release --workspace "${all[@]/#/--bench=}"
 # Without it the page says that Feast was not measured, and why.
 scripts/feast.sh || echo "bench: Feast can't be installed here" >&2
 failed=0
 for benchmark in "${benchmarks[@]}"; do
-  [ ! -s "$out/$benchmark.jsonl" ] || mv "$out/$benchmark.jsonl" "$out/$benchmark.jsonl.previous"
-  cargo bench --locked --workspace --bench "$benchmark" >"$out/$benchmark.jsonl" || failed=1
+  file="$out/$benchmark.jsonl"
+  if $again && [ -s "$file" ]; then
+    [ -z "$(tail -c 1 "$file")" ] || echo >>"$file"      # after a line that was cut off
+  elif [ -s "$file" ]; then
+    mv "$file" "$file.previous"
+  fi
+  cargo bench --locked --workspace --bench "$benchmark" -- ${options[@]+"${options[@]}"} >>"$file" || failed=1
 done
 exit "$failed"

@@ -1,17 +1,29 @@
-"""Writes the figures of benchmark runs into BENCHMARKS.md, between its marks.
-
-Each file holds what one benchmark printed: a line about machine, versions and settings, then a line
-for each row of a table. The text around the marks is written by people and stays as it is.
+"""Writes the figures of benchmark runs into BENCHMARKS.md and README.md, between their marks.
 
     scripts/benchmarks.py target/benchmarks/online.jsonl ...
+
+Each file holds what one benchmark printed: a line about machine, versions and settings, then a line for
+each row of a table. Where a part of a benchmark was run again, its output is appended to the file: a
+run's parts replace those of the runs before it, all rows of a part together. The text around the marks
+is written by people and stays as it is.
 """
 
 import json
 import pathlib
 import sys
 
-PAGE = pathlib.Path(__file__).parent.parent / "BENCHMARKS.md"
-BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
+from promises import PROMISES
+
+TOP = pathlib.Path(__file__).parent.parent
+PAGE = ("BENCHMARKS.md", "<!-- figures: written by make bench -->", "<!-- end of figures -->")
+README = ("README.md", "<!-- performance: written by make bench -->", "<!-- end of performance -->")
+
+PROMISED, NOT_MEASURED = "against the promises", "not measured"
+# What every run of a benchmark does before its parts: no reason to forget what another run told of it.
+LOADING = "loading"
+# Of a row, what is no figure.
+PLACE = ("benchmark", "part", "table")
+PLACE_OF_FAILURE = ("benchmark", "table")
 
 
 def listed(values):
@@ -22,7 +34,7 @@ def cell(value):
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
+        return str(value).replace("\n", " ").replace("|", "\\|")
     return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:g}"
 
 
@@ -35,54 +47,175 @@ def table(title, rows):
     return lines + [""]
 
 
-def lines_of(text):
-    """The objects of a file; of an interrupted run's last line, as far as it came, nothing."""
+def runs_of(text):
+    """The runs in a file, each its head and its rows. The last line of a run that was interrupted may
+    be there in part; then it is left out."""
     lines = [line for line in text.splitlines() if line.strip()]
-    whole = lines if text.endswith("\n") else lines[:-1]
-    return [json.loads(line) for line in whole]
+    runs = []
+    for number, line in enumerate(lines):
+        try:
+            read = json.loads(line)
+        except json.JSONDecodeError:
+            if number + 1 < len(lines) and "machine" not in json.loads(lines[number + 1]):
+                raise
+            continue
+        if "machine" in read:
+            runs.append((read, []))
+        else:
+            runs[-1][1].append(read)
+    return runs
 
 
-def promises_first(tables):
-    """What a reader asks for first: which promises are kept; then what was not measured; then the rest."""
-    order = {"against the promises": 0, "not measured": 1}
-    return sorted(tables.items(), key=lambda table: order.get(table[0], 2))
+def merged(runs):
+    """The rows that count, each with the number of its run."""
+    counted = []
+    for number, (_, rows) in enumerate(runs):
+        parts = {row.get("part") for row in rows} - {LOADING}
+        loaded = {row["table"] for row in rows if row.get("part") == LOADING}
+        counted = [
+            (of_run, row)
+            for of_run, row in counted
+            if row.get("part") not in parts and not (row.get("part") == LOADING and row["table"] in loaded)
+        ]
+        counted += [(number, row) for row in rows]
+    return counted
 
 
-def kept(rows):
-    verdicts = [row["kept"] for row in rows if "kept" in row]
-    if not verdicts:
-        return []
+class Benchmark:
+    """What one benchmark told."""
+
+    def __init__(self, path):
+        self.runs = runs_of(pathlib.Path(path).read_text())
+        self.name = self.runs[0][0]["benchmark"]
+        rows = merged(self.runs)
+        self.parts = [list(dict.fromkeys(row.get("part") for run, row in rows if run == number)) for number in range(len(self.runs))]
+        self.tables = {}
+        for _, row in rows:
+            place = PLACE if row["table"] != NOT_MEASURED else PLACE_OF_FAILURE
+            figures = {name: value for name, value in row.items() if name not in place}
+            self.tables.setdefault(row["table"], []).append(figures)
+        self.failed = {row["part"]: row["why"] for _, row in rows if row["table"] == NOT_MEASURED}
+
+    def measured(self, part):
+        return any(part in parts for parts in self.parts)
+
+    def figure(self, title, column, **wanted):
+        """The first figure of a table in a row with these values."""
+        rows = [row for row in self.tables.get(title, []) if all(row.get(name) == value for name, value in wanted.items())]
+        return cell(rows[0].get(column)) if rows else ""
+
+    def chapter(self):
+        lines = [f"## {self.name}", ""]
+        told = None
+        for number, (head, _) in enumerate(self.runs):
+            parts = [part for part in self.parts[number] if part not in (None, LOADING)]
+            if number > 0 and not parts:
+                continue
+            command = f"cargo bench --bench {self.name}" + (f" -- {head['arguments']}" if head["arguments"] else "")
+            machine = head["machine"]
+            again = f" Of it: {', '.join(parts)}." if len(self.runs) > 1 else ""
+            lines += [f"`{command}`, {head['date']}, load average at the start {machine['load_average']}.{again}", ""]
+            stands = (
+                f"Versions: {listed(head['versions'])}. Settings: {listed(head['settings'])}.\n\n"
+                f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}."
+            )
+            if stands != told:
+                lines += [stands, ""]
+                told = stands
+        first = {NOT_MEASURED: 0}
+        for title, rows in sorted(self.tables.items(), key=lambda of_table: first.get(of_table[0], 1)):
+            if title != PROMISED:
+                lines += table(title, rows)
+        return lines
+
+
+def why_not(benchmarks, promise):
+    """Why a promise was not measured."""
+    benchmark = benchmarks.get(promise.benchmark)
+    if benchmark is None:
+        return f"the benchmark {promise.benchmark} was not run"
+    if promise.part in benchmark.failed:
+        return benchmark.failed[promise.part]
+    if promise.part and not benchmark.measured(promise.part):
+        return f"the part {promise.part} was not run"
+    return "the run left it out, or ended before it"
+
+
+def promises(benchmarks):
+    """Every promise: as it was measured, or why it was not. None is absent."""
+    told = {}
+    for benchmark in benchmarks.values():
+        for row in benchmark.tables.get(PROMISED, []):
+            told[row["of"], row["what"]] = row
+    rows = []
+    for promise in PROMISES:
+        row = told.pop((promise.of, promise.what), None)
+        unmeasured = {"of": promise.of, "what": promise.what, "measured": None, "promised": promise.promised}
+        rows.append(row or {**unmeasured, "kept": f"not measured: {why_not(benchmarks, promise)}"})
+    rows += told.values()
+    verdicts = [row["kept"] for row in rows]
     unmeasured = sum(verdict not in ("yes", "no") for verdict in verdicts)
     counts = f"{verdicts.count('yes')} promises are kept, {verdicts.count('no')} are not, {unmeasured} are not measured."
-    return [counts, ""]
+    return ["## Promises", "", counts, "", *table(PROMISED, rows)]
 
 
-def chapter(path):
-    head, *rows = lines_of(pathlib.Path(path).read_text())
-    machine, name = head["machine"], head["benchmark"]
-    command = f"cargo bench --bench {name}" + (f" -- {head['arguments']}" if head["arguments"] else "")
-    lines = [f"## {name}", "", f"`{command}`, {head['date']}.", ""]
-    lines += [f"Versions: {listed(head['versions'])}. Settings: {listed(head['settings'])}.", ""]
-    lines += [
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
-        f"load average at the start {machine['load_average']}.",
-        "",
+def three_lines(benchmarks):
+    """What a reader would ask for first, for the README."""
+
+    def told(benchmark, title, column, unit, **wanted):
+        figure = benchmark in benchmarks and benchmarks[benchmark].figure(title, column, **wanted)
+        return f"{figure} {unit}" if figure else "not measured"
+
+    def closed(workload, system, column):
+        title = f"{workload}: closed loop, 16 requests under way, CPU a request"
+        return told("online", title, column, "µs", keys="uniform", system=system)
+
+    def join(system, column, unit):
+        wanted = {"system": system, "threads": 2, "answer as": "arrow"}
+        return told("historical", "point-in-time join S", column, unit, **wanted)
+
+    systems = [row["system"] for row in rows_of(benchmarks, "historical", "point-in-time join S")]
+    duckdb, polars = (next((system for system in systems if system.startswith(name)), name) for name in ("duckdb", "polars"))
+    hydrant, seconds, memory = "hydrant over Flight", "seconds", "peak memory MiB"
+    return [
+        "| | Hydrant | beside it |",
+        "|---|---|---|",
+        "| an ad request: 100 candidates, a member, a context, 50 features from 3 views; CPU of server and client, rows "
+        f"in the row cache | {closed('ads', 'hydrant, rows in the row cache', 'both CPU µs')} "
+        f"| Redis HMGET {closed('ads', 'Redis HMGET pipelined', 'both CPU µs')}, "
+        f"Redis with rows packed by hand {closed('ads', 'Redis MGET packed', 'both CPU µs')} |",
+        "| 10 features of one key; CPU of the server, rows in the row cache "
+        f"| {closed('point', 'hydrant, rows in the row cache', 'server CPU µs')} "
+        f"| a bare gRPC server that answers the same bytes {closed('point', 'bare tonic', 'server CPU µs')} |",
+        "| a training set: 1 million rows against 15 million of history, over the network protocol "
+        f"| {join(hydrant, seconds, 's')}, {join(hydrant, memory, 'MiB')} "
+        f"| in process: DuckDB {join(duckdb, seconds, 's')}, {join(duckdb, memory, 'MiB')}; "
+        f"Polars {join(polars, seconds, 's')}, {join(polars, memory, 'MiB')} |",
     ]
-    tables = {}
-    for row in rows:
-        figures = {name: value for name, value in row.items() if name not in ("benchmark", "table")}
-        tables.setdefault(row["table"], []).append(figures)
-    for title, of_table in promises_first(tables):
-        lines += table(title, of_table) + kept(of_table)
-    return lines
+
+
+def rows_of(benchmarks, benchmark, title):
+    return benchmarks[benchmark].tables.get(title, []) if benchmark in benchmarks else []
+
+
+def write(place, lines):
+    name, begin, end = place
+    text = (TOP / name).read_text()
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    body = "\n".join(lines).strip()
+    (TOP / name).write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}")
 
 
 def main(paths):
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    figures = "\n".join(line for path in paths for line in chapter(path))
-    PAGE.write_text(f"{before}{BEGIN}\n\n{figures}\n{END}{after}")
+    benchmarks = {}
+    for path in paths:
+        benchmark = Benchmark(path)
+        benchmarks[benchmark.name] = benchmark
+    chapters = [line for benchmark in benchmarks.values() for line in benchmark.chapter()]
+    write(PAGE, promises(benchmarks) + chapters)
+    write(README, three_lines(benchmarks))
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -238,6 +238,22 @@ fn every_path_and_link_of_a_document_leads_somewhere() {
     assert!(wrong.is_empty(), "these lead nowhere:\n{}", wrong.join("\n"));
 }
 
+#[test]
+fn the_figures_of_the_readme_are_those_of_the_benchmarks() {
+    // Both are written by scripts/benchmarks.py from the same run: a figure that was changed by hand, or
+    // in one of them only, is found here.
+    let (readme, benchmarks) = (read("README.md"), read("BENCHMARKS.md"));
+    let (_, marked) = readme.split_once("<!-- performance: written by make bench -->").expect("its beginning");
+    let (marked, _) = marked.split_once("<!-- end of performance -->").expect("its end");
+    let words: Vec<&str> = marked.split_whitespace().collect();
+    let is_unit = |word: &str| ["µs", "s", "MiB"].contains(&word.trim_end_matches([',', ';']));
+    let figures = words.windows(2).filter(|pair| is_unit(pair[1])).map(|pair| pair[0]).collect::<Vec<_>>();
+    let told = figures.len() + marked.matches("not measured").count();
+    assert_eq!(told, 11, "three lines with 3, 2 and 6 figures: {figures:?}");
+    let unknown: Vec<_> = figures.iter().filter(|figure| !benchmarks.contains(&format!("| {figure} |"))).collect();
+    assert!(unknown.is_empty(), "BENCHMARKS.md has no such figures: {unknown:?}; run scripts/benchmarks.py");
+}
+
 /// The anchors of a document's headings, as Markdown renderers make them.
 fn headings(path: &Path) -> BTreeSet<String> {
     let text = fs::read_to_string(path).expect("a document is readable");

@@ -1,0 +1,91 @@
+"""Every promise of the table "Online reads at the limit of the machine", and what else the benchmarks
+promise: what it is measured on, where, and its bound. The page lists each of them, also one that a run
+did not measure. The names are those that the benchmarks print (`benches/`); a row that a benchmark prints
+beside these is shown after them.
+"""
+
+from typing import NamedTuple, Optional
+
+
+class Promise(NamedTuple):
+    benchmark: str
+    part: Optional[str]
+    of: str
+    what: str
+    promised: str
+
+
+WORKLOADS, CHOICES = ("point", "wide", "ads", "ads500"), ("uniform", "zipf 0.99")
+WITHOUT, WITH = "hydrant, no row cache", "hydrant, rows in the row cache"
+# CPU of server and client against Redis: for HMGET, and for packed rows.
+AGAINST_REDIS = {
+    ("ads", "uniform"): ("at most 0.5", "at most 2.5"),
+    ("ads", "zipf 0.99"): ("at most 0.5", "at most 1.5"),
+    ("wide", "uniform"): ("at most 1", "at most 2.5"),
+    ("wide", "zipf 0.99"): ("at most 1", "at most 2.5"),
+}
+HALF_P99 = {"point": "under 1000", "ads": "under 3000", "ads500": "under 8000"}
+UNDER_WRITES = "ads, uniform, 25 %, under 20,000 rows/s with compaction"
+
+
+def online(part, of, what, promised):
+    return Promise("online", part, of, what, promised)
+
+
+def cpu():
+    for workload in WORKLOADS:
+        for keys in CHOICES:
+            for system, factor in ((WITHOUT, 1.3), (WITH, 0.4)):
+                of = f"{workload}, {keys}, {system}"
+                yield online("cpu", of, f"server CPU / (bare tonic's + {factor} × multi-get)", "at most 1")
+                hashes, packed = AGAINST_REDIS.get((workload, keys), (None, None))
+                if hashes and (keys == "uniform" or system == WITH):
+                    yield online("cpu", of, "CPU of both / Redis HMGET pipelined", hashes)
+                    yield online("cpu", of, "CPU of both / Redis MGET packed", packed)
+
+
+def latency():
+    for workload, promised in HALF_P99.items():
+        for keys in CHOICES:
+            of = f"{workload}, {keys}"
+            if workload == "point":
+                yield online("latency", of, "highest rate / bare tonic's", "at least 0.7")
+                yield online("latency", of, "p99 at 50 % / bare tonic's", "at most 2")
+            yield online("latency", of, "p99 at 50 %, µs", promised)
+
+
+def under_load():
+    of = f"{UNDER_WRITES}, without a checkpoint"
+    yield online("writes", of, "rows/s acknowledged / 20,000", "at least 0.98")
+    for of in (of, f"{UNDER_WRITES} and a running checkpoint"):
+        yield online("writes", of, "p99, µs", "under 10000")
+        yield online("writes", of, "p99.9, µs", "under 20000")
+    for workload in ("point", "ads"):
+        of = f"{workload}, uniform, data 10 times the block cache, direct I/O"
+        yield online("disk", of, "p99 at 50 %, µs", "under 10000")
+    of = "ads, uniform, 150 % of the highest rate"
+    yield online("overload", of, "answered/s / best", "at least 0.8")
+    yield online("overload", of, "p99 of what was admitted, µs", "under 10000")
+    yield online("overload", of, "share of the refusals with RetryInfo", "at least 1")
+    for workload in ("point", "ads"):
+        for keys in ("zipf 1.2", "one key in half of the requests"):
+            what = "requests/s / those with uniform keys (1, less noise)"
+            yield online("bursts", f"{workload}, {keys}", what, "at least 0.95")
+    what = "ms until p99 is within 2 × of before"
+    yield online("bursts", "ads, uniform, a tenfold step in rate", what, "at most 1000")
+
+
+def services():
+    of = "ads, uniform, 10 services in one request"
+    yield online("services", of, "server CPU / that of the one service", "at most 2")
+    yield online("services", of, "CPU of both / that of the one service", "at most 2")
+
+
+def others():
+    what = "p99 beside a neighbour at 10 times its share / beside one within it"
+    yield Promise("overload", None, "two tenants", what, "at most 1.5")
+    what = "rows/s / those of a synced RocksDB WriteBatch"
+    yield Promise("ingest", None, "batches of 100 rows", what, "at least 0.5")
+
+
+PROMISES = [*cpu(), *latency(), *under_load(), *services(), *others()]
