@@ -69,13 +69,14 @@ async fn hot_keys(run: &mut Run, workload: &Workload) -> Result<()> {
 
 /// From a twentieth of the highest rate to half of it.
 async fn step(run: &mut Run) -> Result<()> {
-    let highest = run.highest(&ADS).await?;
+    let highest = run.kept_up(&ADS).await?;
     let drawn = run.draw(&ADS, Choice::Uniform);
     let calls = run.warm(&ADS, &drawn).await?;
     run.systems.settle().await?;
     let arrivals = Arrivals::phases_of(&[(CALM * highest.rate, CALM_TIME), (BURST * highest.rate, BURST_TIME)]);
     let (timer, live) = (Monotonic::begin(), Arc::default());
-    let (record, stalls) = watched(open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
+    let (record, stalls) =
+        watched(run.systems.hydrant.id(), open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
     let (calm, burst) = (&record.phases[0], &record.phases[1]);
 
     let limit = SETTLED * calm_p99(&record)?;

@@ -20,7 +20,7 @@ const OVERLOAD: f64 = 1.5;
 
 pub async fn measure(run: &mut Run) -> Result<()> {
     run.by_default().await?;
-    let highest = run.highest(&ADS).await?;
+    let highest = run.kept_up(&ADS).await?;
     let drawn = run.draw(&ADS, Choice::Uniform);
     let calls = run.warm(&ADS, &drawn).await?;
     run.systems.settle().await?;
@@ -28,7 +28,8 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let rate = OVERLOAD * highest.rate;
     let arrivals = Arrivals::steady(rate, run.duration() * 2);
     let (timer, live) = (Monotonic::begin(), Arc::default());
-    let (record, stalls) = watched(open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
+    let (record, stalls) =
+        watched(run.systems.hydrant.id(), open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
     let tally = record.phases.first().context("a steady load has a phase")?;
     let refused = tally.refused();
     let refused_p99 = (refused > 0).then(|| figure(tally.refusals.value_at_percentile(99.0) as f64 / 1_000.0));

@@ -2,6 +2,7 @@
 //! thread on the server's core and one on the client's sleep for a millisecond over and over and note
 //! how much later they woke. With real-time priority, which root may have, they wait neither for the
 //! server nor for the load: what they see is the machine's own doing. Without it the column says so.
+//! Other processes of the machine they don't see either; how much CPU time those took is told beside it.
 
 use std::fs;
 use std::future::Future;
@@ -16,10 +17,13 @@ use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
+use crate::support::machine;
 use crate::support::report::figure;
 use crate::{CLIENT_CORE, SERVER_CORE};
 
 const SLEEP: Duration = Duration::from_millis(1);
+/// The server's and the load's.
+const CORES: f64 = 2.0;
 
 /// How late a thread woke that had nothing else to do, in microseconds: of the two cores the worse.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +31,16 @@ pub struct Stalls {
     p99: f64,
     most: f64,
     real_time: bool,
+    /// What other processes took of the cores, in percent.
+    others: f64,
+}
+
+/// CPU time in microseconds, and when.
+struct Busy {
+    at: Instant,
+    machine: u64,
+    /// Server and load.
+    measured: u64,
 }
 
 /// Threads that watch until they are told to stop.
@@ -36,11 +50,27 @@ struct Watch {
     real_time: bool,
 }
 
-/// Has a load done, and watches the machine meanwhile.
-pub async fn watched<T>(load: impl Future<Output = T>) -> Result<(T, Stalls)> {
+/// Has a load done on a server, and watches the machine meanwhile.
+pub async fn watched<T>(server: u32, load: impl Future<Output = T>) -> Result<(T, Stalls)> {
     let watch = Watch::begin()?;
+    let before = Busy::now(server)?;
     let outcome = load.await;
-    Ok((outcome, watch.end()?))
+    let others = Busy::now(server)?.others_percent(&before);
+    Ok((outcome, Stalls { others, ..watch.end()? }))
+}
+
+impl Busy {
+    fn now(server: u32) -> Result<Self> {
+        let measured = machine::cpu_micros(server)? + machine::cpu_micros(std::process::id())?;
+        Ok(Self { at: Instant::now(), machine: machine::machine_cpu_micros()?, measured })
+    }
+
+    fn others_percent(&self, before: &Self) -> f64 {
+        let (machine, measured) = (self.machine - before.machine, self.measured - before.measured);
+        let elapsed = (self.at - before.at).as_micros() as f64 * CORES;
+        // The two are counted in steps of 10 ms, and not at the same instants.
+        (machine as f64 - measured as f64).max(0.0) / elapsed * 100.0
+    }
 }
 
 impl Stalls {
@@ -49,6 +79,7 @@ impl Stalls {
         let name = if self.real_time { "machine stall" } else { "machine stall or wait for a core" };
         row[format!("{name} p99 µs")] = figure(self.p99);
         row[format!("{name} max µs")] = figure(self.most);
+        row["other processes' CPU %"] = figure(self.others);
     }
 }
 
@@ -75,7 +106,7 @@ impl Watch {
 
     fn end(mut self) -> Result<Stalls> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut stalls = Stalls { p99: 0.0, most: 0.0, real_time: self.real_time };
+        let mut stalls = Stalls { p99: 0.0, most: 0.0, real_time: self.real_time, others: 0.0 };
         for thread in self.threads.drain(..) {
             let late = thread.join().map_err(|_| anyhow::anyhow!("a thread that watches the machine has panicked"))?;
             stalls.p99 = stalls.p99.max(late.value_at_percentile(99.0) as f64 / 1_000.0);

@@ -54,7 +54,7 @@ impl Target for Writes {
 
 pub async fn measure(run: &mut Run) -> Result<()> {
     run.by_default().await?;
-    let rate = SHARE * run.highest(&ADS).await?.rate;
+    let rate = SHARE * run.kept_up(&ADS).await?.rate;
     run.systems.configure(&[crate::ROW_CACHE, FLUSH_INTERVAL, TAIL], &mut run.report).await?;
     let drawn = run.draw(&ADS, Choice::Uniform);
     let calls = run.warm(&ADS, &drawn).await?;
@@ -63,7 +63,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let reading = run.duration() * 2;
     let title = "ads at 25 % under durable writes, with compaction and landing; no checkpoint: there is none yet";
 
-    let (alone, stalls) = watched(open_loop(&calls, rate, reading, server)).await?;
+    let (alone, stalls) = watched(server, open_loop(&calls, rate, reading, server)).await?;
     let mut row = Value::Object(rows::open("uniform", "hydrant, no writes", "25 %", rate, &alone?));
     stalls.tell(&mut row);
     run.report.row(title, row)?;
@@ -76,7 +76,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let writing = send(&writes, &arrivals, Share::WHOLE, &timer, &live);
     let reads = async {
         tokio::time::sleep(AHEAD).await;
-        watched(open_loop(&calls, rate, reading, server)).await
+        watched(server, open_loop(&calls, rate, reading, server)).await
     };
     let (writing, reads) = tokio::join!(writing, reads);
     let (reads, stalls) = reads?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 pub use hydrant::bench::machine::*;
 
@@ -16,6 +16,18 @@ pub fn bytes_written(process: u32) -> Result<u64> {
     let text = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
     let field = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
     field.and_then(|bytes| bytes.parse().ok()).with_context(|| format!("{path} has no write_bytes"))
+}
+
+/// CPU time that all processes of the machine have used so far, in microseconds; without what its host
+/// took for others.
+pub fn machine_cpu_micros() -> Result<u64> {
+    let stat = fs::read_to_string("/proc/stat").context("can't read /proc/stat")?;
+    let times = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("/proc/stat has no times")?;
+    // user, nice, system, idle, iowait, irq, softirq.
+    let ticks = times.split_ascii_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>()?;
+    ensure!(ticks.len() >= 7, "/proc/stat has too few times");
+    let busy: u64 = [0, 1, 2, 5, 6].iter().map(|place| ticks[*place]).sum();
+    Ok(busy * 10_000)
 }
 
 /// Keeps a process, all its threads, on some cores (`0`, `0-1`). While `taskset` goes from one thread to

@@ -13,7 +13,7 @@ const HALVINGS: u32 = 2;
 const LOWEST: f64 = 0.25;
 const HIGHEST: f64 = 4.0;
 /// Where the machine comes to no rest, the search ends all the same.
-const MAX_TRIALS: u32 = 40;
+const MAX_TRIALS: u32 = 28;
 /// How often what seemed too much is tried once more when all is done.
 const LAST_LOOKS: u32 = 2;
 /// The share of the requests that has to be answered in the time in which they were due.
