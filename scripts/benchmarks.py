@@ -176,6 +176,7 @@ def three_lines(benchmarks):
 
     systems = [row["system"] for row in rows_of(benchmarks, "historical", "point-in-time join S")]
     duckdb, polars = (next((system for system in systems if system.startswith(name)), name) for name in ("duckdb", "polars"))
+    spine, history = sizes(benchmarks)
     hydrant, seconds, memory = "hydrant over Flight", "seconds", "peak memory MiB"
     return [
         "| | Hydrant | beside it |",
@@ -187,11 +188,19 @@ def three_lines(benchmarks):
         "| 10 features of one key; CPU of the server, rows in the row cache "
         f"| {closed('point', 'hydrant, rows in the row cache', 'server CPU µs')} "
         f"| a bare gRPC server that answers the same bytes {closed('point', 'bare tonic', 'server CPU µs')} |",
-        "| a training set: 1 million rows against 15 million of history, over the network protocol "
+        f"| a training set: {spine} rows against {history} of history, over the network protocol "
         f"| {join(hydrant, seconds, 's')}, {join(hydrant, memory, 'MiB')} "
         f"| in process: DuckDB {join(duckdb, seconds, 's')}, {join(duckdb, memory, 'MiB')}; "
         f"Polars {join(polars, seconds, 's')}, {join(polars, memory, 'MiB')} |",
     ]
+
+
+def sizes(benchmarks):
+    """Rows of the training set's spine, and of the history that it is joined with, in words."""
+    settings = benchmarks["historical"].runs[-1][0]["settings"] if "historical" in benchmarks else {}
+    history = settings.get("views", 3) * settings.get("rows of each view", 5_000_000)
+    millions = (settings.get("spine rows", 1_000_000) / 1e6, history / 1e6)
+    return tuple(f"{count:g} million" for count in millions)
 
 
 def rows_of(benchmarks, benchmark, title):
