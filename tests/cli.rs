@@ -5,6 +5,8 @@
 mod bench;
 #[path = "cli/scene.rs"]
 mod scene;
+#[path = "cli/score.rs"]
+mod score;
 #[path = "../examples/nycflights13/server.rs"]
 #[expect(dead_code, reason = "the story shows its commands; tests look at what they print")]
 mod server;

@@ -57,8 +57,11 @@ const LANDED_AGE: Metric = Metric {
     unit: Metric::SECONDS,
     help: "Time since the last landing that succeeded, or since the start; 0 while no rows wait to land.",
 };
-const JOINS: Metric =
-    Metric { name: "hydrant.history.joins.under_way", unit: Metric::COUNT, help: "Training sets being made." };
+const JOINS: Metric = Metric {
+    name: "hydrant.history.joins.under_way",
+    unit: Metric::COUNT,
+    help: "Training sets being made, and answers of streams of online reads.",
+};
 const SPILL: Metric =
     Metric { name: "hydrant.history.spill", unit: Metric::BYTES, help: "Spill files of the training sets being made." };
 

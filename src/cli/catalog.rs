@@ -2,7 +2,7 @@
 //! request columns carry the keys of a service. What a service has is told by the registry, never
 //! guessed from a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hydrant_storage::names::Name;
 
@@ -50,6 +50,21 @@ impl Catalog {
             (prefix, (feature.view.to_string(), keys))
         };
         features.map(mapping).collect()
+    }
+
+    /// The join keys of the service, as the request columns that carry them.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.mappings().into_values().flat_map(|(_, keys)| keys).collect()
+    }
+
+    /// Those that are not given.
+    pub fn missing_keys(&self, is_given: impl Fn(&str) -> bool) -> Vec<String> {
+        self.keys().into_iter().filter(|name| !is_given(name)).collect()
+    }
+
+    /// What a request has to give, for hints.
+    pub fn keyed_by(&self) -> String {
+        format!("the service's join keys are: {}", self.keys().into_iter().collect::<Vec<_>>().join(", "))
     }
 
     /// The join keys of a view, in its order.

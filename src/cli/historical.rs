@@ -12,8 +12,8 @@ use indicatif::ProgressBar;
 use serde_json::{Map, Value as Json, json};
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::input::{ParquetInput, ParquetOutput, ReservedOutput, is_same_file};
-use super::output::{self, Format, counted, share};
+use super::input::{ParquetInput, ReservedOutput, is_same_file};
+use super::output::{self, Format, share};
 use super::{Done, Failure, Server, progress, time};
 use crate::error::Code;
 use crate::rpc::client::Refusal;
@@ -119,7 +119,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let mut rows = 0;
     while let Some(batch) = set.next().await? {
         rows += batch.num_rows() as u64;
-        output = write(output, batch).await?;
+        output = output.write_apart(batch).await?;
         joined.set_position(rows);
     }
     joined.finish_and_clear();
@@ -168,31 +168,20 @@ fn with_columns(refusal: Refusal, spine: &ParquetInput) -> Failure {
     failure.hint(format!("the spine has the columns {}{more}", names.join(", ")))
 }
 
-/// Encoding and compressing take their time: not on a thread that others wait for.
-async fn write(mut output: ParquetOutput, batch: RecordBatch) -> Result<ParquetOutput, Failure> {
-    let written = tokio::task::spawn_blocking(move || output.write(&batch).map(|()| output)).await;
-    written.map_err(|error| Failure::new("INTERNAL", format!("writing ended early: {error}")))?
-}
-
 /// What came out: rows, time, and how much of each feature is missing.
 fn summary(path: &str, report: &v1::TrainingSetReport, elapsed: Duration) -> String {
     let mode = if report.r#final { "final" } else { "as known" };
     let mut text = format!(
-        "{path}: {} in {}, {} rows a second\n{}, {mode}, cut-off {}, registry revision {}\ncontent hash {}\n{}\n\n",
-        counted(report.rows, "row"),
-        output::seconds(elapsed),
-        output::rate(report.rows, elapsed),
+        "{path}: {}\n{}, {mode}, cut-off {}, registry revision {}\ncontent hash {}\n{}\n\n",
+        output::rows_in(report.rows, elapsed),
         report.services.join(", "),
         time::show(report.cutoff),
         report.registry_revision,
         report.content_hash,
         difference(report),
     );
-    let line = |feature: &v1::FeatureNulls| {
-        vec![feature.feature.clone(), output::count(feature.nulls), share(feature.nulls, report.rows)]
-    };
-    let lines: Vec<Vec<String>> = report.features.iter().map(line).collect();
-    text.push_str(&output::table(&["feature", "nulls", "share"], &lines, &[1, 2]));
+    let features = report.features.iter().map(|feature| (feature.feature.as_str(), feature.nulls));
+    text.push_str(&output::nulls(features, report.rows));
     text
 }
 

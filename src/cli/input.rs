@@ -20,6 +20,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Failure;
 
+/// Of the rows that a written file's next group has so far.
+const GROUP_BYTES: usize = 256 << 20;
+
 /// Batches read ahead of whoever takes them.
 const READ_AHEAD: usize = 4;
 
@@ -137,7 +140,7 @@ impl ReservedOutput {
         let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
         let writer = ArrowWriter::try_new(self.file, schema.clone().into(), Some(properties))
             .map_err(|error| Failure::file(&self.path, "be written", &told(&error)))?;
-        Ok(ParquetOutput { path: self.path, writer })
+        Ok(ParquetOutput { path: self.path, writer, group_bytes: GROUP_BYTES })
     }
 }
 
@@ -152,11 +155,24 @@ pub fn is_same_file(a: &Path, b: &Path) -> bool {
 pub struct ParquetOutput {
     path: PathBuf,
     writer: ArrowWriter<NamedTempFile>,
+    /// A group of rows is ended where it takes so much memory.
+    group_bytes: usize,
 }
 
 impl ParquetOutput {
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Failure> {
-        self.writer.write(batch).map_err(|error| Failure::file(&self.path, "be written", &told(&error)))
+        let written = self.writer.write(batch).and_then(|()| match self.writer.memory_size() < self.group_bytes {
+            true => Ok(()),
+            // Else the writer holds as many rows as a group may have, however wide they are.
+            false => self.writer.flush(),
+        });
+        written.map_err(|error| Failure::file(&self.path, "be written", &told(&error)))
+    }
+
+    /// The same where it is not waited for: encoding and compressing take their time.
+    pub async fn write_apart(mut self, batch: RecordBatch) -> Result<Self, Failure> {
+        let written = tokio::task::spawn_blocking(move || self.write(&batch).map(|()| self)).await;
+        written.map_err(|error| Failure::new("INTERNAL", format!("writing ended early: {error}")))?
     }
 
     /// Writes the footer, with notes beside it, and gives the file its name.
@@ -225,6 +241,20 @@ mod tests {
         output.write(&batch(7..10)).expect("written");
         output.finish(vec![("note", "told".to_owned())]).expect("finished");
         path
+    }
+
+    #[test]
+    fn rows_that_take_much_memory_are_written_before_there_are_many() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("out.parquet");
+        let mut output = ReservedOutput::new(&path).and_then(|file| file.begin(&schema())).expect("created");
+        output.group_bytes = 1;
+        for row in 0..3 {
+            output.write(&batch(row..row + 1)).expect("written");
+        }
+        output.finish(Vec::new()).expect("finished");
+        let input = ParquetInput::open(&path).expect("opened");
+        assert_eq!((input.rows(), input.metadata.metadata().num_row_groups()), (3, 3));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod definitions;
 mod explain;
 mod failure;
 mod input;
+mod key_file;
 mod keys;
 mod output;
 mod progress;
@@ -183,6 +184,9 @@ impl ClientCommand {
             Self::Ingest(_) => failure.hint(ingest::GO_ON),
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
+            Self::Online(args) if args.writes_file() => {
+                failure.hint("no file was written; the same command begins again")
+            }
             Self::Historical(_) => failure.hint("no file was written; the same command begins again"),
             _ => failure,
         }
@@ -212,6 +216,8 @@ mod tests {
             "hydrant ingest weather a.parquet b.parquet --known event+10m --ignore-extra",
             "hydrant online get --service s --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6 --at 2013-12-30T22:30:00Z -o json",
             "hydrant online get --service s --keys keys.parquet",
+            "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --strict --with-status --with-event-time --batch-size 500",
+            "hydrant online score --service s --keys k.parquet -o o.parquet --unpinned --format json",
             "hydrant historical get --service s --spine s.parquet --event-time t -o o.parquet --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time",
             "hydrant bench online --service s --keys k.parquet --rate 1000 --duration 10s --warm-up 5s --connections 4 --deadline 10ms -o json --report r.html",
             "hydrant bench online --service s --key a=0..1000 --key b=x,y --shared b --candidates 100 --choice zipf --zipf 1.2 --rates 10,20,30 --burst 10x",
@@ -235,6 +241,8 @@ mod tests {
             "hydrant online get --service s",
             "hydrant online get --service s --key origin=EWR --keys keys.parquet",
             "hydrant online get --service s --key origin=EWR --at yesterday",
+            "hydrant online score --service s --keys k.parquet",
+            "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --unpinned",
             "hydrant ingest weather",
             "hydrant ingest weather f.parquet --known never",
             "hydrant historical get --service s --spine s.parquet --event-time t",

@@ -1,19 +1,21 @@
-//! `hydrant online get`: feature values for a few keys, as a model would get them.
+//! `hydrant online get`: feature values for a few keys, as a model would get them; `hydrant online
+//! score`: for all rows of a file.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod score;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use arrow_array::{Array as _, ArrayRef};
 use clap::Subcommand;
 use hydrant_proto::v1;
-use hydrant_storage::cast::to_exact;
 use hydrant_storage::order::Micros;
 use hydrant_storage::row::value_at;
-use hydrant_storage::value::DataType;
 use serde_json::{Map, Value as Json, json};
 
 use super::catalog::{Catalog, Mapping};
 use super::input::ParquetInput;
+use super::key_file::KeyFile;
 use super::keys::{self, KeyArgument, KeyTypes};
 use super::output::{self, Format, ResultOutput, Tone};
 use super::{Done, Failure, Server, time};
@@ -31,6 +33,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Get(GetArgs),
+    Score(score::Args),
 }
 
 /// Get the newest feature values of some keys
@@ -77,25 +80,36 @@ const MAX_ROWS: usize = 10_000;
 
 impl Args {
     pub(super) fn format(&self) -> Format {
-        let Command::Get(args) = &self.command;
-        args.output.format
+        match &self.command {
+            Command::Get(args) => args.output.format,
+            Command::Score(args) => args.format,
+        }
+    }
+
+    /// Whether it writes its answer into a file.
+    pub(super) fn writes_file(&self) -> bool {
+        matches!(self.command, Command::Score(_))
     }
 }
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
-    let Command::Get(args) = args.command;
+    match args.command {
+        Command::Get(args) => get(args, server).await,
+        Command::Score(args) => score::run(args, server).await,
+    }
+}
+
+async fn get(args: GetArgs, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
     let catalog = Catalog::load(&client, &args.service).await?;
-    let key_types = KeyTypes::of(&catalog.definitions);
-    let mappings = catalog.mappings();
     let keys = match &args.keys.file {
-        Some(path) => keys_of_file(path, &key_types, &mappings)?,
+        Some(path) => keys_of_file(path, &catalog)?,
         None => {
-            let keys = key_types.columns(&args.keys.rows)?;
-            let missing = missing_keys(&mappings, |name| keys.iter().any(|(given, _)| given == name));
+            let keys = KeyTypes::of(&catalog.definitions).columns(&args.keys.rows)?;
+            let missing = catalog.missing_keys(|name| keys.iter().any(|(given, _)| given == name));
             if let Some(first) = missing.first() {
                 let message = format!("the service needs the join key '{first}', and no --key gives it");
-                return Err(Failure::new("NO_KEYS", message).hint(keyed_by(&mappings)).with("key", first));
+                return Err(Failure::new("NO_KEYS", message).hint(catalog.keyed_by()).with("key", first));
             }
             keys
         }
@@ -111,61 +125,24 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         ..v1::GetOnlineFeaturesRequest::default()
     };
     let response = client.get_online_features(request).await?;
-    let answer = Answer::of(response, keys, &mappings)?;
+    let answer = Answer::of(response, keys, &catalog.mappings())?;
     output::print_as(args.output.format, &answer.json(), || answer.text())?;
     Ok(Done::Done)
 }
 
-/// The join keys of a service that are not given.
-fn missing_keys(mappings: &BTreeMap<String, Mapping>, is_given: impl Fn(&str) -> bool) -> Vec<&str> {
-    let wanted: BTreeSet<&str> = mappings.values().flat_map(|(_, keys)| keys).map(String::as_str).collect();
-    wanted.into_iter().filter(|name| !is_given(name)).collect()
-}
-
-fn keyed_by(mappings: &BTreeMap<String, Mapping>) -> String {
-    let wanted: BTreeSet<&str> = mappings.values().flat_map(|(_, keys)| keys).map(String::as_str).collect();
-    format!("the service's join keys are: {}", wanted.into_iter().collect::<Vec<_>>().join(", "))
-}
-
 /// The columns of a file that are keys of the service.
-fn keys_of_file(
-    path: &Path,
-    types: &KeyTypes,
-    mappings: &BTreeMap<String, Mapping>,
-) -> Result<Vec<(String, ArrayRef)>, Failure> {
-    let input = ParquetInput::open(path)?;
-    let refused = |reason: &str, message: String| {
-        Failure::new(reason, format!("{}: {message}", path.display())).with("file", path.display())
-    };
-    let of_service = |name: &str| mappings.values().any(|(_, keys)| keys.iter().any(|key| key == name));
-    let names = input.schema().fields().iter().map(|field| field.name().clone());
-    let columns: Vec<(String, DataType)> = names
-        .filter(|name| of_service(name))
-        .filter_map(|name| types.type_of(&name).map(|wanted| (name, wanted)))
-        .collect();
-    let missing = missing_keys(mappings, |name| columns.iter().any(|(given, _)| given == name));
-    if !missing.is_empty() {
-        let message = format!("the service's join keys {} are no columns of the file", missing.join(", "));
-        return Err(refused("NO_KEYS", message).hint(keyed_by(mappings)));
+fn keys_of_file(path: &Path, catalog: &Catalog) -> Result<Vec<(String, ArrayRef)>, Failure> {
+    let file = KeyFile::of(ParquetInput::open(path)?, catalog)?;
+    let total = file.input.rows();
+    if total == 0 || total > MAX_ROWS as u64 {
+        let (rows, most) = (output::counted(total, "row"), output::count(MAX_ROWS as u64));
+        let told = format!("{}: {rows}; one read takes from 1 to {most}", path.display());
+        let hint = "`hydrant online score` is for many rows";
+        return Err(Failure::new("TOO_MANY_KEYS", told).with("file", path.display()).hint(hint));
     }
-    if input.rows() == 0 || input.rows() > MAX_ROWS as u64 {
-        let (rows, most) = (output::counted(input.rows(), "row"), output::count(MAX_ROWS as u64));
-        let hint = "`hydrant historical get` is for many rows";
-        return Err(refused("TOO_MANY_KEYS", format!("{rows}; one read takes from 1 to {most}")).hint(hint));
-    }
-    let projection: Vec<String> = columns.iter().map(|(name, _)| name.clone()).collect();
-    let mut batches = input.batches(MAX_ROWS, Some(&projection))?;
-    let batch = batches.next().unwrap_or_else(|| Err(refused("FILE_FAILED", "it holds no rows".to_owned())))?;
-    let in_type = |(name, wanted): (String, DataType)| {
-        let column = batch.column_by_name(&name).expect("it was projected");
-        let wrong = |message: String| refused("WRONG_KEY", format!("column '{name}': {message}")).with("key", &name);
-        let exact = to_exact(column, wanted).map_err(|error| wrong(error.to_string()))?;
-        match exact.misfits.first() {
-            Some(misfit) => Err(wrong(format!("row {}: {}", misfit.row, misfit.reason))),
-            None => Ok((name, exact.array)),
-        }
-    };
-    columns.into_iter().map(in_type).collect()
+    let mut batches = file.input.batches(MAX_ROWS, Some(&file.names()))?;
+    let empty = || Err(Failure::file(path, "be read as Parquet", &"it holds no rows"));
+    file.keys_of(&batches.next().unwrap_or_else(empty)?, 0)
 }
 
 /// An answer, cell by cell.

@@ -195,6 +195,18 @@ pub fn seconds(duration: Duration) -> String {
     }
 }
 
+/// `1,000 rows in 0.50 s, 2,000 rows a second`.
+pub fn rows_in(rows: u64, elapsed: Duration) -> String {
+    format!("{} in {}, {} rows a second", counted(rows, "row"), seconds(elapsed), rate(rows, elapsed))
+}
+
+/// How many of so many cells of each feature have no value.
+pub fn nulls<'a>(features: impl Iterator<Item = (&'a str, u64)>, rows: u64) -> String {
+    let lines: Vec<Vec<String>> =
+        features.map(|(feature, nulls)| vec![feature.to_owned(), count(nulls), share(nulls, rows)]).collect();
+    table(&["feature", "nulls", "share"], &lines, &[1, 2])
+}
+
 /// Rows a second, rounded.
 #[expect(
     clippy::cast_possible_truncation,

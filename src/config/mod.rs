@@ -111,6 +111,7 @@ pub struct ServingConfig {
     pub max_in_flight: usize,
     pub read_threads: usize,
     pub max_history_reads: usize,
+    pub max_streams: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -226,6 +227,7 @@ impl Config {
             ("serving.max_in_flight", wide(self.serving.max_in_flight), 1, 1 << 20),
             ("serving.read_threads", wide(self.serving.read_threads), 1, 256),
             ("serving.max_history_reads", wide(self.serving.max_history_reads), 1, 1 << 10),
+            ("serving.max_streams", wide(self.serving.max_streams), 1, 1 << 16),
             ("history.max_joins", wide(self.history.max_joins), 1, 1 << 10),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),

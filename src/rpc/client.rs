@@ -159,6 +159,18 @@ impl Client {
         self.answer(answer)
     }
 
+    /// Answers of some rows each, in the request's order.
+    pub async fn stream_online_features(
+        &self,
+        request: v1::StreamOnlineFeaturesRequest,
+    ) -> Result<BoxStream<'static, Result<v1::GetOnlineFeaturesResponse, Refusal>>, Refusal> {
+        let client = OnlineServiceClient::new(self.channel());
+        let mut client = client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+        let answers = client.stream_online_features(request).await;
+        let server = self.server.clone();
+        Ok(self.answer(answers)?.map_err(move |status| failure(&server, &status)).boxed())
+    }
+
     pub async fn ingest(&self, request: v1::IngestRequest) -> Result<v1::IngestResponse, Refusal> {
         let answer = self.ingest_service().ingest(self.request(request)).await;
         self.answer(answer)

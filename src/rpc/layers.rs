@@ -275,8 +275,9 @@ fn known_method(path: &str) -> &'static str {
     METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)).unwrap_or("unknown")
 }
 
-const METHODS: [&str; 26] = [
+const METHODS: [&str; 27] = [
     "hydrant.v1.OnlineService/GetOnlineFeatures",
+    "hydrant.v1.OnlineService/StreamOnlineFeatures",
     "hydrant.v1.IngestService/Ingest",
     "hydrant.v1.IngestService/IngestStream",
     "hydrant.v1.IngestService/Delete",

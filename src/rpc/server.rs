@@ -120,6 +120,7 @@ impl Server {
         let online = OnlineServer::new(OnlineRpc::new(
             use_cases.clone(),
             MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
+            config.serving.max_streams,
         ));
         let ingest = IngestServiceServer::new(IngestRpc::new(use_cases.clone(), decode))
             .max_decoding_message_size(limit.as_usize())

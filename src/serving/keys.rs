@@ -136,7 +136,7 @@ impl RequestKeys {
 }
 
 /// N: the length of every column that has another length than 1.
-fn row_count(entities: &[(String, ArrayRef)]) -> Result<usize> {
+pub(super) fn row_count(entities: &[(String, ArrayRef)]) -> Result<usize> {
     let first_many = entities.iter().find(|(_, column)| column.len() != 1);
     let Some((first, rows)) = first_many.map(|(name, column)| (name, column.len())) else { return Ok(1) };
     for (name, column) in entities {
@@ -151,7 +151,7 @@ fn row_count(entities: &[(String, ArrayRef)]) -> Result<usize> {
     Ok(rows)
 }
 
-fn check_bounds(rows: usize, columns: usize, settings: &ServingSettings) -> Result<()> {
+pub(super) fn check_bounds(rows: usize, columns: usize, settings: &ServingSettings) -> Result<()> {
     let too_large = |told: String, option: &'static str, limit: usize| {
         Err(Error::invalid("REQUEST_TOO_LARGE", format!("the request reads {told}; '{option}' allows {limit}"))
             .with("option", option)
@@ -170,7 +170,7 @@ fn check_bounds(rows: usize, columns: usize, settings: &ServingSettings) -> Resu
 }
 
 /// For each request column of the selection its values, of the exact type of their join key.
-fn cast_columns(selection: &Selection, entities: &[(String, ArrayRef)]) -> Result<Vec<ArrayRef>> {
+pub(super) fn cast_columns(selection: &Selection, entities: &[(String, ArrayRef)]) -> Result<Vec<ArrayRef>> {
     let wanted = &selection.request_columns;
     let mut wrong = Vec::new();
     let mut note = |name: &str, message: String| {

@@ -9,7 +9,7 @@ use dashmap::mapref::entry::Entry;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use hydrant_storage::keys::OnlineKey;
-use hydrant_storage::partition::{ReadMode, ReadView};
+use hydrant_storage::partition::{Lookup, ReadMode, ReadView};
 use tokio::sync::watch;
 
 use super::Serving;
@@ -67,9 +67,17 @@ impl Missing {
     }
 
     /// Looks the rows up, in the order of the keys.
-    fn look_up(&self, mode: ReadMode) -> Vec<hydrant_storage::partition::Lookup> {
-        let names: Vec<OnlineKey<'_>> = self.keys.iter().filter_map(|key| OnlineKey::decode(&key.name)).collect();
-        self.view.lookup(&names, mode)
+    fn look_up(&self, mode: ReadMode) -> Vec<Lookup> {
+        self.view.lookup(&self.names(), mode)
+    }
+
+    /// The same, without keeping them in memory.
+    fn look_up_in_passing(&self) -> Vec<Lookup> {
+        self.view.lookup_in_passing(&self.names(), ReadMode::MayBlock)
+    }
+
+    fn names(&self) -> Vec<OnlineKey<'_>> {
+        self.keys.iter().filter_map(|key| OnlineKey::decode(&key.name)).collect()
     }
 }
 
@@ -88,7 +96,7 @@ impl Serving {
                 let keys = missing.keys.drain(..missing.keys.len().min(READ_TOGETHER)).collect();
                 let (flight, own, others) = self.flights.board(keys);
                 if !own.is_empty() {
-                    reads.push(self.read_from_disk(missing.of_same_view(own), flight).boxed());
+                    reads.push(self.read_from_disk(missing.of_same_view(own), Some(flight)).boxed());
                 }
                 if !others.is_empty() {
                     reads.push(self.wait_and_read(missing.of_same_view(Vec::new()), others).boxed());
@@ -103,14 +111,31 @@ impl Serving {
                         rows[place.view][place.key] = found;
                     }
                 }
-                Err(_) => {
-                    limits.check("reading rows that were not in memory")?;
-                    return Ok(Some(
-                        "rows that were not in memory did not arrive within the latency budget".to_owned(),
-                    ));
+                Err(_) => return too_late(limits).map(Some),
+            }
+        }
+    }
+
+    /// The same for a read in bulk: on one thread at a time, so that the others are there for inference;
+    /// nobody waits for its rows, and none stays in memory.
+    pub(super) async fn read_missing_in_passing(
+        &self,
+        missing: Vec<Missing>,
+        rows: &mut [Vec<Found>],
+        limits: Limits,
+    ) -> Result<Option<String>> {
+        for mut missing in missing {
+            self.metrics.keys_not_cached.add(missing.keys.len() as u64);
+            while !missing.keys.is_empty() {
+                let keys = missing.keys.drain(..missing.keys.len().min(READ_TOGETHER)).collect();
+                let read = self.read_from_disk(missing.of_same_view(keys), None);
+                match tokio::time::timeout_at(limits.wait_until().into(), read).await {
+                    Ok(read) => read?.into_iter().for_each(|(place, found)| rows[place.view][place.key] = found),
+                    Err(_) => return too_late(limits).map(Some),
                 }
             }
         }
+        Ok(None)
     }
 
     /// Waits until others have read the rows, which then are in memory. Where they gave up, the rows
@@ -135,19 +160,23 @@ impl Serving {
             }
             let (flight, own, still_others) = self.flights.board(again);
             if !own.is_empty() {
-                found.extend(self.read_from_disk(shared.of_same_view(own), flight).await?);
+                found.extend(self.read_from_disk(shared.of_same_view(own), Some(flight)).await?);
             }
             others = still_others;
         }
         Ok(found)
     }
 
-    async fn read_from_disk(&self, missing: Missing, flight: Flight) -> Result<Vec<(Place, Found)>> {
+    /// Without a flight: in passing.
+    async fn read_from_disk(&self, missing: Missing, flight: Option<Flight>) -> Result<Vec<(Place, Found)>> {
         let partition = missing.partition;
         let ended = || Error::internal(format!("a read of partition {partition} ended early"));
         let thread = self.blocking.clone().acquire_owned().await.map_err(|_| ended())?;
         let reading = tokio::task::spawn_blocking(move || {
-            let looked_up = missing.look_up(ReadMode::MayBlock);
+            let looked_up = match &flight {
+                Some(_) => missing.look_up(ReadMode::MayBlock),
+                None => missing.look_up_in_passing(),
+            };
             drop((flight, thread));
             (missing.keys, looked_up)
         });
@@ -155,6 +184,12 @@ impl Serving {
         let found = looked_up.into_iter().map(|lookup| self.found(lookup).unwrap_or(Found::NotReady));
         Ok(keys.into_iter().map(|key| key.place).zip(found).collect())
     }
+}
+
+/// Why rows are missing, within the deadline.
+fn too_late(limits: Limits) -> Result<String> {
+    limits.check("reading rows that were not in memory")?;
+    Ok("rows that were not in memory did not arrive within the latency budget".to_owned())
 }
 
 impl Flights {

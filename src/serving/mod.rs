@@ -3,6 +3,7 @@
 //! thread on a disk; missing data is a status, and only a wrong or refused request is an error.
 
 mod answer;
+mod bulk;
 mod cells;
 mod keys;
 mod metrics;
@@ -26,6 +27,7 @@ use tracing::Instrument as _;
 #[cfg(test)]
 pub(crate) use self::answer::MadeUp;
 pub use self::answer::{AnswerColumn, EventTimes, OnlineAnswer, to_column};
+pub use self::bulk::{BulkRead, Pieces};
 pub use self::cells::{AnswerCells, CellBytes, CellValue, ColumnCells};
 pub use self::metrics::ServingMetrics;
 pub use self::pinned::PinnedHistory;
@@ -125,6 +127,8 @@ pub struct Serving {
     history: Arc<dyn PinnedHistory>,
     settings: ServingSettings,
     blocking: Arc<Semaphore>,
+    /// The one read in bulk that may ask history.
+    bulk_history: Arc<Semaphore>,
     flights: Flights,
     metrics: Arc<ServingMetrics>,
 }
@@ -145,6 +149,7 @@ impl Serving {
             history,
             settings,
             blocking,
+            bulk_history: Arc::new(Semaphore::new(1)),
             flights: Flights::default(),
             metrics: Arc::default(),
         }
@@ -172,7 +177,9 @@ impl Serving {
     }
 
     async fn answer(&self, permit: &Permit, request: OnlineRequest) -> Result<OnlineAnswer> {
-        permit.require(Action::ReadOnline)?;
+        if !in_bulk(permit) {
+            permit.require(Action::ReadOnline)?;
+        }
         let begun = request.arrived.unwrap_or_else(Instant::now);
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;
@@ -183,17 +190,22 @@ impl Serving {
         }
         let keys = RequestKeys::read(&selection, &request.entities, &self.settings)?;
         let deadline = request.deadline.unwrap_or(begun + self.settings.default_deadline);
-        let budget = budget_of(&request, &selection);
+        let budget = budget_of(permit, &request, &selection);
         let limits = Limits { deadline, budget_end: budget.and_then(|budget| begun.checked_add(budget)) };
         let read = self.read(permit, &request, &selection, &keys, limits).await?;
         OnlineAnswer::new(selection, keys, read, &request)
     }
 }
 
-/// The request's latency budget, or else the shortest among its services. Those are set for reads of
-/// now: a read of the past has none but its own.
-fn budget_of(request: &OnlineRequest, selection: &Selection) -> Option<Duration> {
-    if request.latency_budget.is_some() || request.at.is_some() {
+/// Whether what is read is a piece of many keys, which nobody waits for.
+fn in_bulk(permit: &Permit) -> bool {
+    permit.action() == Action::ReadInBulk
+}
+
+/// The request's latency budget, or else the shortest among its services. Those are set for inference:
+/// a read of the past, or in bulk, has none but its own.
+fn budget_of(permit: &Permit, request: &OnlineRequest, selection: &Selection) -> Option<Duration> {
+    if request.latency_budget.is_some() || request.at.is_some() || in_bulk(permit) {
         return request.latency_budget;
     }
     let budgets = selection.services.iter().filter_map(|service| service.version.latency_budget);

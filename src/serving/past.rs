@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use hydrant_storage::order::Micros;
 
-use super::Serving;
 use super::keys::{RequestKeys, ViewKeys};
 use super::pinned::needs_history;
 use super::read::{Found, Limits};
+use super::{Serving, in_bulk};
 use crate::error::{Code, Error, Result};
 use crate::registry::catalog::View;
 use crate::registry::selection::Selection;
@@ -112,7 +112,14 @@ impl Serving {
     ) -> Result<Told> {
         let Question { view, keys, t } = question;
         let bytes = wanted.iter().map(|key| keys.bytes(*key).to_vec()).collect();
-        let answer = self.history.rows_at(permit, view, bytes, *t);
+        let answer = async {
+            // Reads in bulk ask one at a time, so that there is a place for others.
+            let _turn = match in_bulk(permit) {
+                true => self.bulk_history.acquire().await.ok(),
+                false => None,
+            };
+            self.history.rows_at(permit, view, bytes, *t).await
+        };
         let Ok(answered) = tokio::time::timeout_at(limits.wait_until().into(), answer).await else {
             limits.check("history was read")?;
             let why = format!("history did not answer for view '{}' within the latency budget", view.name);

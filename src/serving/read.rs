@@ -14,7 +14,7 @@ use hydrant_storage::row::OwnedRow;
 
 use super::keys::RequestKeys;
 use super::misses::Missing;
-use super::{OnlineRequest, Serving, ViewProvenance};
+use super::{OnlineRequest, Serving, ViewProvenance, in_bulk};
 use crate::clock::rfc3339;
 use crate::error::{Code, Error, Result};
 use crate::partition::{PartitionError, Partitions};
@@ -23,8 +23,10 @@ use crate::tenancy::Permit;
 
 /// How often a read takes its views anew because rows fell due meanwhile.
 const MAX_PROMOTIONS: usize = 8;
-/// After so many keys a read lets others have the thread.
+/// After so many keys a read lets others have the thread...
 const KEYS_AT_A_TIME: usize = 1_024;
+/// ...and a read in bulk, before which others go.
+const BULK_KEYS_AT_A_TIME: usize = 128;
 
 /// When a request's waits end.
 #[derive(Clone, Copy, Debug)]
@@ -205,12 +207,13 @@ impl Serving {
     ) -> Result<(Vec<Vec<Found>>, Option<String>)> {
         let mut rows: Vec<Vec<Found>> = keys.views.iter().map(|view| vec![Found::NotReady; view.len()]).collect();
         let mut missing = Vec::new();
+        let at_a_time = if in_bulk(permit) { BULK_KEYS_AT_A_TIME } else { KEYS_AT_A_TIME };
         let mut since_yield = 0;
         for touched in &reading.touched {
             let Some(view) = &touched.view else { continue };
             self.metrics.keys_read.add(touched.places.len() as u64);
-            for places in touched.places.chunks(KEYS_AT_A_TIME) {
-                if since_yield + places.len() > KEYS_AT_A_TIME {
+            for places in touched.places.chunks(at_a_time) {
+                if since_yield + places.len() > at_a_time {
                     permit.give_way().await;
                     since_yield = 0;
                     if limits.is_over()? {
@@ -222,7 +225,10 @@ impl Serving {
                     .iter()
                     .map(|place| keys.views[place.view].online_key(&selection.views[place.view].view, place.key))
                     .collect();
-                let found = view.lookup(&names, ReadMode::CachedOnly);
+                let found = match in_bulk(permit) {
+                    true => view.lookup_in_passing(&names, ReadMode::CachedOnly),
+                    false => view.lookup(&names, ReadMode::CachedOnly),
+                };
                 let mut missed = Missing::new(touched.partition, view);
                 for ((place, name), found) in places.iter().zip(&names).zip(found) {
                     match self.found(found) {
@@ -237,6 +243,7 @@ impl Serving {
         }
         let late = match missing.is_empty() {
             true => None,
+            false if in_bulk(permit) => Box::pin(self.read_missing_in_passing(missing, &mut rows, limits)).await?,
             false => Box::pin(self.read_missing(missing, &mut rows, limits)).await?,
         };
         Ok((rows, late))

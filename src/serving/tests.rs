@@ -1,14 +1,15 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
-use arrow_array::{Array, ArrayRef, StringArray};
+use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
 use async_trait::async_trait;
 use hydrant_storage::order::{CellStatus, Micros};
 use hydrant_storage::row::OwnedRow;
 
-use super::{OnlineAnswer, OnlineRequest, PinnedHistory, Serving, ServingSettings};
+use super::{OnlineAnswer, OnlineRequest, Pieces, PinnedHistory, Serving, ServingSettings};
 use crate::error::{Code, Error, Result};
 use crate::partition::{PartitionSettings, PartitionState};
 use crate::registry::catalog::View;
@@ -38,6 +39,30 @@ impl PinnedHistory for AllWritten {
     }
 }
 
+/// The same, which takes its time, and tells how many were answered at a time.
+#[derive(Debug)]
+struct Slow {
+    history: AllWritten,
+    under_way: AtomicUsize,
+    most: AtomicUsize,
+}
+
+#[async_trait]
+impl PinnedHistory for Slow {
+    async fn rows_at(
+        &self,
+        permit: &Permit,
+        view: &Arc<View>,
+        keys: Vec<Vec<u8>>,
+        t: Micros,
+    ) -> Result<Vec<Option<OwnedRow>>> {
+        self.most.fetch_max(self.under_way.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.history.rows_at(permit, view, keys, t).await
+    }
+}
+
 struct Fixture {
     store: TestStore,
     serving: Serving,
@@ -50,6 +75,10 @@ impl Fixture {
 
     fn of(store: TestStore) -> Self {
         let history = Arc::new(AllWritten(store.written.clone()));
+        Self::with_history(store, history)
+    }
+
+    fn with_history(store: TestStore, history: Arc<dyn PinnedHistory>) -> Self {
         let settings = ServingSettings { max_rows: 100, ..ServingSettings::default() };
         let (snapshots, time) = (store.registry.reader(), store.time.clone());
         let serving = Serving::new(store.partitions.clone(), snapshots, time, history, settings);
@@ -321,6 +350,93 @@ async fn a_requests_own_budget_stands_in_the_place_of_its_services() {
     fixture.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_s_budget_is_for_inference_and_not_for_reads_in_bulk() {
+    let fixture = Fixture::start().await;
+    fixture.store.log.hold(true);
+    let appended = fixture.store.write(&[("EWR", START, None, Some(1.0))]).await;
+    let request = OnlineRequest {
+        services: vec!["quick_model".to_owned()],
+        features: Vec::new(),
+        at_least: Some(appended.frame),
+        deadline: Some(Instant::now() + Duration::from_millis(50)),
+        ..weather_of(&[Some("EWR")])
+    };
+    let waited = fixture.serving.get(&permit(Action::ReadInBulk), request).await.expect_err("it waits to its deadline");
+    assert_eq!(waited.code, Code::DeadlineExceeded);
+    fixture.store.log.hold(false);
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn all_pieces_of_a_read_in_bulk_are_as_of_one_instant_unless_they_are_unpinned() {
+    let fixture = Fixture::start().await;
+    let permit = permit(Action::ReadInBulk);
+    fixture.store.write_applied(&[("EWR", START, None, Some(1.0)), ("LGA", START, None, Some(2.0))]).await;
+    fixture.store.advance(Duration::from_secs(60)).await;
+    let request = || OnlineRequest { strict: true, ..weather_of(&[Some("EWR"), Some("JFK"), Some("LGA")]) };
+    let begin = |unpinned| fixture.serving.begin_bulk(&permit, request(), Pieces { rows: Some(2), unpinned });
+    for (unpinned, later) in [(false, 2.0), (true, 3.0)] {
+        let read = begin(unpinned).expect("it can be read");
+        assert_eq!((read.rows(), read.piece(0), read.piece(2)), (3, 0..2, 2..3));
+        let piece = |rows| fixture.serving.get(&permit, read.request(rows, None));
+        let first = piece(0..2).await.expect("the first piece");
+        assert_eq!(cells(&first, 0)[0], present(1.0));
+        fixture.store.advance(Duration::from_secs(60)).await;
+        fixture.store.write_applied(&[("LGA", first.provenance.t + SECOND, None, Some(3.0))]).await;
+        let last = piece(2..3).await.expect("the last piece");
+        assert_eq!((cells(&last, 0)[0], last.rows()), (present(later), 1));
+        assert_eq!(last.provenance.t == first.provenance.t, !unpinned);
+    }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn reads_in_bulk_ask_history_one_at_a_time_and_leave_places_to_others() {
+    let store = TestStore::start().await;
+    let history = AllWritten(store.written.clone());
+    let history = Arc::new(Slow { history, under_way: AtomicUsize::new(0), most: AtomicUsize::new(0) });
+    let fixture = Fixture::with_history(store, history.clone());
+    fixture.store.write_applied(&[("EWR", START, Some(START), Some(1.0))]).await;
+    fixture.store.advance(Duration::from_secs(60)).await;
+    fixture.store.write_applied(&[("EWR", START + 30 * SECOND, Some(START + 30 * SECOND), Some(2.0))]).await;
+    for (action, most) in [(Action::ReadInBulk, 1), (Action::ReadOnline, 3)] {
+        let permit = permit(action);
+        let read = || {
+            let request = OnlineRequest { at: Some(START + SECOND), ..weather_of(&[Some("EWR")]) };
+            fixture.serving.get(&permit, request)
+        };
+        for answer in futures::future::join_all([read(), read(), read()]).await {
+            assert_eq!(cells(&answer.expect("an answer"), 0)[0], present(1.0));
+        }
+        assert_eq!(history.most.swap(0, Ordering::SeqCst), most);
+    }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_read_in_bulk_is_checked_as_a_whole_before_any_row_is_read() {
+    let fixture = Fixture::start().await;
+    let permit = permit(Action::ReadInBulk);
+    let begin = |request, pieces| fixture.serving.begin_bulk(&permit, request, pieces).map(|read| read.piece(0));
+    let many = || weather_of(&[Some("EWR"); 1_000]);
+    let pieces = |rows| Pieces { rows, unpinned: false };
+    // 100 rows are the bound of one read here.
+    assert_eq!(begin(many(), pieces(None)).expect("as many as may be"), 0..100);
+    assert_eq!(begin(many(), pieces(Some(7))).expect("fewer"), 0..7);
+    assert_eq!(begin(weather_of(&[]), pieces(None)).expect("one piece without rows"), 0..0);
+    assert_eq!(begin(many(), pieces(Some(101))).expect_err("too many").reason, "REQUEST_TOO_LARGE");
+    let contradiction = OnlineRequest { at: Some(START), ..many() };
+    let refused = begin(contradiction, Pieces { rows: None, unpinned: true }).expect_err("a contradiction");
+    assert_eq!(refused.reason, "BAD_STREAM");
+    let numbers = Arc::new(Int64Array::from(vec![1; 1_000]));
+    let wrong = OnlineRequest { entities: vec![("origin".to_owned(), numbers)], ..many() };
+    assert_eq!(begin(wrong, pieces(None)).expect_err("no strings").reason, "BAD_ENTITY_COLUMNS");
+    let inference = fixture.serving.begin_bulk(&crate::testing::permit(Action::ReadOnline), many(), pieces(None));
+    assert_eq!(inference.expect_err("another permit").code, Code::PermissionDenied);
+    fixture.end().await;
+}
+
 #[tokio::test]
 async fn rows_that_are_not_in_memory_are_read_away_from_the_calling_thread_and_counted() {
     let fixture = Fixture::start().await;
@@ -331,6 +447,24 @@ async fn rows_that_are_not_in_memory_are_read_away_from_the_calling_thread_and_c
     assert_eq!(fixture.serving.metrics().keys_not_cached.get(), 1);
     assert_eq!(fixture.weather("EWR", None).await[0], present(1.0));
     assert_eq!(fixture.serving.metrics().keys_not_cached.get(), 1, "now it is in memory");
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_read_in_bulk_finds_what_is_not_in_memory_and_leaves_it_there() {
+    let fixture = Fixture::start().await;
+    let origins: Vec<String> = (0..100).map(|number| format!("A{number}")).collect();
+    let rows: Vec<_> = (0..100).map(|row| (origins[row].as_str(), START, None, Some(row as f64))).collect();
+    fixture.store.write_applied(&rows).await;
+    let fixture = Fixture::of(fixture.store.restart().await);
+    let keys: Vec<_> = origins.iter().map(|origin| Some(origin.as_str())).collect();
+    for round in 1..=2 {
+        let answer = fixture.serving.get(&permit(Action::ReadInBulk), weather_of(&keys)).await.expect("an answer");
+        for row in 0..100 {
+            assert_eq!(cells(&answer, row)[0], present(row as f64));
+        }
+        assert_eq!(fixture.serving.metrics().keys_not_cached.get(), 100 * round, "nothing was kept");
+    }
     fixture.end().await;
 }
 

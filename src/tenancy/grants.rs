@@ -10,6 +10,8 @@ use super::identity::Identity;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     ReadOnline,
+    /// Online features of many keys, for nobody who waits for each.
+    ReadInBulk,
     ReadHistory,
     Write,
     ReadDefinitions,
@@ -23,6 +25,7 @@ impl Action {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ReadOnline => "read online features",
+            Self::ReadInBulk => "read online features in bulk",
             Self::ReadHistory => "read historical features",
             Self::Write => "write rows",
             Self::ReadDefinitions => "read definitions",
@@ -36,7 +39,8 @@ impl Action {
         match self {
             Self::ReadOnline => Some(Class::Online),
             Self::Write => Some(Class::Ingest),
-            Self::ReadHistory => Some(Class::Training),
+            // Both are offline work; a piece of a stream is short, and asks anew for the next.
+            Self::ReadHistory | Self::ReadInBulk => Some(Class::Training),
             Self::ReadDefinitions | Self::ChangeDefinitions | Self::Observe => None,
         }
     }

@@ -123,7 +123,7 @@ impl Tenancy {
         let (reason, error) = match reason {
             Turned::Quota(error) => (Reason::Quota, error),
             Turned::Away(Refused::Late) => (Reason::Deadline, too_late()),
-            Turned::Away(Refused::Overloaded) => (Reason::Overloaded, overloaded(class)),
+            Turned::Away(Refused::Overloaded) => (Reason::Overloaded, overloaded(action, class)),
         };
         account.counts().refuse(class, reason);
         Err(error)
@@ -149,7 +149,7 @@ impl Tenancy {
             return Err((Turned::Quota(error), account));
         }
         let asked = Asked { cost: demand.cost, bytes: demand.bytes, useful_until: demand.useful_until };
-        let is_training = class == Class::Training;
+        let is_training = action == Action::ReadHistory;
         let give_back = |account: &Account| {
             account.give_back(Quota::RequestsPerSecond, 1);
             account.give_back(Quota::KeysPerSecond, demand.keys);
@@ -305,13 +305,16 @@ fn too_late() -> Error {
     Error::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed before the request began")
 }
 
-fn overloaded(class: Class) -> Error {
+fn overloaded(action: Action, class: Class) -> Error {
     let refusal = |reason, message: &str, retry_after| {
         Error::new(Code::ResourceExhausted, reason, message).retry_after(Duration::from_millis(retry_after))
     };
     match class {
         Class::Online => refusal("OVERLOADED", "more online reads come in than can be answered in time", 50),
         Class::Ingest => refusal("OVERLOADED", "more write requests come in than can be taken", 100),
+        Class::Training if action == Action::ReadInBulk => {
+            refusal("OVERLOADED", "more is asked for offline than may be done at a time", 1_000)
+        }
         Class::Training => refusal("TOO_MANY_JOINS", "as many training sets as may be are being made already", 1_000),
     }
 }

@@ -457,6 +457,54 @@ def test_arrow_answers_have_the_types_of_a_training_set(store):
     assert schema == store.flight.get_schema(descriptor).schema
 
 
+def stream(store, batch_size=0, unpinned=False, **read):
+    fields = {"request": read, "batch_size": batch_size, "unpinned": unpinned}
+    return store.api.stream("hydrant.v1.OnlineService", "StreamOnlineFeatures", **fields)
+
+
+@pytest.mark.parametrize("arrow", [False, True])
+def test_a_stream_answers_many_keys_piece_by_piece_as_of_one_instant(store, arrow):
+    ingest_weather(store, *[(f"S{n}", NOON, float(n), None, f"{n}") for n in range(0, 2_500, 2)])
+    keys = [f"S{n}" for n in range(2_500)]
+    read = {"services": ["weather_model"], "at": NOON + HOUR}
+    read |= {"format": "ARROW_IPC", "with_status": True} if arrow else {}
+    expected = [(float(n), "PRESENT") if n % 2 == 0 else (0.0, "NOT_FOUND") for n in range(2_500)]
+    found, first_rows = [], []
+    for answer in stream(store, entities=[strings("origin", keys)], **read):
+        first_rows.append(answer.first_row)
+        assert answer.provenance.t == NOON + HOUR
+        if arrow:
+            table = pa.ipc.open_stream(answer.arrow_ipc).read_all()
+            assert table["origin"].to_pylist() == keys[answer.first_row : answer.first_row + answer.rows]
+            temps = [temp or 0.0 for temp in table["airport_weather__temp"].to_pylist()]
+            found += zip(temps, table["airport_weather__temp__status"].to_pylist())
+        else:
+            found += cells(answer, "airport_weather__temp")
+    assert first_rows == [0, 1_000, 2_000]
+    assert found == expected
+
+
+def test_a_stream_of_now_has_one_instant_and_an_unpinned_one_goes_on_with_time(store):
+    keys = [strings("origin", [f"S{n}" for n in range(300)])]
+    pinned = {answer.provenance.t for answer in stream(store, 10, services=["weather_model"], entities=keys)}
+    assert len(pinned) == 1
+    unpinned = [answer.provenance.t for answer in stream(store, 10, True, services=["weather_model"], entities=keys)]
+    assert len(unpinned) == 30 and unpinned == sorted(unpinned) and unpinned[0] < unpinned[-1]
+    with refused(Code.INVALID_ARGUMENT, "BAD_STREAM"):
+        list(stream(store, 10, True, services=["weather_model"], entities=keys, at=NOON))
+
+
+def test_a_stream_that_is_cancelled_ends(store):
+    keys = [strings("origin", [f"S{n}" for n in range(100_000)])]
+    answers = stream(store, 1, services=["weather_model"], entities=keys)
+    assert next(answers).first_row == 0
+    answers.cancel()
+    with pytest.raises(grpc.RpcError) as ended:
+        list(answers)
+    assert ended.value.code() == Code.CANCELLED
+    assert len(list(stream(store, services=["weather_model"], entities=keys))) == 100
+
+
 @pytest.mark.parametrize("fields", [{"format": 7}, {"with_status": True}, {"with_event_time": True}])
 def test_a_format_that_is_not_served_is_refused(store, fields):
     with refused(Code.INVALID_ARGUMENT, "BAD_FORMAT"):

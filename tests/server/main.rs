@@ -6,4 +6,5 @@ mod flight;
 mod hostile;
 mod lifecycle;
 mod services;
+mod streaming;
 mod support;

@@ -2,12 +2,15 @@
 //! that aren't served yet are refused and never ignored.
 
 mod service;
+mod stream;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hydrant_proto::v1;
 use prost::Message as _;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 pub use self::service::OnlineServer;
@@ -26,11 +29,13 @@ pub struct OnlineRpc {
     use_cases: UseCases,
     /// Of messages, both ways.
     limit: MessageLimit,
+    /// Places of streams: each holds its keys as long as its client takes.
+    streams: Arc<Semaphore>,
 }
 
 impl OnlineRpc {
-    pub fn new(use_cases: UseCases, limit: MessageLimit) -> Self {
-        Self { use_cases, limit }
+    pub fn new(use_cases: UseCases, limit: MessageLimit, max_streams: usize) -> Self {
+        Self { use_cases, limit, streams: Arc::new(Semaphore::new(max_streams)) }
     }
 
     async fn get_online_features(
@@ -48,7 +53,7 @@ impl OnlineRpc {
             let form = AnswerForm::of(&request)?;
             let request = OnlineRequest { arrived, ..decode_request(request, deadline)? };
             let answer = self.use_cases.serving.get(&permit, request).await?;
-            encode_answer(&answer, form, self.limit)
+            encode_answer(&answer, form, 0, self.limit)
         };
         permit.run(answer).await
     }

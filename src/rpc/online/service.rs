@@ -13,15 +13,17 @@ use prost::Message as _;
 use tonic::body::Body;
 use tonic::codec::{DecodeBuf, Decoder};
 use tonic::codegen::http::{Request as HttpRequest, Response as HttpResponse};
-use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
 use tonic::{Request, Response, Status};
 use tower::Service;
 
 use super::OnlineRpc;
-use crate::rpc::codec::BytesOut;
+use super::stream::Answers;
+use crate::rpc::codec::{BytesOut, DecodeBytes};
 use crate::rpc::status::{undecodable, unknown_method};
 
 const GET_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
+const STREAM_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/StreamOnlineFeatures";
 
 /// What a port serves.
 #[derive(Clone, Debug)]
@@ -32,6 +34,9 @@ pub struct OnlineServer {
 
 /// GetOnlineFeatures of one call.
 struct GetOnlineFeatures(Arc<OnlineRpc>);
+
+/// StreamOnlineFeatures of one call.
+struct StreamOnlineFeatures(Arc<OnlineRpc>);
 
 /// Reads a request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,15 +63,20 @@ impl Service<HttpRequest<Body>> for OnlineServer {
     }
 
     fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
-        if request.uri().path() != GET_ONLINE_FEATURES {
-            return Box::pin(async { Ok(unknown_method().into_http()) });
-        }
         let (rpc, max_message) = (self.rpc.clone(), self.max_message);
-        Box::pin(async move {
-            let grpc = Grpc::new(BytesOut::<DecodeRequest>::default());
-            let mut grpc = grpc.max_decoding_message_size(max_message).max_encoding_message_size(max_message);
-            Ok(grpc.unary(GetOnlineFeatures(rpc), request).await)
-        })
+        match request.uri().path() {
+            GET_ONLINE_FEATURES => Box::pin(async move {
+                let grpc = Grpc::new(BytesOut::<DecodeRequest>::default());
+                let mut grpc = grpc.max_decoding_message_size(max_message).max_encoding_message_size(max_message);
+                Ok(grpc.unary(GetOnlineFeatures(rpc), request).await)
+            }),
+            STREAM_ONLINE_FEATURES => Box::pin(async move {
+                let grpc = Grpc::new(BytesOut::<DecodeBytes>::default());
+                let mut grpc = grpc.max_decoding_message_size(max_message).max_encoding_message_size(max_message);
+                Ok(grpc.server_streaming(StreamOnlineFeatures(rpc), request).await)
+            }),
+            _ => Box::pin(async { Ok(unknown_method().into_http()) }),
+        }
     }
 }
 
@@ -77,6 +87,17 @@ impl UnaryService<v1::GetOnlineFeaturesRequest> for GetOnlineFeatures {
     fn call(&mut self, request: Request<v1::GetOnlineFeaturesRequest>) -> Self::Future {
         let rpc = self.0.clone();
         Box::pin(async move { rpc.get_online_features(request).await })
+    }
+}
+
+impl ServerStreamingService<Bytes> for StreamOnlineFeatures {
+    type Response = Bytes;
+    type ResponseStream = Answers;
+    type Future = BoxFuture<'static, Result<Response<Answers>, Status>>;
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        let rpc = self.0.clone();
+        Box::pin(async move { rpc.stream_online_features(request).await })
     }
 }
 

@@ -59,16 +59,16 @@ impl AnswerForm {
     }
 }
 
-/// The bytes of an answer. RESOURCE_EXHAUSTED as soon as there are more than `limit` allows: a request
-/// of a few bytes can ask for a large row again and again.
-pub fn encode_answer(answer: &OnlineAnswer, form: AnswerForm, limit: MessageLimit) -> Result<Bytes> {
+/// The bytes of an answer, whose first row is the request's `first_row`. RESOURCE_EXHAUSTED as soon as
+/// there are more than `limit` allows: a request of a few bytes can ask for a large row again and again.
+pub fn encode_answer(answer: &OnlineAnswer, form: AnswerForm, first_row: u64, limit: MessageLimit) -> Result<Bytes> {
     match form {
-        AnswerForm::Columns => encode_columns(answer, limit),
-        AnswerForm::Arrow(beside) => arrow::encode(answer, beside, limit),
+        AnswerForm::Columns => encode_columns(answer, first_row, limit),
+        AnswerForm::Arrow(beside) => arrow::encode(answer, beside, first_row, limit),
     }
 }
 
-fn encode_columns(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes> {
+fn encode_columns(answer: &OnlineAnswer, first_row: u64, limit: MessageLimit) -> Result<Bytes> {
     let too_large = || message_too_large(limit, "the answer is larger");
     let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
     let cells = answer.cells();
@@ -98,7 +98,7 @@ fn encode_columns(answer: &OnlineAnswer, limit: MessageLimit) -> Result<Bytes> {
         return Err(too_large());
     }
     // What follows the columns, in the order of the fields.
-    let rest = without_columns(answer);
+    let rest = v1::GetOnlineFeaturesResponse { first_row, ..without_columns(answer) };
     rest.encode(&mut out).map_err(|error| Error::internal(format!("encoding an answer: {error}")))?;
     Ok(out.into())
 }
@@ -116,6 +116,7 @@ fn without_columns(answer: &OnlineAnswer) -> v1::GetOnlineFeaturesResponse {
         event_times: answer.event_times().iter().map(encode_event_times).collect(),
         provenance: Some(encode_provenance(&answer.provenance)),
         arrow_ipc: Vec::new(),
+        first_row: 0,
     }
 }
 

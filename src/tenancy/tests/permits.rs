@@ -104,4 +104,5 @@ async fn training_sets_have_a_quota_of_their_own() {
     let refused = admit(Action::ReadHistory).await.expect_err("only one");
     assert_eq!(refused.quota.expect("of which quota").quota, "concurrent_training_sets");
     admit(Action::ReadOnline).await.expect("of another class");
+    admit(Action::ReadInBulk).await.expect("of the same class, and no training set");
 }

@@ -24,6 +24,13 @@ pub enum ReadMode {
     MayBlock,
 }
 
+/// What of the rows read stays in memory for those who follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keep {
+    Rows,
+    Nothing,
+}
+
 /// What a lookup found under a key.
 #[derive(Clone, Debug)]
 pub enum Lookup {
@@ -110,6 +117,16 @@ impl ReadView {
 
     /// Looks up keys; the answers are in the order of the keys. No error concerns more than its key.
     pub fn lookup(&self, keys: &[OnlineKey<'_>], mode: ReadMode) -> Vec<Lookup> {
+        self.look_up(keys, mode, Keep::Rows)
+    }
+
+    /// The same, without leaving anything in memory: for keys by the million, which would otherwise
+    /// take the place of those that are asked for again and again.
+    pub fn lookup_in_passing(&self, keys: &[OnlineKey<'_>], mode: ReadMode) -> Vec<Lookup> {
+        self.look_up(keys, mode, Keep::Nothing)
+    }
+
+    fn look_up(&self, keys: &[OnlineKey<'_>], mode: ReadMode, keep: Keep) -> Vec<Lookup> {
         let (rows, range) = (self.database.row_cache(), self.seen.range);
         let in_memory = |key: &OnlineKey<'_>| match range.contains(key.slot) {
             // Never read: that it isn't here says nothing.
@@ -125,40 +142,49 @@ impl ReadView {
             }));
         }
         // A key that moved to a thread which may block has been counted.
-        if mode == ReadMode::CachedOnly {
+        if mode == ReadMode::CachedOnly && keep == Keep::Rows {
             rows.count(keys.len() - unknown.len(), unknown.len());
         }
         if unknown.is_empty() {
             return answers;
         }
         match mode {
-            ReadMode::MayBlock => self.read_together(keys, &unknown, &mut answers),
-            ReadMode::CachedOnly => self.read_cached(keys, &unknown, &mut answers),
+            ReadMode::MayBlock => self.read_together(keys, &unknown, keep, &mut answers),
+            ReadMode::CachedOnly => self.read_cached(keys, &unknown, keep, &mut answers),
         }
         answers
     }
 
     /// Reads what RocksDB has in memory. One by one: its batched reads go to the disk whatever the
     /// read tier says.
-    fn read_cached(&self, keys: &[OnlineKey<'_>], unknown: &[usize], answers: &mut [Lookup]) {
+    fn read_cached(&self, keys: &[OnlineKey<'_>], unknown: &[usize], keep: Keep, answers: &mut [Lookup]) {
         let (rocksdb, latest) = (self.database.rocksdb(), self.database.latest());
         let mut name = Vec::with_capacity(64);
         for index in unknown {
             let key = &keys[*index];
             name.clear();
             key.encode(&mut name);
-            answers[*index] = self.answer(key, rocksdb.get_pinned_cf_opt(latest, &name, &self.cached_only));
+            answers[*index] = self.answer(key, rocksdb.get_pinned_cf_opt(latest, &name, &self.cached_only), keep);
         }
     }
 
-    fn read_together(&self, keys: &[OnlineKey<'_>], unknown: &[usize], answers: &mut [Lookup]) {
+    fn read_together(&self, keys: &[OnlineKey<'_>], unknown: &[usize], keep: Keep, answers: &mut [Lookup]) {
+        let mut in_passing = None;
+        let options = match keep {
+            Keep::Rows => &self.may_block,
+            Keep::Nothing => {
+                let options = in_passing.insert(self.read_options());
+                options.fill_cache(false);
+                options
+            }
+        };
         let mut names: Vec<(Vec<u8>, usize)> = unknown.iter().map(|index| (encoded(&keys[*index]), *index)).collect();
         names.sort_unstable();
         let (rocksdb, latest) = (self.database.rocksdb(), self.database.latest());
         let sorted = names.iter().map(|(name, _)| name.as_slice());
-        let stored = rocksdb.batched_multi_get_cf_opt(latest, sorted, true, &self.may_block);
+        let stored = rocksdb.batched_multi_get_cf_opt(latest, sorted, true, options);
         for ((_, index), stored) in names.iter().zip(stored) {
-            answers[*index] = self.answer(&keys[*index], stored);
+            answers[*index] = self.answer(&keys[*index], stored, keep);
         }
     }
 
@@ -180,6 +206,7 @@ impl ReadView {
         &self,
         key: &OnlineKey<'_>,
         stored: Result<Option<rocksdb::DBPinnableSlice<'_>>, rocksdb::Error>,
+        keep: Keep,
     ) -> Lookup {
         let known = match stored {
             Ok(None) => None,
@@ -195,7 +222,9 @@ impl ReadView {
                 };
             }
         };
-        self.database.row_cache().put(key, &known, self.in_cache);
+        if keep == Keep::Rows {
+            self.database.row_cache().put(key, &known, self.in_cache);
+        }
         Lookup::of(known)
     }
 }

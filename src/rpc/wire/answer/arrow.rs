@@ -21,7 +21,7 @@ use crate::rpc::status::{MessageLimit, message_too_large};
 use crate::serving::{OnlineAnswer, to_column};
 
 /// The bytes of an answer. RESOURCE_EXHAUSTED as soon as its columns take more than `limit` allows.
-pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, limit: MessageLimit) -> Result<Bytes> {
+pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, first_row: u64, limit: MessageLimit) -> Result<Bytes> {
     let too_large = || message_too_large(limit, "the answer is larger");
     let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
     let mut table = Table { rows: answer.rows(), columns: Vec::new(), room: most };
@@ -50,6 +50,7 @@ pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, limit: MessageLimit)
     let response = v1::GetOnlineFeaturesResponse {
         arrow_ipc: table.into_stream(beside.schema(answer.selection()))?,
         services: services_of(answer, beside),
+        first_row,
         ..without_columns(answer)
     };
     if response.encoded_len() > most {

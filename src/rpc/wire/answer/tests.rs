@@ -149,7 +149,7 @@ fn answer() -> impl Strategy<Value = OnlineAnswer> {
 
 /// The record batch of an answer in Arrow, whole as pyarrow would read it.
 fn in_arrow(answer: &OnlineAnswer, beside: Beside) -> (RecordBatch, v1::GetOnlineFeaturesResponse) {
-    let written = encode_answer(answer, AnswerForm::Arrow(beside), UNBOUNDED).expect("it is written");
+    let written = encode_answer(answer, AnswerForm::Arrow(beside), 7, UNBOUNDED).expect("it is written");
     let mut response = v1::GetOnlineFeaturesResponse::decode(written).expect("a message");
     let stream = std::mem::take(&mut response.arrow_ipc);
     let mut batches = StreamReader::try_new(stream.as_slice(), None).expect("a stream of Arrow");
@@ -170,7 +170,7 @@ proptest! {
         let beside = Beside { status, event_time };
         let (batch, rest) = in_arrow(&answer, beside);
         let plain = plainly(&answer);
-        prop_assert_eq!(&rest, &v1::GetOnlineFeaturesResponse { columns: Vec::new(), ..plain.clone() });
+        prop_assert_eq!(&rest, &v1::GetOnlineFeaturesResponse { columns: Vec::new(), first_row: 7, ..plain.clone() });
         let rows = answer.rows();
         prop_assert_eq!(batch.num_rows(), rows);
         let mut columns = batch.schema_ref().fields().iter().zip(batch.columns());
@@ -210,7 +210,7 @@ proptest! {
 proptest! {
     #[test]
     fn the_bytes_of_an_answer_are_those_of_its_message(answer in answer()) {
-        let written = encode_answer(&answer, AnswerForm::Columns, UNBOUNDED).expect("it is written");
+        let written = encode_answer(&answer, AnswerForm::Columns, 0, UNBOUNDED).expect("it is written");
         let plain = plainly(&answer);
         prop_assert_eq!(v1::GetOnlineFeaturesResponse::decode(written.clone()).expect("a message").columns.len(), plain.columns.len());
         prop_assert_eq!(written, Bytes::from(plain.encode_to_vec()));
@@ -220,13 +220,13 @@ proptest! {
 proptest! {
     #[test]
     fn an_answer_beyond_the_limit_is_refused_and_one_within_it_is_not(answer in answer()) {
-        let length = encode_answer(&answer, AnswerForm::Columns, UNBOUNDED).expect("it is written").len() as u64;
+        let length = encode_answer(&answer, AnswerForm::Columns, 0, UNBOUNDED).expect("it is written").len() as u64;
         let within = MessageLimit { bytes: length, ..UNBOUNDED };
-        prop_assert!(encode_answer(&answer, AnswerForm::Columns, within).is_ok());
+        prop_assert!(encode_answer(&answer, AnswerForm::Columns, 0, within).is_ok());
         // What follows the columns is small, and left to the transport.
         let beyond = MessageLimit { bytes: 0, ..UNBOUNDED };
         if answer.cell_count() > 0 {
-            prop_assert_eq!(encode_answer(&answer, AnswerForm::Columns, beyond).expect_err("too large").reason, "MESSAGE_TOO_LARGE");
+            prop_assert_eq!(encode_answer(&answer, AnswerForm::Columns, 0, beyond).expect_err("too large").reason, "MESSAGE_TOO_LARGE");
         }
     }
 }
@@ -235,10 +235,10 @@ proptest! {
     #[test]
     fn an_answer_in_arrow_beyond_the_limit_is_refused_and_one_within_it_is_not(answer in answer()) {
         let form = AnswerForm::Arrow(Beside { status: true, event_time: false });
-        let length = encode_answer(&answer, form, UNBOUNDED).expect("it is written").len() as u64;
+        let length = encode_answer(&answer, form, 0, UNBOUNDED).expect("it is written").len() as u64;
         let within = MessageLimit { bytes: length, ..UNBOUNDED };
-        prop_assert!(encode_answer(&answer, form, within).is_ok());
-        let beyond = encode_answer(&answer, form, MessageLimit { bytes: length - 1, ..UNBOUNDED });
+        prop_assert!(encode_answer(&answer, form, 0, within).is_ok());
+        let beyond = encode_answer(&answer, form, 0, MessageLimit { bytes: length - 1, ..UNBOUNDED });
         prop_assert_eq!(beyond.expect_err("too large").reason, "MESSAGE_TOO_LARGE");
     }
 }
@@ -257,8 +257,8 @@ fn one_value_that_stands_for_many_rows_is_not_written_out_beyond_the_limit() {
     let keys = vec![vec![Some(0)], vec![Some(0); 1_000]];
     let answer = OnlineAnswer::made_up(selection, 1_000, keys, vec![vec![row]], false, NOW);
     let limit = MessageLimit { bytes: 16 << 20, ..UNBOUNDED };
-    assert!(encode_answer(&answer, AnswerForm::Columns, limit).expect("once").len() < 2 << 20);
-    let refused = encode_answer(&answer, AnswerForm::Arrow(Beside::default()), limit).expect_err("a thousand times");
+    assert!(encode_answer(&answer, AnswerForm::Columns, 0, limit).expect("once").len() < 2 << 20);
+    let refused = encode_answer(&answer, AnswerForm::Arrow(Beside::default()), 0, limit).expect_err("a thousand times");
     assert_eq!(refused.reason, "MESSAGE_TOO_LARGE");
 }
 

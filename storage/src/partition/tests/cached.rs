@@ -104,6 +104,22 @@ fn rows_that_are_read_again_come_out_of_the_row_cache() {
 }
 
 #[test]
+fn rows_that_are_read_in_passing_are_not_kept_and_those_that_are_kept_are_found() {
+    let mut bench = bench(1 << 20);
+    bench.apply(&frame(1, (0..KEYS).map(|key| row(key, 10, key))));
+    let view = bench.view();
+    for key in 0..KEYS {
+        let bytes = key_bytes(key);
+        let name = OnlineKey { slot: slot_of_key(&bytes), tenant: TENANT, view: VIEW, key: &bytes };
+        for mode in [ReadMode::CachedOnly, ReadMode::MayBlock] {
+            assert!(matches!(view.lookup_in_passing(&[name], mode)[0], Lookup::Row(_)));
+        }
+        assert_eq!(bench.shared.row_cache_hits_and_misses(), (0, key as u64), "nothing was kept, nor counted");
+        answer(&view, key, VIEW, ReadMode::CachedOnly).expect("it is in memory");
+    }
+}
+
+#[test]
 fn a_store_that_is_opened_again_answers_nothing_from_before() {
     let mut bench = bench(1 << 20);
     bench.apply(&frame(1, [row(1, 10, 7)]));

@@ -219,7 +219,12 @@ fn lookups_answer_in_the_order_of_their_keys_and_tell_what_is_not_cached() {
         other => panic!("a row or none, not {other:?}"),
     };
     let expected = [Some(3), None, Some(0), Some(3), Some(5)];
+    let in_passing = view.lookup_in_passing(&names, ReadMode::MayBlock);
+    assert_eq!(in_passing.iter().map(value).collect::<Vec<_>>(), expected);
+    let still_cold = view.lookup(&names, ReadMode::CachedOnly);
+    assert!(matches!(still_cold[0], Lookup::NotCached), "a read in passing left {:?}", still_cold[0]);
     assert_eq!(view.lookup(&names, ReadMode::MayBlock).iter().map(value).collect::<Vec<_>>(), expected);
+    assert_eq!(view.lookup_in_passing(&names, ReadMode::CachedOnly).iter().map(value).collect::<Vec<_>>(), expected);
     assert_eq!(view.lookup(&names, ReadMode::CachedOnly).iter().map(value).collect::<Vec<_>>(), expected);
     assert!(view.lookup(&[], ReadMode::MayBlock).is_empty());
 }

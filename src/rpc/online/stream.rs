@@ -1,0 +1,120 @@
+//! StreamOnlineFeatures: one request of many keys, answered piece by piece. Each piece asks for its
+//! turn anew, behind online reads, and is read only when the client has taken what came before it;
+//! nothing runs between two pieces, so a client that hangs up ends the work.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{BoxStream, try_unfold};
+use hydrant_proto::v1;
+use prost::Message as _;
+use tokio::sync::OwnedSemaphorePermit;
+use tonic::{Request, Response, Status};
+
+use super::{OnlineRpc, decode_request};
+use crate::error::{Code, Error, Result};
+use crate::rpc::status::{MessageLimit, to_status};
+use crate::rpc::wire::answer::{AnswerForm, encode_answer};
+use crate::rpc::{UseCases, layers};
+use crate::serving::{BulkRead, OnlineRequest, Pieces};
+use crate::tenancy::{Action, Demand};
+
+/// When another stream may have ended, perhaps.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The encoded answers of one call.
+pub(super) type Answers = BoxStream<'static, Result<Bytes, Status>>;
+
+/// A stream under way.
+struct Scoring {
+    use_cases: UseCases,
+    read: BulkRead,
+    form: AnswerForm,
+    limit: MessageLimit,
+    deadline: Option<Instant>,
+    /// `None` after the last.
+    next_row: Option<usize>,
+    /// One of the streams that there may be.
+    _stream: OwnedSemaphorePermit,
+}
+
+/// A request taken apart.
+struct Asked {
+    request: OnlineRequest,
+    form: AnswerForm,
+    pieces: Pieces,
+}
+
+impl OnlineRpc {
+    /// The request comes as its bytes: it is large, and taken apart off the runtime's threads.
+    pub(super) async fn stream_online_features(&self, request: Request<Bytes>) -> Result<Response<Answers>, Status> {
+        let deadline = layers::stream_deadline(request.extensions());
+        let scoring = self.begin(request.into_inner(), deadline).await.map_err(to_status)?;
+        let answers = try_unfold(scoring, |mut scoring| async move {
+            let answer = scoring.next().await.map_err(to_status)?;
+            Ok(answer.map(|answer| (answer, scoring)))
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn begin(&self, message: Bytes, deadline: Option<Instant>) -> Result<Scoring> {
+        let stream = self.streams.clone().try_acquire_owned().map_err(|_| {
+            let message = "as many streams of online reads as may be are open already ('serving.max_streams')";
+            Error::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", message).retry_after(RETRY)
+        })?;
+        let demand = Demand { keys: 0, cost: 1, bytes: message.len(), useful_until: deadline };
+        let permit = self.use_cases.admit(Action::ReadInBulk, demand).await?;
+        let serving = self.use_cases.serving.clone();
+        let begun = off_thread(move || {
+            let Asked { request, form, pieces } = decode(message)?;
+            Ok((serving.begin_bulk(&permit, request, pieces)?, form))
+        });
+        let (read, form) = begun.await?;
+        let (use_cases, limit) = (self.use_cases.clone(), self.limit);
+        Ok(Scoring { use_cases, read, form, limit, deadline, next_row: Some(0), _stream: stream })
+    }
+}
+
+impl Scoring {
+    /// The next answer. A refusal tells the first row that has none.
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let Some(first) = self.next_row else { return Ok(None) };
+        let rows = self.read.piece(first);
+        let end = rows.end;
+        let keys = self.read.keys(&rows);
+        // A piece is as a training set is: one of what is done offline.
+        let demand = Demand { keys: keys as u64, cost: 1, bytes: 0, useful_until: self.deadline };
+        let answered = async {
+            let permit = self.use_cases.admit(Action::ReadInBulk, demand).await?;
+            let request = self.read.request(rows, self.deadline);
+            let answer = self.use_cases.serving.get(&permit, request).await?;
+            let (form, limit) = (self.form, self.limit);
+            off_thread(move || {
+                let encoded = encode_answer(&answer, form, first as u64, limit);
+                drop(permit);
+                encoded
+            })
+            .await
+        };
+        let answer = answered.await.map_err(|error: Error| error.with("first_row", first))?;
+        self.next_row = (end < self.read.rows()).then_some(end);
+        Ok(Some(answer))
+    }
+}
+
+/// Thousands of rows take their time, which is not the runtime's.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(Error::internal(format!("a piece of a stream ended early: {error}"))))
+}
+
+fn decode(message: Bytes) -> Result<Asked> {
+    let malformed = |error: prost::DecodeError| Error::invalid("MALFORMED_MESSAGE", error.to_string());
+    let v1::StreamOnlineFeaturesRequest { request, batch_size, unpinned } =
+        v1::StreamOnlineFeaturesRequest::decode(message).map_err(malformed)?;
+    let request = request.unwrap_or_default();
+    let form = AnswerForm::of(&request)?;
+    let rows = (batch_size > 0).then(|| usize::try_from(batch_size).unwrap_or(usize::MAX));
+    Ok(Asked { request: decode_request(request, None)?, form, pieces: Pieces { rows, unpinned } })
+}
