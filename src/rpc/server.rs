@@ -24,7 +24,7 @@ use super::flight::{FlightLimits, FlightRpc};
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
-use super::online::{OnlineRpc, OnlineServer};
+use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
 use crate::config::{Config, ServerConfig};
@@ -135,6 +135,7 @@ impl Server {
         };
         let grpc_server = transport(&config.server)
             .layer(CallLayer(calls))
+            .layer(OnlineFirst(online.clone()))
             .add_service(online)
             .add_service(ingest)
             .add_service(registry)

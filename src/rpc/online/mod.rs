@@ -13,7 +13,7 @@ use prost::Message as _;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-pub use self::service::OnlineServer;
+pub use self::service::{OnlineFirst, OnlineServer};
 
 use super::status::{MessageLimit, not_yet_served, to_status};
 use super::wire::answer::{AnswerForm, encode_answer};

@@ -29,6 +29,8 @@ const VALUES: u32 = 1;
 const VECTOR_DIMENSION: u32 = 1;
 const VECTOR_VALUES: u32 = 2;
 
+/// A column with a name of this length and one number is shorter than 128 bytes.
+const LONGEST_NAME_ALONE: usize = 64;
 /// Bytes of lists in memory that are not worth counting.
 const LIST_SLACK: usize = 64 << 10;
 
@@ -81,6 +83,9 @@ fn encode_columns(answer: &OnlineAnswer, first_row: u64, limit: MessageLimit) ->
             return Err(too_large());
         }
         column.room = most - out.len();
+        if write_alone(cells, &mut out) {
+            continue;
+        }
         if matches!(cells.data_type(), DataType::List(_)) {
             // In memory an element takes up to eight times what it takes in the message.
             let room = most.saturating_mul(8).saturating_add(LIST_SLACK);
@@ -101,6 +106,52 @@ fn encode_columns(answer: &OnlineAnswer, first_row: u64, limit: MessageLimit) ->
     let rest = v1::GetOnlineFeaturesResponse { first_row, ..without_columns(answer) };
     rest.encode(&mut out).map_err(|error| Error::internal(format!("encoding an answer: {error}")))?;
     Ok(out.into())
+}
+
+/// Appends a column of one number or time, if that is what it is: the commonest column of an answer
+/// for one entity, whose every length fits into a byte.
+fn write_alone(cells: ColumnCells<'_>, out: &mut Vec<u8>) -> bool {
+    let name = cells.column.name.as_bytes();
+    let data_type = cells.data_type();
+    let width = match data_type {
+        DataType::Scalar(ScalarType::Float32) => 4,
+        DataType::Scalar(ScalarType::Float64 | ScalarType::Timestamp) => 8,
+        _ => return false,
+    };
+    if cells.len() != 1 || name.is_empty() || name.len() > LONGEST_NAME_ALONE {
+        return false;
+    }
+    let Some((status, value)) = cells.iter_bytes().next() else { return false };
+    let nulls: &[u8] = match value {
+        CellBytes::None => &[length_delimited(COLUMN_NULLS), 1, 1],
+        CellBytes::Stored(_) | CellBytes::Default => &[],
+    };
+    let values = 2 + width;
+    let column = 2 + name.len() + 2 + values + nulls.len();
+    let feature = 2 + column + 3;
+    out.extend_from_slice(&[
+        length_delimited(RESPONSE_COLUMNS),
+        feature as u8,
+        length_delimited(FEATURE_COLUMN),
+        column as u8,
+        length_delimited(COLUMN_NAME),
+        name.len() as u8,
+    ]);
+    out.extend_from_slice(name);
+    out.extend_from_slice(&[
+        length_delimited(values_field(data_type)),
+        values as u8,
+        length_delimited(VALUES),
+        width as u8,
+    ]);
+    match value {
+        CellBytes::Stored(bytes) => out.extend_from_slice(bytes),
+        CellBytes::Default => out.extend(cells.column.default.as_ref().map(little_endian).unwrap_or_default()),
+        CellBytes::None => out.extend_from_slice(&[0; 8][..width]),
+    }
+    out.extend_from_slice(nulls);
+    out.extend_from_slice(&[length_delimited(FEATURE_STATUSES), 1, status as u8]);
+    true
 }
 
 /// The answer but its columns.
@@ -364,6 +415,11 @@ fn is_text(data_type: DataType) -> bool {
 /// What a field of bytes or a message takes whose number is below 16.
 fn field_length(content: usize) -> usize {
     1 + encoded_len_varint(content as u64) + content
+}
+
+/// The byte before the length of a field of bytes or a message whose number is below 16.
+const fn length_delimited(field: u32) -> u8 {
+    (field << 3) as u8 | WireType::LengthDelimited as u8
 }
 
 fn put_field(field: u32, length: usize, out: &mut Vec<u8>) {
