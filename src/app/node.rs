@@ -233,13 +233,16 @@ fn partition_settings(config: &Config) -> PartitionSettings {
 }
 
 fn history_options(config: &Config, directory: &DataDir) -> HistoryOptions {
+    let defaults = HistoryOptions::new(directory.spill());
+    let threads = config.history.threads;
     HistoryOptions {
         memory: config.history.memory.as_usize(),
+        threads: if threads == 0 { defaults.threads } else { threads },
         max_spine_rows: config.history.max_spine_rows,
         max_spill: config.history.max_spill.0,
         max_lookups: config.serving.max_history_reads,
         patience: config.history.patience.duration(),
-        ..HistoryOptions::new(directory.spill())
+        ..defaults
     }
 }
 

@@ -125,6 +125,7 @@ pub struct LandingConfig {
 #[serde(deny_unknown_fields)]
 pub struct HistoryConfig {
     pub max_joins: usize,
+    pub threads: usize,
     pub memory: ByteSize,
     pub max_spine_rows: u64,
     pub max_spill: ByteSize,
@@ -229,6 +230,7 @@ impl Config {
             ("serving.max_history_reads", wide(self.serving.max_history_reads), 1, 1 << 10),
             ("serving.max_streams", wide(self.serving.max_streams), 1, 1 << 16),
             ("history.max_joins", wide(self.history.max_joins), 1, 1 << 10),
+            ("history.threads", wide(self.history.threads), 0, 256),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
         ]

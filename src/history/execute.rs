@@ -14,10 +14,11 @@ use super::block::{Block, BlockRow};
 use super::failure::JoinError;
 use super::hits::HitWriter;
 use super::plan::Plan;
+use super::sort::SortedSpine;
 use super::spine::{Budget, Spine};
 use super::waiting::WaitingRows;
 use super::walk::{JoinWalk, Walked, walk};
-use super::work::Stop;
+use super::work::{Stop, in_parallel};
 use super::zip::Zip;
 
 /// What is known when the last row has been answered.
@@ -45,20 +46,21 @@ pub struct Findings {
 }
 
 impl Findings {
-    /// Walks all views. `open` gives the rows of a join, by its number in the plan; `stop` is asked
-    /// now and then.
+    /// Walks all views, on as many threads as the budget has. `open` gives the rows of a join, by its
+    /// number in the plan; `stop` is asked now and then, and set when a walk has failed.
     pub fn walk<R: HistoryRows>(
         plan: &Arc<Plan>,
         mut spine: Spine,
         budget: &Budget,
-        mut open: impl FnMut(usize, &Spine) -> Result<R, JoinError>,
+        open: impl Fn(usize, &Spine) -> Result<R, JoinError> + Sync,
         stop: &Stop,
     ) -> Result<Self, JoinError> {
         let (ranges, range_of) = spine.pieces.ranges(plan, budget);
         let ranges = Arc::new(ranges);
         let joins = plan.joins.len();
-        let mut walked: Vec<Option<Walked>> = (0..joins).map(|_| None).collect();
-        for (number, sorted) in std::mem::take(&mut spine.sorts).into_iter().enumerate() {
+        let sorts = std::mem::take(&mut spine.sorts);
+        // The views of one sort are walked side by side, beside one reading of the spine.
+        let walk_sort = |(number, sorted): (usize, SortedSpine)| {
             let numbers: Vec<usize> = (0..joins).filter(|join| plan.joins[*join].sort == number).collect();
             let mut walks = Vec::with_capacity(numbers.len());
             for join in &numbers {
@@ -69,13 +71,14 @@ impl Findings {
                 let lookups = plan.lookups.iter().filter(|lookup| lookup.join == *join);
                 walks.push(JoinWalk::new(as_of, plan.mode, hits, lookups.map(|lookup| lookup.ttl).collect()));
             }
-            for (join, done) in numbers.into_iter().zip(walk(sorted, walks, stop)?) {
-                walked[join] = Some(done);
-            }
-        }
-        let walked: Vec<Walked> = walked.into_iter().flatten().collect();
-        let differing = walked.iter().map(|walked| walked.differing).sum();
-        let hits = walked.into_iter().map(|walked| walked.hits).collect();
+            Ok(numbers.into_iter().zip(walk(sorted, walks, stop)?).collect::<Vec<_>>())
+        };
+        let work: Vec<_> = sorts.into_iter().enumerate().collect();
+        let mut walked: Vec<(usize, Walked)> =
+            in_parallel(work, budget.threads, walk_sort, stop)?.into_iter().flatten().collect();
+        walked.sort_by_key(|(join, _)| *join);
+        let differing = walked.iter().map(|(_, walked)| walked.differing).sum();
+        let hits = walked.into_iter().map(|(_, walked)| walked.hits).collect();
         let spine_hash = spine.digest.finish(&plan.spine);
         let zip = Zip::new(plan.clone(), spine.pieces, ranges, range_of, hits)?;
         Ok(Self { plan: plan.clone(), zip, rows: spine.rows, differing, spine_hash })

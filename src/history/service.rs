@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +49,8 @@ pub struct HistoryOptions {
     pub max_lookups: usize,
     /// Rows of an answer's batch at most.
     pub batch_rows: usize,
+    /// Threads of one join.
+    pub threads: usize,
     /// Batches that wait for a slow client at most.
     pub queued_batches: usize,
     /// How long a join waits for partitions to apply what was ingested before its cut-off.
@@ -63,6 +66,7 @@ impl HistoryOptions {
             spill_directory,
             max_lookups: 2,
             batch_rows: 16_384,
+            threads: std::thread::available_parallelism().map_or(1, NonZero::get),
             queued_batches: 2,
             patience: Duration::from_secs(30),
         }
@@ -158,7 +162,7 @@ impl History {
         let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
         let options = &self.inner.options;
         let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
-        let budget = Budget { memory: options.memory, spill, batch_rows: options.batch_rows };
+        let budget = Budget { memory: options.memory, spill, batch_rows: options.batch_rows, threads: options.threads };
         Ok(SpineIntake {
             history: self.inner.clone(),
             snapshot,

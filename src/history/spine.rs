@@ -33,6 +33,8 @@ pub struct Budget {
     pub spill: Arc<SpillSpace>,
     /// An answer's batch has at most this many rows.
     pub batch_rows: usize,
+    /// Sorts of the spine that are walked at the same time.
+    pub threads: usize,
 }
 
 /// A spine that is being taken in.

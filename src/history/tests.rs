@@ -152,6 +152,7 @@ struct Setting {
     runs: usize,
     batch_rows: usize,
     spine_rows: usize,
+    threads: usize,
 }
 
 fn plan_of(selection: &Selection, spine: SchemaRef, mode: Mode) -> Arc<Plan> {
@@ -165,6 +166,7 @@ fn join(selection: &Selection, views: &[Vec<Row>; 2], spine: &[SpineRow], settin
         memory: setting.memory,
         spill: SpillSpace::new(directory.path(), 1 << 30, Arc::default()),
         batch_rows: 16,
+        threads: setting.threads,
     };
     let whole = spine_batch(spine);
     let plan = plan_of(selection, whole.schema(), setting.mode);
@@ -359,7 +361,8 @@ as_known join of a spine with 5 columns at its 't', definitions at revision 9
 #[test]
 fn an_answer_has_the_spines_rows_even_if_there_are_none() {
     let spine = [SpineRow { k: Some(1), k2: None, s: None, t: 5 }];
-    let setting = Setting { mode: Mode::AsKnown, cutoff: 9, memory: 1 << 20, runs: 1, batch_rows: 4, spine_rows: 4 };
+    let setting =
+        Setting { mode: Mode::AsKnown, cutoff: 9, memory: 1 << 20, runs: 1, batch_rows: 4, spine_rows: 4, threads: 1 };
     let outcome = check(&selection([None; 4]), &[Vec::new(), Vec::new()], &spine, &setting);
     assert_eq!(outcome.differing, 0);
     assert_eq!(outcome.nulls, [1, 0, 0, 0, 1, 1]);
@@ -385,7 +388,7 @@ fn every_column_of_the_spine_is_carried_through_as_it_came() {
     for memory in [1, 1 << 20] {
         let directory = tempfile::tempdir().expect("a directory");
         let space = SpillSpace::new(directory.path(), 1 << 30, Arc::default());
-        let budget = Budget { memory, spill: space, batch_rows: 3 };
+        let budget = Budget { memory, spill: space, batch_rows: 3, threads: 2 };
         let plan = plan_of(&selection([None; 4]), spine.schema(), Mode::AsKnown);
         let mut writer = SpineWriter::new(plan.clone(), &budget);
         writer.push(&spine).expect("taken");
@@ -413,7 +416,7 @@ fn a_join_that_nobody_waits_for_stops() {
     let directory = tempfile::tempdir().expect("a directory");
     let spilled = Arc::new(super::HistoryMetrics::default());
     let space = SpillSpace::new(directory.path(), 1 << 30, spilled.clone());
-    let budget = Budget { memory: 1_000, spill: space, batch_rows: 16 };
+    let budget = Budget { memory: 1_000, spill: space, batch_rows: 16, threads: 2 };
     let rows: Vec<SpineRow> = (0..5_000).map(|t| SpineRow { k: Some(1), k2: None, s: None, t }).collect();
     let spine = spine_batch(&rows);
     let plan = plan_of(&selection([None; 4]), spine.schema(), Mode::AsKnown);
@@ -444,14 +447,15 @@ proptest! {
         runs in 1usize..9,
         batch_rows in 1usize..9,
         spine_batch_rows in 1usize..70,
+        threads in 1usize..4,
     ) {
         let mode = if is_final { Mode::Final } else { Mode::AsKnown };
         let selection = selection(ttls);
         let views = [by_k, by_both];
-        let setting = Setting { mode, cutoff, memory, runs, batch_rows, spine_rows: spine_batch_rows };
+        let setting = Setting { mode, cutoff, memory, runs, batch_rows, spine_rows: spine_batch_rows, threads };
         let outcome = check(&selection, &views, &spine, &setting);
-        // Neither the memory nor how rows lie in runs and batches changes anything.
-        let plenty = Setting { mode, cutoff, memory: 1 << 28, runs: 1, batch_rows: 64, spine_rows: 64 };
+        // Neither memory nor threads nor how rows lie in runs and batches change anything.
+        let plenty = Setting { mode, cutoff, memory: 1 << 28, runs: 1, batch_rows: 64, spine_rows: 64, threads: 1 };
         prop_assert_eq!(join(&selection, &views, &spine, &plenty).1, outcome);
     }
 }

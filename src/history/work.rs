@@ -2,8 +2,8 @@
 //! by a hang-up, a deadline or an error, the work finds its [`Stop`] set and gives up. What the work
 //! has taken (a place, memory, disk) goes with it, not with who waited.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use hydrant_storage::history::{HistoryError, Run, RunBatch};
 
@@ -29,6 +29,11 @@ impl Stop {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Nobody waits for what hasn't ended yet.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// `Err` if nobody waits any more.
     pub fn check(&self) -> Result<(), JoinError> {
         if self.is_set() { Err(JoinError::Stopped) } else { Ok(()) }
@@ -37,7 +42,7 @@ impl Stop {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
+        self.0.set();
     }
 }
 
@@ -52,6 +57,48 @@ pub async fn blocking<T: Send + 'static>(
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(_) => Err(Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is shutting down")),
         },
+    }
+}
+
+/// Does each piece of work on one of at most `threads` threads, this one among them. The first failure
+/// sets the stop, and is the one that is told; what was done comes back in no order.
+pub fn in_parallel<W: Send, T: Send>(
+    work: Vec<W>,
+    threads: usize,
+    each: impl Fn(W) -> Result<T, JoinError> + Sync,
+    stop: &Stop,
+) -> Result<Vec<T>, JoinError> {
+    let helpers = threads.min(work.len()).saturating_sub(1);
+    let (work, failed) = (Mutex::new(work), Mutex::new(None));
+    let take = || work.lock().expect("nobody panics while taking").pop();
+    let until_done = || {
+        let mut done = Vec::new();
+        while let Some(piece) = take() {
+            match stop.check().and_then(|()| each(piece)) {
+                Ok(outcome) => done.push(outcome),
+                Err(error) => {
+                    failed.lock().expect("nobody panics while telling").get_or_insert(error);
+                    stop.set();
+                    break;
+                }
+            }
+        }
+        done
+    };
+    let done = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(until_done)).collect();
+        let mut done = until_done();
+        for helper in helpers {
+            match helper.join() {
+                Ok(more) => done.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        done
+    });
+    match failed.into_inner().expect("nobody panics while telling") {
+        None => Ok(done),
+        Some(error) => Err(error),
     }
 }
 
@@ -75,5 +122,37 @@ impl<R: Run> Run for Stoppable<R> {
 
     fn skip_to(&mut self, slot: u16, key: &[u8]) -> Result<(), HistoryError> {
         self.run.skip_to(slot, key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_piece_of_work_is_done_once_on_however_many_threads() {
+        for threads in [0, 1, 3, 100] {
+            let stop = Stop::default();
+            let mut done = in_parallel((0..20).collect(), threads, |piece| Ok(piece * 2), &stop).expect("done");
+            done.sort_unstable();
+            assert_eq!(done, (0..40).step_by(2).collect::<Vec<_>>());
+            assert!(!stop.is_set());
+        }
+    }
+
+    #[test]
+    fn the_failure_that_stopped_the_others_is_told() {
+        let stop = Stop::default();
+        let each = |piece: u32| match piece {
+            3 => Err(JoinError::DamagedSpill),
+            // Waits for the failure, as long work does.
+            _ => loop {
+                stop.check()?;
+                std::thread::yield_now();
+            },
+        };
+        let outcome: Result<Vec<()>, _> = in_parallel(vec![1, 2, 3], 3, each, &stop);
+        assert!(matches!(outcome, Err(JoinError::DamagedSpill)));
+        assert!(stop.is_set());
     }
 }
