@@ -97,7 +97,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
 
 /// Foreign crates (a trailing `*` stands for the rest of a name) and the only paths that may use
 /// them. Tests, benchmarks and examples are programs of their own and may use any.
-const CRATE_HOMES: [(&str, &[&str]); 25] = [
+const CRATE_HOMES: [(&str, &[&str]); 26] = [
     ("tonic*", &["src/rpc/", "proto/"]),
     ("tower*", &["src/rpc/"]),
     ("prost*", &["src/rpc/", "proto/"]),
@@ -123,6 +123,7 @@ const CRATE_HOMES: [(&str, &[&str]); 25] = [
     ("anyhow", &["src/main.rs"]),
     ("mimalloc", &["src/main.rs"]),
     ("quick_cache", &["storage/src/partition/row_cache.rs"]),
+    ("rustix", &["storage/src/threads.rs"]),
 ];
 
 /// Big-endian bytes and the slot hash are how key bytes come about.

@@ -14,6 +14,7 @@ use arrow_schema::SchemaRef;
 use hydrant_storage::history::HistoryTables;
 use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
+use hydrant_storage::threads::{Work, standing_back};
 use tokio::sync::Semaphore;
 
 use super::asof::Mode;
@@ -231,7 +232,10 @@ impl SpineIntake {
         let task = Task { plan, spine, budget, views, cutoff: cut.cutoff };
         tokio::task::spawn_blocking(move || {
             let _span = span.entered();
-            let outcome = task.run(&sender);
+            // A thread of the runtime has to serve others afterwards, and can't be raised again.
+            let not_started = |error| Error::internal(format!("no thread for a training set: {error}"));
+            let made = standing_back(Work::Training, || task.run(&sender));
+            let outcome = made.unwrap_or_else(|error| Err(not_started(error).into()));
             history.metrics.note(&tenant, &outcome);
             if let Err(error) = &outcome {
                 tracing::info!(%error, "a training set was not made");

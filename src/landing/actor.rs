@@ -1,11 +1,13 @@
 //! The landing actor: decides when rows land, and does one landing at a time. It runs on a thread
-//! of its own; the work itself, which waits and writes, runs on the runtime that started it.
+//! of its own; the work itself, which waits and writes, runs on a runtime of its own too, whose threads
+//! stand back behind those that answer online reads.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, AtomicResponse, Context, Handler, Message, System, WrapFuture};
-use tokio::runtime::Handle;
+use hydrant_storage::threads::{Work, stand_back};
+use tokio::runtime::{self, Handle, Runtime};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
@@ -22,30 +24,42 @@ pub struct Landing {
     metrics: Arc<LandingMetrics>,
 }
 
+const THREAD: &str = "hydrant-landing";
+
 /// How many callers may wait for a landing.
 const MAX_WAITING: usize = 16;
 
+/// Threads that a landing's reads and writes of files may take at a time.
+const MAX_THREADS: usize = 16;
+
 impl Landing {
-    /// Starts to land by size and time. To be called on a tokio runtime, which does the work.
+    /// Starts to land by size and time.
     pub fn start(parts: LandingParts, options: LandingOptions) -> Result<Self> {
-        let runtime = Handle::current();
         let metrics = Arc::new(LandingMetrics::default());
         let counted = metrics.clone();
         let (started, address) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("hydrant-landing".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(THREAD.to_owned()).spawn(move || {
+            stand_back(Work::Upkeep);
+            // The starter waits for the address and can't have gone away.
+            let runtime = match working_runtime() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            let of_work = runtime.handle().clone();
             let system = System::new();
             system.block_on(async move {
-                // The starter waits for the address and can't have gone away.
-                let actor =
-                    LandingActor { parts, options, runtime, metrics: counted, last: Instant::now(), failed: false };
-                drop(started.send(actor.start()));
+                let (metrics, last) = (counted, Instant::now());
+                let actor = LandingActor { parts, options, runtime: of_work, metrics, last, failed: false };
+                drop(started.send(Ok(actor.start())));
             });
             if let Err(error) = system.run() {
                 tracing::error!(%error, "the landing actor's thread ended with an error");
             }
         });
-        thread.map_err(|error| Error::internal(format!("the landing actor can't be started: {error}")))?;
+        let not_started = |error| Error::internal(format!("the landing actor can't be started: {error}"));
+        thread.map_err(not_started)?;
         let actor = address.recv().map_err(|_| Error::internal("the landing actor did not start"))?;
+        let actor = actor.map_err(not_started)?;
         Ok(Self { actor, places: Arc::new(Semaphore::new(MAX_WAITING)), metrics })
     }
 
@@ -179,6 +193,17 @@ impl LandingActor {
         let full = tail_bytes >= self.options.tail_bytes;
         tail_bytes > 0 && (waited >= self.options.interval || soon && (full || self.failed))
     }
+}
+
+/// Where landings work. Blocking threads are started by whoever needs one, so each stands back by itself.
+fn working_runtime() -> std::io::Result<Runtime> {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(MAX_THREADS)
+        .thread_name(THREAD)
+        .on_thread_start(|| stand_back(Work::Upkeep))
+        .enable_all()
+        .build()
 }
 
 fn stopped() -> Error {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Arbiter, AsyncContext, Context, Handler, Message, System};
+use hydrant_storage::threads::{Work, stand_back};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::actor::{PartitionActor, PartitionParts};
@@ -86,6 +87,8 @@ pub(super) fn start(
     let (started, address) = std::sync::mpsc::sync_channel(1);
     let settings = settings.clone();
     std::thread::Builder::new().name("hydrant-supervisor".to_owned()).spawn(move || {
+        // And so do the arbiters, which are started from here.
+        stand_back(Work::Applying);
         let system = System::new();
         system.block_on(async move {
             let threads = settings.threads.clamp(1, parts.len().max(1));

@@ -12,4 +12,5 @@ pub mod partition;
 pub mod record;
 pub mod row;
 pub mod slices;
+pub mod threads;
 pub mod value;

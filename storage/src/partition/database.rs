@@ -12,6 +12,7 @@ use rocksdb::{
 
 use super::row_cache::RowCache;
 use super::{PartitionOptions, StoreError};
+use crate::threads::{Work, standing_back};
 
 /// Memory and threads that all partitions of a process share.
 pub struct SharedResources {
@@ -25,9 +26,11 @@ impl SharedResources {
     pub fn new(options: &PartitionOptions) -> Result<Self, StoreError> {
         let mut env = Env::new().map_err(StoreError::of_rocksdb("starting background threads"))?;
         let threads = i32::from(options.background_threads.max(1));
-        env.set_background_threads(threads);
+        // The threads are started by these calls, and stand where the caller does.
+        standing_back(Work::Upkeep, || env.set_background_threads(threads)).map_err(not_started)?;
         // Flushes have a thread of their own, so that no compaction keeps them waiting.
-        env.set_high_priority_background_threads((threads + 1) / 2);
+        let flushing = || env.set_high_priority_background_threads((threads + 1) / 2);
+        standing_back(Work::Flushing, flushing).map_err(not_started)?;
         Ok(Self {
             cache: Cache::new_hyper_clock_cache(options.block_cache_bytes, 0),
             rows: Arc::new(RowCache::new(options.row_cache_bytes)),
@@ -83,7 +86,7 @@ impl Database {
             reason: format!("{}: {error}", directory.display()),
         })?;
         let families = [
-            ColumnFamilyDescriptor::new(LATEST, latest_options(options, shared)),
+            ColumnFamilyDescriptor::new(LATEST, latest_options(options, shared)?),
             ColumnFamilyDescriptor::new(PENDING, scanned_options(options.memtable_bytes / 4, shared)),
             ColumnFamilyDescriptor::new(TAIL, scanned_options(options.memtable_bytes, shared)),
             ColumnFamilyDescriptor::new(META, scanned_options(1 << 20, shared)),
@@ -177,7 +180,7 @@ fn database_options(options: &PartitionOptions, shared: &SharedResources) -> Res
 }
 
 /// Point lookups of small rows under hashed keys.
-fn latest_options(options: &PartitionOptions, shared: &SharedResources) -> Options {
+fn latest_options(options: &PartitionOptions, shared: &SharedResources) -> Result<Options, StoreError> {
     let mut blocks = block_options(shared);
     blocks.set_block_size(8 << 10);
     blocks.set_bloom_filter(10.0, false);
@@ -189,7 +192,12 @@ fn latest_options(options: &PartitionOptions, shared: &SharedResources) -> Optio
     family.set_block_based_table_factory(&blocks);
     family.set_memtable_whole_key_filtering(true);
     family.set_memtable_prefix_bloom_ratio(0.02);
+    // What is flushed or compacted was in memory, and stays there: reads would meet it on the disk anew
+    // after each compaction. Compacted blocks come in as the first to go again, so that those that are
+    // read stay before them. The bindings have no setter for it.
     family
+        .get_options_from_string("block_based_table_factory={prepopulate_block_cache=kFlushAndCompaction}")
+        .map_err(StoreError::of_rocksdb("setting options"))
 }
 
 /// Families that are written once and read in order.
@@ -243,6 +251,10 @@ fn create_synced(directory: &Path) -> io::Result<()> {
         _ => {}
     }
     fs::File::open(parent)?.sync_all()
+}
+
+fn not_started(error: io::Error) -> StoreError {
+    StoreError::Io { action: "starting background threads", reason: error.to_string() }
 }
 
 fn open_error(directory: &Path, error: rocksdb::Error) -> StoreError {

@@ -144,3 +144,21 @@ fn a_view_keeps_its_cached_rows_when_another_store_is_opened() {
     }
     drop(other);
 }
+
+#[test]
+fn rows_that_are_flushed_and_compacted_stay_in_memory() {
+    let mut bench = bench(0);
+    let in_memory = |bench: &mut Bench| {
+        let found = (0..KEYS).map(|key| answer(&bench.view(), key, VIEW, ReadMode::CachedOnly));
+        found.map(|found| found.flatten().as_ref().map(value_of)).collect::<Vec<_>>()
+    };
+    for number in 1..=3 {
+        let value = number as i64;
+        bench.apply(&frame(number, (0..KEYS).map(|key| row(key, 10 * value, value))));
+        bench.store().flush().expect("flushed");
+        assert_eq!(in_memory(&mut bench), [Some(value); KEYS as usize], "flushed");
+    }
+    let database = bench.store().database.clone();
+    database.rocksdb().compact_range_cf(database.latest(), None::<&[u8]>, None::<&[u8]>);
+    assert_eq!(in_memory(&mut bench), [Some(3); KEYS as usize], "compacted");
+}
