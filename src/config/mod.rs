@@ -205,6 +205,14 @@ impl Config {
             "partitions.max_tail",
             format!("{} is less than landing.tail ({})", self.partitions.max_tail, self.landing.tail),
         );
+        // Such a request would be refused as one too many, whenever it had to wait.
+        let waiting = self.admission.max_waiting_bytes;
+        for (option, largest) in
+            [("server.grpc_max_message", self.server.grpc_max_message), ("ingest.max_request", self.ingest.max_request)]
+        {
+            let rule = format!("{waiting} is less than {option} ({largest}): the largest request could never wait");
+            demand(largest <= waiting, "admission.max_waiting_bytes", rule);
+        }
         breaches
     }
 

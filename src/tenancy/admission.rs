@@ -6,9 +6,11 @@
 //! Tenants share by start-time fair queueing (Goyal, Vin and Cheng 1996): each request is stamped
 //! with the virtual time at which it would begin if its tenant had only its share, and the smallest
 //! stamp is next. So a tenant within its share, whose queue is mostly empty, waits for the request
-//! under way and for nobody's backlog. A standing queue is told as CoDel does (RFC 8289), by the wait
-//! of its oldest and by how long it has not been empty; then the newest is served first, since it is
-//! the one whose caller still waits (Maurer, "Fail at scale", ACM Queue 2015).
+//! under way and for nobody's backlog. A standing queue is told much as CoDel does (RFC 8289), by the
+//! wait of its oldest and by how long it has not been empty, but also by whether it still grows: what
+//! came together while the machine stood still is long too, and is being worked off. Beyond the target
+//! the newest is served first, since it is the one whose caller still waits (Maurer, "Fail at scale",
+//! ACM Queue 2015).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -55,13 +57,18 @@ pub struct ClassRules {
 }
 
 /// When a tenant's queue stands, and what then holds.
+///
+/// A queue stands that has not been empty for `after`, whose oldest has waited beyond `target`, and
+/// that was as long as ever within the last two targets. It stands no longer once it has been empty for
+/// `target`, or nobody had to be refused for `after`. When nothing has happened for longer than
+/// `target`, and than requests usually work, the machine stood still, or one request took all there is:
+/// what has come together meanwhile is no sign of more coming in than can be done, so the queue is
+/// watched anew from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Once the oldest has waited for so long the newest is next. Of a queue that stands, it is the
     /// longest wait too.
     pub target: Duration,
-    /// A queue stands that has not been empty for so long; and no longer once it has been empty for
-    /// the target.
     pub after: Duration,
 }
 
@@ -155,6 +162,8 @@ struct ClassQueue<W> {
     virtual_time: u64,
     /// How long a request works, smoothed; of those that ended while others waited.
     mean_work: Duration,
+    /// When something happened here last.
+    stirred: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -162,8 +171,13 @@ struct TenantQueue<W> {
     /// The oldest in front.
     waiting: VecDeque<Waiting<W>>,
     bytes: usize,
-    /// Since when it has not been empty, or not for long.
-    standing_since: Option<Instant>,
+    /// Since when it has not been empty, as far as that was watched.
+    busy_since: Option<Instant>,
+    /// The most that have waited since then, and when it was so many last.
+    peak: usize,
+    peaked: Option<Instant>,
+    /// Since it was found to stand: when it was, or when one of it was refused for that last.
+    standing: Option<Instant>,
     /// When it was emptied last.
     emptied: Option<Instant>,
     /// The virtual time at which what has begun would have ended.
@@ -224,6 +238,7 @@ impl<W> Queue<W> {
             return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
         }
         let queue = &mut self.classes[class as usize];
+        queue.stir(now);
         queue.shed(now, tenant, verdicts);
         match queue.wait(now, tenant, asked, handle, verdicts) {
             Ok(number) => Arrival::Waits(Ticket { class, tenant, number }),
@@ -250,8 +265,7 @@ impl<W> Queue<W> {
         }
         let now = now();
         if let Some(begun) = begun {
-            // An eighth of the new, as round-trip times are smoothed (RFC 6298).
-            queue.mean_work = (queue.mean_work * 7 + now.saturating_duration_since(begun)) / 8;
+            queue.learn_work(now.saturating_duration_since(begun));
         }
         self.dispatch(now, verdicts);
     }
@@ -316,6 +330,7 @@ impl<W> Queue<W> {
 
     fn dispatch(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
         for class in Class::ALL {
+            self.classes[class as usize].stir(now);
             while self.may_begin(class) {
                 let Some((tenant, next)) = self.classes[class as usize].next(now, verdicts) else { break };
                 if next.asked.useful_until.is_some_and(|end| end <= now) {
@@ -341,7 +356,32 @@ impl<W> ClassQueue<W> {
             backlogged: BTreeSet::new(),
             virtual_time: 0,
             mean_work: Duration::ZERO,
+            stirred: None,
         }
+    }
+
+    /// Something happens here. Where nothing did for long, queues are watched anew from now on.
+    fn stir(&mut self, now: Instant) {
+        /// Longer than requests work now and then.
+        const LONG: u32 = 4;
+        let longest = self.rules.standing.map(|standing| standing.target.max(self.mean_work * LONG));
+        let still = self.stirred.replace(now).map(|stirred| now.saturating_duration_since(stirred));
+        if still.zip(longest).is_some_and(|(still, longest)| still > longest) {
+            for (_, tenant) in &self.backlogged {
+                self.tenants[*tenant].watch(now);
+            }
+        }
+    }
+
+    /// Takes note of how long a request has worked.
+    fn learn_work(&mut self, worked: Duration) {
+        /// One that the machine stood still in may not count for many.
+        const OUTLIER: u32 = 8;
+        /// So that the first are not taken for outliers.
+        const SHORT: Duration = Duration::from_millis(1);
+        let worked = worked.min((self.mean_work * OUTLIER).max(SHORT));
+        // An eighth of the new, as round-trip times are smoothed (RFC 6298).
+        self.mean_work = (self.mean_work * 7 + worked) / 8;
     }
 
     fn wait(
@@ -373,12 +413,9 @@ impl<W> ClassQueue<W> {
             let Some(oldest) = self.tenants[tenant].waiting.front().map(|oldest| oldest.number) else { break };
             verdicts.refused.extend(self.remove(now, tenant, oldest).map(|handle| (handle, Refused::Overloaded)));
         }
-        let stands = self.stands(now, tenant);
         let queue = &mut self.tenants[tenant];
         if queue.waiting.is_empty() {
-            if !stands {
-                queue.standing_since = Some(now);
-            }
+            queue.watch(now);
             queue.stamp = self.virtual_time.max(queue.paid);
             self.backlogged.insert((queue.stamp, tenant));
         }
@@ -386,6 +423,10 @@ impl<W> ClassQueue<W> {
         queue.next_number += 1;
         queue.bytes += asked.bytes;
         queue.waiting.push_back(Waiting { number, since: now, asked, handle: handle() });
+        if queue.waiting.len() >= queue.peak {
+            queue.peak = queue.waiting.len();
+            queue.peaked = Some(now);
+        }
         self.waiting += 1;
         Ok(number)
     }
@@ -407,8 +448,9 @@ impl<W> ClassQueue<W> {
 
     /// Refuses those of the tenant that have waited for too long.
     fn shed(&mut self, now: Instant, tenant: TenantIndex, verdicts: &mut Verdicts<W>) {
+        self.judge(now, tenant);
         let longest = match self.rules.standing {
-            Some(standing) if self.stands(now, tenant) => standing.target,
+            Some(standing) if self.tenants[tenant].standing.is_some() => standing.target,
             _ => self.rules.patience,
         };
         while let Some(oldest) = self.tenants[tenant].waiting.front() {
@@ -417,22 +459,35 @@ impl<W> ClassQueue<W> {
             }
             let number = oldest.number;
             verdicts.refused.extend(self.remove(now, tenant, number).map(|handle| (handle, Refused::Overloaded)));
+            if let Some(standing) = &mut self.tenants[tenant].standing {
+                *standing = now;
+            }
         }
     }
 
-    fn stands(&self, now: Instant, tenant: TenantIndex) -> bool {
-        let TenantQueue { waiting, standing_since, emptied, .. } = &self.tenants[tenant];
-        let Some((standing, since)) = self.rules.standing.zip(*standing_since) else { return false };
-        // Chance empties a queue now and then although more comes in than can be done.
-        let goes_on = !waiting.is_empty() || emptied.is_some_and(|emptied| now < emptied + standing.target);
-        goes_on && now.saturating_duration_since(since) > standing.after
+    /// Whether the tenant's queue stands, from now on.
+    fn judge(&mut self, now: Instant, tenant: TenantIndex) {
+        let Some(Standing { target, after }) = self.rules.standing else { return };
+        let queue = &mut self.tenants[tenant];
+        let waited =
+            |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let longest = waited(queue.waiting.front().map(|oldest| oldest.since));
+        if let Some(standing) = queue.standing {
+            // Chance empties a queue now and then although more comes in than can be done.
+            let is_idle = queue.waiting.is_empty() && waited(queue.emptied) >= target;
+            if is_idle || (longest <= target && now.saturating_duration_since(standing) > after) {
+                queue.standing = None;
+            }
+        } else if longest > target && waited(queue.busy_since) > after && waited(queue.peaked) <= target * 2 {
+            queue.standing = Some(now);
+        }
     }
 
     fn is_newest_first(&self, now: Instant, tenant: TenantIndex) -> bool {
         let Some(standing) = self.rules.standing else { return false };
-        let oldest = self.tenants[tenant].waiting.front();
-        let waited = oldest.map(|oldest| now.saturating_duration_since(oldest.since));
-        self.stands(now, tenant) || waited.is_some_and(|waited| waited > standing.target)
+        let queue = &self.tenants[tenant];
+        let waited = queue.waiting.front().map(|oldest| now.saturating_duration_since(oldest.since));
+        queue.standing.is_some() || waited.is_some_and(|waited| waited > standing.target)
     }
 
     fn has_room(&self, tenant: TenantIndex, bytes: usize) -> bool {
@@ -456,9 +511,6 @@ impl<W> ClassQueue<W> {
         if queue.waiting.is_empty() {
             self.backlogged.remove(&(queue.stamp, tenant));
             queue.emptied = Some(now);
-            if !self.stands(now, tenant) {
-                self.tenants[tenant].standing_since = None;
-            }
         }
     }
 
@@ -483,12 +535,24 @@ impl<W> ClassQueue<W> {
     }
 }
 
+impl<W> TenantQueue<W> {
+    /// From now on it is watched whether it stands.
+    fn watch(&mut self, now: Instant) {
+        self.busy_since = Some(now);
+        self.peak = self.waiting.len();
+        self.peaked = Some(now);
+    }
+}
+
 impl<W> Default for TenantQueue<W> {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
             bytes: 0,
-            standing_since: None,
+            busy_since: None,
+            peak: 0,
+            peaked: None,
+            standing: None,
             emptied: None,
             paid: 0,
             stamp: 0,

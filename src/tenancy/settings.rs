@@ -19,8 +19,8 @@ pub struct AdmissionSettings {
     pub max_waiting: usize,
     /// Bytes of the waiting requests of one tenant, in each class.
     pub max_waiting_bytes: usize,
-    /// The wait of online reads past which the newest is served first, and past which, if that
-    /// lasts, the oldest are refused.
+    /// The wait of online reads past which the newest is served first, and past which, if more and
+    /// more wait, the oldest are refused.
     pub target_wait: Duration,
 }
 
@@ -28,9 +28,13 @@ impl AdmissionSettings {
     const TRAINING_WAITING: usize = 16;
     /// How long writes and training sets wait at most, unless their caller's deadline is sooner.
     const PATIENCE: Duration = Duration::from_secs(10);
-    /// A queue of online reads stands that has not been empty for so many times its target, and
-    /// until then it is given as long: CoDel's 5 ms and 100 ms.
-    const STANDING: u32 = 20;
+    /// A queue of online reads that grows stands once it has not been empty for so many times its
+    /// target: long enough that chance doesn't pass for it, and short enough that few have come by then
+    /// who will be refused late.
+    const STANDING: u32 = 6;
+    /// One that doesn't grow is given so many times its target, to work off what came together while
+    /// the machine stood still: with a quarter of it free, that takes three times as long.
+    const WORKED_OFF: u32 = 50;
     /// Writes keep an eighth of their places beside online reads that wait, and training sets one.
     const INGEST_FLOOR: usize = 8;
     const PULSE: Duration = Duration::from_millis(1);
@@ -43,7 +47,7 @@ impl AdmissionSettings {
             floor: self.online_in_flight,
             max_waiting: self.max_waiting,
             max_waiting_bytes: self.max_waiting_bytes,
-            patience: self.target_wait * Self::STANDING,
+            patience: self.target_wait * Self::WORKED_OFF,
             standing: Some(Standing { target: self.target_wait, after: self.target_wait * Self::STANDING }),
         };
         let in_order = |places: usize, floor: usize, max_waiting: usize| ClassRules {

@@ -43,6 +43,8 @@ fn a_configuration_that_is_wrong_is_refused_naming_option_and_rule() {
         ("[landing]\ninterval = \"0s\"", &["landing.interval"]),
         ("[storage", &["server.toml"]),
         ("[landing]\ntail = \"900GiB\"", &["partitions.max_tail", "landing.tail"]),
+        ("[admission]\nmax_waiting_bytes = \"15MiB\"", &["admission.max_waiting_bytes", "server.grpc_max_message"]),
+        ("[ingest]\nmax_request = \"65MiB\"", &["admission.max_waiting_bytes", "ingest.max_request"]),
     ] {
         assert_told(&setup.clone().config(config).refusal(), told);
         assert!(!setup.data().exists(), "{config}: it has begun to write");

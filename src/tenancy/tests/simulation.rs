@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::admission::{Class, Rules};
-use super::simulator::{Load, Outcome, percentile, served, simulate, within};
+use super::simulator::{Load, Outcome, Stall, percentile, served, simulate, simulate_stalling, within};
 use super::{MILLI, rules};
 
 const SEEDS: std::ops::Range<u64> = 0..8;
@@ -36,6 +36,8 @@ fn at_half_as_much_again_as_can_be_done_nothing_is_lost_and_who_is_served_is_ser
         let refusals = || steady.iter().filter_map(|outcome| outcome.refused);
         assert!(refusals().count() > steady.len() / 4, "seed {seed}");
         assert!(percentile(refusals(), 0.999) < 7 * MILLI, "seed {seed}: {:?}", percentile(refusals(), 0.999));
+        let from_the_start = percentile(all.iter().filter_map(|outcome| outcome.refused), 0.99);
+        assert!(from_the_start < 8 * MILLI, "seed {seed}: {from_the_start:?}");
         assert!(all.iter().all(|outcome| outcome.served.is_some() != outcome.refused.is_some()));
     }
 }
@@ -45,6 +47,41 @@ fn below_what_can_be_done_nothing_is_refused() {
     for seed in SEEDS {
         let outcomes = simulate(&pulsing(), &[Load::online(0.85 * CAPACITY, WORK)], 5 * SECOND, seed);
         assert_eq!(served(&outcomes), outcomes.len(), "seed {seed}");
+    }
+}
+
+/// Every so often, and for how long.
+fn stalls(every: Duration, lasting: Duration, until: Duration) -> Vec<Stall> {
+    (1..).map(|number| every * number).take_while(|at| *at < until).map(|at| at..at + lasting).collect()
+}
+
+#[test]
+fn what_has_come_while_the_machine_stood_still_is_worked_off_and_not_refused() {
+    for (load, every, lasting) in
+        [(0.75, 500 * MILLI, 40 * MILLI), (0.75, 60 * MILLI, 10 * MILLI), (0.5, 50 * MILLI, 20 * MILLI)]
+    {
+        for seed in SEEDS {
+            let stalls = stalls(every, lasting, 5 * SECOND);
+            let loads = [Load::online(load * CAPACITY, WORK)];
+            let outcomes = simulate_stalling(&pulsing(), &loads, &stalls, 5 * SECOND, seed);
+            assert_eq!(served(&outcomes), outcomes.len(), "seed {seed}: {load} with {lasting:?} every {every:?}");
+        }
+    }
+}
+
+#[test]
+fn more_than_can_be_done_is_refused_soon_also_where_the_machine_stands_still_now_and_then() {
+    for seed in SEEDS {
+        let stalls = stalls(250 * MILLI, 20 * MILLI, 5 * SECOND);
+        let loads = [Load::online(1.5 * CAPACITY, WORK)];
+        let outcomes = simulate_stalling(&pulsing(), &loads, &stalls, 5 * SECOND, seed);
+        // 8 % of the time nothing runs.
+        let done = served(&outcomes) as f64 / (5.0 * CAPACITY);
+        assert!(done > 0.9, "seed {seed}: {done} of the best");
+        let refused = |share| percentile(outcomes.iter().filter_map(|outcome| outcome.refused), share);
+        assert!(refused(0.5) < 7 * MILLI, "seed {seed}: {:?}", refused(0.5));
+        // Whoever came at the beginning of a stall waited for its end too.
+        assert!(refused(0.99) < 30 * MILLI, "seed {seed}: {:?}", refused(0.99));
     }
 }
 

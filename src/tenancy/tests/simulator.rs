@@ -48,6 +48,9 @@ enum Event {
     Ends(usize),
 }
 
+/// When nothing runs, whatever arrives or would end.
+pub type Stall = std::ops::Range<Duration>;
+
 struct Simulation<'a> {
     loads: &'a [Load],
     queue: Queue<usize>,
@@ -56,38 +59,55 @@ struct Simulation<'a> {
     ordinal: u64,
     random: SplitMix,
     outcomes: Vec<Outcome>,
+    /// When each request began, if it has.
+    begins: Vec<Duration>,
 }
 
 /// Runs the loads, a tenant each, against a server for so long; deterministic by the seed.
 pub fn simulate(rules: &Rules, loads: &[Load], lasting: Duration, seed: u64) -> Vec<Outcome> {
+    simulate_stalling(rules, loads, &[], lasting, seed)
+}
+
+/// The same on a machine that stands still now and then.
+pub fn simulate_stalling(
+    rules: &Rules,
+    loads: &[Load],
+    stalls: &[Stall],
+    lasting: Duration,
+    seed: u64,
+) -> Vec<Outcome> {
     let mut queue = Queue::new(rules);
     for load in loads {
         queue.add_tenant(load.weight);
     }
     let events = BinaryHeap::new();
     let begun = Instant::now();
+    let random = SplitMix(seed);
     let mut simulation =
-        Simulation { loads, queue, begun, events, ordinal: 0, random: SplitMix(seed), outcomes: Vec::new() };
+        Simulation { loads, queue, begun, events, ordinal: 0, random, outcomes: Vec::new(), begins: Vec::new() };
     for tenant in 0..loads.len() {
         simulation.schedule_arrival(tenant, Duration::ZERO, lasting);
     }
-    while let Some(Reverse((at, _, event))) = simulation.events.pop() {
+    while let Some(Reverse((due, _, event))) = simulation.events.pop() {
+        let seen = stalls.iter().find(|stall| stall.contains(&due)).map_or(due, |stall| stall.end);
         match event {
             Event::Arrives(tenant) => {
-                simulation.arrive(tenant, at);
-                simulation.schedule_arrival(tenant, at, lasting);
+                simulation.arrive(tenant, due, seen);
+                simulation.schedule_arrival(tenant, due, lasting);
             }
-            Event::Ends(request) => simulation.end(request, at),
+            Event::Ends(request) => simulation.end(request, seen),
         }
     }
     simulation.outcomes
 }
 
 impl Simulation<'_> {
-    fn arrive(&mut self, tenant: TenantIndex, at: Duration) {
+    /// A request sent at one instant is seen at another.
+    fn arrive(&mut self, tenant: TenantIndex, sent: Duration, at: Duration) {
         let load = &self.loads[tenant];
         let request = self.outcomes.len();
-        self.outcomes.push(Outcome { tenant, at, served: None, refused: None });
+        self.outcomes.push(Outcome { tenant, at: sent, served: None, refused: None });
+        self.begins.push(at);
         let useful_until = load.deadline.map(|deadline| self.begun + at + deadline);
         let asked = Asked { cost: load.cost, bytes: 1_000, useful_until };
         let mut verdicts = Verdicts::default();
@@ -95,13 +115,14 @@ impl Simulation<'_> {
         self.tell(verdicts, at);
         match arrival {
             Arrival::Begins(start) => self.begin(request, start, at),
-            Arrival::Refused(_) => self.outcomes[request].refused = Some(Duration::ZERO),
+            Arrival::Refused(_) => self.outcomes[request].refused = Some(at - sent),
             Arrival::Waits(_) => {}
         }
     }
 
     fn begin(&mut self, request: usize, start: Start, at: Duration) {
         let work = self.loads[start.tenant].work;
+        self.begins[request] = at;
         self.schedule(at + work, Event::Ends(request));
         if start.pulse {
             let mut verdicts = Verdicts::default();
@@ -113,10 +134,10 @@ impl Simulation<'_> {
     fn end(&mut self, request: usize, at: Duration) {
         let outcome = &mut self.outcomes[request];
         outcome.served = Some(at - outcome.at);
-        let Load { class, work, .. } = self.loads[outcome.tenant];
+        let Load { class, .. } = self.loads[outcome.tenant];
         let mut verdicts = Verdicts::default();
-        let now = self.begun + at;
-        self.queue.leave(|| now, class, true, Some(now - work), &mut verdicts);
+        let (begun, now) = (self.begun + self.begins[request], self.begun + at);
+        self.queue.leave(|| now, class, true, Some(begun), &mut verdicts);
         self.tell(verdicts, at);
     }
 
