@@ -110,7 +110,7 @@ impl IngestService for IngestRpc {
 pub(super) fn write_demand(bytes: usize, useful_until: Option<Instant>) -> Demand {
     /// Of a small row.
     const UNIT: usize = 64;
-    Demand { keys: 0, cost: (bytes / UNIT) as u64 + 1, bytes, useful_until }
+    Demand { cost: (bytes / UNIT) as u64 + 1, bytes, useful_until }
 }
 
 /// By when the rows of a request that begins now must be readable, in a stream of this deadline.

@@ -88,12 +88,6 @@ impl BulkRead {
         self.rows
     }
 
-    /// How many keys some rows have, as a request has them.
-    pub fn keys(&self, rows: &Range<usize>) -> usize {
-        let of_column = |column: &ArrayRef| if column.len() == self.rows { rows.len() } else { column.len() };
-        self.entities.iter().map(|(_, column)| of_column(column)).sum()
-    }
-
     /// The request for some rows.
     pub fn request(&self, rows: Range<usize>, deadline: Option<Instant>) -> OnlineRequest {
         let of_rows = |(name, column): &(String, ArrayRef)| {

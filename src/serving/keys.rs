@@ -1,6 +1,7 @@
 //! The entity keys of a request: its columns checked and cast, each row's key encoded once for every
 //! lookup, and each distinct key of a view read once, whoever needs it.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
 
 use arrow_array::{Array, ArrayRef, UInt32Array};
@@ -121,6 +122,16 @@ impl RequestKeys {
             lookups.push(LookupKeys { rows });
         }
         Ok(Self { rows, columns, lookups, views })
+    }
+
+    /// How many distinct entity keys there are: views over the same entities have them in common.
+    pub fn distinct(&self, selection: &Selection) -> u64 {
+        let mut distinct = HashSet::new();
+        for (selected, keys) in selection.views.iter().zip(&self.views) {
+            let entities = selected.view.slot_seed;
+            distinct.extend(keys.keys.iter().map(|key| (entities, key.of(&keys.bytes))));
+        }
+        distinct.len() as u64
     }
 
     /// The keys of a test's answer: each lookup has a column of its own, which holds the indices.

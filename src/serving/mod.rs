@@ -189,6 +189,7 @@ impl Serving {
             selection.require_unique_names()?;
         }
         let keys = RequestKeys::read(&selection, &request.entities, &self.settings)?;
+        permit.charge_keys(|| keys.distinct(&selection))?;
         let deadline = request.deadline.unwrap_or(begun + self.settings.default_deadline);
         let budget = budget_of(permit, &request, &selection);
         let limits = Limits { deadline, budget_end: budget.and_then(|budget| begun.checked_add(budget)) };

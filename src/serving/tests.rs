@@ -10,10 +10,11 @@ use hydrant_storage::order::{CellStatus, Micros};
 use hydrant_storage::row::OwnedRow;
 
 use super::{OnlineAnswer, OnlineRequest, Pieces, PinnedHistory, Serving, ServingSettings};
+use crate::clock::{ManualTicker, Ticker};
 use crate::error::{Code, Error, Result};
 use crate::partition::{PartitionSettings, PartitionState};
 use crate::registry::catalog::View;
-use crate::tenancy::{Action, Permit};
+use crate::tenancy::{Action, AdmissionSettings, Identity, Limits, Permit, Quota, Tenancy, Usage};
 use crate::testing::{HOUR, SECOND, START, TestStore, Written, permit, soon};
 
 /// History as it is defined: of all rows written, the greatest that is visible.
@@ -153,6 +154,32 @@ async fn a_row_is_visible_once_its_acknowledgement_is_waited_for() {
         assert_eq!(cells(&answer, 0), [present(f64::from(temp)), (None, CellStatus::Null)]);
         assert!(answer.provenance.views[0].complete_through >= appended.ingest_time);
     }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn a_key_counts_once_for_the_quota_however_often_and_for_how_many_views_it_is_asked_for() {
+    let fixture = Fixture::start().await;
+    let ticker: Arc<dyn Ticker> = Arc::new(ManualTicker::default());
+    let limits = Limits::default().with(Quota::KeysPerSecond, 4);
+    let tenancy = Tenancy::with(limits, &AdmissionSettings::default(), ticker);
+    let permit = || tenancy.authorize(&Identity::loopback(), Action::ReadOnline).expect("it is granted");
+    // Three airports, as origins and destinations and for two columns each, and one station.
+    let request = OnlineRequest {
+        services: vec!["delay_model".to_owned()],
+        features: vec!["station_weather:temp".to_owned()],
+        entities: vec![
+            ("origin".to_owned(), strings(&[Some("EWR"), Some("EWR"), Some("JFK")])),
+            ("dest".to_owned(), strings(&[Some("JFK"), Some("LGA"), None])),
+            ("station".to_owned(), Arc::new(arrow_array::Int64Array::from(vec![7]))),
+        ],
+        ..OnlineRequest::default()
+    };
+    fixture.serving.get(&permit(), request).await.expect("four keys");
+    let used = tenancy.usage(permit().tenant());
+    assert_eq!(used, [Usage { quota: Quota::KeysPerSecond, used: 4, limit: 4 }]);
+    let refused = fixture.serving.get(&permit(), weather_of(&[Some("EWR")])).await.expect_err("a fifth");
+    assert_eq!((refused.code, refused.reason), (Code::ResourceExhausted, "QUOTA_EXCEEDED"));
     fixture.end().await;
 }
 

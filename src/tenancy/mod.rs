@@ -51,8 +51,6 @@ pub struct Tenancy {
 /// What a request will take.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demand {
-    /// Entity keys to look up.
-    pub keys: u64,
     /// Work, in any unit that all requests of its class share; tenants share by it.
     pub cost: u64,
     /// Bytes that the request holds while it waits.
@@ -144,18 +142,10 @@ impl Tenancy {
         if let Err(error) = account.take(Quota::RequestsPerSecond, 1, now) {
             return Err((Turned::Quota(error), account));
         }
-        if let Err(error) = account.take(Quota::KeysPerSecond, demand.keys, now) {
-            account.give_back(Quota::RequestsPerSecond, 1);
-            return Err((Turned::Quota(error), account));
-        }
         let asked = Asked { cost: demand.cost, bytes: demand.bytes, useful_until: demand.useful_until };
         let is_training = action == Action::ReadHistory;
-        let give_back = |account: &Account| {
-            account.give_back(Quota::RequestsPerSecond, 1);
-            account.give_back(Quota::KeysPerSecond, demand.keys);
-        };
         if let Err(error) = account.hold(is_training, now) {
-            give_back(&account);
+            account.give_back(Quota::RequestsPerSecond, 1);
             return Err((Turned::Quota(error), account));
         }
         // What is held is given back with it, also where the caller goes away meanwhile.
@@ -166,7 +156,7 @@ impl Tenancy {
                 Ok(Permit::new(identity, action, leave))
             }
             Err(refused) => {
-                give_back(&leave.account);
+                leave.account.give_back(Quota::RequestsPerSecond, 1);
                 Err((Turned::Away(refused), leave.account.clone()))
             }
         }
@@ -270,6 +260,20 @@ impl Permit {
         Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message)
             .with("permitted", self.action.as_str())
             .with("wanted", action.as_str()))
+    }
+
+    /// Charges the distinct entity keys that a read asks for to the tenant's quota, or refuses it
+    /// (RESOURCE_EXHAUSTED), and then it was no request. They are counted only where there is such a
+    /// quota.
+    pub fn charge_keys(&self, distinct_keys: impl FnOnce() -> u64) -> Result<()> {
+        let account = self.account();
+        if !account.is_limited(Quota::KeysPerSecond) {
+            return Ok(());
+        }
+        account.take(Quota::KeysPerSecond, distinct_keys(), account.now()).inspect_err(|_| {
+            account.give_back(Quota::RequestsPerSecond, 1);
+            account.counts().refuse(self.action.class().unwrap_or(Class::Online), Reason::Quota);
+        })
     }
 
     /// Charges rows to the tenant's quotas of ingest, or refuses them (RESOURCE_EXHAUSTED).

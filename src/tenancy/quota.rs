@@ -24,7 +24,8 @@ use crate::error::{Code, Error, QuotaUse, Result};
 pub enum Quota {
     /// Requests of all kinds.
     RequestsPerSecond,
-    /// Entity keys of online reads.
+    /// Distinct entity keys of online reads: one of a request counts once, whatever is asked for it and
+    /// however often it is named.
     KeysPerSecond,
     /// Requests of all kinds under way.
     ConcurrentRequests,
@@ -209,6 +210,13 @@ impl Account {
 
     pub(super) fn now(&self) -> Instant {
         self.ticker.now()
+    }
+
+    pub(super) fn is_limited(&self, quota: Quota) -> bool {
+        match self.meter(quota) {
+            Meter::Rate(bucket) => bucket.limit().is_some(),
+            Meter::Held { limit, .. } => limit.load(Ordering::Relaxed) != u64::MAX,
+        }
     }
 
     /// Takes from a rate; RESOURCE_EXHAUSTED where it is used up.

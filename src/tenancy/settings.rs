@@ -39,7 +39,8 @@ impl AdmissionSettings {
     const INGEST_FLOOR: usize = 8;
     const PULSE: Duration = Duration::from_millis(1);
 
-    pub(super) fn rules(&self) -> Rules {
+    /// As the queue takes them.
+    pub fn rules(&self) -> Rules {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let online = ClassRules {
             places: if self.online_places == 0 { cores() } else { self.online_places },

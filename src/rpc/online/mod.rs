@@ -61,11 +61,10 @@ impl OnlineRpc {
 
 /// What a request will take, from what can be told before it is taken apart.
 fn demand(request: &v1::GetOnlineFeaturesRequest, useful_until: Option<Instant>) -> Demand {
-    let lengths = request.entities.iter().map(|column| column_length(column) as u64);
-    let rows = lengths.clone().max().unwrap_or(0);
+    let rows = request.entities.iter().map(|column| column_length(column) as u64).max().unwrap_or(0);
     // Single features together cost about as much as a service.
     let services = request.services.len() as u64 + u64::from(!request.features.is_empty());
-    Demand { keys: lengths.sum(), cost: rows.saturating_mul(services), bytes: request.encoded_len(), useful_until }
+    Demand { cost: rows.saturating_mul(services), bytes: request.encoded_len(), useful_until }
 }
 
 fn decode_request(request: v1::GetOnlineFeaturesRequest, deadline: Option<Instant>) -> Result<OnlineRequest> {

@@ -63,7 +63,7 @@ impl OnlineRpc {
             let message = "as many streams of online reads as may be are open already ('serving.max_streams')";
             Error::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", message).retry_after(RETRY)
         })?;
-        let demand = Demand { keys: 0, cost: 1, bytes: message.len(), useful_until: deadline };
+        let demand = Demand { cost: 1, bytes: message.len(), useful_until: deadline };
         let permit = self.use_cases.admit(Action::ReadInBulk, demand).await?;
         let serving = self.use_cases.serving.clone();
         let begun = off_thread(move || {
@@ -82,9 +82,8 @@ impl Scoring {
         let Some(first) = self.next_row else { return Ok(None) };
         let rows = self.read.piece(first);
         let end = rows.end;
-        let keys = self.read.keys(&rows);
         // A piece is as a training set is: one of what is done offline.
-        let demand = Demand { keys: keys as u64, cost: 1, bytes: 0, useful_until: self.deadline };
+        let demand = Demand { cost: 1, bytes: 0, useful_until: self.deadline };
         let answered = async {
             let permit = self.use_cases.admit(Action::ReadInBulk, demand).await?;
             let request = self.read.request(rows, self.deadline);

@@ -26,7 +26,7 @@ impl Scene {
     }
 
     async fn read(&self, tenant: usize, useful_until: Option<Instant>) -> Result<Permit, Turned> {
-        let demand = Demand { keys: 1, cost: 1, bytes: 1, useful_until };
+        let demand = Demand { cost: 1, bytes: 1, useful_until };
         let account = self.accounts[tenant].clone();
         let identity = Identity::loopback();
         let admitted = self.tenancy.admit_to(account, &identity, Action::ReadOnline, Class::Online, demand);

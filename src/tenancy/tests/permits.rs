@@ -15,8 +15,9 @@ fn tenancy(limits: Limits) -> (Tenancy, Arc<ManualTicker>) {
 }
 
 async fn read(tenancy: &Tenancy, keys: u64) -> crate::error::Result<Permit> {
-    let demand = Demand { keys, cost: keys, bytes: 100, useful_until: None };
-    tenancy.admit(&Identity::loopback(), Action::ReadOnline, demand).await
+    let demand = Demand { cost: keys, bytes: 100, useful_until: None };
+    let permit = tenancy.admit(&Identity::loopback(), Action::ReadOnline, demand).await?;
+    permit.charge_keys(|| keys).map(|()| permit)
 }
 
 #[test]
@@ -68,14 +69,14 @@ async fn rates_hold_by_requests_and_by_keys_and_flow_back_with_time() {
     assert_eq!(used, [of(Quota::RequestsPerSecond, 10, 10), of(Quota::KeysPerSecond, 959, 1_000)]);
     let accounts = tenancy.accounts();
     let counts = accounts[0].counts();
-    assert_eq!((counts.admitted(Class::Online), counts.refused(Class::Online, Reason::Quota)), (11, 2));
+    assert_eq!((counts.admitted(Class::Online), counts.refused(Class::Online, Reason::Quota)), (12, 2));
 }
 
 #[tokio::test]
 async fn a_deadline_that_has_passed_is_told_before_any_quota_and_charged_to_none() {
     let (tenancy, ticker) = tenancy(Limits::default().with(Quota::RequestsPerSecond, 1));
     let useful_until = Some(ticker.now() + Duration::from_millis(5));
-    let demand = Demand { keys: 1, cost: 1, bytes: 1, useful_until };
+    let demand = Demand { cost: 1, bytes: 1, useful_until };
     ticker.advance(Duration::from_millis(5));
     for _ in 0..3 {
         let refused = tenancy.admit(&Identity::loopback(), Action::ReadOnline, demand).await.expect_err("too late");
