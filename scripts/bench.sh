@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(online overload ingest historical)
+all=(online admission ingest historical)
 out=target/benchmarks
 mkdir -p "$out"
 
@@ -41,7 +41,7 @@ write_page() {
 trap write_page EXIT
 
 # On two cores, with what each does by default; online reckons for its own options too.
-declare -A minutes=([online]=30 [overload]=2 [ingest]=2 [historical]=6)
+declare -A minutes=([online]=30 [admission]=2 [ingest]=2 [historical]=6)
 if [ ${#options[@]} -eq 0 ]; then
   total=0
   for benchmark in "${benchmarks[@]}"; do total=$((total + ${minutes[$benchmark]:-0})); done

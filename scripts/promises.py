@@ -83,7 +83,7 @@ def services():
 
 def others():
     what = "p99 beside a neighbour at 10 times its share / beside one within it"
-    yield Promise("overload", None, "two tenants", what, "at most 1.5")
+    yield Promise("admission", None, "two tenants at the queue, in process", what, "at most 1.5")
     what = "rows/s / those of a synced RocksDB WriteBatch"
     yield Promise("ingest", None, "batches of 100 rows", what, "at least 0.5")
 

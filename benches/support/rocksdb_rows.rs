@@ -85,7 +85,8 @@ impl RocksRows {
         Ok(self.db.write_opt(batch, &options)?)
     }
 
-    fn read(&self, workload: &Workload, keys: &RequestKeys) -> Result<()> {
+    /// Reads the keys of one request, all at once.
+    pub fn read(&self, workload: &Workload, keys: &RequestKeys) -> Result<()> {
         let views = workload.views.iter().zip(keys);
         let mut names: Vec<Vec<u8>> = views.flat_map(|(view, keys)| keys.iter().map(|key| name(view, *key))).collect();
         names.sort_unstable();
