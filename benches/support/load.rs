@@ -117,17 +117,6 @@ pub async fn seek_highest_rate<T: Target>(target: &T, reached: f64, trial: Durat
     Ok(Sought { rate, outcome, kept_up, trials: search.trials(), repeated: search.repeated() })
 }
 
-/// The same, where it doesn't matter how it was found.
-pub async fn highest_rate<T: Target>(
-    target: &T,
-    reached: f64,
-    trial: Duration,
-    server: u32,
-) -> Result<(f64, Outcome, bool)> {
-    let sought = seek_highest_rate(target, reached, trial, server).await?;
-    Ok((sought.rate, sought.outcome, sought.kept_up))
-}
-
 async fn measured(timer: &Monotonic, server: u32, load: impl Future<Output = Record>) -> Result<Outcome> {
     let own = std::process::id();
     let (server_before, client_before) = (cpu_micros(server)?, cpu_micros(own)?);
