@@ -14,6 +14,7 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use super::cells::{AnswerCells, CellValue, ColumnCells, status_of};
 use super::keys::RequestKeys;
+use super::numbers::to_numbers;
 use super::read::{Found, RowsRead};
 use super::{OnlineRequest, Provenance};
 use crate::error::{Code, Error, Result};
@@ -159,6 +160,15 @@ impl OnlineAnswer {
     }
 }
 
+impl AnswerColumn {
+    fn new(cells: ColumnCells<'_>, values: ArrayRef, mut statuses: Vec<CellStatus>) -> Self {
+        if statuses.windows(2).all(|pair| pair[0] == pair[1]) {
+            statuses.truncate(1);
+        }
+        Self { name: cells.column.name.clone(), data_type: cells.data_type(), values, statuses }
+    }
+}
+
 /// A column as an Arrow array; `None` once its values have more than `most` bytes.
 pub fn to_column(cells: ColumnCells<'_>, most: usize) -> Result<Option<AnswerColumn>> {
     let column = cells.column;
@@ -167,6 +177,9 @@ pub fn to_column(cells: ColumnCells<'_>, most: usize) -> Result<Option<AnswerCol
     let mut bytes = cells.len().saturating_mul(fixed_bytes(column.data_type));
     if bytes > most {
         return Ok(None);
+    }
+    if let Some((values, statuses)) = to_numbers(cells) {
+        return Ok(Some(AnswerColumn::new(cells, values, statuses)));
     }
     let mut values = ColumnBuilder::new(column.data_type, cells.len());
     let mut statuses = Vec::with_capacity(cells.len());
@@ -188,11 +201,7 @@ pub fn to_column(cells: ColumnCells<'_>, most: usize) -> Result<Option<AnswerCol
         }
         statuses.push(status);
     }
-    if statuses.windows(2).all(|pair| pair[0] == pair[1]) {
-        statuses.truncate(1);
-    }
-    let name = column.name.clone();
-    Ok(Some(AnswerColumn { name, data_type: column.data_type, values: values.finish(), statuses }))
+    Ok(Some(AnswerColumn::new(cells, values.finish(), statuses)))
 }
 
 /// What a cell takes in its column whatever its value, at least.

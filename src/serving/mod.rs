@@ -8,6 +8,7 @@ mod cells;
 mod keys;
 mod metrics;
 mod misses;
+mod numbers;
 mod past;
 mod pinned;
 mod read;

@@ -24,7 +24,7 @@ use crate::serving::{OnlineAnswer, to_column};
 pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, first_row: u64, limit: MessageLimit) -> Result<Bytes> {
     let too_large = || message_too_large(limit, "the answer is larger");
     let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
-    let mut table = Table { rows: answer.rows(), columns: Vec::new(), room: most };
+    let mut table = Table { rows: answer.rows(), columns: Vec::new(), bytes: 0, most, first: None };
     for keys in answer.key_columns() {
         table.push(keys.clone())?.ok_or_else(too_large)?;
     }
@@ -32,7 +32,7 @@ pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, first_row: u64, limi
     // Columns of one lookup mostly stand together.
     let mut times: Option<(usize, Vec<Option<Micros>>)> = None;
     for cells in cells.columns() {
-        let column = to_column(cells, table.room)?.ok_or_else(too_large)?;
+        let column = to_column(cells, most - table.bytes)?.ok_or_else(too_large)?;
         let length = column.values.len();
         table.push(column.values)?.ok_or_else(too_large)?;
         if beside.status {
@@ -73,31 +73,38 @@ fn services_of(answer: &OnlineAnswer, beside: Beside) -> Vec<v1::ServiceColumns>
 struct Table {
     rows: usize,
     columns: Vec<ArrayRef>,
-    /// How many bytes they may still take.
-    room: usize,
+    /// What they take, and may take.
+    bytes: usize,
+    most: usize,
+    /// For each row the first.
+    first: Option<UInt32Array>,
 }
 
 impl Table {
     /// A column of as many values as there are rows, or of one that stands for all; `None` where it
     /// has no room.
     fn push(&mut self, column: ArrayRef) -> Result<Option<()>> {
-        let repeats = if column.len() == self.rows { 1 } else { self.rows };
-        let bytes = slice_bytes(&column).saturating_mul(repeats);
-        let Some(room) = self.room.checked_sub(bytes) else { return Ok(None) };
-        self.room = room;
-        self.columns.push(match column.len() == self.rows {
+        let is_whole = column.len() == self.rows;
+        let repeats = if is_whole { 1 } else { self.rows };
+        let bytes = bytes_of(&column).saturating_mul(repeats).saturating_add(self.bytes);
+        if bytes > self.most {
+            return Ok(None);
+        }
+        self.bytes = bytes;
+        let first = || UInt32Array::from(vec![0; self.rows]);
+        let column = match is_whole {
             true => column,
-            false => take(&column, &UInt32Array::from(vec![0; self.rows]), None).map_err(unwritten)?,
-        });
+            false => take(&column, self.first.get_or_insert_with(first), None).map_err(unwritten)?,
+        };
+        self.columns.push(column);
         Ok(Some(()))
     }
 
     fn into_stream(self, schema: Schema) -> Result<Vec<u8>> {
         let written = || {
             let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
-            let bytes: usize = self.columns.iter().map(|column| slice_bytes(column)).sum();
             // Beside the values each column has its name and type, and its buffers are padded.
-            let mut stream = Vec::with_capacity(1_024 + bytes + 384 * self.columns.len());
+            let mut stream = Vec::with_capacity(1_024 + self.bytes + 384 * self.columns.len());
             let batch = RecordBatch::try_new_with_options(Arc::new(schema), self.columns, &options)?;
             let mut writer = StreamWriter::try_new(&mut stream, &batch.schema())?;
             writer.write(&batch)?;
@@ -106,6 +113,14 @@ impl Table {
             Ok(stream)
         };
         written().map_err(unwritten)
+    }
+}
+
+/// What a column takes, about.
+fn bytes_of(column: &ArrayRef) -> usize {
+    match column.data_type().primitive_width() {
+        Some(width) => width * column.len(),
+        None => slice_bytes(column),
     }
 }
 
