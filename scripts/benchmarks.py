@@ -178,14 +178,19 @@ def three_lines(benchmarks):
     duckdb, polars = (next((system for system in systems if system.startswith(name)), name) for name in ("duckdb", "polars"))
     spine, history = sizes(benchmarks)
     hydrant, seconds, memory = "hydrant over Flight", "seconds", "peak memory MiB"
+    head = benchmarks["online"].runs[-1][0] if "online" in benchmarks else {}
+    keys = head.get("settings", {}).get("keys of each view")
+    among = f", among {keys:,} keys" if keys else ""
+    heads = (benchmark.runs[-1][0]["machine"] for benchmark in benchmarks.values())
+    cores = sorted({machine["cores"] for machine in heads})
     return [
-        "| | Hydrant | beside it |",
+        f"| on {' or '.join(map(str, cores))} cores of one machine | Hydrant | beside it |",
         "|---|---|---|",
-        "| an ad request: 100 candidates, a member, a context, 50 features from 3 views; CPU of server and client, rows "
-        f"in the row cache | {closed('ads', 'hydrant, rows in the row cache', 'both CPU µs')} "
+        f"| an ad request: 100 candidates, a member, a context, 50 features from 3 views{among}; CPU of server and "
+        f"client, rows in the row cache | {closed('ads', 'hydrant, rows in the row cache', 'both CPU µs')} "
         f"| Redis HMGET {closed('ads', 'Redis HMGET pipelined', 'both CPU µs')}, "
         f"Redis with rows packed by hand {closed('ads', 'Redis MGET packed', 'both CPU µs')} |",
-        "| 10 features of one key; CPU of the server, rows in the row cache "
+        f"| 10 features of one key{among}; CPU of the server, rows in the row cache "
         f"| {closed('point', 'hydrant, rows in the row cache', 'server CPU µs')} "
         f"| a bare gRPC server that answers the same bytes {closed('point', 'bare tonic', 'server CPU µs')} |",
         f"| a training set: {spine} rows against {history} of history, over the network protocol "

@@ -1,7 +1,7 @@
 //! Highest rates that are kept up, and latencies at shares of them, from the intended start: Hydrant
 //! with its row cache, and for `point` the bare server.
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::costs::Bare;
@@ -86,17 +86,17 @@ async fn of_server(
     }
     let mut half_p99 = f64::NAN;
     for (share, mut of_share) in SHARES.into_iter().zip(runs) {
-        of_share.sort_by(|(one, _), (other, _)| p99(one).total_cmp(&p99(other)));
+        let of_all = |outcome: &Outcome| outcome.percentile_of_all_micros(99.0);
+        of_share.sort_by(|(one, _), (other, _)| of_all(one).total_cmp(&of_all(other)));
         let (median, stalls) = &of_share[of_share.len() / 2];
         if share == 0.5 {
-            half_p99 = p99(median);
+            half_p99 = of_all(median);
         }
         let name = format!("{:.0} %", share * 100.0);
         let mut row = Value::Object(rows::open(&keys, system, &name, rate * share, median));
-        let least_and_most =
-            of_share.first().zip(of_share.last()).map(|((least, _), (most, _))| (p99(least), p99(most)));
-        let (least, most) = least_and_most.context("a rate is measured")?;
-        row["errors"] = json!(of_share.iter().map(|(outcome, _)| outcome.errors).sum::<u64>());
+        let p99s = of_share.iter().map(|(outcome, _)| p99(outcome));
+        let (least, most) = (p99s.clone().fold(f64::INFINITY, f64::min), p99s.fold(0.0, f64::max));
+        row["errors of all runs"] = json!(of_share.iter().map(|(outcome, _)| outcome.errors).sum::<u64>());
         row["runs"] = json!(of_share.len());
         row["least p99 µs"] = figure(least);
         row["greatest p99 µs"] = figure(most);

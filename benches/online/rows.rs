@@ -41,8 +41,8 @@ pub fn open(keys: &str, system: &str, share: &str, rate: f64, outcome: &Outcome)
 pub fn highest(keys: &str, system: &str, sought: &Sought) -> Map<String, Value> {
     let share = if sought.kept_up { "highest" } else { "not kept up" };
     let mut figures = open(keys, system, share, sought.rate, &sought.outcome);
-    figures.insert("runs".to_owned(), json!(sought.trials));
-    figures.insert("of them again".to_owned(), json!(sought.repeated));
+    figures.insert("rates tried".to_owned(), json!(sought.trials));
+    figures.insert("tried again".to_owned(), json!(sought.repeated));
     figures
 }
 

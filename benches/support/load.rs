@@ -61,6 +61,13 @@ impl Outcome {
         self.latency.value_at_percentile(percentile) as f64 / 1_000.0
     }
 
+    /// Of all requests, those counted that were refused or failed: as if their answers never came.
+    pub fn percentile_of_all_micros(&self, percentile: f64) -> f64 {
+        let rank = (self.answered() + self.errors) as f64 * percentile / 100.0;
+        let of_answered = rank / self.answered().max(1) as f64 * 100.0;
+        if of_answered > 100.0 { f64::INFINITY } else { self.percentile_micros(of_answered) }
+    }
+
     pub fn server_cpu_per_request(&self) -> f64 {
         self.server_cpu_micros as f64 / self.answered().max(1) as f64
     }

@@ -131,7 +131,7 @@ impl Placed {
 
     /// Between a definition and others.
     fn between(located: &Located, path: &str, message: &str) -> Self {
-        let at = if path.is_empty() { String::new() } else { format!(" {path}") };
+        let at = if path.is_empty() { String::new() } else { format!(" {}", located.as_written(path)) };
         let message = format!("{}{at}: {message}", subject(&located.definition));
         Self { file: Arc::clone(&located.file), place: located.place_of(path), message }
     }
@@ -324,6 +324,19 @@ mod tests {
         assert!(located.violations[0].path.ends_with("a.yaml:5:35"), "{:?}", located.violations[0]);
         assert_eq!(located.violations[0].message, "Entity/airport spec.joinKeys[0].type: is bad");
         assert_eq!(located.violations[1], problem(""));
+    }
+
+    #[test]
+    fn a_servers_problem_is_shown_under_its_path_in_the_file_where_something_before_it_is_unreadable() {
+        let two = ENTITY
+            .replace("[{name: origin, type: string}]", "[{name: origin, type: text}, {name: dest, type: float64}]");
+        let folder = folder(&[("a.yaml", &two)]);
+        let files = DefinitionFiles::read(&[folder.path().to_owned()], Format::Table).expect("there are some");
+        let path = "definitions[0].spec.joinKeys[0].type".to_owned();
+        let violations = vec![Violation { path, message: "a join key can't be float64".to_owned() }];
+        let shown = files.failure(Some(Failure::new("INVALID_DEFINITION", "refused").violations(violations)));
+        assert_eq!(shown.violations.len(), 2, "{shown:?}");
+        assert!(shown.violations[1].message.contains("spec.joinKeys[1].type"), "{shown:?}");
     }
 
     #[test]

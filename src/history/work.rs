@@ -72,6 +72,7 @@ pub fn in_parallel<W: Send, T: Send>(
     let (work, failed) = (Mutex::new(work), Mutex::new(None));
     let take = || work.lock().expect("nobody panics while taking").pop();
     let until_done = || {
+        let _stop = StopOnPanic(stop);
         let mut done = Vec::new();
         while let Some(piece) = take() {
             match stop.check().and_then(|()| each(piece)) {
@@ -86,7 +87,9 @@ pub fn in_parallel<W: Send, T: Send>(
         done
     };
     let done = std::thread::scope(|scope| {
-        let helpers: Vec<_> = (0..helpers).map(|_| scope.spawn(until_done)).collect();
+        let begin = || std::thread::Builder::new().name("join".to_owned()).spawn_scoped(scope, until_done);
+        // Where no more threads can be had, those that there are do all of it.
+        let helpers: Vec<_> = (0..helpers).map_while(|_| begin().ok()).collect();
         let mut done = until_done();
         for helper in helpers {
             match helper.join() {
@@ -99,6 +102,17 @@ pub fn in_parallel<W: Send, T: Send>(
     match failed.into_inner().expect("nobody panics while telling") {
         None => Ok(done),
         Some(error) => Err(error),
+    }
+}
+
+/// Work that panics stops the others too.
+struct StopOnPanic<'a>(&'a Stop);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set();
+        }
     }
 }
 
@@ -138,6 +152,21 @@ mod tests {
             assert_eq!(done, (0..40).step_by(2).collect::<Vec<_>>());
             assert!(!stop.is_set());
         }
+    }
+
+    #[test]
+    fn a_panic_stops_the_others_and_goes_on() {
+        let stop = Stop::default();
+        let each = |piece: u32| match piece {
+            3 => panic!("a defect"),
+            _ => loop {
+                stop.check()?;
+                std::thread::yield_now();
+            },
+        };
+        let work = || in_parallel::<_, ()>(vec![1, 2, 3], 3, each, &stop);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).expect_err("the panic comes through");
+        assert!(stop.is_set());
     }
 
     #[test]

@@ -10,8 +10,24 @@ use super::reader::Problem;
 /// A document without what can't be read.
 pub(super) struct Remainder {
     pub document: Node,
-    /// Lists and mappings that something was taken out of: what they lack says nothing.
-    pub gaps: Vec<String>,
+    pub gaps: Vec<Gap>,
+}
+
+/// A list or mapping that something was taken out of: what it lacks says nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Gap {
+    pub path: String,
+    /// Of a list, where the elements that are left stood.
+    stood: Vec<usize>,
+}
+
+impl Gap {
+    /// A path of the remainder as it is in the document, if it leads into this list.
+    pub fn as_written(&self, path: &str) -> Option<String> {
+        let (index, rest) = path.strip_prefix(&self.path)?.strip_prefix('[')?.split_once(']')?;
+        let stood = self.stood.get(index.parse::<usize>().ok()?)?;
+        Some(format!("{}[{stood}]{rest}", self.path))
+    }
 }
 
 impl Remainder {
@@ -33,16 +49,17 @@ pub(super) fn kind_and_name(document: &Node) -> (Option<Kind>, Option<Name>) {
     (kind, name.and_then(|text| text.parse().ok()))
 }
 
-fn without(node: &Node, path: &str, problems: &[&str], gaps: &mut Vec<String>) -> Node {
+fn without(node: &Node, path: &str, problems: &[&str], gaps: &mut Vec<Gap>) -> Node {
     let content = match &node.content {
         Content::Sequence(elements) => {
             let is_good = |(index, element): &(usize, &Node)| {
                 let path = format!("{path}[{index}]");
                 !problems.iter().any(|problem| is_at_or_under(problem, &path)) && !has_unreadable(element)
             };
-            let good: Vec<Node> = elements.iter().enumerate().filter(is_good).map(|(_, node)| node.clone()).collect();
+            let (stood, good): (Vec<usize>, Vec<Node>) =
+                elements.iter().enumerate().filter(is_good).map(|(index, node)| (index, node.clone())).unzip();
             if good.len() < elements.len() {
-                gaps.push(path.to_owned());
+                gaps.push(Gap { path: path.to_owned(), stood });
             }
             Content::Sequence(good)
         }
@@ -56,7 +73,7 @@ fn without(node: &Node, path: &str, problems: &[&str], gaps: &mut Vec<String>) -
                 }
             }
             if good.len() < entries.len() {
-                gaps.push(path.to_owned());
+                gaps.push(Gap { path: path.to_owned(), stood: Vec::new() });
             }
             Content::Mapping(good)
         }

@@ -11,7 +11,7 @@ use saphyr_parser::{Event, Marker, Parser, Span, Tag};
 use super::definition::Definition;
 use super::documents;
 use super::node::{Content, Key, Node, Place};
-use super::partial::{Remainder, kind_and_name};
+use super::partial::{Gap, Remainder, kind_and_name};
 use super::world::Unread;
 
 /// The largest file.
@@ -45,8 +45,7 @@ pub struct Located {
     /// The line on which the document's content begins.
     pub line: usize,
     places: BTreeMap<String, Place>,
-    /// Lists and mappings of which something couldn't be read.
-    gaps: Vec<String>,
+    gaps: Vec<Gap>,
 }
 
 /// One wrong place in a file.
@@ -110,7 +109,7 @@ impl BadFile {
 }
 
 impl Located {
-    fn new(definition: Definition, file: &Arc<str>, document: &Node, gaps: Vec<String>) -> Self {
+    fn new(definition: Definition, file: &Arc<str>, document: &Node, gaps: Vec<Gap>) -> Self {
         let mut places = BTreeMap::new();
         collect_places(document, String::new(), &mut places);
         Self { definition, file: Arc::clone(file), line: document.place.line, places, gaps }
@@ -119,7 +118,12 @@ impl Located {
     /// Whether what stands at a path is only a part of what was written there: what it lacks may be
     /// what couldn't be read.
     pub fn has_gap_at(&self, path: &str) -> bool {
-        self.gaps.iter().any(|gap| gap == path)
+        self.gaps.iter().any(|gap| gap.path == path)
+    }
+
+    /// A path as it is in the file, where elements before it couldn't be read.
+    pub fn as_written(&self, path: &str) -> String {
+        self.gaps.iter().find_map(|gap| gap.as_written(path)).unwrap_or_else(|| path.to_owned())
     }
 
     /// Where a path such as `spec.features[2].type` stands; for what isn't written, where the

@@ -192,9 +192,10 @@ fn latest_options(options: &PartitionOptions, shared: &SharedResources) -> Resul
     family.set_block_based_table_factory(&blocks);
     family.set_memtable_whole_key_filtering(true);
     family.set_memtable_prefix_bloom_ratio(0.02);
-    // What is flushed or compacted was in memory, and stays there: reads would meet it on the disk anew
-    // after each compaction. Compacted blocks come in as the first to go again, so that those that are
-    // read stay before them. The bindings have no setter for it.
+    // What is flushed or compacted is put into the cache: reads would meet it on the disk anew after
+    // each compaction. Compacted blocks come in with the least priority, so they are the first to go;
+    // where the data is many times the cache, they pass through it for nothing. The bindings have no
+    // setter for it.
     family
         .get_options_from_string("block_based_table_factory={prepopulate_block_cache=kFlushAndCompaction}")
         .map_err(StoreError::of_rocksdb("setting options"))
