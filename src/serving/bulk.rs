@@ -8,13 +8,17 @@ use std::time::Instant;
 use arrow_array::{Array as _, ArrayRef};
 
 use super::keys::{cast_columns, check_bounds, row_count};
-use super::{OnlineRequest, Serving, refuse_offline_views};
+use super::{OnlineRequest, Serving};
 use crate::error::{Code, Error, Result};
 use crate::registry::selection::Selection;
 use crate::tenancy::{Action, Permit};
 
 /// Rows of a piece, if the bounds of a request allow so many.
 const PIECE_ROWS: usize = 1_000;
+
+/// Rows of a piece, whatever the bounds of a request are: names of keys are made, and cells checked,
+/// over a whole piece without giving way to what else is on the thread.
+const MAX_PIECE_ROWS: usize = 10_000;
 
 /// How a request of many keys is cut, and as of when it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +47,15 @@ impl Serving {
     /// for a thread that others wait for.
     pub fn begin_bulk(&self, permit: &Permit, request: OnlineRequest, pieces: Pieces) -> Result<BulkRead> {
         permit.require(Action::ReadInBulk)?;
-        let snapshot = self.snapshots.load();
-        let tenant = snapshot.tenant(permit.tenant())?;
-        let selection = snapshot.selection(tenant, &request.services, &request.features)?;
-        refuse_offline_views(&selection)?;
-        if request.as_table {
-            selection.require_unique_names()?;
-        }
+        let selection = self.select(permit, &request)?;
         if pieces.unpinned && request.at.is_some() {
             let message = "'at' and 'unpinned' contradict each other: one instant for all answers, or one for each";
             return Err(Error::invalid("BAD_STREAM", message).hint("leave one of them out"));
+        }
+        if let Some(asked) = pieces.rows.filter(|rows| *rows > MAX_PIECE_ROWS) {
+            let message = format!("'batch_size' is {asked} rows; an answer of a stream has {MAX_PIECE_ROWS} at most");
+            let refused = Error::invalid("BAD_STREAM", message).with("limit", MAX_PIECE_ROWS);
+            return Err(refused.hint("ask for fewer rows in one answer (--batch-size)"));
         }
         let rows = row_count(&request.entities)?;
         let columns = selection.columns.len();

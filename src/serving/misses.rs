@@ -116,8 +116,8 @@ impl Serving {
         }
     }
 
-    /// The same for a read in bulk: on one thread at a time, so that the others are there for inference;
-    /// nobody waits for its rows, and none stays in memory.
+    /// The same for a read in bulk: on one thread, of all such reads together, so that the others are
+    /// there for inference; nobody waits for its rows, and none stays in memory.
     pub(super) async fn read_missing_in_passing(
         &self,
         missing: Vec<Missing>,
@@ -171,13 +171,18 @@ impl Serving {
     async fn read_from_disk(&self, missing: Missing, flight: Option<Flight>) -> Result<Vec<(Place, Found)>> {
         let partition = missing.partition;
         let ended = || Error::internal(format!("a read of partition {partition} ended early"));
+        // The turn goes with the thread: it is not over where the reader has given up.
+        let turn = match &flight {
+            Some(_) => None,
+            None => Some(self.bulk_disk.clone().acquire_owned().await.map_err(|_| ended())?),
+        };
         let thread = self.blocking.clone().acquire_owned().await.map_err(|_| ended())?;
         let reading = tokio::task::spawn_blocking(move || {
             let looked_up = match &flight {
                 Some(_) => missing.look_up(ReadMode::MayBlock),
                 None => missing.look_up_in_passing(),
             };
-            drop((flight, thread));
+            drop((flight, thread, turn));
             (missing.keys, looked_up)
         });
         let (keys, looked_up) = reading.await.map_err(|_| ended())?;

@@ -128,7 +128,9 @@ pub struct Serving {
     history: Arc<dyn PinnedHistory>,
     settings: ServingSettings,
     blocking: Arc<Semaphore>,
-    /// The one read in bulk that may ask history.
+    /// The one piece of a read in bulk, of all streams, that may wait for a disk...
+    bulk_disk: Arc<Semaphore>,
+    /// ...and the one that may ask history.
     bulk_history: Arc<Semaphore>,
     flights: Flights,
     metrics: Arc<ServingMetrics>,
@@ -150,6 +152,7 @@ impl Serving {
             history,
             settings,
             blocking,
+            bulk_disk: Arc::new(Semaphore::new(1)),
             bulk_history: Arc::new(Semaphore::new(1)),
             flights: Flights::default(),
             metrics: Arc::default(),
@@ -182,13 +185,7 @@ impl Serving {
             permit.require(Action::ReadOnline)?;
         }
         let begun = request.arrived.unwrap_or_else(Instant::now);
-        let snapshot = self.snapshots.load();
-        let tenant = snapshot.tenant(permit.tenant())?;
-        let selection = snapshot.selection(tenant, &request.services, &request.features)?;
-        refuse_offline_views(&selection)?;
-        if request.as_table {
-            selection.require_unique_names()?;
-        }
+        let selection = self.select(permit, &request)?;
         let keys = RequestKeys::read(&selection, &request.entities, &self.settings)?;
         permit.charge_keys(|| keys.distinct(&selection))?;
         let deadline = request.deadline.unwrap_or(begun + self.settings.default_deadline);
@@ -196,6 +193,18 @@ impl Serving {
         let limits = Limits { deadline, budget_end: budget.and_then(|budget| begun.checked_add(budget)) };
         let read = self.read(permit, &request, &selection, &keys, limits).await?;
         OnlineAnswer::new(selection, keys, read, &request)
+    }
+
+    /// What a request asks for, if it can be read online and answered in its form.
+    fn select(&self, permit: &Permit, request: &OnlineRequest) -> Result<Arc<Selection>> {
+        let snapshot = self.snapshots.load();
+        let tenant = snapshot.tenant(permit.tenant())?;
+        let selection = snapshot.selection(tenant, &request.services, &request.features)?;
+        refuse_offline_views(&selection)?;
+        if request.as_table {
+            selection.require_unique_names()?;
+        }
+        Ok(selection)
     }
 }
 

@@ -453,6 +453,8 @@ async fn a_read_in_bulk_is_checked_as_a_whole_before_any_row_is_read() {
     assert_eq!(begin(many(), pieces(Some(7))).expect("fewer"), 0..7);
     assert_eq!(begin(weather_of(&[]), pieces(None)).expect("one piece without rows"), 0..0);
     assert_eq!(begin(many(), pieces(Some(101))).expect_err("too many").reason, "REQUEST_TOO_LARGE");
+    let refused = begin(many(), pieces(Some(10_001))).expect_err("more than any piece may have");
+    assert_eq!((refused.reason, refused.hint.is_some()), ("BAD_STREAM", true));
     let contradiction = OnlineRequest { at: Some(START), ..many() };
     let refused = begin(contradiction, Pieces { rows: None, unpinned: true }).expect_err("a contradiction");
     assert_eq!(refused.reason, "BAD_STREAM");
@@ -492,6 +494,21 @@ async fn a_read_in_bulk_finds_what_is_not_in_memory_and_leaves_it_there() {
         }
         assert_eq!(fixture.serving.metrics().keys_not_cached.get(), 100 * round, "nothing was kept");
     }
+    fixture.end().await;
+}
+
+#[tokio::test]
+async fn reads_in_bulk_wait_for_a_disk_one_at_a_time_and_leave_threads_to_others() {
+    let fixture = Fixture::start().await;
+    fixture.store.write_applied(&[("EWR", START, None, Some(1.0))]).await;
+    let fixture = Fixture::of(fixture.store.restart().await);
+    let another = fixture.serving.bulk_disk.clone().acquire_owned().await.expect("no other read");
+    let in_bulk = permit(Action::ReadInBulk);
+    let request = OnlineRequest { latency_budget: Some(Duration::from_millis(20)), ..weather_of(&[Some("EWR")]) };
+    let late = fixture.serving.get(&in_bulk, request).await.expect("an answer");
+    assert_eq!(cells(&late, 0)[0].1, CellStatus::NotReady);
+    assert_eq!(fixture.weather("EWR", None).await[0], present(1.0), "inference has the other threads");
+    drop(another);
     fixture.end().await;
 }
 

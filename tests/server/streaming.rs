@@ -187,7 +187,7 @@ async fn an_answer_beyond_the_limit_of_messages_ends_the_stream() {
     request.include_event_times = true;
     let of =
         |batch_size| v1::StreamOnlineFeaturesRequest { request: Some(request.clone()), batch_size, unpinned: false };
-    assert_eq!(refused(&server, of(12_000)).await.reason, "MESSAGE_TOO_LARGE");
+    assert_eq!(refused(&server, of(10_000)).await.reason, "MESSAGE_TOO_LARGE");
     let answers: Vec<_> = server.client.stream_online_features(of(1_000)).await.expect("a stream").collect().await;
     assert!(answers.len() == 12 && answers.iter().all(Result::is_ok));
     server.stop().await;
