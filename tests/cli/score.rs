@@ -49,6 +49,7 @@ async fn a_file_of_any_length_comes_back_with_its_features_as_of_one_instant() {
     let shown: Json = serde_json::from_str(&shown).expect("JSON");
     assert_eq!((&shown["rows"], &shown["service"]), (&json!(ROWS), &json!("model@1")));
     assert_eq!(shown["nulls"], json!({"airport_weather__temp": ROWS - 1_000}));
+    assert_eq!((&shown["not_ready"], &shown["damaged"]), (&json!(0), &json!(0)));
 
     let scored = read(Path::new(&out));
     let names: Vec<&str> = scored.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();

@@ -1,7 +1,12 @@
 //! Streams of online reads: many keys in one request, answered piece by piece.
 
+use std::fs::File;
+use std::process::Command;
+use std::sync::Arc;
+
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Float64Type;
+use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use hydrant::config::ByteSize;
@@ -11,6 +16,8 @@ use hydrant::rpc::client::Refusal;
 use hydrant::rpc::v1;
 use hydrant::rpc::wire::ipc::decode_single_batch;
 use hydrant::tenancy::{Action, Class, Demand, Identity, Limits, Quota};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::json;
 
 use crate::support::{NOON, PATIENCE, TestServer, ingest_request, read_request, weather_batch};
@@ -190,6 +197,39 @@ async fn an_answer_beyond_the_limit_of_messages_ends_the_stream() {
     assert_eq!(refused(&server, of(10_000)).await.reason, "MESSAGE_TOO_LARGE");
     let answers: Vec<_> = server.client.stream_online_features(of(1_000)).await.expect("a stream").collect().await;
     assert!(answers.len() == 12 && answers.iter().all(Result::is_ok));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_scored_in_requests_that_are_as_small_as_the_server_wants_them() {
+    // Enough for the temperatures, and too little for the names of all airports.
+    let server = with_airports_and(|config| config.server.grpc_max_message = ByteSize(112 << 10)).await;
+    assert_eq!(
+        refused(&server, v1::StreamOnlineFeaturesRequest { request: Some(read_of(0..AIRPORTS)), ..Default::default() })
+            .await
+            .reason,
+        "MESSAGE_TOO_LARGE"
+    );
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..AIRPORTS).map(airport)));
+    let keys = RecordBatch::try_from_iter([("origin", names)]).expect("a column");
+    let (file, out) = (server.directory.path().join("keys.parquet"), server.directory.path().join("out.parquet"));
+    let mut writer = ArrowWriter::try_new(File::create(&file).expect("created"), keys.schema(), None).expect("begun");
+    writer.write(&keys).expect("written");
+    writer.close().expect("finished");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+    command
+        .args(["online", "score", "--service", "delay_model"])
+        .env("HYDRANT_SERVER", server.addresses.grpc.to_string());
+    command.arg("--keys").arg(&file).arg("-o").arg(&out);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let batches = ParquetRecordBatchReaderBuilder::try_new(File::open(&out).expect("there")).expect("Parquet");
+    let mut temps = Vec::new();
+    for batch in batches.build().expect("readable") {
+        temps.extend(batch.expect("sound").column(1).as_primitive::<Float64Type>().iter());
+    }
+    let expected: Vec<_> = (0..AIRPORTS).map(|number| (number % 3 == 0).then_some(number as f64)).collect();
+    assert_eq!(temps, expected);
     server.stop().await;
 }
 

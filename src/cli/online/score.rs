@@ -2,6 +2,8 @@
 //! request by request, the answers come back as Arrow, piece by piece, and are written as they come.
 //! No more of the file than one request is in memory.
 
+mod summary;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +15,12 @@ use futures::StreamExt as _;
 use hydrant_proto::v1;
 use hydrant_storage::order::Micros;
 use hydrant_storage::slices::slice_bytes;
-use serde_json::{Map, Value as Json, json};
 
+use self::summary::Summary;
 use crate::cli::catalog::Catalog;
 use crate::cli::input::{ParquetInput, ParquetOutput, ReservedOutput, is_same_file};
 use crate::cli::key_file::KeyFile;
-use crate::cli::output::{self, Format, counted};
+use crate::cli::output::{self, Format};
 use crate::cli::{Done, Failure, Server, progress, time};
 use crate::error::Code;
 use crate::rpc::client::{Client, Refusal};
@@ -43,7 +45,8 @@ pub(super) struct Args {
     #[arg(short = 'o', long = "output", value_name = "OUT.parquet")]
     output: PathBuf,
 
-    /// Read as of this instant (RFC 3339) instead of that of the first read
+    /// Read as of this instant (RFC 3339); if left out, the instant of the first answer holds for all
+    /// rows
     #[arg(long, value_name = "TIME", value_parser = time::parse, conflicts_with = "unpinned")]
     at: Option<Micros>,
 
@@ -64,7 +67,8 @@ pub(super) struct Args {
     #[arg(long)]
     with_event_time: bool,
 
-    /// Rows that the server reads and answers at a time; if left out, 1,000 or what its bounds allow
+    /// Rows of one answer, 10,000 at most; 1,000 or what the server's bounds allow if left out. Give
+    /// fewer where answers are too large
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
     batch_size: Option<u32>,
 
@@ -85,6 +89,11 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The key under which it is kept in the file's metadata how its rows were read.
 const NOTE: &str = "hydrant.online_read";
 
+const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
+
+/// In the metadata of a refusal: the row of the request whose answer it stands for.
+const FIRST_ROW: &str = "first_row";
+
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let started = Instant::now();
     let input = ParquetInput::open(&args.keys)?;
@@ -100,7 +109,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let total = file.input.rows();
     let bar = progress::rows("scoring", total);
     let mut batches = file.input.read_ahead(REQUEST_ROWS)?;
-    let mut scoring = Scoring::new(client, file, &args, Writing::Reserved(output));
+    let mut scoring = ScoredFile::new(client, file, &args, Writing::Reserved(output));
     if total == 0 {
         // The columns are told by an answer without rows.
         scoring.score(&RecordBatch::new_empty(scoring.file.input.schema().clone()), &bar).await?;
@@ -117,6 +126,9 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let summary = scoring.finish(total)?;
     let (path, elapsed) = (args.output.display().to_string(), started.elapsed());
     output::print_as(args.format, &summary.json(&path, elapsed), || summary.text(&path, elapsed))?;
+    if let Some(warning) = summary.warning() {
+        output::warn(&warning, args.format);
+    }
     Ok(Done::Done)
 }
 
@@ -128,12 +140,16 @@ enum Writing {
     Away,
 }
 
-/// Files of keys on their way through a server.
-struct Scoring {
+/// A file of keys on its way through a server.
+struct ScoredFile {
     client: Client,
     file: KeyFile,
     request: v1::StreamOnlineFeaturesRequest,
     unpinned: bool,
+    /// Statuses are asked for in any case, and written only if they are wanted.
+    with_status: bool,
+    /// Rows of one request, at most: fewer once the server has refused so many.
+    request_rows: usize,
     /// The next row of the file.
     row: u64,
     output: Writing,
@@ -141,35 +157,23 @@ struct Scoring {
     summary: Summary,
 }
 
-/// What came out.
-#[derive(Clone, Debug, Default)]
-struct Summary {
-    service: String,
-    /// As of when; of unpinned reads, the last one.
-    t: Micros,
-    unpinned: bool,
-    registry_revision: u64,
-    rows: u64,
-    rows_from_history: u64,
-    /// Cells without a value, by feature.
-    nulls: Vec<(String, u64)>,
-}
-
-impl Scoring {
+impl ScoredFile {
     fn new(client: Client, file: KeyFile, args: &Args, output: Writing) -> Self {
         let request = v1::GetOnlineFeaturesRequest {
             services: vec![args.service.clone()],
             at: args.at,
             strict: args.strict,
             format: v1::AnswerFormat::ArrowIpc.into(),
-            with_status: args.with_status,
+            with_status: true,
             with_event_time: args.with_event_time,
             ..v1::GetOnlineFeaturesRequest::default()
         };
         let batch_size = args.batch_size.unwrap_or_default();
         let request = v1::StreamOnlineFeaturesRequest { request: Some(request), batch_size, unpinned: args.unpinned };
-        let summary = Summary { unpinned: args.unpinned, ..Summary::default() };
-        Self { client, file, request, unpinned: args.unpinned, row: 0, output, schema: None, summary }
+        let summary = Summary::new(args.unpinned);
+        let (unpinned, with_status) = (args.unpinned, args.with_status);
+        let request_rows = REQUEST_ROWS;
+        Self { client, file, request, unpinned, with_status, request_rows, row: 0, output, schema: None, summary }
     }
 
     /// Gets the features of some rows and writes them. A refusal that says when to try again is waited
@@ -179,30 +183,39 @@ impl Scoring {
         let mut since = Instant::now();
         loop {
             let before = done;
-            let refusal = match self.stream(rows, &mut done, bar).await? {
-                ControlFlow::Continue(()) => return Ok(()),
+            let rest = rows.slice(done, self.request_rows.min(rows.num_rows() - done));
+            let refusal = match self.stream(&rest, &mut done, bar).await? {
+                ControlFlow::Continue(()) if done == rows.num_rows() => return Ok(()),
+                ControlFlow::Continue(()) => {
+                    since = Instant::now();
+                    continue;
+                }
                 ControlFlow::Break(refusal) => refusal,
             };
+            if is_of_request(&refusal) && rest.num_rows() > 1 {
+                self.request_rows = rest.num_rows() / 2;
+                continue;
+            }
             if done > before {
                 since = Instant::now();
             }
             let passes = matches!(refusal.code, Code::ResourceExhausted | Code::Unavailable);
             match refusal.retry_after.filter(|delay| passes && since.elapsed() + *delay < PATIENCE) {
                 Some(delay) => tokio::time::sleep(delay).await,
-                None => return Err(self.in_file(refusal.into())),
+                None => return Err(self.in_file(with_way_out(refusal))),
             }
         }
     }
 
-    /// One request for the rows that are not `done`; why it ended before them.
+    /// One request for some rows, which are added to those `done` as they are answered; why it ended
+    /// before the last.
     async fn stream(
         &mut self,
-        rows: &RecordBatch,
+        rest: &RecordBatch,
         done: &mut usize,
         bar: &indicatif::ProgressBar,
     ) -> Result<ControlFlow<Refusal>, Failure> {
-        let rest = rows.slice(*done, rows.num_rows() - *done);
-        let keys = self.file.keys_of(&rest, self.row)?;
+        let keys = self.file.keys_of(rest, self.row)?;
         let mut request = self.request.clone();
         let entities = keys.iter().map(|(name, keys)| encode_column(name, keys)).collect::<Result<_, _>>()?;
         request.request.get_or_insert_default().entities = entities;
@@ -246,19 +259,14 @@ impl Scoring {
         let service = answer.services.into_iter().next().unwrap_or_default();
         // And of the same version.
         self.request.request.get_or_insert_default().services = vec![service.service.clone()];
-        let places = service.columns.iter().map(|column| *column as usize);
+        let places: Vec<usize> = service.columns.iter().map(|column| *column as usize).collect();
         let summary = &mut self.summary;
-        if summary.nulls.is_empty() {
-            let names = places.clone().filter_map(|place| features.schema_ref().fields().get(place));
-            summary.nulls = names.map(|field| (field.name().clone(), 0)).collect();
-        }
-        for ((_, nulls), place) in summary.nulls.iter_mut().zip(places) {
-            *nulls += features.columns().get(place).map_or(0, |column| column.null_count() as u64);
-        }
+        summary.count_cells(&features, &places)?;
         summary.rows += rows.num_rows() as u64;
         summary.rows_from_history += u64::from(provenance.rows_from_history);
         (summary.service, summary.t) = (service.service, provenance.t);
         summary.registry_revision = provenance.registry_revision;
+        let features = if self.with_status { features } else { without_statuses(&features, &places)? };
         let batch = self.beside(rows, &features)?;
         self.write(batch).await
     }
@@ -308,7 +316,7 @@ impl Scoring {
 
     /// Says which rows of the file a refusal is about.
     fn in_file(&self, mut failure: Failure) -> Failure {
-        failure.metadata.retain(|(key, _)| key != "first_row");
+        failure.metadata.retain(|(key, _)| key != FIRST_ROW);
         if self.row > 0 {
             failure.message = format!("from row {} on: {}", output::count(self.row), failure.message);
         }
@@ -316,45 +324,59 @@ impl Scoring {
     }
 }
 
-impl Summary {
-    /// What is kept in the file, and told to programs.
-    fn note(&self) -> Json {
-        json!({
-            "service": self.service, "t": time::show(self.t), "unpinned": self.unpinned,
-            "registry_revision": self.registry_revision, "rows": self.rows,
-            "rows_from_history": self.rows_from_history,
-        })
-    }
+/// The column of a feature's statuses in an answer is the next after that of its values.
+fn status_place(feature: usize) -> usize {
+    feature + 1
+}
 
-    fn json(&self, path: &str, elapsed: Duration) -> Json {
-        let nulls: Map<String, Json> =
-            self.nulls.iter().map(|(feature, nulls)| (feature.clone(), json!(nulls))).collect();
-        let mut json = json!({"file": path, "seconds": elapsed.as_secs_f64()});
-        if let (Json::Object(json), Json::Object(note)) = (&mut json, self.note()) {
-            json.extend(note);
-            json.insert("nulls".to_owned(), Json::Object(nulls));
-        }
-        json
-    }
+fn without_statuses(features: &RecordBatch, places: &[usize]) -> Result<RecordBatch, Failure> {
+    let statuses: Vec<usize> = places.iter().map(|place| status_place(*place)).collect();
+    let others: Vec<usize> = (0..features.num_columns()).filter(|place| !statuses.contains(place)).collect();
+    features.project(&others).map_err(unreadable)
+}
 
-    fn text(&self, path: &str, elapsed: Duration) -> String {
-        let instant = if self.unpinned { "each as of its own instant, the last" } else { "as of" };
-        let mut text = format!(
-            "{path}: {}\n{}, {instant} {}, registry revision {}\n",
-            output::rows_in(self.rows, elapsed),
-            self.service,
-            time::show(self.t),
-            self.registry_revision,
-        );
-        if self.rows_from_history > 0 {
-            text.push_str(&format!("{} from history\n", counted(self.rows_from_history, "key")));
-        }
-        text.push('\n');
-        text.push_str(&output::nulls(self.nulls.iter().map(|(name, nulls)| (name.as_str(), *nulls)), self.rows));
-        text
-    }
+/// Whether the request itself was larger than a message may be. A refusal of an answer tells its row.
+fn is_of_request(refusal: &Refusal) -> bool {
+    refusal.reason == MESSAGE_TOO_LARGE && !is_of_answer(refusal)
+}
+
+fn is_of_answer(refusal: &Refusal) -> bool {
+    refusal.metadata.iter().any(|(key, _)| key == FIRST_ROW)
+}
+
+/// An answer that is too large, or takes too long, is one of too many rows.
+fn with_way_out(refusal: Refusal) -> Failure {
+    let smaller = is_of_answer(&refusal) && matches!(refusal.reason.as_str(), MESSAGE_TOO_LARGE | "DEADLINE_EXCEEDED");
+    let failure = Failure::from(refusal);
+    if smaller { failure.hint("ask for fewer rows in one answer, with --batch-size") } else { failure }
 }
 
 fn unreadable(told: impl std::fmt::Display) -> Failure {
     Failure::new("UNREADABLE_ANSWER", format!("the server's answer can't be read: {told}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: Code, reason: &str, of_answer: bool) -> Refusal {
+        let mut refusal = Refusal::new(code, reason, "refused");
+        refusal.metadata.extend(of_answer.then(|| (FIRST_ROW.to_owned(), "7".to_owned())));
+        refusal
+    }
+
+    #[test]
+    fn fewer_rows_are_the_way_out_where_an_answer_is_too_large_or_too_late() {
+        for (code, reason, of_answer, told) in [
+            (Code::ResourceExhausted, MESSAGE_TOO_LARGE, true, true),
+            (Code::DeadlineExceeded, "DEADLINE_EXCEEDED", true, true),
+            (Code::ResourceExhausted, MESSAGE_TOO_LARGE, false, false),
+            (Code::DataLoss, "DAMAGED", true, false),
+        ] {
+            let refusal = refusal(code, reason, of_answer);
+            assert_eq!(is_of_request(&refusal), reason == MESSAGE_TOO_LARGE && !of_answer);
+            let hint = with_way_out(refusal).hint;
+            assert_eq!(hint.is_some_and(|hint| hint.contains("--batch-size")), told, "{reason}");
+        }
+    }
 }
