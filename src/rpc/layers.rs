@@ -151,11 +151,22 @@ impl Call {
     fn answer(mut self, response: Response<Body>, deadline: Option<Instant>) -> Response<Body> {
         let (mut head, body) = response.into_parts();
         // A refusal without a message stands in the headers.
-        if let Some(status) = Status::from_header_map(&head.headers) {
-            self.conclude(&status, &mut head.headers);
-        }
+        self.note_status(&mut head.headers);
         let sleep = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline.into())));
         Response::from_parts(head, Body::new(AnswerBody { body, call: Some(self), deadline: sleep }))
+    }
+
+    /// Takes note of the status among headers or trailers, where there is one.
+    fn note_status(&mut self, headers: &mut HeaderMap) {
+        let Some(code) = headers.get(Status::GRPC_STATUS).map(|code| tonic::Code::from_bytes(code.as_bytes())) else {
+            return;
+        };
+        // What has details is well said already: under overload there is no time to read it again.
+        if code == tonic::Code::Ok || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
+            self.code = status::code_name(code);
+        } else if let Some(status) = Status::from_header_map(headers) {
+            self.conclude(&status, headers);
+        }
     }
 
     /// Takes note of how the call ended, and says clearly what tonic says in its own way.
@@ -222,10 +233,9 @@ impl AnswerBody {
             Ok(trailers) => trailers,
             Err(data) => return data,
         };
-        if let (Some(status), Some(call)) = (Status::from_header_map(&trailers), self.call.as_mut()) {
-            call.conclude(&status, &mut trailers);
+        if let Some(mut call) = self.call.take() {
+            call.note_status(&mut trailers);
         }
-        self.call = None;
         Frame::trailers(trailers)
     }
 
