@@ -215,6 +215,7 @@ impl<'a> Scene<'a> {
             let mut verdicts = Verdicts::default();
             let now = Instant::now();
             let arrival = self.queue().arrive(now, Class::Online, tenant, asked, || request, &mut verdicts);
+            self.take_up(&verdicts);
             match arrival {
                 Arrival::Begins(start) => verdicts.begin.push((request, start)),
                 Arrival::Refused(refused) => verdicts.refused.push((request, refused)),
@@ -241,10 +242,18 @@ impl<'a> Scene<'a> {
                 }
                 let mut verdicts = Verdicts::default();
                 self.queue().leave(|| now, Class::Online, true, Some(work_begun), &mut verdicts);
+                self.take_up(&verdicts);
                 next = self.tell(verdicts).pop();
             }
         }
         Ok(())
+    }
+
+    /// Nobody has to be woken here: who is told to begin does.
+    fn take_up(&self, verdicts: &Verdicts<Request>) {
+        for (_, start) in &verdicts.begin {
+            self.queue().take_up(start.class, start.tenant);
+        }
     }
 
     /// Notes who was refused, and gives who begins: as many as there are places.
@@ -259,6 +268,7 @@ impl<'a> Scene<'a> {
                 // Nothing waits anywhere but in the queue.
                 let mut let_in = Verdicts::default();
                 self.queue().end_pulse(Instant::now(), &mut let_in);
+                self.take_up(&let_in);
                 begins.extend(self.tell(let_in));
             }
         }

@@ -156,6 +156,8 @@ struct ClassQueue<W> {
     working: usize,
     in_flight: usize,
     waiting: usize,
+    /// Of those working, the ones that were told so and haven't woken up yet.
+    handed: usize,
     tenants: Vec<TenantQueue<W>>,
     /// The tenants with waiting requests, by the virtual time at which their next begins.
     backlogged: BTreeSet<(u64, TenantIndex)>,
@@ -171,6 +173,8 @@ struct TenantQueue<W> {
     /// The oldest in front.
     waiting: VecDeque<Waiting<W>>,
     bytes: usize,
+    /// As its class has them.
+    handed: usize,
     /// Since when it has not been empty, as far as that was watched.
     busy_since: Option<Instant>,
     /// The most that have waited since then, and when it was so many last.
@@ -234,7 +238,8 @@ impl<W> Queue<W> {
             return Arrival::Refused(Refused::Late);
         }
         let lets_in = self.pulsing && class == Class::Online;
-        if !lets_in && self.classes[class as usize].waiting == 0 && self.may_begin(class) {
+        let is_next = self.classes[class as usize].waiting == 0 && self.may_begin(class);
+        if !lets_in && (is_next || self.classes[class as usize].may_pass(tenant)) {
             return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
         }
         let queue = &mut self.classes[class as usize];
@@ -279,6 +284,13 @@ impl<W> Queue<W> {
     /// It goes on. It is not made to wait again, so for a moment more may work than there are places.
     pub fn resume(&mut self, class: Class) {
         self.classes[class as usize].working += 1;
+    }
+
+    /// A request that waited, and was told to begin, begins now, or never will.
+    pub fn take_up(&mut self, class: Class, tenant: TenantIndex) {
+        let queue = &mut self.classes[class as usize];
+        queue.handed -= 1;
+        queue.tenants[tenant].handed -= 1;
     }
 
     /// Everything that had arrived has been let in.
@@ -338,7 +350,10 @@ impl<W> Queue<W> {
                     continue;
                 }
                 let start = self.begin(now, class, tenant, next.asked.cost);
-                self.classes[class as usize].restamp(tenant);
+                let queue = &mut self.classes[class as usize];
+                queue.restamp(tenant);
+                queue.handed += 1;
+                queue.tenants[tenant].handed += 1;
                 verdicts.begin.push((next.handle, start));
             }
         }
@@ -352,6 +367,7 @@ impl<W> ClassQueue<W> {
             working: 0,
             in_flight: 0,
             waiting: 0,
+            handed: 0,
             tenants: Vec::new(),
             backlogged: BTreeSet::new(),
             virtual_time: 0,
@@ -371,6 +387,22 @@ impl<W> ClassQueue<W> {
                 self.tenants[*tenant].watch(now);
             }
         }
+    }
+
+    /// Whether a place may be used that stands idle until whoever was told to have it is woken; then,
+    /// for a moment, more work than there are places. To wait and be woken takes a processor about as
+    /// long as a small read does, so a queue that everybody had to join, once it is there, would feed
+    /// itself: what could be done without it would be too much with it. Not past other tenants, and not
+    /// where the tenant's queue stands.
+    fn may_pass(&self, tenant: TenantIndex) -> bool {
+        let own = &self.tenants[tenant];
+        self.handed > 0
+            && self.handed == own.handed
+            && own.standing.is_none()
+            && self.rules.standing.is_some()
+            && self.working < self.rules.places + self.handed
+            && self.in_flight < self.rules.in_flight
+            && self.backlogged.iter().all(|(_, waiting)| *waiting == tenant)
     }
 
     /// Takes note of how long a request has worked.
@@ -549,6 +581,7 @@ impl<W> Default for TenantQueue<W> {
         Self {
             waiting: VecDeque::new(),
             bytes: 0,
+            handed: 0,
             busy_since: None,
             peak: 0,
             peaked: None,

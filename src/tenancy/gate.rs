@@ -37,7 +37,10 @@ type Handle = oneshot::Sender<Result<Place, Refused>>;
 pub(super) struct Place {
     gate: Arc<Inner>,
     class: Class,
+    tenant: TenantIndex,
     begun: Instant,
+    /// It was waited for, and whoever did hasn't woken up yet.
+    is_handed: AtomicBool,
     is_pulsing: AtomicBool,
     is_working: AtomicBool,
     /// Whether it was worked on all the time.
@@ -69,6 +72,7 @@ impl Gate {
     /// A place to work in, waited for as long as it makes sense.
     pub async fn enter(&self, now: Instant, class: Class, account: &Account, asked: Asked) -> Result<Place, Refused> {
         let (place, waited_since) = self.find_place(now, class, account, asked).await?;
+        place.take_up();
         if place.is_pulsing.load(Ordering::Relaxed) {
             // The runtime polls what it has queued, and its sockets, before it comes back here.
             tokio::task::yield_now().await;
@@ -97,7 +101,7 @@ impl Gate {
         let arrival =
             self.inner.change(|queue, verdicts| queue.arrive(now, class, account.index, asked, handle, verdicts));
         let ticket = match arrival {
-            Arrival::Begins(start) => return Ok((Place::new(&self.inner, now, start), None)),
+            Arrival::Begins(start) => return Ok((Place::new(&self.inner, now, start, false), None)),
             Arrival::Refused(refused) => return Err(refused),
             Arrival::Waits(ticket) => ticket,
         };
@@ -162,7 +166,7 @@ impl Inner {
             let now = self.ticker.now();
             for (handle, start) in begin {
                 // Nobody takes the place: it is given back as it is dropped here.
-                let _place = handle.send(Ok(Place::new(self, now, start)));
+                let _place = handle.send(Ok(Place::new(self, now, start, true)));
             }
         }
         outcome
@@ -170,11 +174,13 @@ impl Inner {
 }
 
 impl Place {
-    fn new(gate: &Arc<Inner>, begun: Instant, start: Start) -> Self {
+    fn new(gate: &Arc<Inner>, begun: Instant, start: Start, is_handed: bool) -> Self {
         Self {
             gate: gate.clone(),
             class: start.class,
+            tenant: start.tenant,
             begun,
+            is_handed: AtomicBool::new(is_handed),
             is_pulsing: AtomicBool::new(start.pulse),
             is_working: AtomicBool::new(true),
             unbroken: AtomicBool::new(!start.pulse),
@@ -217,6 +223,12 @@ impl Place {
         }
     }
 
+    fn take_up(&self) {
+        if self.is_handed.swap(false, Ordering::AcqRel) {
+            self.gate.queue().take_up(self.class, self.tenant);
+        }
+    }
+
     fn end_pulse(&self) {
         if self.is_pulsing.swap(false, Ordering::AcqRel) {
             let now = self.gate.ticker.now();
@@ -227,6 +239,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.take_up();
         self.end_pulse();
         let begun = self.unbroken.load(Ordering::Relaxed).then_some(self.begun);
         let is_working = self.is_working.load(Ordering::Acquire);

@@ -10,6 +10,8 @@ struct Scene {
     begun: Vec<u32>,
     refused: Vec<(u32, Refused)>,
     next: u32,
+    /// Who is told to begin doesn't wake up by itself.
+    sleeps: bool,
 }
 
 impl Scene {
@@ -18,7 +20,8 @@ impl Scene {
         for _ in 0..tenants {
             queue.add_tenant(1);
         }
-        let mut scene = Self { queue, now: Instant::now(), begun: Vec::new(), refused: Vec::new(), next: 0 };
+        let mut scene =
+            Self { queue, now: Instant::now(), begun: Vec::new(), refused: Vec::new(), next: 0, sleeps: false };
         // The first of all lets in what has arrived; here nothing has.
         let first = scene.arrive(Class::Online, 0);
         assert!(matches!(first, Arrival::Begins(Start { pulse: true, .. })), "{first:?}");
@@ -46,7 +49,13 @@ impl Scene {
     fn act<T>(&mut self, act: impl FnOnce(&mut Queue<u32>, Instant, &mut Verdicts<u32>) -> T) -> T {
         let mut verdicts = Verdicts::default();
         let outcome = act(&mut self.queue, self.now, &mut verdicts);
-        self.begun.extend(verdicts.begin.into_iter().map(|(number, _)| number));
+        for (number, start) in verdicts.begin {
+            // As if it woke up at once; unless a test wants to see what happens until then.
+            if !self.sleeps {
+                self.queue.take_up(start.class, start.tenant);
+            }
+            self.begun.push(number);
+        }
         self.refused.extend(verdicts.refused);
         outcome
     }
@@ -279,5 +288,33 @@ fn a_request_that_is_given_up_leaves_no_trace() {
     for class in Class::ALL {
         let counts = (scene.queue.working(class), scene.queue.in_flight(class), scene.queue.waiting(class));
         assert_eq!(counts, (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_place_that_waits_for_its_owner_to_wake_up_is_used_meanwhile_but_not_past_another_tenant() {
+    for other_waits in [false, true] {
+        let mut scene = Scene::new(&rules(1), 2);
+        scene.sleeps = true;
+        assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(_)));
+        // Nobody has the place but who works in it.
+        ticket(scene.arrive(Class::Online, 0));
+        ticket(scene.arrive(Class::Online, 0));
+        if other_waits {
+            ticket(scene.arrive(Class::Online, 1));
+        }
+        scene.end(Class::Online);
+        let told = if other_waits { 3 } else { 1 };
+        assert_eq!(scene.taken_begun(), [told], "it is told, and sleeps");
+        let passes = matches!(scene.arrive(Class::Online, 0), Arrival::Begins(_));
+        assert_eq!(passes, !other_waits);
+        ticket(scene.arrive(Class::Online, 0));
+        if other_waits {
+            continue;
+        }
+        scene.end(Class::Online);
+        assert_eq!(scene.taken_begun(), [0; 0], "the place is still that of the one that sleeps");
+        scene.queue.take_up(Class::Online, 0);
+        ticket(scene.arrive(Class::Online, 0));
     }
 }

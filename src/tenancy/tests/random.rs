@@ -28,6 +28,7 @@ impl Model {
         let mut verdicts = Verdicts::default();
         let outcome = act(&mut self.queue, self.now, &mut verdicts);
         for (number, start) in verdicts.begin {
+            self.queue.take_up(start.class, start.tenant);
             self.begin(number, start);
         }
         for (number, _) in verdicts.refused {

@@ -147,6 +147,7 @@ impl Simulation<'_> {
             outcome.refused = Some(at - outcome.at);
         }
         for (request, start) in verdicts.begin {
+            self.queue.take_up(start.class, start.tenant);
             self.begin(request, start, at);
         }
     }
