@@ -158,12 +158,8 @@ impl Call {
 
     /// Takes note of the status among headers or trailers, where there is one.
     fn note_status(&mut self, headers: &mut HeaderMap) {
-        let Some(code) = headers.get(Status::GRPC_STATUS).map(|code| tonic::Code::from_bytes(code.as_bytes())) else {
-            return;
-        };
-        // What has details is well said already: under overload there is no time to read it again.
-        if code == tonic::Code::Ok || headers.contains_key(Status::GRPC_STATUS_DETAILS) {
-            self.code = status::code_name(code);
+        if let Some(code) = status::well_told(headers) {
+            self.code = code;
         } else if let Some(status) = Status::from_header_map(headers) {
             self.conclude(&status, headers);
         }

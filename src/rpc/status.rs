@@ -8,6 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use tonic::Status;
+use tonic::codegen::http::HeaderMap;
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt as _};
 
 use crate::error::{Code, Error, QuotaUse, Violation};
@@ -193,6 +194,13 @@ pub fn code_name(code: tonic::Code) -> &'static str {
 
 /// The code of a call whose client went away before its end, for metrics.
 pub const GIVEN_UP: &str = "CANCELLED";
+
+/// The name of the code among headers or trailers that say all there is to say: a success, or a status
+/// with details. Under overload there is no time to read those again.
+pub fn well_told(headers: &HeaderMap) -> Option<&'static str> {
+    let code = tonic::Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
+    (code == tonic::Code::Ok || headers.contains_key(Status::GRPC_STATUS_DETAILS)).then(|| code_name(code))
+}
 
 /// What tonic says in its own words, in ours; `None` where it is well said already.
 pub fn clarify(status: &Status, limit: MessageLimit) -> Option<Status> {
