@@ -338,18 +338,23 @@ async fn a_position_that_is_not_applied_in_time_ends_in_deadline_exceeded() {
     fixture.end().await;
 }
 
+/// A request of the service with a latency budget, for a position.
+fn of_quick_model(frame: u64, deadline: Instant) -> OnlineRequest {
+    OnlineRequest {
+        services: vec!["quick_model".to_owned()],
+        features: Vec::new(),
+        at_least: Some(frame),
+        deadline: Some(deadline),
+        ..weather_of(&[Some("EWR")])
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_arrive_within_a_services_budget_is_not_ready() {
     let fixture = Fixture::start().await;
     fixture.store.log.hold(true);
     let appended = fixture.store.write(&[("EWR", START, None, Some(1.0))]).await;
-    let request = OnlineRequest {
-        services: vec!["quick_model".to_owned()],
-        features: Vec::new(),
-        at_least: Some(appended.frame),
-        deadline: Some(soon()),
-        ..weather_of(&[Some("EWR")])
-    };
+    let request = of_quick_model(appended.frame, soon());
     let answer = fixture.get(request).await.expect("the budget is no error");
     assert_eq!(cells(&answer, 0), [(None, CellStatus::NotReady), default_wind(CellStatus::NotReady)]);
     fixture.store.log.hold(false);
@@ -382,13 +387,7 @@ async fn a_service_s_budget_is_for_inference_and_not_for_reads_in_bulk() {
     let fixture = Fixture::start().await;
     fixture.store.log.hold(true);
     let appended = fixture.store.write(&[("EWR", START, None, Some(1.0))]).await;
-    let request = OnlineRequest {
-        services: vec!["quick_model".to_owned()],
-        features: Vec::new(),
-        at_least: Some(appended.frame),
-        deadline: Some(Instant::now() + Duration::from_millis(50)),
-        ..weather_of(&[Some("EWR")])
-    };
+    let request = of_quick_model(appended.frame, Instant::now() + Duration::from_millis(50));
     let waited = fixture.serving.get(&permit(Action::ReadInBulk), request).await.expect_err("it waits to its deadline");
     assert_eq!(waited.code, Code::DeadlineExceeded);
     fixture.store.log.hold(false);
