@@ -45,7 +45,8 @@ install_debian_packages() {
   has make || missing+=(make)
   has c++ || missing+=(g++)
   has mold || missing+=(mold)                          # the linker that .cargo/config.toml names
-  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || missing+=(libclang-dev)   # bindgen, for RocksDB
+  # For RocksDB's bindings. libclang-cpp, which other packages bring along, doesn't do.
+  compgen -G '/usr/lib/llvm-*/lib/libclang[.-][0-9s]*' >/dev/null || missing+=(libclang-dev)
   if ! $build_only; then
     has redis-server || missing+=(redis-server)        # what the benchmarks compare with
     "$(python)" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
