@@ -53,7 +53,7 @@ pub struct QuotaUse {
 }
 
 /// A refusal or failure, as a caller sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     pub code: Code,
     /// Stable, in UPPER_SNAKE_CASE; listed in docs/errors.md.

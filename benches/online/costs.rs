@@ -24,6 +24,8 @@ use crate::{CONNECTIONS, NO_ROW_CACHE, ROW_CACHE, Run, SERVER_CORE, UNDER_WAY, W
 const RECORDED: usize = 256;
 const WITHOUT: &str = "hydrant, no row cache";
 const WITH: &str = "hydrant, rows in the row cache";
+/// The same, answered in another form.
+const AS_MATRIX: &str = "hydrant, rows in the row cache, as a matrix";
 
 /// Percent of the keys that have to come from the row cache for its promise to be measured.
 const NEARLY_ALL: f64 = 99.0;
@@ -65,9 +67,11 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     for workload in run.workloads.clone() {
         for choice in run.options.choices.clone() {
             let with = hydrant(run, &workload, choice, WITH).await?;
+            let as_matrix = hydrant(run, &workload, choice, AS_MATRIX).await?;
             let rivals = beside(run, &workload, choice).await?;
             let without = without.get(&format!("{} {choice}", workload.name)).context("measured before")?;
             tell_promises(run, &workload, choice, without, &with, &rivals)?;
+            tell_promises_as_matrix(run, &workload, choice, &as_matrix, &rivals)?;
         }
     }
     Ok(())
@@ -75,7 +79,11 @@ pub async fn measure(run: &mut Run) -> Result<()> {
 
 async fn hydrant(run: &mut Run, workload: &Workload, choice: Choice, system: &str) -> Result<Measured> {
     let drawn = run.draw(workload, choice);
-    let calls = run.warm(workload, &drawn).await?;
+    let mut calls = run.warm(workload, &drawn).await?;
+    if system == AS_MATRIX {
+        let requests = drawn.iter().map(|keys| workload.encode_for_matrices(keys)).collect::<Result<Vec<_>>>()?;
+        calls = Calls::connect(run.systems.hydrant.address(), CONNECTIONS, requests.into()).await?;
+    }
     // New requests and connections: what is left to warm up.
     run.closed(&calls, run.duration().mul_f64(0.3)).await?;
     let before = run.systems.reads()?;
@@ -157,18 +165,41 @@ fn tell_promises(
             run.promise(&of, &what, outcome.server_cpu_per_request() / limit, Bound::AtMost(1.0))?;
         }
         // With Zipf keys the promise against Redis is made with the row cache.
-        let compared = choice == Choice::Uniform || system == WITH;
-        let (hmget, mget) = match workload.name {
-            name if name == ADS.name && choice == Choice::Uniform => (0.5, 2.5),
-            name if name == ADS.name => (0.5, 1.5),
-            name if name == WIDE.name => (1.0, 2.5),
-            _ => continue,
-        };
-        if compared {
-            let both = both_cpu(outcome);
-            run.promise(&of, "CPU of both / Redis HMGET pipelined", both / rivals.hmget, Bound::AtMost(hmget))?;
-            run.promise(&of, "CPU of both / Redis MGET packed", both / rivals.mget, Bound::AtMost(mget))?;
+        if choice == Choice::Uniform || system == WITH {
+            tell_against_redis(run, workload, choice, &of, outcome, rivals)?;
         }
     }
+    Ok(())
+}
+
+/// Other bytes than the bare server's, so only Redis is beside it.
+fn tell_promises_as_matrix(
+    run: &mut Run,
+    workload: &Workload,
+    choice: Choice,
+    measured: &Measured,
+    rivals: &Rivals,
+) -> Result<()> {
+    let of = format!("{}, {choice}, {AS_MATRIX}", workload.name);
+    tell_against_redis(run, workload, choice, &of, &measured.outcome, rivals)
+}
+
+fn tell_against_redis(
+    run: &mut Run,
+    workload: &Workload,
+    choice: Choice,
+    of: &str,
+    outcome: &Outcome,
+    rivals: &Rivals,
+) -> Result<()> {
+    let (hmget, mget) = match workload.name {
+        name if name == ADS.name && choice == Choice::Uniform => (0.5, 2.5),
+        name if name == ADS.name => (0.5, 1.5),
+        name if name == WIDE.name => (1.0, 2.5),
+        _ => return Ok(()),
+    };
+    let both = both_cpu(outcome);
+    run.promise(of, "CPU of both / Redis HMGET pipelined", both / rivals.hmget, Bound::AtMost(hmget))?;
+    run.promise(of, "CPU of both / Redis MGET packed", both / rivals.mget, Bound::AtMost(mget))?;
     Ok(())
 }

@@ -98,12 +98,12 @@ impl Target for Calls {
 /// A server measured on missing rows would look faster than it is.
 fn has_every_value(answer: &v1::GetOnlineFeaturesResponse) -> bool {
     let present = i32::from(v1::CellStatus::Present);
-    !answer.columns.is_empty()
-        && answer.columns.iter().all(|column| {
-            !column.statuses.is_empty()
-                && column.statuses.iter().all(|status| *status == present)
-                && column.column.as_ref().is_some_and(|column| column.values.is_some())
-        })
+    let all_present = |statuses: &[i32]| !statuses.is_empty() && statuses.iter().all(|status| *status == present);
+    let in_columns = answer.columns.iter().all(|column| {
+        all_present(&column.statuses) && column.column.as_ref().is_some_and(|column| column.values.is_some())
+    });
+    let in_matrices = answer.matrices.iter().all(|matrix| all_present(&matrix.statuses) && !matrix.values.is_empty());
+    !(answer.columns.is_empty() && answer.matrices.is_empty()) && in_columns && in_matrices
 }
 
 /// The bare server in a process of its own. Gives its address too.

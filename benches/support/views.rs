@@ -290,8 +290,19 @@ impl Workload {
         self.encode_for(&[self.service.to_owned()], keys)
     }
 
+    /// The same, to be answered by matrices.
+    pub fn encode_for_matrices(&self, keys: &RequestKeys) -> Result<Bytes> {
+        let format = v1::AnswerFormat::Matrix.into();
+        let request = v1::GetOnlineFeaturesRequest { format, ..self.request(&[self.service.to_owned()], keys)? };
+        Ok(request.encode_to_vec().into())
+    }
+
     /// A request for services over the workload's views.
     pub fn encode_for(&self, services: &[String], keys: &RequestKeys) -> Result<Bytes> {
+        Ok(self.request(services, keys)?.encode_to_vec().into())
+    }
+
+    fn request(&self, services: &[String], keys: &RequestKeys) -> Result<v1::GetOnlineFeaturesRequest> {
         let mut entities = Vec::new();
         let columns = if self.one_entity { 1 } else { self.views.len() };
         for (view, keys) in self.views.iter().zip(keys).take(columns) {
@@ -299,8 +310,7 @@ impl Workload {
             let values = Some(Values::Int64s(v1::Int64Values { values }));
             entities.push(v1::Column { name: view.key.to_owned(), values, nulls: Vec::new() });
         }
-        let request = v1::GetOnlineFeaturesRequest { services: services.to_vec(), entities, ..Default::default() };
-        Ok(request.encode_to_vec().into())
+        Ok(v1::GetOnlineFeaturesRequest { services: services.to_vec(), entities, ..Default::default() })
     }
 
     /// What the store holds for the workload, in bytes, about.

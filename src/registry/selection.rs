@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
-use hydrant_storage::value::{ScalarType, Value};
+use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use crate::error::{Code, Error, Result};
 
@@ -157,6 +157,23 @@ impl Selection {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a selection with a column that is neither numbers, bools, times nor vectors.
+    pub fn require_numbers(&self) -> Result<()> {
+        let is_number = |data_type| match data_type {
+            DataType::Scalar(ScalarType::String | ScalarType::Bytes) | DataType::List(_) => false,
+            DataType::Scalar(_) | DataType::Vector(_) => true,
+        };
+        match self.columns.iter().find(|column| !is_number(column.data_type)) {
+            None => Ok(()),
+            Some(ServiceColumn { name, data_type, .. }) => {
+                let message = format!("column '{name}' is of {data_type}, and a matrix holds numbers");
+                Err(Error::invalid("COLUMN_NOT_NUMERIC", message)
+                    .hint("ask for the others only, or for the answer as COLUMNS or ARROW_IPC")
+                    .with("column", name))
+            }
+        }
     }
 }
 

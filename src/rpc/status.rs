@@ -3,6 +3,7 @@
 //! refusal again. Details travel in HTTP/2 headers, which peers bound at about 8 KiB, so they are
 //! bounded here.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
@@ -78,6 +79,26 @@ pub fn to_status(error: Error) -> Status {
         }
         _ => tracing::debug!(reason = error.reason, message = %error.message, "request refused"),
     }
+    if error.code != Code::ResourceExhausted {
+        return written_out(&error);
+    }
+    LAST_REFUSED.with_borrow_mut(|last| match last {
+        Some((known, status)) if *known == error => status.clone(),
+        _ => {
+            let status = written_out(&error);
+            *last = Some((error, status.clone()));
+            status
+        }
+    })
+}
+
+thread_local! {
+    /// What was refused last for want of room. Under overload thousands are told the same, and there is
+    /// no time to write it out for each.
+    static LAST_REFUSED: RefCell<Option<(Error, Status)>> = const { RefCell::new(None) };
+}
+
+fn written_out(error: &Error) -> Status {
     let mut metadata: HashMap<String, String> =
         error.metadata.iter().map(|(key, value)| ((*key).to_owned(), cut(value, MAX_METADATA_VALUE))).collect();
     if let Some(hint) = &error.hint {
@@ -90,8 +111,8 @@ pub fn to_status(error: Error) -> Status {
     if let Some(delay) = error.retry_after {
         details.set_retry_info(Some(delay));
     }
-    if let Some(quota) = error.quota {
-        details.set_quota_failure(vec![quota_violation(*quota)]);
+    if let Some(quota) = &error.quota {
+        details.set_quota_failure(vec![quota_violation(quota)]);
     }
     Status::with_error_details(to_tonic(error.code), cut(&error.message, MAX_MESSAGE), details)
 }
@@ -297,12 +318,12 @@ fn bounded_violations(violations: &[Violation]) -> Vec<FieldViolation> {
     told
 }
 
-fn quota_violation(quota: QuotaUse) -> QuotaViolation {
+fn quota_violation(quota: &QuotaUse) -> QuotaViolation {
     let QuotaUse { subject, quota, usage, limit } = quota;
     let mut violation = QuotaViolation::new(subject, format!("{usage} of {limit} are in use"));
-    violation.quota_metric.clone_from(&quota);
-    violation.quota_id = quota;
-    violation.quota_value = i64::try_from(limit).unwrap_or(i64::MAX);
+    violation.quota_metric.clone_from(quota);
+    violation.quota_id.clone_from(quota);
+    violation.quota_value = i64::try_from(*limit).unwrap_or(i64::MAX);
     violation.quota_dimensions = HashMap::from([(USAGE.to_owned(), usage.to_string())]);
     violation
 }
@@ -353,6 +374,20 @@ mod tests {
         Code::Unimplemented,
         Code::Internal,
     ];
+
+    #[test]
+    fn refusals_for_want_of_room_say_what_each_is_about_however_alike_they_are() {
+        let full = |used: u64| {
+            Error::new(Code::ResourceExhausted, "FULL", "as much as may be")
+                .with("used", used)
+                .retry_after(Duration::from_millis(used))
+        };
+        for used in [1, 1, 2, 1, 2, 2] {
+            let refusal = from_status(&to_status(full(used)));
+            assert_eq!(refusal.metadata, [("used".to_owned(), used.to_string())]);
+            assert_eq!(refusal.retry_after, Some(Duration::from_millis(used)));
+        }
+    }
 
     #[test]
     fn a_refusal_reaches_its_caller_whole() {

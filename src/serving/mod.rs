@@ -79,14 +79,24 @@ pub struct OnlineRequest {
     /// NOT_READY and DAMAGED cells fail the whole call.
     pub strict: bool,
     pub include_event_times: bool,
-    /// The answer is to be a table, in which no two columns have one name.
-    pub as_table: bool,
+    pub shape: AnswerShape,
     pub deadline: Option<Instant>,
     /// When the request arrived, if that was before it is handed in: its budget runs from then.
     pub arrived: Option<Instant>,
     /// After this long, what has arrived is the answer; the rest is NOT_READY. It stands in the place
     /// of the services' own.
     pub latency_budget: Option<Duration>,
+}
+
+/// What the columns of an answer are to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AnswerShape {
+    #[default]
+    Columns,
+    /// A table, in which no two columns have one name.
+    Table,
+    /// All of them numbers, or vectors of numbers.
+    Matrix,
 }
 
 /// What an answer was made from.
@@ -201,8 +211,10 @@ impl Serving {
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.selection(tenant, &request.services, &request.features)?;
         refuse_offline_views(&selection)?;
-        if request.as_table {
-            selection.require_unique_names()?;
+        match request.shape {
+            AnswerShape::Columns => {}
+            AnswerShape::Table => selection.require_unique_names()?,
+            AnswerShape::Matrix => selection.require_numbers()?,
         }
         Ok(selection)
     }

@@ -457,6 +457,35 @@ def test_arrow_answers_have_the_types_of_a_training_set(store):
     assert schema == store.flight.get_schema(descriptor).schema
 
 
+def test_an_answer_in_matrices_holds_the_numbers_of_the_plain_one(store):
+    moment = now()
+    written = ingest_weather(
+        store, ("G57", moment, 1.5, None, "m"), ("G58", moment - 3 * HOUR - 60_000_000, 1.0, 5.0, "m")
+    )
+    read = {
+        "features": ["airport_weather:temp", "airport_weather:wind", "carrier_delays:minutes"],
+        "entities": [strings("origin", ["G57", "G58", "nowhere"]), strings("carrier", ["nobody"])],
+        "at_least": written.position,
+    }
+    plain = store.api.online(**read)
+    answer = store.api.online(format="MATRIX", **read)
+    assert not answer.columns and answer.rows == plain.rows == 3
+    each, shared = answer.matrices
+    assert (each.rows, list(each.columns), shared.rows, list(shared.columns)) == (3, [0, 1], 1, [2])
+    for matrix in answer.matrices:
+        width, statuses = len(matrix.columns), list(matrix.statuses)
+        statuses *= matrix.rows * width if len(statuses) == 1 else 1
+        for place, number in enumerate(matrix.columns):
+            found = plain.columns[number].column
+            told = cells(plain, found.name)
+            nulls = found.nulls or [False] * matrix.rows
+            wanted = [("nan" if null else str(float(value)), status) for (value, status), null in zip(told, nulls)]
+            numbers, beside = matrix.values[place::width], statuses[place::width]
+            assert [(str(number), STATUSES[status]) for number, status in zip(numbers, beside)] == wanted, found.name
+    with refused(Code.INVALID_ARGUMENT, "COLUMN_NOT_NUMERIC"):
+        store.api.online(format="MATRIX", **{**read, "features": ["airport_weather:note"]})
+
+
 def stream(store, batch_size=0, unpinned=False, **read):
     fields = {"request": read, "batch_size": batch_size, "unpinned": unpinned}
     return store.api.stream("hydrant.v1.OnlineService", "StreamOnlineFeatures", **fields)

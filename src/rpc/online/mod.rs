@@ -21,7 +21,7 @@ use super::wire::columns::{column_length, decode_column};
 use super::wire::decode_position;
 use super::{UseCases, layers};
 use crate::error::Result;
-use crate::serving::OnlineRequest;
+use crate::serving::{AnswerShape, OnlineRequest};
 use crate::tenancy::{Action, Demand};
 
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl OnlineRpc {
         let permit = self.use_cases.admit(Action::ReadOnline, demand(&request, deadline)).await?;
         let answer = async {
             let form = AnswerForm::of(&request)?;
-            let request = OnlineRequest { arrived, ..decode_request(request, deadline)? };
+            let request = OnlineRequest { arrived, shape: form.shape(), ..decode_request(request, deadline)? };
             let answer = self.use_cases.serving.get(&permit, request).await?;
             encode_answer(&answer, form, 0, self.limit)
         };
@@ -71,7 +71,6 @@ fn decode_request(request: v1::GetOnlineFeaturesRequest, deadline: Option<Instan
     if !request.request_context.is_empty() {
         return Err(not_yet_served("request_context", "REQUEST_CONTEXT_NOT_SERVED"));
     }
-    let as_table = request.format() == v1::AnswerFormat::ArrowIpc;
     let mut entities = Vec::with_capacity(request.entities.len());
     for column in request.entities {
         let column = decode_column(column)?;
@@ -85,7 +84,7 @@ fn decode_request(request: v1::GetOnlineFeaturesRequest, deadline: Option<Instan
         at_least: request.at_least.as_ref().map(decode_position).transpose()?,
         strict: request.strict,
         include_event_times: request.include_event_times,
-        as_table,
+        shape: AnswerShape::default(),
         deadline,
         arrived: None,
         latency_budget: request.latency_budget_micros.map(Duration::from_micros),

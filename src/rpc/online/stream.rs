@@ -115,5 +115,6 @@ fn decode(message: Bytes) -> Result<Asked> {
     let request = request.unwrap_or_default();
     let form = AnswerForm::of(&request)?;
     let rows = (batch_size > 0).then(|| usize::try_from(batch_size).unwrap_or(usize::MAX));
-    Ok(Asked { request: decode_request(request, None)?, form, pieces: Pieces { rows, unpinned } })
+    let request = OnlineRequest { shape: form.shape(), ..decode_request(request, None)? };
+    Ok(Asked { request, form, pieces: Pieces { rows, unpinned } })
 }

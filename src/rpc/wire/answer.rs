@@ -1,8 +1,9 @@
 //! An online answer as the bytes of a `GetOnlineFeaturesResponse`, written cell by cell from the
 //! rows that were found: no message, array or value is made in between. The bytes are those that the
-//! message would be encoded to. Its values may stand in one Arrow IPC stream instead.
+//! message would be encoded to. Its values may stand in one Arrow IPC stream, or in matrices, instead.
 
 mod arrow;
+mod matrix;
 
 use bytes::{BufMut as _, Bytes};
 use hydrant_proto::v1;
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::registry::table::Beside;
 use crate::rpc::status::{MessageLimit, message_too_large};
 use crate::serving::{
-    AnswerColumn, CellBytes, CellValue, ColumnCells, EventTimes, OnlineAnswer, Provenance, to_column,
+    AnswerColumn, AnswerShape, CellBytes, CellValue, ColumnCells, EventTimes, OnlineAnswer, Provenance, to_column,
 };
 
 // Field numbers of common.proto and online.proto.
@@ -39,23 +40,35 @@ const LIST_SLACK: usize = 64 << 10;
 pub enum AnswerForm {
     Columns,
     Arrow(Beside),
+    Matrix,
 }
 
 impl AnswerForm {
+    /// What it asks of the columns.
+    pub fn shape(self) -> AnswerShape {
+        match self {
+            Self::Columns => AnswerShape::Columns,
+            Self::Arrow(_) => AnswerShape::Table,
+            Self::Matrix => AnswerShape::Matrix,
+        }
+    }
+
     /// What a request asks for.
     pub fn of(request: &v1::GetOnlineFeaturesRequest) -> Result<Self> {
         let beside = Beside { status: request.with_status, event_time: request.with_event_time };
         match v1::AnswerFormat::try_from(request.format) {
             Ok(v1::AnswerFormat::ArrowIpc) => Ok(Self::Arrow(beside)),
-            Ok(v1::AnswerFormat::Columns) if beside == Beside::default() => Ok(Self::Columns),
-            Ok(v1::AnswerFormat::Columns) => {
+            Ok(v1::AnswerFormat::Columns | v1::AnswerFormat::Matrix) if beside != Beside::default() => {
                 let message = "'with_status' and 'with_event_time' are of the format ARROW_IPC";
-                let hint = "leave them out: COLUMNS have statuses, and 'include_event_times' sends event times";
+                let hint =
+                    "leave them out: the other formats have statuses, and 'include_event_times' sends event times";
                 Err(Error::invalid("BAD_FORMAT", message).hint(hint))
             }
+            Ok(v1::AnswerFormat::Columns) => Ok(Self::Columns),
+            Ok(v1::AnswerFormat::Matrix) => Ok(Self::Matrix),
             Err(_) => {
                 let message = format!("there is no format {} of an answer", request.format);
-                Err(Error::invalid("BAD_FORMAT", message).hint("use COLUMNS or ARROW_IPC"))
+                Err(Error::invalid("BAD_FORMAT", message).hint("use COLUMNS, ARROW_IPC or MATRIX"))
             }
         }
     }
@@ -67,6 +80,7 @@ pub fn encode_answer(answer: &OnlineAnswer, form: AnswerForm, first_row: u64, li
     match form {
         AnswerForm::Columns => encode_columns(answer, first_row, limit),
         AnswerForm::Arrow(beside) => arrow::encode(answer, beside, first_row, limit),
+        AnswerForm::Matrix => matrix::encode(answer, first_row, limit),
     }
 }
 
@@ -168,6 +182,7 @@ fn without_columns(answer: &OnlineAnswer) -> v1::GetOnlineFeaturesResponse {
         provenance: Some(encode_provenance(&answer.provenance)),
         arrow_ipc: Vec::new(),
         first_row: 0,
+        matrices: Vec::new(),
     }
 }
 
@@ -431,9 +446,11 @@ fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
 }
 
-/// A default of fixed width as it is sent.
+/// A number or a vector of them, such as a default, as a row would store it.
 fn little_endian(value: &Value) -> Vec<u8> {
     match value {
+        Value::Int32(value) => value.to_le_bytes().to_vec(),
+        Value::Int64(value) => value.to_le_bytes().to_vec(),
         Value::Float32(value) => value.to_le_bytes().to_vec(),
         Value::Float64(value) => value.to_le_bytes().to_vec(),
         Value::Timestamp(value) => value.to_le_bytes().to_vec(),

@@ -5,15 +5,17 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
 use rocksdb::WriteBatch;
 
+use super::row_cache::ViewVersion;
 use super::store::{Current, PartitionStore, earlier};
 use super::{Applied, ApplyReport, Progress, StoreError, ViewPolicies, ViewState};
 use crate::keys::{OnlineKey, PendingKey, TailKey};
 use crate::names::{TenantId, ViewId};
 use crate::order::{Micros, RowVersion, is_expired};
 use crate::record::RowRecord;
-use crate::row::{RowHeader, RowKind, encode_row};
+use crate::row::{OwnedRow, RowHeader, RowKind, encode_row};
 
 /// A write batch has at most this many rows, and ends after this many bytes of them.
 const CHUNK_ROWS: usize = 1024;
@@ -80,6 +82,7 @@ impl PartitionStore {
                 self.database.put_unfinished(&mut batch, frame);
             }
             self.database.write(batch)?;
+            self.keep_changed(&staged.changed);
             self.next_due = earlier(self.next_due, staged.next_due);
             let progress = Progress::Begun { rows: done.rows };
             self.unfinished = Some(Unfinished::Here(frame, done));
@@ -95,6 +98,7 @@ impl PartitionStore {
         self.database.put_applied(&mut batch, applied);
         self.put_views(&mut batch, &views);
         self.database.write(batch)?;
+        self.keep_changed(&staged.changed);
         self.next_due = earlier(self.next_due, staged.next_due);
         self.applied = applied;
         self.applied_unwritten = false;
@@ -123,14 +127,14 @@ impl PartitionStore {
     }
 
     /// Adds rows of one frame to a batch.
-    fn stage_rows(
+    fn stage_rows<'a>(
         &self,
         batch: &mut WriteBatch,
-        rows: &[RowRecord],
+        rows: &'a [RowRecord],
         applied: Applied,
         now: Micros,
         policies: &dyn ViewPolicies,
-    ) -> Result<Staged, StoreError> {
+    ) -> Result<Staged<'a>, StoreError> {
         let mut next_due = None;
         let mut step = Step::default();
         // Of each key the greatest visible row, and what its view's ttl is.
@@ -185,7 +189,7 @@ impl PartitionStore {
             }
         }
         let names: Vec<&[u8]> = candidates.keys().map(Vec::as_slice).collect();
-        let mut changed = Vec::new();
+        let (mut changed, mut changed_names) = (Vec::new(), Vec::new());
         for ((name, (version, row, ttl)), current) in candidates.iter().zip(self.current_versions(&names)?) {
             match current {
                 Current::Damaged => step.report.shadowed_rows += 1,
@@ -200,13 +204,26 @@ impl PartitionStore {
                     row_buffer.clear();
                     encode_row(&name_of(row), &header, body, &mut row_buffer);
                     batch.put_cf(self.database.latest(), name, &row_buffer);
-                    changed.push(name.as_slice());
+                    changed_names.push(name.as_slice());
+                    changed.push((*row, header));
                     step.report.current_rows += 1;
                 }
             }
         }
-        self.changes_rows(changed.into_iter());
-        Ok(Staged { step, next_due })
+        let change = self.changes_rows(changed_names.into_iter());
+        Ok(Staged { step, next_due, changed: Changed { change, rows: changed } })
+    }
+
+    /// Once a batch is written: who has read these rows finds them in memory as they are now.
+    fn keep_changed(&self, changed: &Changed<'_>) {
+        let change = ViewVersion { version: changed.change, opened: self.database.opened() };
+        for (row, header) in &changed.rows {
+            let kept = || {
+                let body = if header.kind == RowKind::Full { Bytes::copy_from_slice(&row.body) } else { Bytes::new() };
+                OwnedRow::new(*header, body)
+            };
+            self.database.row_cache().replace(&name_of(row), change, kept);
+        }
     }
 }
 
@@ -242,10 +259,18 @@ pub(super) struct Step {
 }
 
 /// What a batch will have done once it is written.
-struct Staged {
+struct Staged<'a> {
     step: Step,
     /// The earliest among its pending rows.
     next_due: Option<Micros>,
+    changed: Changed<'a>,
+}
+
+/// The online rows that a batch changes.
+struct Changed<'a> {
+    /// The version of the change, for the row cache.
+    change: u64,
+    rows: Vec<(&'a RowRecord, RowHeader)>,
 }
 
 impl Step {

@@ -131,7 +131,10 @@ impl ReadView {
         let in_memory = |key: &OnlineKey<'_>| match range.contains(key.slot) {
             // Never read: that it isn't here says nothing.
             false => Some(Lookup::Unreadable(StoreError::ForeignSlot { slot: key.slot, range })),
-            true => rows.get(key, self.in_cache).map(Lookup::of),
+            true => rows.get(key, self.in_cache).map(|known| {
+                known.iter().for_each(|row| row.soon_read());
+                Lookup::of(known)
+            }),
         };
         let mut unknown = Vec::new();
         let mut answers = Vec::with_capacity(keys.len());

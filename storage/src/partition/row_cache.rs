@@ -6,7 +6,8 @@
 //! Versions are numbers given out in order. A published view has one, and so has every change of an
 //! online row: greater than those of the views published before it, smaller than those published
 //! after. A row that was read through view `read`, and whose key last changed at `changed`, is
-//! `view`'s row if `changed` is before both. Changes are remembered by key hash in a table of fixed
+//! `view`'s row if `changed` is before both; the row that the change itself made is too, and is kept
+//! in the place of the one before it. Changes are remembered by key hash in a table of fixed
 //! size, so two keys may share a place; then a row is read once more than it had to be. A store that
 //! is opened again may have lost rows that were not flushed, so each opening has a number too, and no
 //! view takes a row that was read through another opening.
@@ -22,8 +23,10 @@ use quick_cache::{Equivalent, Weighter};
 use crate::keys::{ONLINE_PREFIX_LENGTH, OnlineKey};
 use crate::row::OwnedRow;
 
-/// Places that remember when a key last changed; 8 bytes each.
-const CHANGE_PLACES: usize = 1 << 18;
+/// Of each so many bytes of rows, one place remembers when a key last changed: a thirty-second of
+/// them, and more places than rows.
+const BYTES_PER_CHANGE_PLACE: usize = 256;
+const MIN_CHANGE_PLACES: usize = 1 << 12;
 /// What an entry takes beside its name and body, about: the cache's own bookkeeping, the row's
 /// header, counts and allocator overhead.
 const ENTRY_BYTES: u64 = 240;
@@ -36,6 +39,7 @@ pub(super) struct RowCache {
     rows: Option<Cache<CacheKey, CachedRow, ByBytes, HashAsIs>>,
     /// Of this process.
     seed: u64,
+    /// A power of two of places.
     changes: Box<[AtomicU64]>,
     versions: AtomicU64,
     hits: AtomicU64,
@@ -87,7 +91,8 @@ impl RowCache {
             let (lifecycle, items) = (DefaultLifecycle::default(), (bytes / TYPICAL_ROW_BYTES).max(16));
             Cache::with(items, bytes as u64, ByBytes, HashAsIs::default(), lifecycle)
         };
-        let changes = std::iter::repeat_with(AtomicU64::default).take(CHANGE_PLACES).collect();
+        let places = (bytes / BYTES_PER_CHANGE_PLACE).max(MIN_CHANGE_PLACES).next_power_of_two();
+        let changes = std::iter::repeat_with(AtomicU64::default).take(places).collect();
         Self {
             rows: (bytes > 0).then(make),
             seed: RandomState::new().hash_one(0),
@@ -104,14 +109,24 @@ impl RowCache {
     }
 
     /// Says that the online rows of these names are about to change, to be seen by views published
-    /// from now on only.
-    pub fn change<'a>(&self, names: impl Iterator<Item = OnlineKey<'a>>) {
-        if self.rows.is_none() {
-            return;
-        }
+    /// from now on only. Gives the change's version.
+    pub fn change<'a>(&self, names: impl Iterator<Item = OnlineKey<'a>>) -> u64 {
         let version = self.next_version();
-        for name in names {
-            self.place_of(name.hash(self.seed)).fetch_max(version, Ordering::AcqRel);
+        if self.rows.is_some() {
+            for name in names {
+                self.place_of(name.hash(self.seed)).fetch_max(version, Ordering::AcqRel);
+            }
+        }
+        version
+    }
+
+    /// Once a change is written: keeps the row that it made of a name, if the one before it was kept.
+    /// So who is asked for again and again stays in memory, and who is only written doesn't come in.
+    pub fn replace(&self, name: &OnlineKey<'_>, change: ViewVersion, row: impl FnOnce() -> OwnedRow) {
+        let Some(rows) = &self.rows else { return };
+        let probe = Probe { hash: name.hash(self.seed), prefix: name.prefix(), key: name.key };
+        if rows.contains_key(&probe) {
+            self.put(name, &Some(Arc::new(row())), change);
         }
     }
 
@@ -126,7 +141,7 @@ impl RowCache {
         holds.then_some(cached.row)
     }
 
-    /// Keeps a row that was read through a view.
+    /// Keeps a row that was read through a view, or that a change made.
     pub fn put(&self, name: &OnlineKey<'_>, row: &Known, view: ViewVersion) {
         let Some(rows) = &self.rows else { return };
         let hash = name.hash(self.seed);
@@ -156,7 +171,7 @@ impl RowCache {
 
     fn place_of(&self, hash: u64) -> &AtomicU64 {
         // Not the bits that the cache chooses its places by.
-        &self.changes[(hash >> 23) as usize % CHANGE_PLACES]
+        &self.changes[(hash >> 23) as usize & (self.changes.len() - 1)]
     }
 }
 
@@ -257,6 +272,24 @@ mod tests {
         cache.put(&NAME, &row(2), after);
         assert_eq!(cache.get(&NAME, after), Some(row(2)));
         assert_eq!(cache.get(&NAME, between), None, "an older view doesn't get what came after it");
+    }
+
+    #[test]
+    fn the_row_that_a_change_made_takes_the_place_of_one_that_is_kept_and_no_other_comes_in() {
+        let cache = RowCache::new(1 << 20);
+        let before = publish(&cache);
+        cache.put(&NAME, &row(1), before);
+        let other = OnlineKey { view: ViewId(4), ..NAME };
+        let change = ViewVersion { version: cache.change([NAME, other].into_iter()), opened: 1 };
+        for name in [NAME, other] {
+            cache.replace(&name, change, || OwnedRow::clone(&row(2).expect("a row")));
+        }
+        let after = publish(&cache);
+        assert_eq!((cache.get(&NAME, before), cache.get(&NAME, after)), (None, Some(row(2))));
+        assert_eq!(cache.get(&other, after), None, "it is written, and nobody has read it");
+        cache.change([NAME].into_iter());
+        cache.replace(&NAME, change, || OwnedRow::clone(&row(2).expect("a row")));
+        assert_eq!(cache.get(&NAME, publish(&cache)), None, "it has changed again since");
     }
 
     #[test]

@@ -306,9 +306,10 @@ impl PartitionStore {
         Some(Arc::new(ReadView::new(self.database.clone(), seen, self.views.clone())))
     }
 
-    /// Before a batch is written that changes the online rows under these encoded names.
-    pub(super) fn changes_rows<'a>(&self, names: impl Iterator<Item = &'a [u8]>) {
-        self.database.row_cache().change(names.filter_map(OnlineKey::decode));
+    /// Before a batch is written that changes the online rows under these encoded names. Gives the
+    /// change's version.
+    pub(super) fn changes_rows<'a>(&self, names: impl Iterator<Item = &'a [u8]>) -> u64 {
+        self.database.row_cache().change(names.filter_map(OnlineKey::decode))
     }
 
     /// The versions of the online rows under encoded names, which are sorted.

@@ -207,6 +207,78 @@ proptest! {
     }
 }
 
+/// The value of a feature in a matrix: several numbers of a vector. Written by hand, of the plain form.
+fn as_numbers(column: &v1::Column, row: usize) -> Vec<f64> {
+    use hydrant_proto::v1::column::Values;
+    let is_null = column.nulls.get(row).copied().unwrap_or_default();
+    match column.values.as_ref().expect("values") {
+        Values::Vectors(vectors) => {
+            let dimension = vectors.dimension as usize;
+            let values = &vectors.values[row * dimension..(row + 1) * dimension];
+            values.iter().map(|value| if is_null { f64::NAN } else { f64::from(*value) }).collect()
+        }
+        _ if is_null => vec![f64::NAN],
+        Values::Bools(bools) => vec![if bools.values[row] { 1.0 } else { 0.0 }],
+        Values::Int32s(ints) => vec![ints.values[row].into()],
+        Values::Int64s(ints) => vec![ints.values[row] as f64],
+        Values::Float32s(floats) => vec![floats.values[row].into()],
+        Values::Float64s(floats) => vec![floats.values[row]],
+        Values::Timestamps(times) => vec![times.micros[row] as f64],
+        Values::Strings(_) | Values::Bytes(_) | Values::Lists(_) => panic!("no numbers"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_answer_in_matrices_has_the_cells_of_the_plain_one(answer in answer(), first_row: u64) {
+        let refused = answer.selection().require_numbers().is_err();
+        let texts = |column: &ServiceColumn| matches!(
+            column.data_type,
+            DataType::List(_) | DataType::Scalar(ScalarType::String | ScalarType::Bytes)
+        );
+        prop_assert_eq!(refused, answer.selection().columns.iter().any(texts));
+        if refused {
+            prop_assert!(encode_answer(&answer, AnswerForm::Matrix, 0, UNBOUNDED).is_err());
+            return Ok(());
+        }
+        let written = encode_answer(&answer, AnswerForm::Matrix, first_row, UNBOUNDED).expect("it is written");
+        let mut response = v1::GetOnlineFeaturesResponse::decode(written).expect("a message");
+        let matrices = std::mem::take(&mut response.matrices);
+        let plain = plainly(&answer);
+        prop_assert_eq!(&response, &v1::GetOnlineFeaturesResponse { columns: Vec::new(), first_row, ..plain.clone() });
+
+        let mut told: BTreeMap<usize, Vec<(Vec<u64>, i32)>> = BTreeMap::new();
+        for matrix in &matrices {
+            let rows = matrix.rows as usize;
+            let width = |place: usize| matrix.widths.get(place).map_or(1, |width| *width as usize);
+            let in_row: usize = (0..matrix.columns.len()).map(width).sum();
+            prop_assert_eq!(matrix.values.len(), rows * in_row);
+            let mut begin = 0;
+            for (place, column) in matrix.columns.iter().enumerate() {
+                let cells = (0..rows).map(|row| {
+                    let values = &matrix.values[row * in_row + begin..][..width(place)];
+                    let status = row * matrix.columns.len() + place;
+                    let status = matrix.statuses[if matrix.statuses.len() == 1 { 0 } else { status }];
+                    (values.iter().map(|value| value.to_bits()).collect(), status)
+                });
+                prop_assert!(told.insert(*column as usize, cells.collect()).is_none(), "a column stands once");
+                begin += width(place);
+            }
+        }
+        prop_assert_eq!(told.len(), plain.columns.len());
+        for (number, plain) in plain.columns.iter().enumerate() {
+            let column = plain.column.as_ref().expect("values");
+            let cells = &told[&number];
+            prop_assert_eq!(cells.len(), super::super::columns::column_length(column));
+            for (row, (values, status)) in cells.iter().enumerate() {
+                let wanted: Vec<u64> = as_numbers(column, row).iter().map(|value| value.to_bits()).collect();
+                prop_assert_eq!(values, &wanted);
+                prop_assert_eq!(*status, plain.statuses[if plain.statuses.len() == 1 { 0 } else { row }]);
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn the_bytes_of_an_answer_are_those_of_its_message(answer in answer()) {

@@ -104,6 +104,22 @@ fn rows_that_are_read_again_come_out_of_the_row_cache() {
 }
 
 #[test]
+fn a_row_that_is_kept_and_written_again_is_found_in_memory_as_it_is_now() {
+    let mut bench = bench(1 << 20);
+    bench.apply(&frame(1, [row(1, 10, 7), row(2, 10, 7)]));
+    answer(&bench.view(), 1, VIEW, ReadMode::CachedOnly).expect("it is in memory");
+    let before = bench.view();
+    bench.apply(&frame(2, [row(1, 20, 8), row(2, 20, 8)]));
+    for (key, hits) in [(1, 1), (2, 1)] {
+        let found = answer(&bench.view(), key, VIEW, ReadMode::CachedOnly).expect("it is in memory");
+        assert_eq!(found.as_ref().map(value_of), Some(8));
+        assert_eq!(bench.shared.row_cache_hits_and_misses().0, hits, "key {key}");
+    }
+    let found = answer(&before, 1, VIEW, ReadMode::MayBlock).expect("a row");
+    assert_eq!(found.as_ref().map(value_of), Some(7), "an older view has what it had");
+}
+
+#[test]
 fn rows_that_are_read_in_passing_are_not_kept_and_those_that_are_kept_are_found() {
     let mut bench = bench(1 << 20);
     bench.apply(&frame(1, (0..KEYS).map(|key| row(key, 10, key))));
