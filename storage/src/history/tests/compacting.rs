@@ -31,7 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => drawn(60).prop_map(Step::Land),
         4 => (2usize..4, drawn(20)).prop_map(|(runs, rows)| Step::Merge(runs, rows)),
-        1 => Just(Step::AddFeature),
+        2 => Just(Step::AddFeature),
         1 => Just(Step::Reopen),
     ];
     prop::collection::vec(step, 1..24)
@@ -68,7 +68,13 @@ impl Model {
 
     async fn add_feature(&mut self) {
         let number = self.spec.features.len();
-        self.spec.features.push((name(&format!("more_{number}")), DataType::Scalar(ScalarType::String)));
+        let types = [
+            DataType::Vector(2),
+            DataType::Scalar(ScalarType::String),
+            DataType::List(ScalarType::Bytes),
+            DataType::Scalar(ScalarType::Bool),
+        ];
+        self.spec.features.push((name(&format!("more_{number}")), types[number % types.len()]));
         self.table.add_features(self.spec.features.clone()).await.expect("add");
     }
 
