@@ -30,7 +30,7 @@ use support::training::{self, FEATURES, SERVICE, TTL_DAYS, VIEWS};
 const SPINE_ROWS: f64 = 1_000_000.0;
 const HISTORY_ROWS: f64 = 5_000_000.0;
 const SPINE_BATCH: usize = 65_536;
-/// How long landing may take after the last row was acknowledged.
+/// How long landing and compaction may take after the last row was acknowledged.
 const LANDING_PATIENCE: Duration = Duration::from_secs(300);
 const TABLE: &str = "point-in-time join S";
 
@@ -120,26 +120,39 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Loads the history through ingest and waits until it has landed.
+/// Loads the history through ingest and waits until it has landed and is compacted.
 async fn load(folder: &Path, history_rows: usize, report: &mut Report) -> Result<(Hydrant, Client)> {
-    let server = Hydrant::start(&[("LANDING__INTERVAL", "2s")]).await?;
+    let server = Hydrant::start(&[("LANDING__INTERVAL", "2s"), ("COMPACTION__INTERVAL", "1s")]).await?;
     let client = server.client().await?;
     client.apply(&definitions(&training::definitions())?, None).await?;
     let begun = Instant::now();
     let loaded = futures::future::try_join_all(VIEWS.iter().map(|view| view.load(&client, folder))).await?;
     let seconds = begun.elapsed().as_secs_f64();
     ensure!(loaded.iter().all(|rows| *rows == history_rows as u64), "{loaded:?} rows of {history_rows} were taken");
-    let mut tail_rows = u64::MAX;
-    while tail_rows > 0 && begun.elapsed() < LANDING_PATIENCE {
+    let (mut tail_rows, mut to_merge) = (u64::MAX, f64::MAX);
+    while (tail_rows > 0 || to_merge > 0.0) && begun.elapsed() < LANDING_PATIENCE {
         server.wait_until_quiet(LANDING_PATIENCE).await?;
         tail_rows = receive(&client, folder, None).await?.tail_rows;
+        to_merge = server.counter("hydrant_compaction_to_merge")?;
     }
     ensure!(tail_rows == 0, "{tail_rows} rows have not landed: {}", server.log());
+    ensure!(to_merge == 0.0, "{to_merge} runs have not been merged: {}", server.log());
     let rows = (VIEWS.len() * history_rows) as f64;
     let row = json!({ "rows": rows as u64, "seconds until acknowledged": figure(seconds), "rows/s": (rows / seconds).round() as u64,
         "seconds until landed and idle": figure(begun.elapsed().as_secs_f64()),
         "server's peak memory MiB": machine::peak_memory(server.id())? >> 20 });
     report.row("loading by Flight DoPut, three streams", row)?;
+    let runs: BTreeMap<String, f64> = server.metric("hydrant_history_runs")?.into_iter().collect();
+    for (labels, files) in server.metric("hydrant_history_files")? {
+        let view = VIEWS.iter().find(|view| labels.contains(&format!("view=\"{}\"", view.name)));
+        let view = view.with_context(|| format!("files of another view: {labels}"))?;
+        let row = json!({ "view": view.name, "files": files, "runs": runs.get(&labels) });
+        report.row("history of each view when it is measured", row)?;
+    }
+    let row = json!({ "merges": server.counter("hydrant_compaction_merges_total")?,
+        "written MiB": figure(server.counter("hydrant_compaction_written_bytes_total")? / f64::from(1 << 20)),
+        "landed MiB": figure(server.counter("hydrant_landing_written_bytes_total")? / f64::from(1 << 20)) });
+    report.row("compaction until then", row)?;
     Ok((server, client))
 }
 

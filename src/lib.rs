@@ -7,6 +7,7 @@ pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod compaction;
 pub mod config;
 pub mod counter;
 pub mod error;

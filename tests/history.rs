@@ -1,6 +1,9 @@
 //! Training sets and landing over a whole store in one process: log, partitions, registry, history
 //! tables. Rows are put into the log as ingest would.
 
+#[path = "history/compaction.rs"]
+mod compaction;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;

@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 6] = ["config", "error", "clock", "telemetry", "counter", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 25] = [
+const MODULES: [(&str, &[&str]); 26] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -67,6 +67,7 @@ const MODULES: [(&str, &[&str]); 25] = [
     ("ingest", LOWER),
     ("serving", LOWER),
     ("landing", LOWER),
+    ("compaction", LOWER),
     ("history", LOWER),
     ("materialize", LOWER),
     ("freshness", LOWER),
@@ -83,6 +84,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "ingest",
     "serving",
     "landing",
+    "compaction",
     "history",
     "materialize",
     "freshness",

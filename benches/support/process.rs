@@ -107,16 +107,24 @@ impl Hydrant {
         self.wait_until_started().await
     }
 
-    /// The sum of a counter over its labels, as /metrics tells it; 0 where there is none yet.
+    /// The sum of a metric over its labels, as /metrics tells it; 0 where there is none yet.
     pub fn counter(&self, name: &str) -> Result<f64> {
+        Ok(self.metric(name)?.iter().map(|(_, value)| value).sum())
+    }
+
+    /// A metric's values, each with its labels as they are written, as /metrics tells it.
+    pub fn metric(&self, name: &str) -> Result<Vec<(String, f64)>> {
         let mut stream = TcpStream::connect(&self.http)?;
         write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http)?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         ensure!(answer.starts_with("HTTP/1.1 200"), "no metrics: {answer}");
         let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-        let values = answer.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        Ok(values.sum())
+        let to_value = |line: &str| {
+            let (labels, value) = line.strip_prefix(name)?.rsplit_once(' ')?;
+            Some((labels.to_owned(), value.parse().ok()?))
+        };
+        Ok(answer.lines().filter(of_name).filter_map(to_value).collect())
     }
 
     pub fn id(&self) -> u32 {

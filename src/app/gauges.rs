@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
+use hydrant_storage::history::{CompactionOptions, HistoryTables, TableSnapshot};
 use hydrant_storage::names::Name;
 use hydrant_storage::partition::SharedResources;
 
@@ -65,6 +66,24 @@ const JOINS: Metric = Metric {
 const SPILL: Metric =
     Metric { name: "hydrant.history.spill", unit: Metric::BYTES, help: "Spill files of the training sets being made." };
 
+const FILES: Metric =
+    Metric { name: "hydrant.history.files", unit: Metric::COUNT, help: "Files of a view's history table." };
+const RUNS: Metric = Metric {
+    name: "hydrant.history.runs",
+    unit: Metric::COUNT,
+    help: "Sorted runs of a view's history table, each of one or more files: what a training set merges.",
+};
+const TO_MERGE: Metric = Metric {
+    name: "hydrant.compaction.to_merge",
+    unit: Metric::COUNT,
+    help: "Runs of a view's history table that are to be merged next, or are being merged.",
+};
+const RETIRED: Metric = Metric {
+    name: "hydrant.compaction.retired",
+    unit: Metric::BYTES,
+    help: "Files that were merged with others, and stay for readers of older versions.",
+};
+
 /// What is asked when metrics are collected. The instruments hold it weakly: metrics outlive a node,
 /// and must not keep it open.
 #[derive(Debug)]
@@ -72,6 +91,9 @@ pub(super) struct Observed {
     use_cases: UseCases,
     resources: Arc<SharedResources>,
     landing: Landing,
+    tables: Arc<HistoryTables>,
+    /// `None` where files are not merged by themselves.
+    merging: Option<CompactionOptions>,
 }
 
 /// Has the node asked for as long as what is returned is held.
@@ -80,6 +102,8 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         use_cases: node.use_cases().clone(),
         resources: node.resources().clone(),
         landing: node.landing().clone(),
+        tables: node.tables().clone(),
+        merging: node.compaction().options().enabled.then_some(node.compaction().options().merging),
     };
     let observed = Arc::new(observed);
     let gauge = |metric: &Metric, tell: fn(&Observed, &dyn AsyncInstrument<f64>)| {
@@ -125,6 +149,15 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     });
     gauge(&JOINS, |node, gauge| gauge.observe(node.use_cases.tenancy.in_flight(Class::Training) as f64, &[]));
     gauge(&SPILL, |node, gauge| gauge.observe(node.use_cases.history.spilled_bytes() as f64, &[]));
+    gauge(&FILES, |node, gauge| node.tell_tables(gauge, |table| table.files.len() as f64));
+    gauge(&RUNS, |node, gauge| node.tell_tables(gauge, |table| table.chains_with(None, None).len() as f64));
+    gauge(&TO_MERGE, |node, gauge| {
+        let to_merge = |table: &TableSnapshot| node.merging.map_or(0, |merging| table.runs_to_merge(&merging).len());
+        node.tell_tables(gauge, |table| to_merge(table) as f64);
+    });
+    gauge(&RETIRED, |node, gauge| {
+        gauge.observe(node.tables.opened().iter().map(|table| table.retired_bytes()).sum::<u64>() as f64, &[]);
+    });
 
     gauge(&WAITING, |node, gauge| {
         for class in Class::ALL {
@@ -147,11 +180,24 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         serving.metrics().counters(),
         history.metrics().counters(),
         node.landing().metrics().counters(),
+        node.compaction().metrics().counters(),
     ];
     for counter in counters.into_iter().flatten() {
         count(instruments, &observed, counter);
     }
     observed
+}
+
+impl Observed {
+    /// A number of each history table.
+    fn tell_tables(&self, gauge: &dyn AsyncInstrument<f64>, number: impl Fn(&TableSnapshot) -> f64) {
+        for table in self.tables.opened() {
+            let table = table.snapshot();
+            let (tenant, view) = (table.spec().tenant.to_string(), table.spec().view.to_string());
+            let version = Label::new("version", i64::from(table.spec().version));
+            gauge.observe(number(&table), &[Label::new("tenant", tenant), Label::new("view", view), version]);
+        }
+    }
 }
 
 /// Has a counter asked; where it tells tenants apart, for every tenant that there is, so that a count

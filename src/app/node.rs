@@ -16,6 +16,7 @@ use super::data_dir::DataDir;
 use super::start_check;
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
+use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::history::{History, HistoryOptions, HistoryParts};
@@ -34,6 +35,8 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     landing: Landing,
+    compaction: Compaction,
+    tables: Arc<HistoryTables>,
     log: Arc<dyn WriteLog>,
     log_metrics: Arc<LogMetrics>,
     resources: Arc<SharedResources>,
@@ -42,7 +45,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Opens the data directory, replays what has to be replayed, and starts partitions and landing.
+    /// Opens the data directory, replays what has to be replayed, and starts partitions, landing and compaction.
     /// Partitions may still be opening when it returns: [`Partitions::wait_serving`] waits for them.
     pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, AppError> {
         let root = config.storage.data_dir.clone();
@@ -102,13 +105,16 @@ impl Node {
                 snapshots: snapshots.clone(),
                 log: log.clone(),
                 partitions: partitions.clone(),
-                tables,
+                tables: tables.clone(),
                 landed,
                 store_time: store_time.clone(),
             },
             landing_options(config),
         )
         .map_err(opening("landing"))?;
+        let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
+        let compaction = Compaction::start(compacting, compaction_options(config));
+        let compaction = compaction.map_err(opening("compaction"))?;
         let ingest = Ingest::new(
             log.clone(),
             partitions.clone(),
@@ -126,7 +132,7 @@ impl Node {
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
         let use_cases = UseCases { tenancy, registry, ingest, serving, history, partitions, store_time };
-        Ok(Self { use_cases, landing, log, log_metrics, resources, _directory: directory })
+        Ok(Self { use_cases, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
     }
 
     pub fn use_cases(&self) -> &UseCases {
@@ -135,6 +141,15 @@ impl Node {
 
     pub fn landing(&self) -> &Landing {
         &self.landing
+    }
+
+    pub fn compaction(&self) -> &Compaction {
+        &self.compaction
+    }
+
+    /// The history tables that have been opened.
+    pub fn tables(&self) -> &Arc<HistoryTables> {
+        &self.tables
     }
 
     pub fn log(&self) -> &Arc<dyn WriteLog> {
@@ -150,14 +165,15 @@ impl Node {
         &self.resources
     }
 
-    /// Ends landing after the one under way, flushes and closes the partitions, and lets the log
+    /// Gives up the merge that is under way, ends landing after the one under way, flushes and closes the partitions, and lets the log
     /// write what waits. What was acknowledged is durable either way.
     pub async fn close(self) {
-        let Self { use_cases, landing, log, log_metrics: _, resources, _directory } = self;
+        let Self { use_cases, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
+        compaction.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
         // The log joins its thread when its last holder lets go of it.
-        let dropped = blocking(move || drop((landing, use_cases, log, resources))).await;
+        let dropped = blocking(move || drop((landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
@@ -251,6 +267,23 @@ fn landing_options(config: &Config) -> LandingOptions {
         tail_bytes: config.landing.tail.0,
         interval: config.landing.interval.duration(),
         ..LandingOptions::default()
+    }
+}
+
+fn compaction_options(config: &Config) -> CompactionOptions {
+    let compaction = &config.compaction;
+    CompactionOptions {
+        enabled: compaction.enabled,
+        interval: compaction.interval.duration(),
+        bytes_per_second: compaction.rate.0,
+        retention: compaction.retention.duration(),
+        merging: MergeOptions {
+            runs_per_level: compaction.runs_per_level,
+            file_bytes: compaction.file.0,
+            memory: compaction.memory.as_usize(),
+            merge_bytes: compaction.max_merge.0,
+        },
+        ..CompactionOptions::default()
     }
 }
 

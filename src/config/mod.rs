@@ -30,6 +30,7 @@ pub struct Config {
     pub partitions: PartitionsConfig,
     pub serving: ServingConfig,
     pub landing: LandingConfig,
+    pub compaction: CompactionConfig,
     pub history: HistoryConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -123,6 +124,19 @@ pub struct LandingConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct CompactionConfig {
+    pub enabled: bool,
+    pub interval: Span,
+    pub runs_per_level: usize,
+    pub file: ByteSize,
+    pub rate: ByteSize,
+    pub memory: ByteSize,
+    pub max_merge: ByteSize,
+    pub retention: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HistoryConfig {
     pub max_joins: usize,
     pub threads: usize,
@@ -147,6 +161,9 @@ pub enum LogFormat {
     Text,
     Json,
 }
+
+/// Delta Lake's log tells of a removed file for as long, by default.
+const LONGEST_RETENTION: Span = Span(Duration::from_hours(7 * 24));
 
 /// More often would be work for its own sake.
 const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
@@ -205,6 +222,9 @@ impl Config {
             "partitions.max_tail",
             format!("{} is less than landing.tail ({})", self.partitions.max_tail, self.landing.tail),
         );
+        let retention = self.compaction.retention;
+        let rule = format!("{retention} is longer than {LONGEST_RETENTION}");
+        demand(retention <= LONGEST_RETENTION, "compaction.retention", rule);
         // Such a request would be refused as one too many, whenever it had to wait.
         let waiting = self.admission.max_waiting_bytes;
         for (option, largest) in
@@ -237,6 +257,7 @@ impl Config {
             ("serving.read_threads", wide(self.serving.read_threads), 1, 256),
             ("serving.max_history_reads", wide(self.serving.max_history_reads), 1, 1 << 10),
             ("serving.max_streams", wide(self.serving.max_streams), 1, 1 << 16),
+            ("compaction.runs_per_level", wide(self.compaction.runs_per_level), 2, 256),
             ("history.max_joins", wide(self.history.max_joins), 1, 1 << 10),
             ("history.threads", wide(self.history.threads), 0, 256),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
@@ -262,6 +283,10 @@ impl Config {
             ("ingest.max_key", self.ingest.max_key, ByteSize(64), mib(1)),
             ("partitions.max_tail", self.partitions.max_tail, mib(1), gib(1 << 20)),
             ("landing.tail", self.landing.tail, kib(64), gib(1 << 14)),
+            ("compaction.file", self.compaction.file, kib(64), gib(1 << 10)),
+            ("compaction.rate", self.compaction.rate, kib(64), gib(1 << 10)),
+            ("compaction.memory", self.compaction.memory, mib(1), gib(1 << 14)),
+            ("compaction.max_merge", self.compaction.max_merge, mib(1), gib(1 << 20)),
             ("history.memory", self.history.memory, mib(16), gib(1 << 14)),
             ("history.max_spill", self.history.max_spill, mib(1), gib(1 << 20)),
         ]
@@ -276,16 +301,18 @@ impl Config {
             ("log.producer_horizon", self.log.producer_horizon),
             ("partitions.reopen_delay", self.partitions.reopen_delay),
             ("partitions.max_reopen_delay", self.partitions.max_reopen_delay),
+            ("compaction.retention", self.compaction.retention),
             ("history.patience", self.history.patience),
         ]
     }
 
     /// What is looked after by a timer.
-    fn intervals(&self) -> [(&'static str, Span); 3] {
+    fn intervals(&self) -> [(&'static str, Span); 4] {
         [
             ("partitions.flush_interval", self.partitions.flush_interval),
             ("partitions.trim_interval", self.partitions.trim_interval),
             ("landing.interval", self.landing.interval),
+            ("compaction.interval", self.compaction.interval),
         ]
     }
 }

@@ -1,6 +1,6 @@
 //! Brings many sorted runs down to few: as many as fit in memory while they are open are merged into
-//! one on disk, before the walk begins. So a history of thousands of landings takes no more memory
-//! than one of a few. Rows that no spine row can ask for are left out; none is reordered.
+//! one on disk, before the walk begins. So a history of thousands of landings that compaction has not
+//! come to takes no more memory than one of a few. Rows that no spine row can ask for are left out; none is reordered.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

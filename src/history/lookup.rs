@@ -1,6 +1,6 @@
 //! Pinned online reads that the online store can't answer: a few keys, at an instant in the past.
-//! It seeks, in the tails and then in one file after the other, and reads only what may hold a key;
-//! it never walks a table or a tail, and never has more than one file open.
+//! It seeks, in the tails and then in one run of files after the other, and reads only what may hold a
+//! key; it never walks a table or a tail, and never has more than one file open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,9 +84,9 @@ fn find_rows(rows: &ViewRows, keys: &[Vec<u8>], t: Micros, stop: &Stop) -> Resul
     find_in_tails(rows, &mut wanted, t, stop)?;
     let slots: SlotSet = wanted.iter().map(|wanted| wanted.slot).collect();
     let all: Vec<usize> = (0..view.features.len()).collect();
-    for file in rows.table().files_with(Some(&slots), None) {
+    for chain in rows.table().chains_with(Some(&slots), None) {
         stop.check()?;
-        let run = rows.table().open_run(file, &all, Some(&slots))?;
+        let run = rows.table().open_chain(&chain, &all, Some(&slots))?;
         let mut cursor = MergedRuns::new(vec![Box::new(Stoppable::new(run, stop))], None)?;
         for wanted in &mut wanted {
             let Some(row) = row_at(&mut cursor, wanted, t, stop)? else { continue };
@@ -125,7 +125,7 @@ fn find_in_tails(rows: &ViewRows, wanted: &mut [Wanted<'_>], t: Micros, stop: &S
     Ok(())
 }
 
-/// The greatest row of the key in a file that is visible at `t`.
+/// The greatest row of the key in a run that is visible at `t`.
 fn row_at(cursor: &mut MergedRuns, wanted: &Wanted<'_>, t: Micros, stop: &Stop) -> Result<Option<RowAt>, JoinError> {
     cursor.seek(wanted.slot, wanted.key)?;
     let (mut greatest, mut looked_at) = (None, 0u32);

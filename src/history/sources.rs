@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hydrant_storage::history::{
-    DataFile, HistoryError, HistoryTables, MergedRuns, Run, RunBatch, TableSnapshot, TailRun, tail_rows,
+    Chain, HistoryError, HistoryTables, MergedRuns, Run, RunBatch, TableSnapshot, TailRun, tail_rows,
 };
 use hydrant_storage::keys::SlotRange;
 use hydrant_storage::order::Micros;
@@ -97,12 +97,15 @@ impl ViewRows {
     /// `stop` is set.
     pub fn open(&self, projection: &[usize], wanted: &FanIn<'_>, stop: &Stop) -> Result<MergedRuns, JoinError> {
         let (slots, cutoff) = (Some(wanted.slots), wanted.cutoff);
-        let open = |file: &DataFile| {
+        let open = |chain: &Chain<'_>| {
             stop.check()?;
-            let run = self.table.open_run(file, projection, slots)?;
+            let run = self.table.open_chain(chain, projection, slots)?;
             Ok(OpenRun { bytes: run.open_bytes(), run: Box::new(Stoppable::new(run, stop)) })
         };
-        let mut runs = wanted.reduce(self.table.files_with(slots, cutoff).map(open))?;
+        let mut chains = self.table.chains_with(slots, cutoff);
+        // Where not all can be open at once, those that are merged on disk are the small ones.
+        chains.sort_by_key(Chain::bytes);
+        let mut runs = wanted.reduce(chains.iter().map(open))?;
         let landed = self.table.landed_through;
         let rows = tail_rows(self.tails.clone(), self.view.tenant, self.view.id, landed);
         let tail = TailRun::new(rows, self.view.layout.clone(), projection.to_vec(), landed + 1..=u64::MAX);

@@ -2,6 +2,9 @@
 DuckDB. What was ingested is there once, with its tombstones, whatever landed when.
 """
 
+import time
+import urllib.request
+
 import duckdb
 import polars
 import pyarrow as pa
@@ -251,4 +254,47 @@ def test_every_type_lands_as_the_arrow_type_that_stands_for_it(serve):
             nested = pa.types.is_nested(parcels.schema.field(name).type)
             assert nested or read.schema.field(name).type == parcels.schema.field(name).type, name
     assert pa.types.is_list(read.schema.field("embedding").type)
+    server.stop()
+
+
+def test_a_compacted_table_reads_the_same_in_every_engine_and_so_do_its_older_versions(serve):
+    """Landings of a second each, merged as soon as there are two runs into files of 64 KiB."""
+    server = serve(
+        landing__interval="1s",
+        compaction__interval="100ms",
+        compaction__runs_per_level="2",
+        compaction__file="64KiB",
+    )
+    server.apply(DEFINITIONS)
+    landings = 4
+    for part in range(landings):
+        server.put("weather", rows(part * 1_000, 1_000))
+        wait_until_landed(server)
+    path = server.data / TABLE
+    overdue = time.monotonic() + 60
+    while not (merges := [done for done in DeltaTable(path).history() if done["operation"] == "OPTIMIZE"]):
+        assert time.monotonic() < overdue, server.log_tail()
+
+    def counted(version) -> set:
+        table = DeltaTable(path, version=version)
+        read = table.to_pyarrow_table()
+        found = {(read.num_rows, *(pc.sum(read[name]).as_py() for name in ("temp", "wind")))}
+        scanned = polars.scan_delta(str(path), version=version).select(
+            polars.len(), polars.col("temp").sum(), polars.col("wind").sum()
+        )
+        found.add(scanned.collect().row(0))
+        sql = "select count(*), sum(temp), sum(wind) from read_parquet($files, union_by_name = true)"
+        found.update(query(sql, files=table.file_uris()))
+        return found
+
+    count = landings * 1_000
+    expected = (count, sum(n / 2 for n in range(count) if n % 7), float(sum(range(count))))
+    assert counted(DeltaTable(path).version()) == {expected}
+    for merge in merges:
+        # A merge changes which files there are, and nothing else.
+        assert counted(merge["version"]) == counted(merge["version"] - 1)
+    assert len(DeltaTable(path).file_uris()) < landings
+    metrics = urllib.request.urlopen(f"http://{server.addresses['http']}/metrics", timeout=60).read().decode()
+    assert 'hydrant_compaction_merges_total{tenant="default"' in metrics
+    assert 'hydrant_history_files{' in metrics
     server.stop()

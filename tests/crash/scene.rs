@@ -1,6 +1,7 @@
 //! One data directory, its servers one after the other, and the rounds of writing, killing, starting
 //! again and checking.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -35,6 +36,10 @@ trim_interval = "100ms"
 [landing]
 tail = "64KiB"
 interval = "100ms"
+[compaction]
+interval = "50ms"
+runs_per_level = 2
+file = "64KiB"
 "#;
 
 /// The same, but nothing lands.
@@ -71,7 +76,7 @@ pub struct Scene {
     random: Random,
     /// The description that was acknowledged last, and those sent after it.
     descriptions: Vec<String>,
-    /// Commits of the views' tables that were counted after a kill.
+    /// Commits of the views' tables, of landings and merges, that were counted after a kill.
     commits: usize,
 }
 
@@ -272,7 +277,7 @@ impl Scene {
     fn check_that_rows_are_there_once(&self, set: &TrainingSet) {
         let taken = self.ledger().taken_rows().count() as u64;
         for view in VIEWS {
-            let landed: u64 = parquet_files(&self.table(view)).iter().map(|file| rows_in(file)).sum();
+            let landed: u64 = files_of(&self.table(view)).iter().map(|file| rows_in(file)).sum();
             let table = set.report.tables.iter().find(|table| table.view == view).expect("it was read");
             let (there, untold) = (landed + table.tail_rows, self.untold_rows());
             assert!(
@@ -317,10 +322,24 @@ impl Scene {
     }
 }
 
-fn parquet_files(table: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(table).expect("readable");
+/// The files that a table's log lists: all added ones but for those removed since, which may still be
+/// there. The log is kept whole.
+fn files_of(table: &Path) -> BTreeSet<PathBuf> {
+    let entries = std::fs::read_dir(table.join("_delta_log")).expect("readable");
     let paths = entries.map(|entry| entry.expect("readable").path());
-    paths.filter(|path| path.extension().is_some_and(|end| end == "parquet")).collect()
+    let commits: BTreeSet<PathBuf> = paths.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
+    let mut files = BTreeSet::new();
+    for commit in commits {
+        for line in std::fs::read_to_string(commit).expect("readable").lines() {
+            let action: serde_json::Value = serde_json::from_str(line).expect("an action");
+            let path = |kind: &str| action[kind]["path"].as_str().map(|path| table.join(path));
+            files.extend(path("add"));
+            if let Some(removed) = path("remove") {
+                assert!(files.remove(&removed), "{} was removed and not there", removed.display());
+            }
+        }
+    }
+    files
 }
 
 fn rows_in(file: &Path) -> u64 {

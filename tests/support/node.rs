@@ -1,5 +1,6 @@
 //! A node in process: its real log, partitions, registry and history in a directory of its own, by
-//! a clock that the test moves. Writes are seen by the next read; rows land when the test says so.
+//! a clock that the test moves. Writes are seen by the next read; rows land, and files of history are
+//! merged, when the test says so.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -107,6 +108,10 @@ impl TestNode {
         config.storage.block_cache = ByteSize::mib(8);
         config.storage.write_buffers = ByteSize::mib(8);
         config.landing.interval = Span(Duration::from_secs(1_000_000));
+        // When the test says so too, and then as much as can be, into small files.
+        config.compaction.enabled = false;
+        config.compaction.runs_per_level = 2;
+        config.compaction.file = ByteSize(64 << 10);
         change(&mut config);
         let mut node = Self { node: None, clock: Arc::new(ManualClock::new(START)), config, directory };
         node.open().await.expect("a new node opens");
@@ -292,6 +297,13 @@ impl TestNode {
     /// Brings everything acknowledged so far into history.
     pub async fn land(&self) -> u64 {
         self.node().landing().land_now().await.expect("the rows land").rows()
+    }
+
+    /// Merges the files of history until there is nothing left to merge; how many merges that took.
+    pub async fn compact(&self) -> u64 {
+        let compacted = self.node().compaction().settle().await.expect("it is running");
+        assert_eq!(compacted.failures, 0, "no table failed");
+        compacted.merges
     }
 
     // Online reads.

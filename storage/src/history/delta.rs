@@ -2,13 +2,13 @@
 //! the frame through which rows have landed, all of which change in one commit. The only user of
 //! deltalake; it never touches a data file's content.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use deltalake::DeltaTable;
 use deltalake::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
-use deltalake::kernel::{Action, Add, ArrayType, DataType as DeltaType, StructField, Transaction};
+use deltalake::kernel::{Action, Add, ArrayType, DataType as DeltaType, Remove, StructField, Transaction};
 use deltalake::logstore::{StorageConfig, default_logstore};
 use deltalake::operations::create::CreateBuilder;
 use deltalake::protocol::{DeltaOperation, SaveMode};
@@ -100,7 +100,7 @@ impl DeltaLog {
         u64::try_from(landed.unwrap_or(0)).map_err(|error| self.error(error))
     }
 
-    /// The table's files, the one that landed first in front.
+    /// The table's files: runs whose rows landed first in front, the files of a run in history order.
     pub fn files(&self) -> Result<Vec<ListedFile>, HistoryError> {
         let state = self.table.snapshot().map_err(|error| self.error(error))?;
         let mut files = Vec::new();
@@ -116,16 +116,18 @@ impl DeltaLog {
             };
             files.push(ListedFile { name: add.path, bytes, facts });
         }
-        files.sort_by(|left, right| (left.facts.first_frame, &left.name).cmp(&(right.facts.first_frame, &right.name)));
+        in_order(&mut files);
         Ok(files)
     }
 
-    /// The names of files that were in the table once, and that readers of older versions need.
-    pub async fn removed_files(&self) -> Result<HashSet<String>, HistoryError> {
+    /// The files that were in the table once, and that readers of older versions need, with when they
+    /// were removed: milliseconds.
+    pub async fn removed_files(&self) -> Result<HashMap<String, i64>, HistoryError> {
         let state = self.table.snapshot().map_err(|error| self.error(error))?;
         let log_store = self.table.log_store();
-        let names = state.all_tombstones(log_store.as_ref()).map_ok(|removed| removed.path().into_owned());
-        names.try_collect().await.map_err(|error| self.error(error))
+        let removed = state.all_tombstones(log_store.as_ref());
+        let removed = removed.map_ok(|file| (file.path().into_owned(), file.deletion_timestamp().unwrap_or_default()));
+        removed.try_collect().await.map_err(|error| self.error(error))
     }
 
     /// The names and types of the table's columns, as its log says them.
@@ -143,34 +145,82 @@ impl DeltaLog {
         through: u64,
         now: Micros,
     ) -> Result<(), HistoryError> {
-        let now_millis = now.div_euclid(1_000);
         let through = i64::try_from(through).map_err(|error| self.error(error))?;
-        let facts = serde_json::to_string(&file.facts).map_err(|error| self.error(error))?;
-        let add = Add {
-            path: name.to_owned(),
-            size: i64::try_from(file.bytes).map_err(|error| self.error(error))?,
-            modification_time: now_millis,
-            data_change: true,
-            stats: Some(statistics(&file.facts)),
-            tags: Some(HashMap::from([(FACTS_TAG.to_owned(), Some(facts))])),
-            partition_values: HashMap::new(),
-            deletion_vector: None,
-            base_row_id: None,
-            default_row_commit_version: None,
-            clustering_provider: None,
-        };
-        let landed = Transaction::new_with_last_update(LANDING_APPLICATION, through, Some(now_millis));
+        let add = self.add_of(name, file, now, true)?;
+        let landed = Transaction::new_with_last_update(LANDING_APPLICATION, through, Some(to_millis(now)));
         let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-        // There is one committer: somebody else's commit in between is not merged with.
-        let properties = commit_properties().with_max_retries(0).with_application_transaction(landed);
+        let properties = commit_properties().with_application_transaction(landed);
+        self.commit(properties, vec![Action::Add(add)], operation).await
+    }
+
+    /// Puts files in the place of others that hold the same rows. On an error the commit may have been
+    /// made or not: [`DeltaLog::reload`] tells.
+    pub async fn commit_compaction(
+        &mut self,
+        removed: &[ListedFile],
+        added: &[(String, WrittenFile)],
+        file_bytes: u64,
+        now: Micros,
+    ) -> Result<(), HistoryError> {
+        let mut actions = Vec::with_capacity(removed.len() + added.len());
+        for file in removed {
+            actions.push(Action::Remove(Remove {
+                path: file.name.clone(),
+                data_change: false,
+                deletion_timestamp: Some(to_millis(now)),
+                extended_file_metadata: Some(true),
+                partition_values: Some(HashMap::new()),
+                size: Some(i64::try_from(file.bytes).map_err(|error| self.error(error))?),
+                tags: Some(self.tags_of(&file.facts)?),
+                deletion_vector: None,
+                base_row_id: None,
+                default_row_commit_version: None,
+            }));
+        }
+        for (name, file) in added {
+            actions.push(Action::Add(self.add_of(name, file, now, false)?));
+        }
+        let target_size = i64::try_from(file_bytes).unwrap_or(i64::MAX);
+        let operation = DeltaOperation::Optimize { predicate: None, target_size };
+        self.commit(commit_properties(), actions, operation).await
+    }
+
+    async fn commit(
+        &mut self,
+        properties: CommitProperties,
+        actions: Vec<Action>,
+        operation: DeltaOperation,
+    ) -> Result<(), HistoryError> {
         let state = self.table.snapshot().map_err(|error| self.error(error))?;
-        let committed = CommitBuilder::from(properties)
-            .with_actions(vec![Action::Add(add)])
+        // Whoever commits has the log to itself: another process's commit in between is not merged with.
+        let committed = CommitBuilder::from(properties.with_max_retries(0))
+            .with_actions(actions)
             .build(Some(state as &dyn TableReference), self.table.log_store(), operation)
             .await
             .map_err(|error| self.error(error))?;
         self.table.state = Some(committed.snapshot());
         Ok(())
+    }
+
+    fn add_of(&self, name: &str, file: &WrittenFile, now: Micros, data_change: bool) -> Result<Add, HistoryError> {
+        Ok(Add {
+            path: name.to_owned(),
+            size: i64::try_from(file.bytes).map_err(|error| self.error(error))?,
+            modification_time: to_millis(now),
+            data_change,
+            stats: Some(statistics(&file.facts)),
+            tags: Some(self.tags_of(&file.facts)?),
+            partition_values: HashMap::new(),
+            deletion_vector: None,
+            base_row_id: None,
+            default_row_commit_version: None,
+            clustering_provider: None,
+        })
+    }
+
+    fn tags_of(&self, facts: &FileFacts) -> Result<HashMap<String, Option<String>>, HistoryError> {
+        let facts = serde_json::to_string(facts).map_err(|error| self.error(error))?;
+        Ok(HashMap::from([(FACTS_TAG.to_owned(), Some(facts))]))
     }
 
     /// Appends columns to the table's schema.
@@ -196,6 +246,25 @@ impl DeltaLog {
         }
         to_error(&self.directory, error)
     }
+}
+
+/// Runs stay together, since a run's first frame is that of all its files.
+fn in_order(files: &mut [ListedFile]) {
+    let mut first_frames: HashMap<u64, u64> = HashMap::new();
+    for file in files.iter() {
+        if let Some(place) = file.facts.place {
+            let first = first_frames.entry(place.run).or_insert(u64::MAX);
+            *first = file.facts.first_frame.min(*first);
+        }
+    }
+    files.sort_by_cached_key(|file| match file.facts.place {
+        None => (file.facts.first_frame, 0, 0, file.name.clone()),
+        Some(place) => (first_frames[&place.run], place.run, place.file, file.name.clone()),
+    });
+}
+
+fn to_millis(time: Micros) -> i64 {
+    time.div_euclid(1_000)
 }
 
 fn to_error(table: &Path, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> HistoryError {

@@ -1,19 +1,24 @@
-//! History: one Delta table per view and version, made of sorted Parquet files, and the sorted runs
-//! by which the point-in-time join reads files and tails alike. Everything here is ordered by
+//! History: one Delta table per view and version, made of sorted Parquet files, which compaction merges
+//! into larger ones, and the sorted runs by which the point-in-time join reads files and tails alike.
+//! Everything here is ordered by
 //! (slot, key, event time, known time, position). It never decides which row counts (that is
 //! [`crate::order`]) and never reads the online rows.
 
 mod checked_file;
+pub mod compaction;
 mod delta;
+mod gather;
 pub mod merge;
 pub mod parquet_run;
 pub mod run;
 pub mod schema;
+pub mod snapshot;
 mod synced_store;
 pub mod table;
 mod tables;
 pub mod tail_run;
 mod tails;
+pub mod vacuum;
 mod writer;
 
 #[cfg(test)]
@@ -21,15 +26,18 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+pub use compaction::{CompactReport, CompactionOptions, Merge, Pace};
 pub use delta::LANDING_APPLICATION;
 pub use merge::MergedRuns;
 pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
-pub use table::{DataFile, HistoryTable, LandReport, TableSnapshot};
+pub use snapshot::{Chain, ChainRun, DataFile, TableSnapshot};
+pub use table::{HistoryTable, LandReport};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
 pub use tails::tail_rows;
+pub use vacuum::VacuumReport;
 
 /// Why history could not be written or read. Nothing that is damaged is ever answered as a value.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +57,9 @@ pub enum HistoryError {
     /// Rows handed over to be landed break a promise; nothing was landed.
     #[error("rows can't be landed: {reason}")]
     BadRows { reason: String },
+    /// A merge was given up, since it was to be. Nothing of it is left.
+    #[error("a merge was given up, since the process is ending")]
+    GivenUp,
     /// The table's log could not be read or written.
     #[error("the log of the history table {}: {source}", table.display())]
     Log { table: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },

@@ -110,7 +110,10 @@ pub(crate) fn to_file(data_type: DataType, array: &ArrayRef) -> ArrayRef {
     let DataType::Vector(dimension) = data_type else { return array.clone() };
     let vectors = array.as_fixed_size_list();
     let offsets = OffsetBuffer::from_repeated_length(dimension as usize, vectors.len());
-    Arc::new(ListArray::new(vector_element(), offsets, vectors.values().clone(), vectors.nulls().cloned()))
+    // Only the numbers of a vector that is null may be null, and a list's element may not be there either.
+    let numbers = vectors.values().as_primitive::<arrow_array::types::Float32Type>().values().clone();
+    let numbers = Arc::new(Float32Array::new(numbers, None));
+    Arc::new(ListArray::new(vector_element(), offsets, numbers, vectors.nulls().cloned()))
 }
 
 /// A column as it came out of a file, in the type's own Arrow type; or what is wrong with it.
@@ -196,6 +199,9 @@ mod tests {
                 assert_eq!(bits(&back), bits(&slice));
             }
         }
+        let missing = to_file(DataType::Vector(2), &absent(DataType::Vector(2), 3));
+        let missing = from_file(DataType::Vector(2), &missing).expect("vectors that are missing");
+        assert_eq!((missing.len(), missing.null_count()), (3, 3));
         assert!(from_file(DataType::Vector(3), &to_file(DataType::Vector(2), &vectors)).is_err());
         assert!(from_file(DataType::Scalar(ScalarType::Int64), &vectors).is_err());
     }

@@ -1,19 +1,21 @@
-//! A history table: the one committer of a view's landed rows. Rows land exactly once, since the
+//! A history table, and the one place from which it is committed to. Rows land exactly once, since the
 //! file that holds them and the frame through which they have landed become part of the table in
-//! one commit; a crash at any moment leaves the table of before or of after. It never changes rows
-//! that have landed.
+//! one commit; compaction puts files in the place of others in one commit too; a crash at any moment
+//! leaves the table of before or of after. It never changes rows that have landed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::files::{Files, remove_if_there};
-use crate::history::delta::{DeltaLog, expected_columns};
-use crate::history::parquet_run::ParquetRun;
+use crate::history::compaction::{self, CompactReport, CompactionOptions, Merge, Pace};
+use crate::history::delta::{DeltaLog, ListedFile, expected_columns};
 use crate::history::schema::{Column, HistoryViewSpec};
+use crate::history::snapshot::{DataFile, Pin, TableSnapshot};
 use crate::history::synced_store::{SyncedStore, TEMPORARY_SUFFIX};
-use crate::history::writer::{FileFacts, write_file};
-use crate::history::{HistoryError, Run, SlotSet};
+use crate::history::vacuum::Retired;
+use crate::history::writer::write_file;
+use crate::history::{HistoryError, Run};
 use crate::names::Name;
 use crate::order::Micros;
 use crate::value::DataType;
@@ -25,7 +27,7 @@ const DATA_SUFFIX: &str = ".parquet";
 /// The history of one version of one view; clones are the same table.
 #[derive(Clone, Debug)]
 pub struct HistoryTable {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 /// What a landing did.
@@ -37,80 +39,10 @@ pub struct LandReport {
     pub delta_version: Option<u64>,
 }
 
-/// The table at one version. What it says and reads doesn't change with later landings.
-#[derive(Clone, Debug)]
-pub struct TableSnapshot {
-    pub delta_version: u64,
-    /// Rows of frames up to this one are in the files; later ones are in the tails.
-    pub landed_through: u64,
-    /// The one that landed first in front.
-    pub files: Vec<DataFile>,
-    spec: Arc<HistoryViewSpec>,
-    directory: PathBuf,
-    store: Arc<dyn Files>,
-}
-
-/// A data file: rows in history order.
-#[derive(Clone, Debug)]
-pub struct DataFile {
-    pub name: String,
-    pub bytes: u64,
-    facts: FileFacts,
-}
-
-impl DataFile {
-    pub fn rows(&self) -> u64 {
-        self.facts.rows
-    }
-
-    /// The least and the greatest slot of its rows.
-    pub fn slots(&self) -> (u16, u16) {
-        (self.facts.first_slot, self.facts.last_slot)
-    }
-
-    /// The least and the greatest ingest time of its rows.
-    pub fn ingest_times(&self) -> (Micros, Micros) {
-        (self.facts.first_ingest_time, self.facts.last_ingest_time)
-    }
-}
-
-impl TableSnapshot {
-    pub fn spec(&self) -> &Arc<HistoryViewSpec> {
-        &self.spec
-    }
-
-    /// A file as a run of the features with the given indices in the view's list. With slots, row
-    /// groups and pages without any of them are left out; rows of other slots may come all the same.
-    /// Blocks.
-    pub fn open_run(
-        &self,
-        file: &DataFile,
-        projection: &[usize],
-        slots: Option<&SlotSet>,
-    ) -> Result<ParquetRun, HistoryError> {
-        let path = self.directory.join(&file.name);
-        ParquetRun::open(&self.store, path, file.bytes, &file.facts, &self.spec, projection, slots)
-    }
-
-    /// All files that may hold rows of the slots ingested at or before the cut-off.
-    pub fn files_with<'a>(
-        &'a self,
-        slots: Option<&'a SlotSet>,
-        cutoff: Option<Micros>,
-    ) -> impl Iterator<Item = &'a DataFile> {
-        let in_time = move |file: &&DataFile| cutoff.is_none_or(|cutoff| file.ingest_times().0 <= cutoff);
-        let in_slots = move |file: &&DataFile| {
-            let (first, last) = file.slots();
-            slots.is_none_or(|slots| slots.intersects(first, last))
-        };
-        self.files.iter().filter(in_time).filter(in_slots)
-    }
-}
-
 impl HistoryTable {
     /// Opens the table of a view under the root of all history, or creates it; adds the columns of
-    /// features that it doesn't have, and removes what an interrupted landing left. There must be no
-    /// other committer.
+    /// features that it doesn't have, and removes what an interrupted landing or merge left. There must
+    /// be no other committer.
     pub async fn open_or_create(
         files: Arc<dyn Files>,
         root: &Path,
@@ -123,14 +55,24 @@ impl HistoryTable {
 
         let mut log = DeltaLog::open_or_create(&store, root, &spec).await?;
         grow(&mut log, &directory, &spec).await?;
-        let snapshot = snapshot(&files, &directory, &Arc::new(spec), &log).await?;
-        let mut kept = log.removed_files().await?;
-        kept.extend(snapshot.files.iter().map(|file| file.name.clone()));
+        let (landed_through, removed) = (log.landed_through().await?, log.removed_files().await?);
+        let empty = TableSnapshot {
+            delta_version: log.version()?,
+            landed_through,
+            files: Vec::new(),
+            spec: Arc::new(spec),
+            directory: directory.clone(),
+            store: files.clone(),
+        };
+        let snapshot = TableSnapshot { files: with_pins(log.files()?, &empty), ..empty };
+        let current: HashSet<String> = snapshot.files.iter().map(|file| file.name.clone()).collect();
         let (swept, swept_files) = (directory.clone(), files.clone());
-        blocking(move || remove_leftovers(swept_files.as_ref(), &swept, &kept)).await?;
+        let sweep = move || remove_leftovers(swept_files.as_ref(), &swept, &current, &removed);
+        let retired = Mutex::new(blocking(sweep).await?);
 
         let current = RwLock::new(Arc::new(snapshot));
-        Ok(Self { inner: Arc::new(Inner { files, directory, store, current, log: tokio::sync::Mutex::new(log) }) })
+        let (log, landing, compacting) = (tokio::sync::Mutex::new(log), Default::default(), Default::default());
+        Ok(Self { inner: Arc::new(Inner { files, directory, store, current, retired, landing, compacting, log }) })
     }
 
     /// The table as of its last commit.
@@ -151,6 +93,34 @@ impl HistoryTable {
         finished(tokio::spawn(async move { inner.land(Box::new(run), through, now).await })).await
     }
 
+    /// Merges the runs that are to be merged next; `None` if none are. The files are durable and not
+    /// yet the table's: see [`HistoryTable::commit`]. Landings go on meanwhile; a second merge waits
+    /// until the first has ended. Dropping the future doesn't interrupt it, but for what `pace` says.
+    ///
+    /// # Errors
+    /// Nothing has changed, and nothing is left.
+    pub async fn merge(&self, options: CompactionOptions, mut pace: Pace) -> Result<Option<Merge>, HistoryError> {
+        let inner = self.inner.clone();
+        let merging = async move {
+            let alone = inner.compacting.clone().lock_owned().await;
+            inner.check_synced()?;
+            let before = inner.current();
+            blocking(move || compaction::merge(&before, &options, &mut pace, alone)).await
+        };
+        finished(tokio::spawn(merging)).await
+    }
+
+    /// Puts what was merged into the place of what it was made of, in one commit. Readers have all rows
+    /// once, before and after. When it returns, the commit is durable; dropping the future doesn't
+    /// interrupt it.
+    ///
+    /// # Errors
+    /// Nothing has changed, but for [`HistoryError::SyncFailed`], as with [`HistoryTable::land`].
+    pub async fn commit(&self, merge: Merge, now: Micros) -> Result<CompactReport, HistoryError> {
+        let inner = self.inner.clone();
+        finished(tokio::spawn(async move { inner.commit(merge, now).await })).await
+    }
+
     /// Adds features to the view's table: in older rows they are missing, not null.
     pub async fn add_features(&self, features: Vec<(Name, DataType)>) -> Result<(), HistoryError> {
         let inner = self.inner.clone();
@@ -158,12 +128,18 @@ impl HistoryTable {
     }
 }
 
-struct Inner {
-    files: Arc<dyn Files>,
-    directory: PathBuf,
+pub(super) struct Inner {
+    pub(super) files: Arc<dyn Files>,
+    pub(super) directory: PathBuf,
     store: SyncedStore,
     current: RwLock<Arc<TableSnapshot>>,
-    /// Held while landing: there is one landing at a time.
+    /// Files that are the table's no more, and are not deleted yet.
+    pub(super) retired: Mutex<Vec<Retired>>,
+    /// Held while landing: there is one landing at a time,
+    landing: tokio::sync::Mutex<()>,
+    /// and one merge, which nobody who lands waits for.
+    compacting: Arc<tokio::sync::Mutex<()>>,
+    /// Held for a commit, and until what it made of the table is published.
     log: tokio::sync::Mutex<DeltaLog>,
 }
 
@@ -175,18 +151,19 @@ impl std::fmt::Debug for Inner {
 
 impl Inner {
     async fn land(&self, mut run: Box<dyn Run>, through: u64, now: Micros) -> Result<LandReport, HistoryError> {
-        let mut log = self.log.lock().await;
+        let _alone = self.landing.lock().await;
         self.check_synced()?;
         let before = self.current();
         if through <= before.landed_through {
             return Ok(LandReport::default());
         }
-        let name = format!("{DATA_PREFIX}{through:020}-{}{DATA_SUFFIX}", uuid::Uuid::new_v4().simple());
+        let name = before.new_name(through);
         let (files, path, spec) = (self.files.clone(), self.directory.join(&name), before.spec.clone());
         let landed = before.landed_through;
         let write = move || write_file(files.as_ref(), &path, &spec, run.as_mut(), landed, through);
         let Some(written) = blocking(write).await? else { return Ok(LandReport::default()) };
 
+        let mut log = self.log.lock().await;
         let committed = log.commit_landing(&name, &written, through, now).await;
         if let Err(error) = committed {
             self.check_synced()?;
@@ -201,9 +178,53 @@ impl Inner {
                 return Err(error);
             }
         }
-        self.publish(&log, before.spec.clone()).await?;
+        self.publish(&log, self.current().spec.clone()).await?;
         log.checkpoint_if_due().await;
         Ok(LandReport { rows: written.facts.rows, bytes: written.bytes, delta_version: Some(log.version()?) })
+    }
+
+    async fn commit(&self, mut merge: Merge, now: Micros) -> Result<CompactReport, HistoryError> {
+        let mut log = self.log.lock().await;
+        self.check_synced()?;
+        // Rows that landed meanwhile are in files of their own; only a merge takes files away, and
+        // there is one at a time.
+        let current: HashSet<String> = log.files()?.into_iter().map(|file| file.name).collect();
+        if let Some(gone) = merge.inputs.iter().find(|file| !current.contains(&file.name)) {
+            let source = format!("{} was taken out of the table while it was merged", gone.name).into();
+            self.publish(&log, self.current().spec.clone()).await?;
+            return Err(HistoryError::Log { table: self.directory.clone(), source });
+        }
+        let removed: Vec<ListedFile> = merge.inputs.iter().map(DataFile::listed).collect();
+        let file_bytes = merge.outputs.written.iter().map(|(_, file)| file.bytes).max().unwrap_or_default();
+        let committed = log.commit_compaction(&removed, &merge.outputs.written, file_bytes, now).await;
+        // From here on they may be the table's: what isn't after all goes at the next start, at the latest.
+        let outputs = merge.outputs.keep();
+        if let Err(error) = committed {
+            self.check_synced()?;
+            log.reload().await?;
+            let made = |listed: &ListedFile| outputs.iter().any(|(name, _)| *name == listed.name);
+            if !log.files()?.iter().any(made) {
+                merge.outputs.written = outputs;
+                // Removes the files.
+                blocking(move || Ok(drop(merge))).await?;
+                return Err(error);
+            }
+        }
+        let retired = merge.inputs.iter().map(|file| Retired::new(file, now));
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).extend(retired);
+        self.publish(&log, self.current().spec.clone()).await?;
+        let removed_bytes = merge.inputs.iter().map(|file| file.bytes).sum();
+        let report = CompactReport {
+            runs: merge.runs,
+            removed_files: merge.inputs.len(),
+            removed_bytes,
+            rows: outputs.iter().map(|(_, file)| file.facts.rows).sum(),
+            files: outputs.len(),
+            bytes: outputs.iter().map(|(_, file)| file.bytes).sum(),
+            delta_version: log.version()?,
+        };
+        log.checkpoint_if_due().await;
+        Ok(report)
     }
 
     async fn add_features(&self, features: Vec<(Name, DataType)>) -> Result<(), HistoryError> {
@@ -222,7 +243,11 @@ impl Inner {
     }
 
     async fn publish(&self, log: &DeltaLog, spec: Arc<HistoryViewSpec>) -> Result<(), HistoryError> {
-        let snapshot = snapshot(&self.files, &self.directory, &spec, log).await?;
+        let before = self.current();
+        let (delta_version, landed_through) = (log.version()?, log.landed_through().await?);
+        let files = with_pins(log.files()?, &before);
+        let (directory, store) = (before.directory.clone(), before.store.clone());
+        let snapshot = TableSnapshot { delta_version, landed_through, files, spec, directory, store };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
         Ok(())
     }
@@ -231,7 +256,7 @@ impl Inner {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn check_synced(&self) -> Result<(), HistoryError> {
+    pub(super) fn check_synced(&self) -> Result<(), HistoryError> {
         if self.store.has_failed_to_sync() {
             return Err(HistoryError::SyncFailed { path: self.directory.clone() });
         }
@@ -239,21 +264,21 @@ impl Inner {
     }
 }
 
-async fn snapshot(
-    files: &Arc<dyn Files>,
-    directory: &Path,
-    spec: &Arc<HistoryViewSpec>,
-    log: &DeltaLog,
-) -> Result<TableSnapshot, HistoryError> {
-    let listed = log.files()?;
-    Ok(TableSnapshot {
-        delta_version: log.version()?,
-        landed_through: log.landed_through().await?,
-        files: listed.into_iter().map(|f| DataFile { name: f.name, bytes: f.bytes, facts: f.facts }).collect(),
-        spec: spec.clone(),
-        directory: directory.to_path_buf(),
-        store: files.clone(),
-    })
+impl TableSnapshot {
+    /// A name that no file has, for one with rows through a frame.
+    pub(super) fn new_name(&self, through: u64) -> String {
+        format!("{DATA_PREFIX}{through:020}-{}{DATA_SUFFIX}", uuid::Uuid::new_v4().simple())
+    }
+}
+
+/// The files as a snapshot has them; those that were there before keep their pins.
+fn with_pins(listed: Vec<ListedFile>, before: &TableSnapshot) -> Vec<DataFile> {
+    let pins: HashMap<&str, &Pin> = before.files.iter().map(|file| (file.name.as_str(), &file.pin)).collect();
+    let pinned = |file: ListedFile| {
+        let pin = pins.get(file.name.as_str()).map_or_else(Pin::default, |pin| (*pin).clone());
+        DataFile { name: file.name, bytes: file.bytes, facts: file.facts, pin }
+    };
+    listed.into_iter().map(pinned).collect()
 }
 
 /// Adds the columns that a view has and its table hasn't, which must be the last ones.
@@ -280,11 +305,24 @@ fn make_durable(files: &dyn Files, log_directory: &Path) -> Result<(), HistoryEr
     Ok(())
 }
 
-/// Removes data files that no commit names, and files of the log that were never finished.
-fn remove_leftovers(files: &dyn Files, directory: &Path, kept: &HashSet<String>) -> Result<(), HistoryError> {
-    let is_orphan = |name: &str| name.starts_with(DATA_PREFIX) && name.ends_with(DATA_SUFFIX) && !kept.contains(name);
-    remove_where(files, directory, is_orphan)?;
-    remove_where(files, &directory.join(LOG_DIRECTORY), |name| name.ends_with(TEMPORARY_SUFFIX))
+/// Removes data files that no commit names, and files of the log that were never finished; gives the
+/// files that were the table's once, `removed` with when.
+fn remove_leftovers(
+    files: &dyn Files,
+    directory: &Path,
+    current: &HashSet<String>,
+    removed: &HashMap<String, i64>,
+) -> Result<Vec<Retired>, HistoryError> {
+    let is_data = |name: &str| name.starts_with(DATA_PREFIX) && name.ends_with(DATA_SUFFIX) && !current.contains(name);
+    remove_where(files, directory, |name| is_data(name) && !removed.contains_key(name))?;
+    remove_where(files, &directory.join(LOG_DIRECTORY), |name| name.ends_with(TEMPORARY_SUFFIX))?;
+    let entries = files.list(directory).map_err(HistoryError::io(directory))?;
+    let retired = entries.into_iter().filter_map(|entry| {
+        let name = entry.name.into_string().ok().filter(|name| is_data(name))?;
+        let removed_at = removed.get(&name)?.saturating_mul(1_000);
+        Some(Retired { name, bytes: entry.metadata.len, removed_at, pin: Pin::default() })
+    });
+    Ok(retired.collect())
 }
 
 fn remove_where(files: &dyn Files, directory: &Path, is_leftover: impl Fn(&str) -> bool) -> Result<(), HistoryError> {
@@ -292,7 +330,7 @@ fn remove_where(files: &dyn Files, directory: &Path, is_leftover: impl Fn(&str) 
         let leftover = !entry.metadata.is_dir && entry.name.to_str().is_some_and(&is_leftover);
         if leftover {
             let path = directory.join(&entry.name);
-            tracing::info!(file = %path.display(), "removing what an interrupted landing left");
+            tracing::info!(file = %path.display(), "removing what an interrupted landing or merge left");
             remove_if_there(files, &path).map_err(HistoryError::io(&path))?;
         }
     }
@@ -300,7 +338,7 @@ fn remove_where(files: &dyn Files, directory: &Path, is_leftover: impl Fn(&str) 
 }
 
 /// Runs what may block where it may.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, HistoryError> + Send + 'static,
 ) -> Result<T, HistoryError> {
     finished(tokio::task::spawn_blocking(work)).await

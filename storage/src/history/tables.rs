@@ -1,5 +1,5 @@
-//! The history tables of a process, each opened once and then shared: landing commits to them, and
-//! joins read them. A table is opened, or made, when it is first asked for; none is ever closed.
+//! The history tables of a process, each opened once and then shared: landing commits to them,
+//! joins read them, compaction merges their files. A table is opened, or made, when it is first asked for; none is ever closed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -50,6 +50,15 @@ impl HistoryTables {
             table.add_features(features).await?;
         }
         Ok(table)
+    }
+
+    /// All tables that have been opened, in the order of their directories.
+    pub fn opened(&self) -> Vec<HistoryTable> {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tables: Vec<(&PathBuf, HistoryTable)> =
+            opened.iter().filter_map(|(directory, cell)| Some((directory, cell.get()?.clone()))).collect();
+        tables.sort_by_key(|(directory, _)| *directory);
+        tables.into_iter().map(|(_, table)| table).collect()
     }
 }
 

@@ -1,8 +1,9 @@
-//! Writes one run into one data file: sorted Parquet with statistics, page index and checksums,
-//! durable before anybody learns of it. It refuses rows that are out of order, and never keeps more
-//! than one row group in memory.
+//! Writes data files: sorted Parquet with statistics, page index and checksums, durable before anybody
+//! learns of it. It refuses rows that are out of order, also from one file of a run to the next, and
+//! never keeps more than one row group in memory.
 
-use std::path::Path;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::types::TimestampMicrosecondType;
@@ -44,6 +45,20 @@ pub(crate) struct FileFacts {
     pub first_ingest_time: Micros,
     pub last_ingest_time: Micros,
     pub end: FileEnd,
+    /// Where compaction has put it; a file that landed is a run by itself, of level 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<RunPlace>,
+}
+
+/// Where a file stands among those that one merge has written, which are one run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunPlace {
+    /// No two runs of a table have the same number.
+    pub run: u64,
+    /// How often its rows have been merged at most.
+    pub level: u32,
+    /// In history order, all of its rows come after those of the files with a lower one.
+    pub file: u32,
 }
 
 /// A data file, durable and not yet part of the table.
@@ -64,52 +79,93 @@ pub(crate) fn write_file(
     through: u64,
 ) -> Result<Option<WrittenFile>, HistoryError> {
     let Some(first) = run.next()? else { return Ok(None) };
-    let written = write_batches(files, path, spec, run, first, landed..=through);
-    if written.is_err() {
-        // What is left only takes room, and goes when the table is opened again.
-        let _ = remove_if_there(files, path);
-    }
-    written.map(Some)
-}
-
-fn write_batches(
-    files: &dyn Files,
-    path: &Path,
-    spec: &HistoryViewSpec,
-    run: &mut dyn Run,
-    first: Arc<RunBatch>,
-    frames: std::ops::RangeInclusive<u64>,
-) -> Result<WrittenFile, HistoryError> {
-    let in_file = |error: ParquetError| to_error(path, error);
-    let schema = spec.file_schema();
-    let sink = SummedWriter::new(files.create_new(path).map_err(HistoryError::io(path))?);
-    let options = ArrowWriterOptions::new().with_properties(properties(spec)).with_skip_arrow_metadata(true);
-    let mut writer = ArrowWriter::try_new_with_options(sink, schema.clone(), options).map_err(in_file)?;
-
-    let mut checks = RowChecks::new(frames);
+    let mut file = OpenFile::create(files, path.to_owned(), spec, RowChecks::new(landed, through))?;
     let mut next = Some(first);
     while let Some(batch) = next {
-        checks.check(&batch)?;
-        writer.write(&to_record_batch(spec, &schema, &batch)?).map_err(in_file)?;
-        checks.previous = Some(batch);
+        file.write(batch)?;
         next = run.next()?;
     }
-    writer.flush().map_err(in_file)?;
-    writer.sync().map_err(HistoryError::io(path))?;
-    let sums = writer.inner_mut().start_end();
-    writer.append_key_value_metadata(KeyValue::new(BLOCK_SUMS.to_owned(), sums));
-    let sink = writer.into_inner().map_err(in_file)?;
-    let bytes = sink.written();
-    let end = sink.finish().map_err(HistoryError::io(path))?;
-    if let Some(directory) = path.parent() {
-        files.sync_dir(directory).map_err(HistoryError::io(directory))?;
+    file.finish(None).map(|(written, _)| Some(written))
+}
+
+/// A data file that is being written. Dropped before it is finished, it is removed.
+pub(crate) struct OpenFile<'a> {
+    unfinished: Unfinished<'a>,
+    spec: &'a HistoryViewSpec,
+    schema: SchemaRef,
+    writer: ArrowWriter<SummedWriter>,
+    checks: RowChecks,
+}
+
+/// Removes a file that won't be finished.
+struct Unfinished<'a> {
+    files: &'a dyn Files,
+    path: PathBuf,
+    finished: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            // What is left only takes room, and goes when the table is opened again.
+            let _ = remove_if_there(self.files, &self.path);
+        }
     }
-    Ok(WrittenFile { bytes, facts: checks.facts(end) })
+}
+
+impl<'a> OpenFile<'a> {
+    pub fn create(
+        files: &'a dyn Files,
+        path: PathBuf,
+        spec: &'a HistoryViewSpec,
+        checks: RowChecks,
+    ) -> Result<Self, HistoryError> {
+        let unfinished = Unfinished { files, path, finished: false };
+        let path = &unfinished.path;
+        let schema = spec.file_schema();
+        let sink = SummedWriter::new(files.create_new(path).map_err(HistoryError::io(path))?);
+        let options = ArrowWriterOptions::new().with_properties(properties(spec)).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(sink, schema.clone(), options);
+        let writer = writer.map_err(|error| to_error(path, error))?;
+        Ok(Self { unfinished, spec, schema, writer, checks })
+    }
+
+    pub fn write(&mut self, batch: Arc<RunBatch>) -> Result<(), HistoryError> {
+        self.checks.check(&batch)?;
+        let columns = to_record_batch(self.spec, &self.schema, &batch)?;
+        self.writer.write(&columns).map_err(|error| to_error(&self.unfinished.path, error))?;
+        self.checks.previous = Some(batch);
+        Ok(())
+    }
+
+    /// About the bytes of what was written so far.
+    pub fn bytes(&self) -> u64 {
+        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    /// Makes the file durable, content and name; also gives the checks for the next file of the run.
+    pub fn finish(self, place: Option<RunPlace>) -> Result<(WrittenFile, RowChecks), HistoryError> {
+        let Self { mut unfinished, mut writer, checks, .. } = self;
+        let path = &unfinished.path;
+        writer.flush().map_err(|error| to_error(path, error))?;
+        writer.sync().map_err(HistoryError::io(path))?;
+        let sums = writer.inner_mut().start_end();
+        writer.append_key_value_metadata(KeyValue::new(BLOCK_SUMS.to_owned(), sums));
+        let sink = writer.into_inner().map_err(|error| to_error(path, error))?;
+        let bytes = sink.written();
+        let end = sink.finish().map_err(HistoryError::io(path))?;
+        if let Some(directory) = path.parent() {
+            unfinished.files.sync_dir(directory).map_err(HistoryError::io(directory))?;
+        }
+        unfinished.finished = true;
+        Ok((WrittenFile { bytes, facts: checks.facts(end, place) }, checks.for_next()))
+    }
 }
 
 /// What must hold of all rows, and what is gathered about them.
-struct RowChecks {
-    frames: std::ops::RangeInclusive<u64>,
+pub(crate) struct RowChecks {
+    /// Without the first.
+    frames: RangeInclusive<u64>,
     previous: Option<Arc<RunBatch>>,
     rows: u64,
     slots: Option<(u16, u16)>,
@@ -118,9 +174,19 @@ struct RowChecks {
 }
 
 impl RowChecks {
-    fn new(frames: std::ops::RangeInclusive<u64>) -> Self {
+    /// For rows of frames after `landed` through `through`.
+    pub fn new(landed: u64, through: u64) -> Self {
+        Self::after(landed..=through, None)
+    }
+
+    /// For the rows of the run's next file.
+    fn for_next(self) -> Self {
+        Self::after(self.frames, self.previous)
+    }
+
+    fn after(frames: RangeInclusive<u64>, previous: Option<Arc<RunBatch>>) -> Self {
         let (seen_frames, ingest_times) = ((u64::MAX, 0), (Micros::MAX, Micros::MIN));
-        Self { frames, previous: None, rows: 0, slots: None, seen_frames, ingest_times }
+        Self { frames, previous, rows: 0, slots: None, seen_frames, ingest_times }
     }
 
     fn check(&mut self, batch: &RunBatch) -> Result<(), HistoryError> {
@@ -158,7 +224,7 @@ impl RowChecks {
         Ok(())
     }
 
-    fn facts(&self, end: FileEnd) -> FileFacts {
+    fn facts(&self, end: FileEnd, place: Option<RunPlace>) -> FileFacts {
         let (first_slot, last_slot) = self.slots.unwrap_or((0, u16::MAX));
         FileFacts {
             rows: self.rows,
@@ -169,6 +235,7 @@ impl RowChecks {
             first_ingest_time: self.ingest_times.0,
             last_ingest_time: self.ingest_times.1,
             end,
+            place,
         }
     }
 }

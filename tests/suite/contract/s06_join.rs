@@ -203,8 +203,17 @@ async fn the_same_request_with_the_same_cut_off_gives_the_same_bits_over_any_lat
     again(&node, "with later rows").await;
     node.land().await;
     again(&node, "with later rows landed").await;
+    assert!(node.compact().await > 0, "two landings are merged");
+    again(&node, "compacted").await;
+    for user in [4, 5] {
+        node.delete("user_facts", json!({"user_id": [user]}), START - 58 * SECOND).await;
+        node.land().await;
+    }
+    again(&node, "with more rows landed since").await;
     node.restart().await;
     again(&node, "restarted").await;
+    assert!(node.compact().await > 0, "and again");
+    again(&node, "compacted again").await;
     let newer = node.train(&what, &wanted, AS_KNOWN).await;
     assert_ne!(newer.report.content_hash, first.report.content_hash);
 }

@@ -72,6 +72,7 @@ pub struct Tally {
     pub present: usize,
     pub expired: usize,
     pub landings: usize,
+    pub merges: u64,
     pub restarts: usize,
 }
 
@@ -124,20 +125,28 @@ impl Story {
             58..=83 => self.read_unpinned().await,
             84..=91 => self.read_pinned().await,
             92..=94 => self.train().await,
-            95..=96 => self.land().await,
+            95 => self.land().await,
+            96 => {
+                self.land().await;
+                self.compact().await;
+            }
             97 => self.restart().await,
             98 => self.flush().await,
             _ => self.evolve().await,
         }
     }
 
-    /// Asks for everything again that was answered, before and after the last landing.
+    /// Asks for everything again that was answered, before and after the last landing,
+    /// and when its files are merged.
     pub async fn end(mut self) -> Tally {
         if self.random.chance(50) {
             self.restart().await;
         }
         self.train_records().await;
         self.land().await;
+        self.train_records().await;
+        self.repeat_kept().await;
+        self.compact().await;
         self.train_records().await;
         self.repeat_kept().await;
         assert!(self.tally.recorded_cells > 0, "nothing was recorded");
@@ -171,6 +180,12 @@ impl Story {
         let rows = self.node.land().await;
         self.tally.landings += 1;
         self.note(format!("landed {rows} rows"));
+    }
+
+    async fn compact(&mut self) {
+        let merges = self.node.compact().await;
+        self.tally.merges += merges;
+        self.note(format!("compacted: {merges} merges"));
     }
 
     async fn restart(&mut self) {
@@ -239,6 +254,7 @@ impl AddAssign for Tally {
         self.present += other.present;
         self.expired += other.expired;
         self.landings += other.landings;
+        self.merges += other.merges;
         self.restarts += other.restarts;
     }
 }

@@ -1,11 +1,14 @@
 //! History against a simple model: a list of rows, sorted. The tests land it in pieces, merge it
 //! again, cut the power and flip bits.
 
+mod compacting;
+mod compacting_crash;
 mod crash;
 mod damage;
 mod landing;
 mod merging;
 mod pruning;
+mod vacuum;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -14,7 +17,10 @@ use std::sync::Arc;
 
 use arrow_array::BinaryArray;
 
-use super::{HistoryError, HistoryTable, HistoryViewSpec, MergedRuns, RowAt, Run, RunBatch, SlotSet, TableSnapshot};
+use super::{
+    CompactReport, CompactionOptions, HistoryError, HistoryTable, HistoryViewSpec, MergedRuns, Pace, RowAt, Run,
+    RunBatch, SlotSet, TableSnapshot,
+};
 use crate::files::Files;
 use crate::keys::encode_values;
 use crate::names::Name;
@@ -249,8 +255,35 @@ pub(super) fn open_runs(
     slots: Option<&SlotSet>,
     cutoff: Option<i64>,
 ) -> Result<Vec<Box<dyn Run>>, HistoryError> {
-    let open = |file| Ok(Box::new(snapshot.open_run(file, projection, slots)?) as Box<dyn Run>);
-    snapshot.files_with(slots, cutoff).map(open).collect()
+    let open = |chain| Ok(Box::new(snapshot.open_chain(&chain, projection, slots)?) as Box<dyn Run>);
+    snapshot.chains_with(slots, cutoff).into_iter().map(open).collect()
+}
+
+/// Merges as soon as it can be done, into files that are as small as can be.
+pub(super) const EAGER: CompactionOptions =
+    CompactionOptions { runs_per_level: 2, file_bytes: 1, memory: 64 << 20, merge_bytes: 1 << 40 };
+
+/// As fast as it goes.
+pub(super) fn unpaced() -> Pace {
+    Box::new(|_| true)
+}
+
+/// One merge, if there is one to be made.
+pub(super) async fn compact(
+    table: &HistoryTable,
+    options: CompactionOptions,
+    now: i64,
+) -> Result<Option<CompactReport>, HistoryError> {
+    match table.merge(options, unpaced()).await? {
+        Some(merge) => table.commit(merge, now).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The names in a directory.
+pub(super) fn names_in(files: &impl Files, directory: &Path) -> Vec<String> {
+    let entries = files.list(directory).expect("list").into_iter();
+    entries.map(|entry| entry.name.into_string().expect("UTF-8")).collect()
 }
 
 pub(super) async fn open(files: &(impl Files + Clone + 'static), spec: &HistoryViewSpec) -> HistoryTable {

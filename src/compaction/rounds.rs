@@ -1,0 +1,163 @@
+//! What the worker does each time that it looks: of each table the files that are due are deleted and
+//! one merge is made, round after round, until nothing is left to do. A table that fails is left alone
+//! for a while, longer each time, so that damage is met again and again but not at once.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hydrant_storage::history::{HistoryError, HistoryTable};
+
+use super::pace::{Ending, Rate, paced};
+use super::{Compacted, CompactionMetrics, CompactionOptions, CompactionParts};
+
+/// How long a table is left alone after its first failure, and at most.
+const FIRST_REST: Duration = Duration::from_mins(1);
+const LONGEST_REST: Duration = Duration::from_hours(1);
+
+/// The tables that failed.
+#[derive(Debug, Default)]
+struct Resting {
+    tables: HashMap<PathBuf, (Instant, Duration)>,
+}
+
+impl Resting {
+    fn rests(&self, table: &PathBuf, now: Instant) -> bool {
+        self.tables.get(table).is_some_and(|(until, _)| now < *until)
+    }
+
+    fn failed(&mut self, table: PathBuf, now: Instant) -> Duration {
+        let rest = self.tables.get(&table).map_or(FIRST_REST, |(_, last)| (*last * 2).min(LONGEST_REST));
+        self.tables.insert(table, (now + rest, rest));
+        rest
+    }
+
+    fn succeeded(&mut self, table: &PathBuf) {
+        self.tables.remove(table);
+    }
+}
+
+/// What each step needs.
+#[derive(Debug)]
+pub(super) struct Worksite {
+    pub parts: CompactionParts,
+    pub options: CompactionOptions,
+    pub metrics: Arc<CompactionMetrics>,
+    pub ending: Arc<Ending>,
+}
+
+#[derive(Debug)]
+pub(super) struct Rounds {
+    site: Arc<Worksite>,
+    resting: Resting,
+}
+
+impl Rounds {
+    pub fn new(site: Arc<Worksite>) -> Self {
+        Self { site, resting: Resting::default() }
+    }
+
+    /// Forgets which tables have failed.
+    pub fn try_all(&mut self) {
+        self.resting = Resting::default();
+    }
+
+    /// Until nothing is left to do, or the process ends.
+    pub async fn work(&mut self) -> Compacted {
+        let mut done = Compacted::default();
+        let mut goes_on = true;
+        while goes_on {
+            goes_on = false;
+            for table in self.site.parts.tables.opened() {
+                if self.site.ending.is_set() {
+                    return done;
+                }
+                let directory = table.snapshot().spec().directory();
+                if self.resting.rests(&directory, Instant::now()) {
+                    continue;
+                }
+                let (site, of_step) = (self.site.clone(), table.clone());
+                // A panic is this table's failure, and not the end of compaction.
+                let step = tokio::spawn(async move { site.step(&of_step).await });
+                match step.await.unwrap_or_else(|panic| Err(HistoryError::Run(Box::new(panic)))) {
+                    Ok(step) => {
+                        done.merges += step.merges;
+                        done.deleted_files += step.deleted_files;
+                        goes_on |= step != Compacted::default();
+                        self.resting.succeeded(&directory);
+                    }
+                    Err(HistoryError::GivenUp) => return done,
+                    Err(error) => {
+                        done.failures += 1;
+                        self.tell(&table, directory, &error);
+                    }
+                }
+            }
+        }
+        done
+    }
+
+    fn tell(&mut self, table: &HistoryTable, directory: PathBuf, error: &HistoryError) {
+        let Worksite { options, metrics, .. } = &*self.site;
+        let snapshot = table.snapshot();
+        let (tenant, view) = (&snapshot.spec().tenant, &snapshot.spec().view);
+        metrics.failures.add_for(tenant, 1);
+        if error.is_damage() {
+            metrics.damaged.add_for(tenant, 1);
+        }
+        if matches!(error, HistoryError::SyncFailed { .. }) {
+            options.on_fatal.call(&error.to_string());
+        }
+        let rest = self.resting.failed(directory, Instant::now());
+        tracing::error!(%view, %error, again_after = ?rest, "history was not compacted; its table is as it was");
+    }
+}
+
+impl Worksite {
+    /// One step of a table: deletes some files, and makes a merge.
+    async fn step(&self, table: &HistoryTable) -> Result<Compacted, HistoryError> {
+        let mut done = Compacted::default();
+        let snapshot = table.snapshot();
+        let (tenant, view) = (&snapshot.spec().tenant, &snapshot.spec().view);
+        let retention = i64::try_from(self.options.retention.as_micros()).unwrap_or(i64::MAX);
+        let deleted = table.vacuum(self.parts.store_time.read(), retention).await?;
+        if deleted.files > 0 {
+            tracing::info!(%view, files = deleted.files, bytes = deleted.bytes, "files that had been merged are deleted");
+            self.metrics.note_deleted(tenant, &deleted);
+            done.deleted_files += deleted.files as u64;
+        }
+        let pace = paced(Rate::new(self.options.bytes_per_second, Instant::now()), self.ending.clone());
+        let Some(merge) = table.merge(self.options.merging, Box::new(pace)).await? else {
+            return Ok(done);
+        };
+        let report = table.commit(merge, self.parts.store_time.read()).await?;
+        self.metrics.note_merge(tenant, &report);
+        done.merges += 1;
+        let (runs, removed, files, bytes) = (report.runs, report.removed_files, report.files, report.bytes);
+        tracing::info!(%view, runs, removed_files = removed, rows = report.rows, files, bytes, "history was compacted");
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_failed_rests_for_longer_each_time_and_not_for_ever() {
+        let mut resting = Resting::default();
+        let (mut now, table, other) = (Instant::now(), PathBuf::from("a"), PathBuf::from("b"));
+        let mut rests = Vec::new();
+        for _ in 0..8 {
+            assert!(!resting.rests(&table, now));
+            let rest = resting.failed(table.clone(), now);
+            assert!(resting.rests(&table, now + rest / 2) && !resting.rests(&other, now));
+            now += rest;
+            rests.push(rest.as_secs() / 60);
+        }
+        assert_eq!(rests, [1, 2, 4, 8, 16, 32, 60, 60]);
+        resting.succeeded(&table);
+        assert_eq!(resting.failed(table, now), FIRST_REST);
+    }
+}
