@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 6] = ["config", "error", "clock", "telemetry", "counter", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 25] = [
+const MODULES: [(&str, &[&str]); 26] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -68,6 +68,7 @@ const MODULES: [(&str, &[&str]); 25] = [
     ("serving", LOWER),
     ("landing", LOWER),
     ("history", LOWER),
+    ("backup", LOWER),
     ("materialize", LOWER),
     ("freshness", LOWER),
     ("quality", LOWER),
@@ -84,6 +85,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "serving",
     "landing",
     "history",
+    "backup",
     "materialize",
     "freshness",
     "quality",

@@ -14,6 +14,7 @@ use hydrant_storage::row::OwnedRow;
 use super::AppError;
 use super::data_dir::DataDir;
 use super::start_check;
+use crate::backup::{BackupOptions, BackupParts, Backups, Directories};
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::config::Config;
@@ -53,7 +54,8 @@ impl Node {
         let opened = blocking(move || LocalLog::open(log_files, &path, options, clock)).await?;
         let (log, store_time) = opened.map_err(|error| refused("the log", error))?;
         let log_metrics = log.metrics().clone();
-        let log: Arc<dyn WriteLog> = Arc::new(log);
+        let local_log = Arc::new(log);
+        let log: Arc<dyn WriteLog> = local_log.clone();
         let log_end = *log.durable().borrow();
 
         let (path, metadata_files) = (directory.registry(), files.clone());
@@ -68,7 +70,7 @@ impl Node {
         let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
 
-        let tables = Arc::new(HistoryTables::new(files, directory.history()));
+        let tables = Arc::new(HistoryTables::new(files.clone(), directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
         start_check::history_within_log(landed.newest(), log_end).map_err(opening("history"))?;
 
@@ -102,13 +104,29 @@ impl Node {
                 snapshots: snapshots.clone(),
                 log: log.clone(),
                 partitions: partitions.clone(),
-                tables,
+                tables: tables.clone(),
                 landed,
                 store_time: store_time.clone(),
             },
             landing_options(config),
         )
         .map_err(opening("landing"))?;
+        let backup = BackupParts {
+            files,
+            log: local_log,
+            partitions: partitions.clone(),
+            tables,
+            snapshots: snapshots.clone(),
+            store_time: store_time.clone(),
+            directories: Directories {
+                log: directory.log(),
+                partitions: directory.partitions(),
+                history: directory.history(),
+                registry: directory.registry(),
+            },
+        };
+        let options = backup_options(config, &directory);
+        let backups = blocking(move || Backups::open(backup, options)).await?.map_err(opening("backups"))?;
         let ingest = Ingest::new(
             log.clone(),
             partitions.clone(),
@@ -125,7 +143,7 @@ impl Node {
         );
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
-        let use_cases = UseCases { tenancy, registry, ingest, serving, history, partitions, store_time };
+        let use_cases = UseCases { tenancy, registry, ingest, serving, history, backups, partitions, store_time };
         Ok(Self { use_cases, landing, log, log_metrics, resources, _directory: directory })
     }
 
@@ -150,10 +168,11 @@ impl Node {
         &self.resources
     }
 
-    /// Ends landing after the one under way, flushes and closes the partitions, and lets the log
+    /// Stops a backup under way, ends landing after the one under way, flushes and closes the partitions, and lets the log
     /// write what waits. What was acknowledged is durable either way.
     pub async fn close(self) {
         let Self { use_cases, landing, log, log_metrics: _, resources, _directory } = self;
+        use_cases.backups.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
         // The log joins its thread when its last holder lets go of it.
@@ -252,6 +271,12 @@ fn landing_options(config: &Config) -> LandingOptions {
         interval: config.landing.interval.duration(),
         ..LandingOptions::default()
     }
+}
+
+fn backup_options(config: &Config, directory: &DataDir) -> BackupOptions {
+    let configured = config.backup.directory.clone();
+    let directory = if configured.as_os_str().is_empty() { directory.backups() } else { configured };
+    BackupOptions { directory, max_kept: config.backup.max_kept }
 }
 
 fn admission_settings(config: &Config) -> AdmissionSettings {

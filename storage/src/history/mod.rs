@@ -26,7 +26,7 @@ pub use merge::MergedRuns;
 pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
-pub use table::{DataFile, HistoryTable, LandReport, TableSnapshot};
+pub use table::{DataFile, HeldTable, HistoryTable, LandReport, TableSnapshot};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
 pub use tails::tail_rows;

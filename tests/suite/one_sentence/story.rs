@@ -73,6 +73,7 @@ pub struct Tally {
     pub expired: usize,
     pub landings: usize,
     pub restarts: usize,
+    pub restores: usize,
 }
 
 /// What was done, printed if the test fails.
@@ -125,6 +126,7 @@ impl Story {
             84..=91 => self.read_pinned().await,
             92..=94 => self.train().await,
             95..=96 => self.land().await,
+            97 if self.random.chance(50) => self.restore().await,
             97 => self.restart().await,
             98 => self.flush().await,
             _ => self.evolve().await,
@@ -179,6 +181,20 @@ impl Story {
         assert!(self.node.now() >= before, "store time ran backwards over a restart");
         self.tally.restarts += 1;
         self.note(format!("restarted; store time {}", self.node.now()));
+    }
+
+    /// Goes on with a backup in the place of the node.
+    async fn restore(&mut self) {
+        let before = self.node.now();
+        let name = format!("backup_{}", self.tally.restores);
+        let made = self.node.back_up(&name).await.expect("the backup is made");
+        let mut restored = self.node.restored(&name).await;
+        std::mem::swap(&mut self.node, &mut restored);
+        restored.close().await;
+        assert!(self.node.now() >= before, "store time ran backwards over a restore");
+        assert_eq!(self.node.frames(), made.frame);
+        self.tally.restores += 1;
+        self.note(format!("restored {made:?}; store time {}", self.node.now()));
     }
 
     async fn flush(&mut self) {
@@ -240,5 +256,6 @@ impl AddAssign for Tally {
         self.expired += other.expired;
         self.landings += other.landings;
         self.restarts += other.restarts;
+        self.restores += other.restores;
     }
 }
