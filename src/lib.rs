@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md tells how the parts fit together; the modules stand here in reading order.
 
 pub mod app;
+pub mod backup;
 pub mod bench;
 pub mod cli;
 pub mod clock;

@@ -32,11 +32,21 @@ struct Process(Child);
 impl Server {
     /// Starts `hydrant serve` on free ports and waits until it tells which.
     pub async fn start() -> Result<Self> {
-        let binary = binary()?;
         let folder = tempfile::Builder::new().prefix("hydrant-demo-").tempdir()?;
         let data = folder.path().join("data");
+        Self::start_in(folder, &data).await
+    }
+
+    /// The same, on a data directory that is there.
+    #[allow(dead_code, reason = "tests restore one; the story has no need to")]
+    pub async fn start_on(data: &Path) -> Result<Self> {
+        Self::start_in(tempfile::Builder::new().prefix("hydrant-demo-").tempdir()?, data).await
+    }
+
+    async fn start_in(folder: TempDir, data: &Path) -> Result<Self> {
+        let binary = binary()?;
         let mut command = Command::new(&binary);
-        command.arg("serve").arg("--data-dir").arg(&data);
+        command.arg("serve").arg("--data-dir").arg(data);
         command.args(["--grpc-addr", "127.0.0.1:0", "--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
         println!("$ hydrant serve --data-dir {} &", data.display());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(folder.path().join(LOG))?);

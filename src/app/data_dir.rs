@@ -1,9 +1,12 @@
 //! The data directory: one process at a time has it, and what a crash left behind of spill files is
-//! taken away at the start. What lies in it otherwise belongs to the parts of the node.
+//! taken away at the start. A backup is no data directory, and neither is one that is being restored.
+//! What lies in it otherwise belongs to the parts of the node.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+
+use hydrant_storage::backup::{MANIFEST, RESTORING};
 
 /// Why the data directory can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +16,19 @@ pub enum DataDirError {
         path.display()
     )]
     InUse { path: PathBuf },
+    #[error(
+        "'{0}' is a backup, and a server that runs on it changes it: restore it into another directory \
+         (`hydrant backup restore {0} DATA_DIR`) and start there; or, to give up the backup and make it the data \
+         directory, remove the file '{MANIFEST}' in it",
+        path.display()
+    )]
+    IsBackup { path: PathBuf },
+    #[error(
+        "a backup was being restored into '{}' and is not whole: remove that directory, and run `hydrant backup restore` \
+         again",
+        path.display()
+    )]
+    HalfRestored { path: PathBuf },
     #[error("data directory '{}' can't be used: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -29,6 +45,12 @@ impl DataDir {
     pub fn open(root: &Path) -> Result<Self, DataDirError> {
         let failed = |source| DataDirError::Io { path: root.to_owned(), source };
         fs::create_dir_all(root).map_err(failed)?;
+        if root.join(MANIFEST).try_exists().map_err(failed)? {
+            return Err(DataDirError::IsBackup { path: root.to_owned() });
+        }
+        if root.join(RESTORING).try_exists().map_err(failed)? {
+            return Err(DataDirError::HalfRestored { path: root.to_owned() });
+        }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(root.join("LOCK"));
         let mut lock = lock.map_err(failed)?;
         match lock.try_lock() {
@@ -57,6 +79,11 @@ impl DataDir {
 
     pub fn history(&self) -> PathBuf {
         self.root.join("history")
+    }
+
+    /// Where backups lie, unless the configuration says otherwise.
+    pub fn backups(&self) -> PathBuf {
+        self.root.join("backups")
     }
 
     pub fn spill(&self) -> PathBuf {
@@ -96,6 +123,19 @@ mod tests {
         fs::write(place.path().join("spill/left-behind"), "x").expect("written");
         let directory = DataDir::open(place.path()).expect("free");
         assert_eq!(fs::read_dir(directory.spill()).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn no_server_starts_in_a_backup_or_in_what_is_being_restored() {
+        for (mark, told) in [(MANIFEST, "hydrant backup restore"), (RESTORING, "not whole")] {
+            let place = tempfile::tempdir().expect("a temporary directory");
+            fs::write(place.path().join(mark), "").expect("written");
+            let error = DataDir::open(place.path()).expect_err("it is marked").to_string();
+            assert!(error.contains(told) && error.contains(&*place.path().to_string_lossy()), "{error}");
+            assert_eq!(fs::read_dir(place.path()).expect("there").count(), 1, "nothing is made in it");
+            fs::remove_file(place.path().join(mark)).expect("removed");
+            assert!(DataDir::open(place.path()).is_ok());
+        }
     }
 
     #[test]

@@ -58,6 +58,11 @@ const LANDED_AGE: Metric = Metric {
     unit: Metric::SECONDS,
     help: "Time since the last landing that succeeded, or since the start; 0 while no rows wait to land.",
 };
+const BACKUP_AGE: Metric = Metric {
+    name: "hydrant.backup.age",
+    unit: Metric::SECONDS,
+    help: "Time since the newest backup was made; nothing before the first.",
+};
 const JOINS: Metric = Metric {
     name: "hydrant.history.joins.under_way",
     unit: Metric::COUNT,
@@ -147,6 +152,11 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         let waits = node.use_cases.partitions.lag().iter().any(|lag| lag.tail_bytes > 0);
         gauge.observe(if waits { node.landing.metrics().age().as_secs_f64() } else { 0.0 }, &[]);
     });
+    gauge(&BACKUP_AGE, |node, gauge| {
+        if let Some(micros) = node.use_cases.backups.age() {
+            gauge.observe(micros as f64 / 1e6, &[]);
+        }
+    });
     gauge(&JOINS, |node, gauge| gauge.observe(node.use_cases.tenancy.in_flight(Class::Training) as f64, &[]));
     gauge(&SPILL, |node, gauge| gauge.observe(node.use_cases.history.spilled_bytes() as f64, &[]));
     gauge(&FILES, |node, gauge| node.tell_tables(gauge, |table| table.files.len() as f64));
@@ -172,7 +182,7 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     count_admission(instruments, &observed);
     node.use_cases().tenancy.waits().export(instruments);
 
-    let UseCases { partitions, ingest, serving, history, .. } = node.use_cases();
+    let UseCases { partitions, ingest, serving, history, backups, .. } = node.use_cases();
     let counters = [
         node.log_metrics().counters(),
         partitions.metrics().counters(),
@@ -181,6 +191,7 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         history.metrics().counters(),
         node.landing().metrics().counters(),
         node.compaction().metrics().counters(),
+        backups.metrics().counters(),
     ];
     for counter in counters.into_iter().flatten() {
         count(instruments, &observed, counter);

@@ -14,6 +14,7 @@ use hydrant_storage::row::OwnedRow;
 use super::AppError;
 use super::data_dir::DataDir;
 use super::start_check;
+use crate::backup::{BackupOptions, BackupParts, Backups, Directories};
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
@@ -56,7 +57,8 @@ impl Node {
         let opened = blocking(move || LocalLog::open(log_files, &path, options, clock)).await?;
         let (log, store_time) = opened.map_err(|error| refused("the log", error))?;
         let log_metrics = log.metrics().clone();
-        let log: Arc<dyn WriteLog> = Arc::new(log);
+        let local_log = Arc::new(log);
+        let log: Arc<dyn WriteLog> = local_log.clone();
         let log_end = *log.durable().borrow();
 
         let (path, metadata_files) = (directory.registry(), files.clone());
@@ -71,7 +73,7 @@ impl Node {
         let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
 
-        let tables = Arc::new(HistoryTables::new(files, directory.history()));
+        let tables = Arc::new(HistoryTables::new(files.clone(), directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
         start_check::history_within_log(landed.newest(), log_end).map_err(opening("history"))?;
 
@@ -115,6 +117,22 @@ impl Node {
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
         let compaction = Compaction::start(compacting, compaction_options(config));
         let compaction = compaction.map_err(opening("compaction"))?;
+        let backup = BackupParts {
+            files,
+            log: local_log,
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            snapshots: snapshots.clone(),
+            store_time: store_time.clone(),
+            directories: Directories {
+                log: directory.log(),
+                partitions: directory.partitions(),
+                history: directory.history(),
+                registry: directory.registry(),
+            },
+        };
+        let options = backup_options(config, &directory);
+        let backups = blocking(move || Backups::open(backup, options)).await?.map_err(opening("backups"))?;
         let ingest = Ingest::new(
             log.clone(),
             partitions.clone(),
@@ -131,7 +149,7 @@ impl Node {
         );
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
-        let use_cases = UseCases { tenancy, registry, ingest, serving, history, partitions, store_time };
+        let use_cases = UseCases { tenancy, registry, ingest, serving, history, backups, partitions, store_time };
         Ok(Self { use_cases, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
     }
 
@@ -165,10 +183,12 @@ impl Node {
         &self.resources
     }
 
-    /// Gives up the merge that is under way, ends landing after the one under way, flushes and closes the partitions, and lets the log
-    /// write what waits. What was acknowledged is durable either way.
+    /// Stops a backup under way, gives up the merge that is under way, ends landing after the one under way,
+    /// flushes and closes the partitions, and lets the log write what waits. What was acknowledged is durable
+    /// either way.
     pub async fn close(self) {
         let Self { use_cases, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
+        use_cases.backups.shutdown().await;
         compaction.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
@@ -285,6 +305,12 @@ fn compaction_options(config: &Config) -> CompactionOptions {
         },
         ..CompactionOptions::default()
     }
+}
+
+fn backup_options(config: &Config, directory: &DataDir) -> BackupOptions {
+    let configured = config.backup.directory.clone();
+    let directory = if configured.as_os_str().is_empty() { directory.backups() } else { configured };
+    BackupOptions { directory, max_kept: config.backup.max_kept }
 }
 
 fn admission_settings(config: &Config) -> AdmissionSettings {

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod backup;
 pub mod bench;
 pub mod completions;
 pub mod delete;
@@ -73,6 +74,7 @@ pub enum ClientCommand {
     Ingest(ingest::Args),
     Online(online::Args),
     Historical(historical::Args),
+    Backup(backup::Args),
     Bench(bench::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -145,6 +147,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Ingest(args) => ingest::run(args, server).await,
         ClientCommand::Online(args) => online::run(args, server).await,
         ClientCommand::Historical(args) => historical::run(args, server).await,
+        ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
         ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -161,6 +164,7 @@ impl ClientCommand {
             Self::Describe(args) => args.output.format,
             Self::Ingest(args) => args.output.format,
             Self::Online(args) => args.format(),
+            Self::Backup(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
@@ -173,6 +177,7 @@ impl ClientCommand {
     fn server(&self, address: &str) -> Result<Server, String> {
         match self {
             Self::Completions(_) => Ok(Server { address: address.to_owned() }),
+            Self::Backup(args) if args.is_offline() => Ok(Server { address: address.to_owned() }),
             _ => server::parse_address(address).map(|address| Server { address }),
         }
     }
@@ -184,6 +189,10 @@ impl ClientCommand {
             Self::Ingest(_) => failure.hint(ingest::GO_ON),
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
+            Self::Backup(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
             Self::Online(args) if args.writes_file() => {
                 failure.hint("no file was written; the same command begins again")
             }
@@ -224,6 +233,11 @@ mod tests {
             "hydrant bench online --service s --keys k.parquet --find-rate --p99-limit 5ms --threads 2",
             "hydrant bench ingest weather w.parquet --batch 100 --rate 20000 --write",
             "hydrant bench historical --service s --spine s.parquet --event-time t --repeat 5 --parallel 2 --report r.html",
+            "hydrant backup create monday -o json",
+            "hydrant backup list",
+            "hydrant backup delete monday",
+            "hydrant backup verify d/backups/monday -o json",
+            "hydrant backup restore d/backups/monday restored",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -253,6 +267,9 @@ mod tests {
             "hydrant bench online --service s --keys k.parquet --rate 0",
             "hydrant bench online --service s --key a --rate 10",
             "hydrant serve --server 127.0.0.1:7600",
+            "hydrant backup",
+            "hydrant backup verify --server 127.0.0.1:7600 d",
+            "hydrant backup restore d/backups/monday",
         ] {
             let error = parsed(line).expect_err(line);
             assert!(error.exit_code() == 2, "{line}: {}", error.exit_code());

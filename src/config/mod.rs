@@ -32,6 +32,7 @@ pub struct Config {
     pub landing: LandingConfig,
     pub compaction: CompactionConfig,
     pub history: HistoryConfig,
+    pub backup: BackupConfig,
     pub telemetry: TelemetryConfig,
 }
 
@@ -148,6 +149,14 @@ pub struct HistoryConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct BackupConfig {
+    /// Empty: `backups` in the data directory.
+    pub directory: PathBuf,
+    pub max_kept: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
     pub log: String,
     pub log_format: LogFormat,
@@ -164,6 +173,9 @@ pub enum LogFormat {
 
 /// Delta Lake's log tells of a removed file for as long, by default.
 const LONGEST_RETENTION: Span = Span(Duration::from_hours(7 * 24));
+
+/// What a data directory is made of, besides backups.
+const DATA_PARTS: [&str; 5] = ["log", "registry", "partitions", "history", "spill"];
 
 /// More often would be work for its own sake.
 const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
@@ -196,6 +208,11 @@ impl Config {
         }
         let not_empty = "must not be empty".to_owned();
         demand(!self.storage.data_dir.as_os_str().is_empty(), "storage.data_dir", not_empty);
+
+        // A backup's name would be that of a part of the data directory, or lie in one.
+        let (backups, data) = (&self.backup.directory, &self.storage.data_dir);
+        let apart = backups != data && DATA_PARTS.iter().all(|part| !backups.starts_with(data.join(part)));
+        demand(apart, "backup.directory", format!("'{}' is a part of storage.data_dir", backups.display()));
 
         for (option, value, least, most) in self.bounded_numbers() {
             demand((least..=most).contains(&value), option, format!("{value} is not between {least} and {most}"));
@@ -261,6 +278,7 @@ impl Config {
             ("history.max_joins", wide(self.history.max_joins), 1, 1 << 10),
             ("history.threads", wide(self.history.threads), 0, 256),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
+            ("backup.max_kept", wide(self.backup.max_kept), 1, 1 << 16),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
         ]
     }

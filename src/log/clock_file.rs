@@ -68,12 +68,14 @@ impl ClockFile {
             Slots::NoFile | Slots::Empty | Slots::Damaged => 0,
         };
         // A new file, because what was read may be in memory only, if a sync failed before.
-        let mut bytes = vec![0; FILE_LEN];
-        let offset = slot_offset(generation);
-        bytes[offset..offset + SLOT_LEN].copy_from_slice(&encode(generation, &record));
-        files::replace(files, &path, &bytes).map_err(io("replace"))?;
+        files::replace(files, &path, &new_file(generation, &record)).map_err(io("replace"))?;
         let writer = files.open_append(&path).map_err(io("open"))?;
         Ok(Self { path, writer, generation })
+    }
+
+    /// The bytes of a file that says `record`, for another directory.
+    pub fn bytes_of(record: &ClockRecord) -> Vec<u8> {
+        new_file(0, record)
     }
 
     /// Where the file is.
@@ -103,7 +105,7 @@ impl std::fmt::Debug for ClockFile {
     }
 }
 
-const NAME: &str = "clock";
+pub const NAME: &str = "clock";
 const MAGIC: [u8; 8] = *b"HYDCLK\0\x01";
 const SLOT_LEN: usize = 8 + 8 + 8 + 8 + 8 + 4;
 /// Far enough apart that no sector or page holds both.
@@ -115,6 +117,13 @@ enum Slots {
     Empty,
     Damaged,
     Found(u64, ClockRecord),
+}
+
+fn new_file(generation: u64, record: &ClockRecord) -> Vec<u8> {
+    let mut bytes = vec![0; FILE_LEN];
+    let offset = slot_offset(generation);
+    bytes[offset..offset + SLOT_LEN].copy_from_slice(&encode(generation, record));
+    bytes
 }
 
 fn slot_offset(generation: u64) -> usize {

@@ -78,15 +78,16 @@ impl Default for LogOptions {
 /// The log of this machine. Dropping it writes what waits, and ends its thread.
 pub struct LocalLog {
     files: Arc<dyn Files>,
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     max_request_bytes: usize,
-    segments: Arc<Segments>,
+    pub(super) time: Arc<StoreTime>,
+    pub(super) segments: Arc<Segments>,
     recent: Arc<RecentFrames>,
     durable: watch::Receiver<u64>,
     queue: Queue,
     metrics: Arc<LogMetrics>,
-    /// One trim at a time.
-    trimming: Mutex<()>,
+    /// One trim at a time, and none while the log is held.
+    pub(super) trimming: Mutex<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -156,6 +157,7 @@ impl LocalLog {
             files,
             directory: directory.to_owned(),
             max_request_bytes: options.max_request_bytes,
+            time: time.clone(),
             segments,
             recent,
             durable,
@@ -305,7 +307,7 @@ const CONTROL_PLACES: usize = 64;
 const BYTES_PER_PERMIT: usize = 1024;
 /// A clock that is further behind store time than this is worth a warning.
 const SUSPICIOUS_LEAD: Micros = 60_000_000;
-const PRODUCERS_NAME: &str = "producers";
+pub(super) const PRODUCERS_NAME: &str = "producers";
 
 /// The way to the appender: bounded in requests and bytes, and never waited for.
 struct Queue {

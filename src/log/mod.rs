@@ -6,6 +6,7 @@ mod appender;
 mod clock_file;
 pub mod codec;
 pub mod conformance;
+mod held;
 pub mod local;
 mod metrics;
 mod producers;
@@ -26,6 +27,7 @@ use hydrant_storage::order::Micros;
 use hydrant_storage::record::{ProducerStamp, RowRecord, SharedFrame};
 use tokio::sync::watch;
 
+pub use held::HeldLog;
 pub use local::{LocalLog, LogOptions};
 pub use metrics::LogMetrics;
 
@@ -53,7 +55,8 @@ pub trait WriteLog: Send + Sync + Debug {
     async fn seal(&self) -> Result<Sealed, LogError>;
 
     /// Lets go of frames up to `through`, as far as whole segments allow. What is needed to take
-    /// later duplicates of them once is made durable first. Writes to disk and blocks.
+    /// later duplicates of them once is made durable first. Writes to disk and blocks; for longer where
+    /// a backup holds the log meanwhile.
     fn trim(&self, through: u64) -> Result<(), LogError>;
 }
 

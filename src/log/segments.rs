@@ -117,6 +117,12 @@ impl Segments {
         Ok(frames)
     }
 
+    /// The first and the last frame of each segment, and the bytes of its frames, in order; the last is
+    /// written to.
+    pub fn extents(&self) -> Vec<(u64, u64, u64)> {
+        self.lock().iter().map(|segment| (segment.first, segment.last, segment.len)).collect()
+    }
+
     /// Whether a segment can go if frames up to `through` are let go of.
     pub fn can_trim(&self, through: u64) -> bool {
         self.trimmable(through).is_some()

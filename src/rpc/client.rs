@@ -15,6 +15,7 @@ use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use hydrant_proto::v1;
+use hydrant_proto::v1::backup_service_client::BackupServiceClient;
 use hydrant_proto::v1::ingest_service_client::IngestServiceClient;
 use hydrant_proto::v1::online_service_client::OnlineServiceClient;
 use hydrant_proto::v1::registry_service_client::RegistryServiceClient;
@@ -243,6 +244,39 @@ impl Client {
         };
         set.read_schema().await?;
         Ok(set)
+    }
+
+    /// Makes a backup. `progress` is told of it now and then; dropping the future stops it.
+    pub async fn create_backup(
+        &self,
+        name: &str,
+        mut progress: impl FnMut(&v1::BackupProgress),
+    ) -> Result<v1::Backup, Refusal> {
+        let request = v1::CreateBackupRequest { name: name.to_owned() };
+        let told = BackupServiceClient::new(self.channel()).create_backup(request).await;
+        let mut told = self.answer(told)?;
+        loop {
+            let message = told.message().await.map_err(|status| failure(&self.server, &status))?;
+            match message.map(|message| message.told) {
+                Some(Some(v1::create_backup_response::Told::Progress(counts))) => progress(&counts),
+                Some(Some(v1::create_backup_response::Told::Backup(backup))) => return Ok(backup),
+                Some(None) => {}
+                None => return Err(unreadable("the backup's progress ended without telling what came of it")),
+            }
+        }
+    }
+
+    /// Every backup, the one made first in front.
+    pub async fn list_backups(&self) -> Result<Vec<v1::Backup>, Refusal> {
+        let mut client = BackupServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE);
+        let answer = client.list_backups(self.request(v1::ListBackupsRequest {})).await;
+        Ok(self.answer(answer)?.backups)
+    }
+
+    pub async fn delete_backup(&self, name: &str) -> Result<(), Refusal> {
+        let request = v1::DeleteBackupRequest { name: name.to_owned() };
+        let answer = BackupServiceClient::new(self.channel()).delete_backup(self.request(request)).await;
+        self.answer(answer).map(drop)
     }
 
     /// Arrow Flight, for what this client doesn't wrap.

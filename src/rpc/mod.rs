@@ -2,6 +2,7 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod backup;
 pub mod client;
 pub mod codec;
 mod connections;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::backup::Backups;
 use crate::clock::StoreTime;
 use crate::error::Result;
 use crate::history::History;
@@ -37,6 +39,7 @@ pub struct UseCases {
     pub ingest: Ingest,
     pub serving: Serving,
     pub history: History,
+    pub backups: Backups,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }

@@ -18,6 +18,8 @@ pub enum Action {
     ChangeDefinitions,
     /// State of the server: partitions, lag, metrics.
     Observe,
+    /// Make, list and delete backups of the whole server.
+    BackUp,
 }
 
 impl Action {
@@ -31,6 +33,7 @@ impl Action {
             Self::ReadDefinitions => "read definitions",
             Self::ChangeDefinitions => "change definitions",
             Self::Observe => "observe the server",
+            Self::BackUp => "back up the server",
         }
     }
 
@@ -41,7 +44,7 @@ impl Action {
             Self::Write => Some(Class::Ingest),
             // Both are offline work; a piece of a stream is short, and asks anew for the next.
             Self::ReadHistory | Self::ReadInBulk => Some(Class::Training),
-            Self::ReadDefinitions | Self::ChangeDefinitions | Self::Observe => None,
+            Self::ReadDefinitions | Self::ChangeDefinitions | Self::Observe | Self::BackUp => None,
         }
     }
 }

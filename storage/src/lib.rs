@@ -2,6 +2,7 @@
 //! format, except the log. This crate knows nothing of transport, actors or the registry; what it
 //! needs of a definition (types, ttl, ids) is handed to it.
 
+pub mod backup;
 pub mod cast;
 pub mod files;
 pub mod history;

@@ -11,7 +11,7 @@ pub enum Work {
     Flushing,
     /// Making training sets.
     Training,
-    /// What may be done whenever there is time: compacting, landing.
+    /// What may be done whenever there is time: compacting, landing, backups.
     Upkeep,
 }
 

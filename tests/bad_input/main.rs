@@ -2,6 +2,7 @@
 //! up, disks that are full or damaged. Through the real binary each gets an error that names the
 //! thing and the rule, nothing is half-written, and the server serves on.
 
+mod backups;
 mod damage;
 mod definitions;
 mod disk_full;

@@ -11,7 +11,7 @@ from columns import HOUR, NOON, STATUSES, cells, column, doubles, int64s, now, s
 from server import Refused, refused
 
 Code = grpc.StatusCode
-SERVICES = [f"hydrant.v1.{name}" for name in ("OnlineService", "IngestService", "RegistryService")]
+SERVICES = [f"hydrant.v1.{name}" for name in ("OnlineService", "IngestService", "RegistryService", "BackupService")]
 
 
 def ingest(store, source, *columns, **more):

@@ -144,7 +144,12 @@ async fn the_server_tells_its_other_ports_and_whether_it_serves() {
     assert_eq!(info.flight_port, u32::from(server.addresses.flight.port()));
     assert_eq!(info.http_port, u32::from(server.addresses.http.port()));
 
-    for service in ["hydrant.v1.OnlineService", "hydrant.v1.IngestService", "hydrant.v1.RegistryService"] {
+    for service in [
+        "hydrant.v1.OnlineService",
+        "hydrant.v1.IngestService",
+        "hydrant.v1.RegistryService",
+        "hydrant.v1.BackupService",
+    ] {
         server.wait_until_serving(service).await;
     }
     assert_eq!(server.http("/healthz").await.0, 200);
@@ -167,7 +172,7 @@ async fn reflection_describes_every_service() {
     let listed = answers.message().await.expect("told").expect("an answer").message_response;
     let Some(MessageResponse::ListServicesResponse(listed)) = listed else { panic!("{listed:?}") };
     let names: Vec<String> = listed.service.into_iter().map(|service| service.name).collect();
-    for service in ["OnlineService", "IngestService", "RegistryService"] {
+    for service in ["OnlineService", "IngestService", "RegistryService", "BackupService"] {
         assert!(names.contains(&format!("hydrant.v1.{service}")), "{names:?}");
     }
     let file = answers.message().await.expect("told").expect("an answer").message_response;

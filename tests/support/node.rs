@@ -24,6 +24,8 @@ use hydrant::registry::yaml;
 use hydrant::rpc::UseCases;
 use hydrant::serving::{AnswerColumn, EventTimes, OnlineRequest, Provenance};
 use hydrant::tenancy::{Action, Identity, Permit};
+use hydrant_storage::backup::{self, About};
+use hydrant_storage::files::LocalFiles;
 use hydrant_storage::order::{CellStatus, Micros};
 use hydrant_storage::value::{DataType, ScalarType, Value};
 use serde_json::Value as Json;
@@ -154,6 +156,28 @@ impl TestNode {
         let mut revived = Self { node: None, clock: self.clock.clone(), config, directory };
         revived.open().await.expect("the copy opens");
         revived
+    }
+
+    /// Makes a backup of the running node.
+    pub async fn back_up(&self, name: &str) -> Result<About> {
+        let permit = self.permit(Action::BackUp);
+        self.use_cases().backups.create(&permit, name.parse().expect("a name"))?.finish().await
+    }
+
+    /// A node on a backup of this one, verified, and restored into a directory of its own.
+    pub async fn restored(&self, name: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut config = self.config.clone();
+        config.storage.data_dir = directory.path().join("data");
+        // What was to happen often beside the backup need not any more.
+        config.partitions = Config::embedded().partitions;
+        let backup = self.use_cases().backups.path_of(&name.parse().expect("a name"));
+        let verified = backup::verify(&LocalFiles, &backup, &mut |_| true).expect("it has a manifest");
+        assert_eq!(verified.problems, [], "{}", backup.display());
+        backup::restore(&LocalFiles, &backup, &config.storage.data_dir, &mut |_| true).expect("it is restored");
+        let mut restored = Self { node: None, clock: self.clock.clone(), config, directory };
+        restored.open().await.expect("the restored directory opens");
+        restored
     }
 
     pub fn data_directory(&self) -> PathBuf {

@@ -201,8 +201,18 @@ impl ServerProcess {
 
     /// From now on files may grow as they like.
     pub fn lift_file_limit(&self) {
+        self.limit_files("unlimited");
+    }
+
+    /// From now on no file may grow beyond so many bytes. The server must have been started with a
+    /// limit, so that a write beyond it fails and does not kill.
+    pub fn set_file_limit(&self, bytes: u64) {
+        self.limit_files(&bytes.to_string());
+    }
+
+    fn limit_files(&self, limit: &str) {
         let mut command = Command::new("prlimit");
-        let output = command.arg("--pid").arg(self.id().to_string()).arg("--fsize=unlimited:").output();
+        let output = command.arg("--pid").arg(self.id().to_string()).arg(format!("--fsize={limit}:")).output();
         let output = output.expect("prlimit runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }

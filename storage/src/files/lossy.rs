@@ -189,6 +189,12 @@ impl Files for LossyFiles {
         Ok(named.map(|(name, entry)| DirEntry { name, metadata: disk.metadata(entry) }).collect())
     }
 
+    fn is_same_file(&self, one: &Path, other: &Path) -> io::Result<bool> {
+        let mut disk = self.lock();
+        disk.operation(Needs::Nothing)?;
+        Ok(disk.file_number(one)? == disk.file_number(other)?)
+    }
+
     fn create_dir_all(&self, directory: &Path) -> io::Result<()> {
         let mut disk = self.lock();
         disk.operation(Needs::Room)?;

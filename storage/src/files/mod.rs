@@ -55,6 +55,9 @@ pub trait Files: Send + Sync + Debug {
     /// Makes durable what names a directory holds.
     fn sync_dir(&self, directory: &Path) -> io::Result<()>;
 
+    /// Whether two names are of one file.
+    fn is_same_file(&self, one: &Path, other: &Path) -> io::Result<bool>;
+
     /// The length of a file in bytes.
     fn len(&self, path: &Path) -> io::Result<u64> {
         self.metadata(path).map(|metadata| metadata.len)
@@ -186,6 +189,12 @@ mod tests {
         let two = directory.join("two");
         files.hard_link(&path, &two).expect("link");
         assert_eq!(kind(files.hard_link(&path, &two)), Err(io::ErrorKind::AlreadyExists));
+        assert!(files.is_same_file(&path, &two).expect("both are there"));
+        let other = directory.join("other");
+        drop(files.create_new(&other).expect("create"));
+        assert!(!files.is_same_file(&path, &other).expect("both are there"));
+        files.remove(&other).expect("remove");
+        assert_eq!(kind(files.is_same_file(&path, &other).map(drop)), Err(io::ErrorKind::NotFound));
         assert_eq!(kind(files.rename_no_replace(&path, &two)), Err(io::ErrorKind::AlreadyExists));
         let three = directory.join("three");
         files.rename_no_replace(&path, &three).expect("rename");

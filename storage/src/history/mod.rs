@@ -33,7 +33,7 @@ pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
 pub use snapshot::{Chain, ChainRun, DataFile, TableSnapshot};
-pub use table::{HistoryTable, LandReport};
+pub use table::{HeldTable, HistoryTable, LandReport};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
 pub use tails::tail_rows;

@@ -121,10 +121,40 @@ impl HistoryTable {
         finished(tokio::spawn(async move { inner.commit(merge, now).await })).await
     }
 
+    /// Waits for the commit under way, and lets nothing be committed until what is returned is dropped.
+    pub async fn hold(&self) -> HeldTable<'_> {
+        HeldTable { inner: &self.inner, _log: self.inner.log.lock().await }
+    }
+
     /// Adds features to the view's table: in older rows they are missing, not null.
     pub async fn add_features(&self, features: Vec<(Name, DataType)>) -> Result<(), HistoryError> {
         let inner = self.inner.clone();
         finished(tokio::spawn(async move { inner.add_features(features).await })).await
+    }
+}
+
+/// A table that stays as it is.
+pub struct HeldTable<'a> {
+    inner: &'a Inner,
+    _log: tokio::sync::MutexGuard<'a, DeltaLog>,
+}
+
+impl HeldTable<'_> {
+    /// The files that make the table, whose bytes never change: data first, then the log. With each
+    /// comes its path below the root of all history. Blocks.
+    pub fn files(&self) -> Result<Vec<(PathBuf, PathBuf)>, HistoryError> {
+        let snapshot = self.inner.current();
+        let directory = &self.inner.directory;
+        let mut names: Vec<PathBuf> = snapshot.files.iter().map(|file| PathBuf::from(&file.name)).collect();
+        let log = directory.join(LOG_DIRECTORY);
+        for entry in self.inner.files.list(&log).map_err(HistoryError::io(&log))? {
+            let is_whole = entry.name.to_str().is_some_and(|name| !name.ends_with(TEMPORARY_SUFFIX));
+            if is_whole && !entry.metadata.is_dir {
+                names.push(Path::new(LOG_DIRECTORY).join(&entry.name));
+            }
+        }
+        let below = snapshot.spec.directory();
+        Ok(names.into_iter().map(|name| (directory.join(&name), below.join(&name))).collect())
     }
 }
 

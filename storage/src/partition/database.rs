@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, fs, io};
 
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DataBlockIndexType, Env,
     FlushOptions, LogLevel, Options, WriteBatch, WriteBufferManager, WriteOptions,
@@ -140,6 +141,15 @@ impl Database {
     pub fn flush(&self) -> Result<(), StoreError> {
         let families = [self.latest(), self.pending(), self.tail(), self.meta()];
         self.db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(StoreError::of_rocksdb("flushing"))
+    }
+
+    /// Links what is on disk into a directory that is not there yet, or copies it where links are
+    /// impossible. Nothing is flushed: what lies in memory only is not in it.
+    pub fn checkpoint(&self, directory: &Path) -> Result<(), StoreError> {
+        let checkpoint = Checkpoint::new(&self.db).map_err(StoreError::of_rocksdb("preparing a checkpoint"))?;
+        // A write-ahead log of RocksDB's own would have to be longer than this for a flush.
+        let made = checkpoint.create_checkpoint_with_log_size(directory, u64::MAX);
+        made.map_err(StoreError::of_rocksdb("making a checkpoint"))
     }
 
     fn family(&self, name: &str) -> &ColumnFamily {

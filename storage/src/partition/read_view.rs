@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rocksdb::{DB, ReadOptions, ReadTier, Snapshot};
@@ -98,6 +99,19 @@ impl ReadView {
     /// view.
     pub fn next_due(&self) -> Option<Micros> {
         self.seen.next_due
+    }
+
+    /// Puts what is on disk of the store into a directory that is not there yet, as links where the file
+    /// system can and as copies elsewhere: what a store would be opened with if the process died now,
+    /// which may be older or newer than the view. Writes nothing to the store and flushes nothing, so it
+    /// may be called by anybody at any time. It blocks, and syncs no copy.
+    pub fn checkpoint(&self, directory: &Path) -> Result<(), StoreError> {
+        self.database.checkpoint(directory)
+    }
+
+    /// Where the store lies.
+    pub fn directory(&self) -> PathBuf {
+        self.database.directory()
     }
 
     /// The greatest event time among the view's rows that were visible.

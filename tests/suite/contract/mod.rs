@@ -13,6 +13,7 @@ mod s08_writes;
 mod s09_keys_and_values;
 mod s12_corruption;
 mod s13_provenance;
+mod s14_backups;
 
 use serde_json::{Value as Json, json};
 

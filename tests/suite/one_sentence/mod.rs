@@ -30,4 +30,5 @@ async fn training_gives_what_unpinned_online_reads_answered_at_those_instants() 
         told += story.end().await;
     }
     println!("{told:?}");
+    assert!(told.restores > 0, "no backup was restored");
 }

@@ -74,6 +74,7 @@ pub struct Tally {
     pub landings: usize,
     pub merges: u64,
     pub restarts: usize,
+    pub restores: usize,
 }
 
 /// What was done, printed if the test fails.
@@ -130,6 +131,7 @@ impl Story {
                 self.land().await;
                 self.compact().await;
             }
+            97 if self.random.chance(50) => self.restore().await,
             97 => self.restart().await,
             98 => self.flush().await,
             _ => self.evolve().await,
@@ -196,6 +198,20 @@ impl Story {
         self.note(format!("restarted; store time {}", self.node.now()));
     }
 
+    /// Goes on with a backup in the place of the node.
+    async fn restore(&mut self) {
+        let before = self.node.now();
+        let name = format!("backup_{}", self.tally.restores);
+        let made = self.node.back_up(&name).await.expect("the backup is made");
+        let mut restored = self.node.restored(&name).await;
+        std::mem::swap(&mut self.node, &mut restored);
+        restored.close().await;
+        assert!(self.node.now() >= before, "store time ran backwards over a restore");
+        assert_eq!(self.node.frames(), made.frame);
+        self.tally.restores += 1;
+        self.note(format!("restored {made:?}; store time {}", self.node.now()));
+    }
+
     async fn flush(&mut self) {
         for handle in self.node.use_cases().partitions.handles() {
             handle.flush(crate::support::node::patience()).await.expect("flushed");
@@ -256,5 +272,6 @@ impl AddAssign for Tally {
         self.landings += other.landings;
         self.merges += other.merges;
         self.restarts += other.restarts;
+        self.restores += other.restores;
     }
 }
