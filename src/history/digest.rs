@@ -159,7 +159,10 @@ impl ColumnDigest {
                 }
             }
             Some(nulls) => {
-                let bytes: Vec<u8> = nulls.iter().map(u8::from).collect();
+                let bits = nulls.inner().bit_chunks();
+                let words = bits.iter().chain([bits.remainder_bits()]);
+                let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).flat_map(a_byte_a_bit).collect();
+                bytes.truncate(length);
                 self.validity.update(&bytes);
             }
         }
@@ -172,7 +175,7 @@ impl ColumnDigest {
             None => self.values.update(bytes),
             Some(nulls) => {
                 let mut bytes = bytes.to_vec();
-                for row in (0..nulls.len()).filter(|row| nulls.is_null(*row)) {
+                for row in (!nulls.inner()).set_indices() {
                     bytes[row * width..][..width].fill(0);
                 }
                 self.values.update(&bytes);
@@ -215,6 +218,14 @@ impl ColumnDigest {
         }
         whole.digest128()
     }
+}
+
+/// For each bit, the lowest first, a byte that is 0 or 1.
+fn a_byte_a_bit(bits: u8) -> [u8; 8] {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    let alone = (u64::from(bits) * ONES) & u64::from_le_bytes([1, 2, 4, 8, 16, 32, 64, 128]);
+    // A byte that holds any bit overflows into its highest.
+    ((alone + ONES * 0x7f) >> 7 & ONES).to_le_bytes()
 }
 
 /// The type without how it is encoded: a dictionary of strings holds strings.
@@ -270,6 +281,13 @@ mod tests {
             assert_eq!(hash(&pieces), whole, "pieces of {piece}");
         }
         assert_ne!(hash(&[table.slice(0, 99)]), whole);
+    }
+
+    #[test]
+    fn a_bit_becomes_a_byte() {
+        for bits in 0..=u8::MAX {
+            assert_eq!(a_byte_a_bit(bits), std::array::from_fn(|bit| bits >> bit & 1));
+        }
     }
 
     #[test]

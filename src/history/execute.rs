@@ -2,6 +2,7 @@
 //! knows nothing of where the runs come from, nor where the answer goes.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt16Array};
@@ -9,15 +10,15 @@ use hydrant_storage::history::{MergedRuns, RunBatch};
 use hydrant_storage::order::Micros;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::asof::{AsOf, Candidate, HistoryRows};
-use super::block::{Block, BlockRow};
+use super::asof::{AsOf, HistoryRows, Stretch};
+use super::block::Block;
 use super::failure::JoinError;
-use super::hits::HitWriter;
+use super::hits::{HitMemory, HitWriter, Hits};
 use super::plan::Plan;
-use super::sort::SortedSpine;
+use super::sort::{SortedSpine, SpineSorter};
 use super::spine::{Budget, Spine};
 use super::waiting::WaitingRows;
-use super::walk::{JoinWalk, Walked, walk};
+use super::walk::{JoinWalk, walk};
 use super::work::{Stop, in_parallel};
 use super::zip::Zip;
 
@@ -47,41 +48,51 @@ pub struct Findings {
 
 impl Findings {
     /// Walks all views, on as many threads as the budget has. `open` gives the rows of a join, by its
-    /// number in the plan; `stop` is asked now and then, and set when a walk has failed.
+    /// number in the plan, for a part of the sorted spine; `stop` is asked now and then, and set when
+    /// a walk has failed.
     pub fn walk<R: HistoryRows>(
         plan: &Arc<Plan>,
-        mut spine: Spine,
+        spine: Spine,
         budget: &Budget,
-        open: impl Fn(usize, &Spine) -> Result<R, JoinError> + Sync,
+        open: impl Fn(usize, &SortedSpine) -> Result<R, JoinError> + Sync,
         stop: &Stop,
     ) -> Result<Self, JoinError> {
-        let (ranges, range_of) = spine.pieces.ranges(plan, budget);
+        let for_hits = budget.for_hits(&spine);
+        let pending_hits = budget.for_pending_hits(plan, for_hits);
+        let hit_memory = HitMemory::new(for_hits / 4 * 3);
+        let Spine { sorters, pieces, rows, last_time, digest } = spine;
+        let (ranges, range_of) = pieces.ranges(plan, budget);
         let ranges = Arc::new(ranges);
-        let joins = plan.joins.len();
-        let sorts = std::mem::take(&mut spine.sorts);
+        let sort = |(number, sorter): (usize, SpineSorter)| Ok((number, sorter.finish(stop)?));
+        let sorted = in_parallel(sorters.into_iter().enumerate().collect(), budget.threads, sort, stop)?;
+        let parts: Vec<(usize, SortedSpine)> =
+            sorted.into_iter().flat_map(|(sort, parts)| parts.into_iter().map(move |part| (sort, part))).collect();
+
+        let joins_of = |sort: usize| (0..plan.joins.len()).filter(move |join| plan.joins[*join].sort == sort);
         // The views of one sort are walked side by side, beside one reading of the spine.
-        let walk_sort = |(number, sorted): (usize, SortedSpine)| {
-            let numbers: Vec<usize> = (0..joins).filter(|join| plan.joins[*join].sort == number).collect();
-            let mut walks = Vec::with_capacity(numbers.len());
-            for join in &numbers {
-                let rows = open(*join, &spine)?;
-                let waiting = WaitingRows::new(budget.for_waiting(joins), &budget.spill);
-                let as_of = AsOf::new(rows, plan.mode, spine.last_time, waiting);
-                let hits = HitWriter::new(ranges.clone(), budget.for_hits(joins), &budget.spill);
-                let lookups = plan.lookups.iter().filter(|lookup| lookup.join == *join);
-                walks.push(JoinWalk::new(as_of, plan.mode, hits, lookups.map(|lookup| lookup.ttl).collect()));
+        let walk_part = |(sort, part): (usize, SortedSpine)| {
+            let mut walks = Vec::new();
+            for join in joins_of(sort) {
+                let rows = open(join, &part)?;
+                let waiting = WaitingRows::new(budget.for_waiting(plan), &budget.spill);
+                let as_of = AsOf::new(rows, plan.mode, last_time, waiting);
+                let hits = HitWriter::new(ranges.clone(), pending_hits, hit_memory.clone(), &budget.spill);
+                let lookups = plan.lookups.iter().filter(|lookup| lookup.join == join);
+                let ttls = lookups.map(|lookup| lookup.ttl).collect();
+                walks.push(JoinWalk::new(as_of, hits, ttls, plan.with_status || plan.with_event_time));
             }
-            Ok(numbers.into_iter().zip(walk(sorted, walks, stop)?).collect::<Vec<_>>())
+            Ok(joins_of(sort).zip(walk(part, walks, stop)?).collect::<Vec<_>>())
         };
-        let work: Vec<_> = sorts.into_iter().enumerate().collect();
-        let mut walked: Vec<(usize, Walked)> =
-            in_parallel(work, budget.threads, walk_sort, stop)?.into_iter().flatten().collect();
-        walked.sort_by_key(|(join, _)| *join);
-        let differing = walked.iter().map(|(_, walked)| walked.differing).sum();
-        let hits = walked.into_iter().map(|(_, walked)| walked.hits).collect();
-        let spine_hash = spine.digest.finish(&plan.spine);
-        let zip = Zip::new(plan.clone(), spine.pieces, ranges, range_of, hits)?;
-        Ok(Self { plan: plan.clone(), zip, rows: spine.rows, differing, spine_hash })
+        let walked = in_parallel(parts, budget.threads, walk_part, stop)?;
+        let mut hits: Vec<Vec<Hits>> = plan.joins.iter().map(|_| Vec::new()).collect();
+        let mut differing = 0;
+        for (join, walked) in walked.into_iter().flatten() {
+            hits[join].push(walked.hits);
+            differing += walked.differing;
+        }
+        let spine_hash = digest.finish(&plan.spine);
+        let zip = Zip::new(plan.clone(), pieces, ranges, range_of, hits)?;
+        Ok(Self { plan: plan.clone(), zip, rows, differing, spine_hash })
     }
 
     /// Answers through `emit`, in the spine's order.
@@ -111,31 +122,56 @@ impl Findings {
 /// A view's runs as the walk reads them.
 pub struct RunRows {
     merged: MergedRuns,
+    /// The batch that rows were handed out of last.
+    current: Option<(Arc<RunBatch>, Arc<Block>)>,
     /// The batches that the runs are at, as blocks.
     blocks: HashMap<*const RunBatch, (Arc<RunBatch>, Arc<Block>)>,
+    /// How many rows of the merged runs' stretch were handed out.
+    handed_out: usize,
+    /// Where the rows of the key that was sought last end in that stretch, once it is known.
+    key_end: Option<usize>,
 }
 
 impl RunRows {
     pub fn new(merged: MergedRuns) -> Self {
-        Self { merged, blocks: HashMap::new() }
+        Self { merged, current: None, blocks: HashMap::new(), handed_out: 0, key_end: None }
+    }
+
+    fn pass_handed_out(&mut self) -> Result<(), JoinError> {
+        match std::mem::take(&mut self.handed_out) {
+            0 => Ok(()),
+            rows => Ok(self.merged.pass(rows)?),
+        }
     }
 }
 
 impl HistoryRows for RunRows {
     fn seek(&mut self, slot: u16, key: &[u8]) -> Result<(), JoinError> {
+        self.pass_handed_out()?;
+        self.key_end = None;
         Ok(self.merged.seek(slot, key)?)
     }
 
-    fn next_of(&mut self, slot: u16, key: &[u8], until: Micros) -> Result<Option<Candidate>, JoinError> {
-        let Some(row) = self.merged.peek() else { return Ok(None) };
-        if row.batch.event_times[row.index] > until || row.batch.compare_key(row.index, slot, key).is_ne() {
+    fn next_of(&mut self, slot: u16, key: &[u8], until: Micros) -> Result<Option<Stretch<'_>>, JoinError> {
+        self.pass_handed_out()?;
+        let Some((batch, rows)) = self.merged.stretch() else { return Ok(None) };
+        let Range { start, end } = rows;
+        let key_end = *self.key_end.get_or_insert_with(|| batch.first_after(start..end, slot, key));
+        let later = batch.first_later(start..key_end, until);
+        if later == start {
             return Ok(None);
         }
-        let block = block_of(&mut self.blocks, &row.batch);
-        let index = row.index as u32;
-        let candidate = Candidate { version: row.version(), deleted: row.deleted(), row: BlockRow { block, index } };
-        self.merged.advance()?;
-        Ok(Some(candidate))
+        if later == end {
+            self.key_end = None;
+        }
+        self.handed_out = later - start;
+        if self.current.as_ref().is_none_or(|(current, _)| !Arc::ptr_eq(current, batch)) {
+            // The batch of before is held no longer than its run does.
+            self.current = None;
+            self.current = Some((batch.clone(), block_of(&mut self.blocks, batch)));
+        }
+        let (batch, block) = self.current.as_ref().expect("it was set");
+        Ok(Some(Stretch { batch, block, rows: start..later }))
     }
 }
 

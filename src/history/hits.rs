@@ -3,6 +3,7 @@
 //! goes beyond the memory it may take is spilled.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt16Array, UInt64Array};
 use hydrant_storage::order::Micros;
@@ -27,7 +28,15 @@ pub struct HitWriter {
     pending: Vec<Vec<PendingHit>>,
     pending_rows: usize,
     hits: Hits,
-    memory: usize,
+    pending_bytes: usize,
+    memory: Arc<HitMemory>,
+}
+
+/// What the hits of a join may take, over all of its walks.
+#[derive(Debug)]
+pub struct HitMemory {
+    bytes: usize,
+    held: AtomicUsize,
 }
 
 /// The rows found by one walk, by range.
@@ -85,23 +94,39 @@ impl Ranges {
     }
 }
 
+impl HitMemory {
+    pub fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self { bytes, held: AtomicUsize::new(0) })
+    }
+
+    /// Whether all hits together now take more than they may.
+    fn hold(&self, bytes: usize) -> bool {
+        self.held.fetch_add(bytes, Ordering::Relaxed) + bytes > self.bytes
+    }
+
+    fn release(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
 impl HitWriter {
-    /// Holds about `memory` bytes, and spills into `space` beyond.
-    pub fn new(ranges: Arc<Ranges>, memory: usize, space: &Arc<SpillSpace>) -> Self {
+    /// Gathers hits into columns when their blocks take `pending_bytes`; spills its own columns into
+    /// `space` where those of all walks take more than `memory`.
+    pub fn new(ranges: Arc<Ranges>, pending_bytes: usize, memory: Arc<HitMemory>, space: &Arc<SpillSpace>) -> Self {
         let pending = (0..ranges.count()).map(|_| Vec::new()).collect();
         let stored = (0..ranges.count()).map(|_| Vec::new()).collect();
         let hits = Hits { stored, held_bytes: 0, spill: SpillFile::new(space) };
-        Self { ranges, gather: Gather::default(), pending, pending_rows: 0, hits, memory }
+        Self { ranges, gather: Gather::default(), pending, pending_rows: 0, hits, pending_bytes, memory }
     }
 
     pub fn push(&mut self, ordinal: u64, row: &Candidate) -> Result<(), JoinError> {
         let block = self.gather.number_of(&row.row.block);
-        let (event_time, feature_count) = (row.version.event_time, row.row.feature_count());
+        let (event_time, feature_count) = (row.seen.version.event_time, row.row.feature_count());
         let hit = PendingHit { ordinal, event_time, feature_count, block, index: row.row.index as usize };
         self.pending[self.ranges.of(ordinal)].push(hit);
         self.pending_rows += 1;
         let pending_bytes = self.gather.bytes() + self.pending_rows * size_of::<PendingHit>();
-        if self.pending_rows >= PENDING_ROWS || pending_bytes > self.memory / 2 { self.flush() } else { Ok(()) }
+        if self.pending_rows >= PENDING_ROWS || pending_bytes > self.pending_bytes { self.flush() } else { Ok(()) }
     }
 
     pub fn finish(mut self) -> Result<Hits, JoinError> {
@@ -110,17 +135,23 @@ impl HitWriter {
     }
 
     fn flush(&mut self) -> Result<(), JoinError> {
+        let mut gathered = 0;
         for (range, pending) in self.pending.iter_mut().enumerate() {
             if !pending.is_empty() {
                 let batch = to_batch(pending, &self.gather)?;
-                self.hits.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
+                gathered += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
                 self.hits.stored[range].push(Stored::Memory(batch));
                 pending.clear();
             }
         }
         self.gather.clear();
         self.pending_rows = 0;
-        if self.hits.held_bytes > self.memory / 2 { self.hits.spill_all() } else { Ok(()) }
+        self.hits.held_bytes += gathered;
+        if self.memory.hold(gathered) {
+            self.memory.release(self.hits.held_bytes);
+            self.hits.spill_all()?;
+        }
+        Ok(())
     }
 }
 

@@ -24,7 +24,8 @@ use super::fan_in::FanIn;
 use super::metrics::HistoryMetrics;
 use super::plan::{Plan, Shape};
 use super::report::{Report, TableVersion};
-use super::sources::{Cut, ViewRows};
+use super::sort::SortedSpine;
+use super::sources::{Cut, Share, ViewRows};
 use super::spill::SpillSpace;
 use super::spine::{Budget, Spine, SpineWriter};
 use super::stream::{Answer, HistoricalStream, answer};
@@ -35,6 +36,9 @@ use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::Snapshot;
 use crate::tenancy::{Action, Permit};
+
+/// Opening the files of a view takes about as long as walking beside so many rows of a spine.
+const PART_ROWS: usize = 8_192;
 
 /// The bounds of historical reads.
 #[derive(Clone, Debug)]
@@ -163,7 +167,8 @@ impl History {
         let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
         let options = &self.inner.options;
         let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
-        let budget = Budget { memory: options.memory, spill, batch_rows: options.batch_rows, threads: options.threads };
+        let &HistoryOptions { memory, batch_rows, threads, .. } = options;
+        let budget = Budget { memory, spill, batch_rows, threads, part_rows: PART_ROWS };
         Ok(SpineIntake {
             history: self.inner.clone(),
             snapshot,
@@ -217,7 +222,7 @@ impl SpineIntake {
     pub async fn finish(self) -> Result<HistoricalStream> {
         let Self { history, snapshot, plan, tenant, cutoff, budget, taken } = self;
         let Taken { writer, permit } = taken.ok_or_else(abandoned)?;
-        let (spine, permit) = blocking(move |stop| Ok((writer.finish(stop)?, permit))).await?;
+        let (spine, permit) = blocking(move |_| Ok((writer.finish()?, permit))).await?;
 
         let HistoryParts { log, partitions, tables, .. } = &history.parts;
         let cut = Cut::take(log.as_ref(), partitions, cutoff, history.options.patience).await?;
@@ -260,15 +265,13 @@ struct Task {
 impl Task {
     fn run(self, answer: &Answer) -> Result<Report, JoinError> {
         let Self { plan, spine, budget, views, cutoff } = self;
-        let open = |join: usize, spine: &Spine| {
-            let join = &plan.joins[join];
-            let wanted = FanIn {
-                slots: &spine.slots[join.sort],
-                cutoff: Some(cutoff),
-                memory: budget.for_runs(plan.joins.len()),
-                spill: &budget.spill,
-            };
-            Ok(RunRows::new(views[&join.view.id].open(&join.features, &wanted, &answer.stop)?))
+        let open = |number: usize, part: &SortedSpine| {
+            let join = &plan.joins[number];
+            let (slots, memory) = (&part.slots, budget.for_runs(&plan));
+            let wanted = FanIn { slots, cutoff: Some(cutoff), memory, spill: &budget.spill };
+            let is_told = plan.joins[..number].iter().all(|other| other.view.id != join.view.id);
+            let share = Share { slots: part.range, is_told };
+            Ok(RunRows::new(views[&join.view.id].open(&join.features, &wanted, share, &answer.stop)?))
         };
         let findings = Findings::walk(&plan, spine, &budget, open, &answer.stop)?;
         let tables = views.values().map(ViewRows::version).collect();

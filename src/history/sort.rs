@@ -4,11 +4,15 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, UInt16Array, UInt64Array};
+use hydrant_storage::history::SlotSet;
+use hydrant_storage::keys::SlotRange;
 use hydrant_storage::order::Micros;
 
+use super::distinct_keys::DistinctKeys;
 use super::failure::JoinError;
 use super::spill::{Chunk, SpillFile, SpillSpace};
 use super::work::Stop;
@@ -23,107 +27,156 @@ pub struct Wanted<'a> {
     pub ordinal: u64,
 }
 
-/// Takes spine rows in any order.
+/// Into how much a sorted spine is cut, by slots, so that it can be walked on several threads.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// So many parts at most.
+    pub most: usize,
+    /// A spine in memory that gives parts of fewer rows isn't cut.
+    pub least_rows: usize,
+}
+
+/// Takes spine rows in the order of their ordinals.
 #[derive(Debug)]
 pub struct SpineSorter {
-    keys: Vec<u8>,
+    keys: DistinctKeys,
     entries: Vec<Entry>,
+    /// Entries count their ordinals from here.
+    first_ordinal: u64,
+    slots: SlotSet,
     memory: usize,
-    runs: Vec<VecDeque<Chunk>>,
+    parts: Vec<SlotRange>,
+    least_part_rows: usize,
+    /// Sorted runs, each cut into the parts.
+    runs: Vec<Vec<VecDeque<Chunk>>>,
     spill: SpillFile,
     fan_in: usize,
 }
 
-/// Gives them back in order.
+/// Gives those of some slots back in order.
 #[derive(Debug)]
-pub struct SortedSpine(Source);
+pub struct SortedSpine {
+    /// Which slots it is about: those of no other part.
+    pub range: SlotRange,
+    /// Those that its keys fall into.
+    pub slots: SlotSet,
+    source: Source,
+}
 
 /// A sorted run is read in pieces of this many rows.
 const CHUNK_ROWS: usize = 4_096;
 /// How many runs are merged at once; more are merged in several passes.
 const FAN_IN: usize = 64;
 
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// The key's first bytes: most comparisons end there.
-    prefix: u64,
-    start: u32,
-    length: u32,
-    time: Micros,
-    ordinal: u64,
-    slot: u16,
-}
+/// A key's number, a time and an ordinal in one number that orders as they do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry(u128);
 
 #[derive(Debug)]
 enum Source {
-    Memory { keys: Vec<u8>, entries: Vec<Entry>, next: usize },
+    Memory { run: Arc<MemoryRun>, rest: Range<usize> },
     Merged(MergedChunks),
+}
+
+/// Sorted entries, whose keys are numbered in order.
+#[derive(Debug)]
+struct MemoryRun {
+    keys: DistinctKeys,
+    entries: Vec<Entry>,
+    first_ordinal: u64,
 }
 
 impl SpineSorter {
     /// Holds about `memory` bytes before it spills into `space`.
-    pub fn new(memory: usize, space: &Arc<SpillSpace>) -> Self {
-        let spill = SpillFile::new(space);
-        Self { keys: Vec::new(), entries: Vec::new(), memory, runs: Vec::new(), spill, fan_in: FAN_IN }
+    pub fn new(memory: usize, parts: Parts, space: &Arc<SpillSpace>) -> Self {
+        /// Each part of each run is read by itself.
+        const MOST_PARTS: usize = 64;
+        Self {
+            keys: DistinctKeys::default(),
+            entries: Vec::new(),
+            first_ordinal: 0,
+            slots: SlotSet::new(),
+            memory,
+            parts: SlotRange::split_evenly(parts.most.clamp(1, MOST_PARTS) as u16),
+            least_part_rows: parts.least_rows,
+            runs: Vec::new(),
+            spill: SpillFile::new(space),
+            fan_in: FAN_IN,
+        }
     }
 
     pub fn push(&mut self, row: Wanted<'_>) -> Result<(), JoinError> {
-        let bytes = self.keys.len() + row.key.len() + (self.entries.len() + 1) * size_of::<Entry>();
-        if (bytes > self.memory && !self.entries.is_empty()) || self.keys.len() + row.key.len() > u32::MAX as usize {
+        if !self.has_room_for(&row) && !self.entries.is_empty() {
             self.spill_run()?;
         }
-        let start = self.keys.len() as u32;
-        self.keys.extend_from_slice(row.key);
-        let length = row.key.len() as u32;
-        let Wanted { slot, key, time, ordinal } = row;
-        self.entries.push(Entry { prefix: prefix_of(key), start, length, time, ordinal, slot });
+        if self.entries.is_empty() {
+            self.first_ordinal = row.ordinal;
+        }
+        if self.entries.len() == self.entries.capacity() {
+            // Doubles, but not beyond what it may take.
+            let left = self.memory.saturating_sub(self.bytes()) / size_of::<Entry>();
+            self.entries.reserve_exact(self.entries.len().min(left).max(64));
+        }
+        let number = self.keys.number_of(row.slot, row.key);
+        self.slots.insert(row.slot);
+        self.entries.push(Entry::new(number, row.time, (row.ordinal - self.first_ordinal) as u32));
         Ok(())
     }
 
-    /// Merges what was spilled, unless stopped.
-    pub fn finish(mut self, stop: &Stop) -> Result<SortedSpine, JoinError> {
+    fn has_room_for(&self, row: &Wanted<'_>) -> bool {
+        let is_numbered = (row.ordinal - self.first_ordinal) <= u64::from(u32::MAX);
+        is_numbered && self.keys.takes(row.key) && self.bytes() + row.key.len() + size_of::<Entry>() <= self.memory
+    }
+
+    /// About the memory that it takes.
+    pub fn bytes(&self) -> usize {
+        self.keys.bytes() + self.entries.len() * size_of::<Entry>()
+    }
+
+    /// Sorts, merging what was spilled, unless stopped. The parts' slots ascend.
+    pub fn finish(mut self, stop: &Stop) -> Result<Vec<SortedSpine>, JoinError> {
         if self.runs.is_empty() {
-            sort_entries(&self.keys, &mut self.entries);
-            return Ok(SortedSpine(Source::Memory { keys: self.keys, entries: self.entries, next: 0 }));
+            let is_whole = self.entries.len() / self.parts.len() < self.least_part_rows;
+            let parts = if is_whole { vec![SlotRange::ALL] } else { self.parts };
+            let run = Arc::new(MemoryRun::sort(self.keys, self.entries, self.first_ordinal));
+            let part = |range: &SlotRange| SortedSpine {
+                range: *range,
+                slots: self.slots.within(*range),
+                source: Source::Memory { rest: run.rows_of(*range), run: run.clone() },
+            };
+            return Ok(parts.iter().map(part).collect());
         }
         if !self.entries.is_empty() {
             self.spill_run()?;
         }
-        self.keys = Vec::new();
-        self.entries = Vec::new();
-        let (mut runs, mut spill) = (self.runs, self.spill);
-        while runs.len() > self.fan_in {
-            let mut merged_runs = Vec::new();
-            let mut remaining = runs.into_iter().peekable();
-            while remaining.peek().is_some() {
-                let group: Vec<_> = remaining.by_ref().take(self.fan_in).collect();
-                let mut merged = MergedChunks::new(group, spill)?;
-                let mut writer = RunWriter::default();
-                while merged.step()? {
-                    if writer.push(merged.row()) {
-                        stop.check()?;
-                        writer.flush(&mut merged.spill)?;
-                    }
-                }
-                merged_runs.push(writer.finish(&mut merged.spill)?);
-                spill = merged.spill;
-            }
-            runs = merged_runs;
+        let Self { slots, parts, runs, spill, fan_in, .. } = self;
+        let spill = Arc::new(spill);
+        let mut sorted = Vec::with_capacity(parts.len());
+        let mut runs = runs;
+        for (number, range) in parts.into_iter().enumerate() {
+            let of_part = runs.iter_mut().map(|run| std::mem::take(&mut run[number])).collect();
+            let merged = merge_down(of_part, spill.clone(), fan_in, stop)?;
+            sorted.push(SortedSpine { range, slots: slots.within(range), source: Source::Merged(merged) });
         }
-        Ok(SortedSpine(Source::Merged(MergedChunks::new(runs, spill)?)))
+        Ok(sorted)
     }
 
     fn spill_run(&mut self) -> Result<(), JoinError> {
-        sort_entries(&self.keys, &mut self.entries);
-        let mut writer = RunWriter::default();
-        for entry in &self.entries {
-            if writer.push(entry.wanted(&self.keys)) {
-                writer.flush(&mut self.spill)?;
+        let (keys, entries) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.entries));
+        let run = MemoryRun::sort(keys, entries, self.first_ordinal);
+        let mut parts = Vec::with_capacity(self.parts.len());
+        for range in &self.parts {
+            let mut writer = RunWriter::default();
+            for row in run.rows_of(*range) {
+                if writer.push(run.row(row)) {
+                    writer.flush(&mut self.spill)?;
+                }
             }
+            parts.push(writer.finish(&mut self.spill)?);
         }
-        self.runs.push(writer.finish(&mut self.spill)?);
+        self.runs.push(parts);
+        self.entries = run.entries;
         self.entries.clear();
-        self.keys.clear();
         Ok(())
     }
 }
@@ -132,12 +185,8 @@ impl SortedSpine {
     /// The next row, in ascending order.
     #[allow(clippy::should_implement_trait)] // the row borrows from here
     pub fn next(&mut self) -> Result<Option<Wanted<'_>>, JoinError> {
-        match &mut self.0 {
-            Source::Memory { keys, entries, next } => {
-                let entry = entries.get(*next);
-                *next += 1;
-                Ok(entry.map(|entry| entry.wanted(keys)))
-            }
+        match &mut self.source {
+            Source::Memory { run, rest } => Ok(rest.next().map(|row| run.row(row))),
             Source::Merged(merged) => {
                 if merged.step()? {
                     Ok(Some(merged.row()))
@@ -150,22 +199,80 @@ impl SortedSpine {
 }
 
 impl Entry {
-    fn wanted<'a>(&self, keys: &'a [u8]) -> Wanted<'a> {
-        let key = &keys[self.start as usize..][..self.length as usize];
-        Wanted { slot: self.slot, key, time: self.time, ordinal: self.ordinal }
+    const SIGN: u64 = 1 << 63;
+
+    fn new(key: u32, time: Micros, ordinal: u32) -> Self {
+        let time = time.cast_unsigned() ^ Self::SIGN;
+        Self(u128::from(key) << 96 | u128::from(time) << 32 | u128::from(ordinal))
+    }
+
+    fn key(self) -> u32 {
+        (self.0 >> 96) as u32
+    }
+
+    fn time(self) -> Micros {
+        ((self.0 >> 32) as u64 ^ Self::SIGN).cast_signed()
+    }
+
+    fn ordinal(self) -> u32 {
+        self.0 as u32
+    }
+
+    fn with_key(self, key: u32) -> Self {
+        Self(self.0 & (u128::MAX >> 32) | u128::from(key) << 96)
     }
 }
 
-/// The first eight bytes as a number that orders as they do; what a shorter key lacks counts as 0.
-fn prefix_of(key: &[u8]) -> u64 {
-    (0..8).fold(0, |prefix, place| (prefix << 8) | u64::from(key.get(place).copied().unwrap_or(0)))
+impl MemoryRun {
+    fn sort(mut keys: DistinctKeys, mut entries: Vec<Entry>, first_ordinal: u64) -> Self {
+        let ranks = keys.sort();
+        for entry in &mut entries {
+            *entry = entry.with_key(ranks[entry.key() as usize]);
+        }
+        entries.sort_unstable();
+        Self { keys, entries, first_ordinal }
+    }
+
+    fn row(&self, row: usize) -> Wanted<'_> {
+        let entry = self.entries[row];
+        let (slot, key) = self.keys.get(entry.key());
+        Wanted { slot, key, time: entry.time(), ordinal: self.first_ordinal + u64::from(entry.ordinal()) }
+    }
+
+    fn rows_of(&self, range: SlotRange) -> Range<usize> {
+        let keys = self.keys.of_slots(range);
+        let first_of = |key: u32| self.entries.partition_point(|entry| entry.key() < key);
+        first_of(keys.start)..first_of(keys.end)
+    }
 }
 
-fn sort_entries(keys: &[u8], entries: &mut [Entry]) {
-    entries.sort_unstable_by(|a, b| {
-        let quick = (a.slot, a.prefix).cmp(&(b.slot, b.prefix));
-        quick.then_with(|| a.wanted(keys).cmp(&b.wanted(keys)))
-    });
+/// Merges runs until they can be merged at once, unless stopped.
+fn merge_down(
+    mut runs: Vec<VecDeque<Chunk>>,
+    mut spill: Arc<SpillFile>,
+    fan_in: usize,
+    stop: &Stop,
+) -> Result<MergedChunks, JoinError> {
+    while runs.len() > fan_in {
+        let mut merged_file = spill.another();
+        let mut merged_runs = Vec::new();
+        let mut remaining = runs.into_iter().peekable();
+        while remaining.peek().is_some() {
+            let group: Vec<_> = remaining.by_ref().take(fan_in).collect();
+            let mut merged = MergedChunks::new(group, spill.clone())?;
+            let mut writer = RunWriter::default();
+            while merged.step()? {
+                if writer.push(merged.row()) {
+                    stop.check()?;
+                    writer.flush(&mut merged_file)?;
+                }
+            }
+            merged_runs.push(writer.finish(&mut merged_file)?);
+        }
+        runs = merged_runs;
+        spill = Arc::new(merged_file);
+    }
+    MergedChunks::new(runs, spill)
 }
 
 /// Collects rows of a run into batches.
@@ -222,7 +329,7 @@ impl RunWriter {
 #[derive(Debug)]
 struct MergedChunks {
     heap: Vec<RunReader>,
-    spill: SpillFile,
+    spill: Arc<SpillFile>,
     /// Whether the first run's row was handed out, and has to be passed before the next.
     handed_out: bool,
 }
@@ -238,7 +345,7 @@ struct RunReader {
 }
 
 impl MergedChunks {
-    fn new(runs: Vec<VecDeque<Chunk>>, spill: SpillFile) -> Result<Self, JoinError> {
+    fn new(runs: Vec<VecDeque<Chunk>>, spill: Arc<SpillFile>) -> Result<Self, JoinError> {
         let mut heap = Vec::with_capacity(runs.len());
         for chunks in runs {
             heap.extend(RunReader::open(chunks, &spill)?);
@@ -336,31 +443,64 @@ mod tests {
 
     use super::*;
 
-    fn sorted(rows: &[(u16, Vec<u8>, i64, u64)], memory: usize, fan_in: usize) -> Vec<(u16, Vec<u8>, i64, u64)> {
+    type Row = (u16, Vec<u8>, i64, u64);
+
+    fn sorted(rows: &[Row], memory: usize, parts: Parts, fan_in: usize) -> Vec<Vec<Row>> {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut sorter = SpineSorter::new(memory, &SpillSpace::new(directory.path(), 1 << 30, Arc::default()));
+        let mut sorter = SpineSorter::new(memory, parts, &SpillSpace::new(directory.path(), 1 << 30, Arc::default()));
         sorter.fan_in = fan_in;
         for (slot, key, time, ordinal) in rows {
             sorter.push(Wanted { slot: *slot, key, time: *time, ordinal: *ordinal }).expect("taken");
         }
-        let mut sorted = sorter.finish(&Stop::default()).expect("sorted");
-        let mut out = Vec::new();
-        while let Some(row) = sorted.next().expect("read") {
-            out.push((row.slot, row.key.to_vec(), row.time, row.ordinal));
-        }
-        out
+        let parts = sorter.finish(&Stop::default()).expect("sorted");
+        let read = |mut part: SortedSpine| {
+            let (mut out, slots) = (Vec::new(), part.slots.clone());
+            while let Some(row) = part.next().expect("read") {
+                assert!(slots.contains(row.slot));
+                out.push((row.slot, row.key.to_vec(), row.time, row.ordinal));
+            }
+            out
+        };
+        parts.into_iter().map(read).collect()
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![prop::collection::vec(0u8..3, 0..4), prop::collection::vec(0u8..2, 11..15)]
     }
 
     proptest! {
         #[test]
         fn spine_rows_come_out_in_history_order_whatever_fits_in_memory(
-            rows in prop::collection::vec((0u16..4, prop::collection::vec(0u8..3, 0..12), -3i64..3, 0u64..1000), 0..200),
-            memory in prop::sample::select(vec![1usize, 200, 2_000, 1 << 20]),
+            rows in prop::collection::vec(
+                (prop::sample::select(vec![0u16, 1, 30_000, 40_000, u16::MAX]), key(), prop_oneof![-3i64..3, any::<i64>()]),
+                0..200,
+            ),
+            first in prop::sample::select(vec![0u64, 1 << 40]),
+            memory in prop::sample::select(vec![1usize, 500, 4_000, 1 << 20]),
+            most in 1usize..4,
             fan_in in 2usize..5,
         ) {
+            let rows: Vec<Row> =
+                rows.into_iter().zip(first..).map(|((slot, key, time), ordinal)| (slot, key, time, ordinal)).collect();
             let mut expected = rows.clone();
             expected.sort();
-            prop_assert_eq!(sorted(&rows, memory, fan_in), expected);
+            prop_assert_eq!(sorted(&rows, memory, Parts { most, least_rows: 20 }, fan_in).concat(), expected);
         }
+    }
+
+    #[test]
+    fn many_rows_are_cut_into_parts_of_ascending_slots() {
+        let rows: Vec<Row> =
+            (0..40_000u64).map(|n| ((n * 40_503 % 65_536) as u16, n.to_be_bytes().to_vec(), -(n as i64), n)).collect();
+        let mut expected = rows.clone();
+        expected.sort();
+        for memory in [100_000, 1 << 24] {
+            let parts = sorted(&rows, memory, Parts { most: 3, least_rows: 10_000 }, 64);
+            assert_eq!(parts.len(), 3);
+            assert!(parts.iter().all(|part| part.len() > 10_000));
+            assert_eq!(parts.concat(), expected);
+        }
+        let whole = sorted(&rows, 1 << 24, Parts { most: 3, least_rows: 20_000 }, 64);
+        assert_eq!(whole, [expected]);
     }
 }

@@ -40,6 +40,14 @@ pub struct ViewRows {
     tail_rows: Arc<AtomicU64>,
 }
 
+/// What one walk of a view reads of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    pub slots: SlotRange,
+    /// Whether the report tells of its tail rows; of the walks of one view, only one may for each slot.
+    pub is_told: bool,
+}
+
 impl Cut {
     /// Everything ingested at or before `cutoff`, or before now. Refuses (INVALID_ARGUMENT) a
     /// cut-off that is still to come; waits until every partition has applied what lies before it.
@@ -93,9 +101,15 @@ impl ViewRows {
         Ok(Self { view: view.clone(), table, tails, tail_rows: Arc::default() })
     }
 
-    /// The rows of the features in `projection`, in history order. Blocks, but not for long once
-    /// `stop` is set.
-    pub fn open(&self, projection: &[usize], wanted: &FanIn<'_>, stop: &Stop) -> Result<MergedRuns, JoinError> {
+    /// The rows of the features in `projection`, in history order, of a walk's share at least. Blocks,
+    /// but not for long once `stop` is set.
+    pub fn open(
+        &self,
+        projection: &[usize],
+        wanted: &FanIn<'_>,
+        share: Share,
+        stop: &Stop,
+    ) -> Result<MergedRuns, JoinError> {
         let (slots, cutoff) = (Some(wanted.slots), wanted.cutoff);
         let open = |chain: &Chain<'_>| {
             stop.check()?;
@@ -107,10 +121,14 @@ impl ViewRows {
         chains.sort_by_key(Chain::bytes);
         let mut runs = wanted.reduce(chains.iter().map(open))?;
         let landed = self.table.landed_through;
-        let rows = tail_rows(self.tails.clone(), self.view.tenant, self.view.id, landed);
+        let Share { slots: range, .. } = share;
+        let shared = self.tails.iter().filter(|tail| {
+            let held = tail.range();
+            held.first <= range.last && range.first <= held.last
+        });
+        let rows = tail_rows(shared.cloned().collect(), self.view.tenant, self.view.id, landed);
         let tail = TailRun::new(rows, self.view.layout.clone(), projection.to_vec(), landed + 1..=u64::MAX);
-        self.tail_rows.store(0, Ordering::Relaxed);
-        let tail = Counted { run: tail, cutoff, rows: self.tail_rows.clone() };
+        let tail = Counted { run: tail, cutoff, share, rows: self.tail_rows.clone() };
         runs.push(Box::new(Stoppable::new(tail, stop)));
         Ok(MergedRuns::new(runs, cutoff)?)
     }
@@ -142,19 +160,23 @@ impl ViewRows {
     }
 }
 
-/// Counts the rows that pass, up to the cut-off.
+/// Counts the rows of the share that pass, up to the cut-off.
 struct Counted<R> {
     run: R,
     cutoff: Option<Micros>,
+    share: Share,
     rows: Arc<AtomicU64>,
 }
 
 impl<R: Run> Run for Counted<R> {
     fn next(&mut self) -> Result<Option<Arc<RunBatch>>, HistoryError> {
         let batch = self.run.next()?;
-        if let Some(batch) = &batch {
-            let in_time = |time: &&Micros| self.cutoff.is_none_or(|cutoff| **time <= cutoff);
-            self.rows.fetch_add(batch.ingest_times.iter().filter(in_time).count() as u64, Ordering::Relaxed);
+        if let Some(batch) = batch.as_ref().filter(|_| self.share.is_told) {
+            let counts = |(slot, time): &(&u16, &Micros)| {
+                self.share.slots.contains(**slot) && self.cutoff.is_none_or(|cutoff| **time <= cutoff)
+            };
+            let counted = batch.slots.iter().zip(batch.ingest_times.iter()).filter(counts).count();
+            self.rows.fetch_add(counted as u64, Ordering::Relaxed);
         }
         Ok(batch)
     }

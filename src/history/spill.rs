@@ -71,6 +71,11 @@ impl SpillFile {
         Self { space: space.clone(), file: None, length: 0 }
     }
 
+    /// An empty file in the same space.
+    pub fn another(&self) -> Self {
+        Self::new(&self.space)
+    }
+
     pub fn append(&mut self, batch: &RecordBatch) -> Result<Chunk, JoinError> {
         let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
         let mut bytes = Vec::new();

@@ -9,7 +9,6 @@ use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use arrow_select::dictionary::garbage_collect_any_dictionary;
-use hydrant_storage::history::SlotSet;
 use hydrant_storage::keys::{KeyReader, slot_of};
 use hydrant_storage::order::Micros;
 use hydrant_storage::slices::{slice_bytes, without_shared};
@@ -20,9 +19,8 @@ use super::digest::TableDigest;
 use super::failure::JoinError;
 use super::hits::Ranges;
 use super::plan::Plan;
-use super::sort::{SortedSpine, SpineSorter, Wanted};
+use super::sort::{Parts, SpineSorter, Wanted};
 use super::spill::{Chunk, SpillFile, SpillSpace};
-use super::work::Stop;
 use crate::error::Error;
 
 /// How much memory a join's parts may take, and where they spill.
@@ -33,8 +31,10 @@ pub struct Budget {
     pub spill: Arc<SpillSpace>,
     /// An answer's batch has at most this many rows.
     pub batch_rows: usize,
-    /// Sorts of the spine that are walked at the same time.
+    /// Parts of the sorted spine that are walked at the same time.
     pub threads: usize,
+    /// A part has at least so many rows, where there are several and the sorted spine is in memory.
+    pub part_rows: usize,
 }
 
 /// A spine that is being taken in.
@@ -42,7 +42,6 @@ pub struct Budget {
 pub struct SpineWriter {
     plan: Arc<Plan>,
     sorters: Vec<SpineSorter>,
-    slots: Vec<SlotSet>,
     pieces: PieceWriter,
     digest: TableDigest,
     rows: u64,
@@ -53,9 +52,8 @@ pub struct SpineWriter {
 /// A whole spine.
 #[derive(Debug)]
 pub struct Spine {
-    pub sorts: Vec<SortedSpine>,
-    /// For each sort, the slots that its keys fall into.
-    pub slots: Vec<SlotSet>,
+    /// For each sort of the plan.
+    pub sorters: Vec<SpineSorter>,
     pub pieces: Pieces,
     pub rows: u64,
     /// The greatest event time.
@@ -67,6 +65,8 @@ pub struct Spine {
 #[derive(Debug)]
 pub struct Pieces {
     stored: Vec<Piece>,
+    /// Bytes of those in memory.
+    held_bytes: usize,
     spill: SpillFile,
 }
 
@@ -91,7 +91,6 @@ struct PieceWriter {
     buffered: Vec<RecordBatch>,
     buffered_rows: usize,
     next: u64,
-    held_bytes: usize,
     memory: usize,
     pieces: Pieces,
 }
@@ -107,19 +106,32 @@ impl Budget {
         self.memory / 4 / sorts.max(1)
     }
 
-    /// Bytes for each walk's rows that aren't known yet.
-    pub fn for_waiting(&self, joins: usize) -> usize {
-        self.memory / 8 / joins.max(1)
+    /// Bytes for the rows that aren't known yet of each view that is being walked.
+    pub fn for_waiting(&self, plan: &Plan) -> usize {
+        self.memory / 8 / self.walked_at_once(plan)
     }
 
-    /// Bytes for each walk's open runs. The zip takes them when the walks have ended.
-    pub fn for_runs(&self, joins: usize) -> usize {
-        self.memory / 8 / joins.max(1)
+    /// Bytes for the open runs of each view that is being walked. The zip takes them when the walks
+    /// have ended.
+    pub fn for_runs(&self, plan: &Plan) -> usize {
+        self.memory / 8 / self.walked_at_once(plan)
     }
 
-    /// Bytes for each walk's hits.
-    pub fn for_hits(&self, joins: usize) -> usize {
-        self.memory / 4 / joins.max(1)
+    /// Bytes for the hits: those that the spine and its sorted keys have left.
+    pub fn for_hits(&self, spine: &Spine) -> usize {
+        let taken = spine.pieces.held_bytes + spine.sorters.iter().map(SpineSorter::bytes).sum::<usize>();
+        (self.memory / 4 * 3).saturating_sub(taken).max(self.memory / 4)
+    }
+
+    /// Of these, bytes for those of each view that is being walked that aren't gathered yet.
+    pub fn for_pending_hits(&self, plan: &Plan, for_hits: usize) -> usize {
+        for_hits / 4 / self.walked_at_once(plan)
+    }
+
+    fn walked_at_once(&self, plan: &Plan) -> usize {
+        let views_of = |sort: usize| plan.joins.iter().filter(|join| join.sort == sort).count();
+        let most_views = (0..plan.sorts.len()).map(views_of).max().unwrap_or_default();
+        (most_views * self.threads).max(1)
     }
 
     /// Rows of a piece of the spine, and of the answer.
@@ -138,10 +150,10 @@ impl Budget {
 
 impl SpineWriter {
     pub fn new(plan: Arc<Plan>, budget: &Budget) -> Self {
-        let sorter = |_| SpineSorter::new(budget.for_sort(plan.sorts.len()), &budget.spill);
+        let parts = Parts { most: budget.threads, least_rows: budget.part_rows };
+        let sorter = |_| SpineSorter::new(budget.for_sort(plan.sorts.len()), parts, &budget.spill);
         Self {
             sorters: plan.sorts.iter().map(sorter).collect(),
-            slots: plan.sorts.iter().map(|_| SlotSet::new()).collect(),
             pieces: PieceWriter::new(&plan, budget),
             digest: TableDigest::new(&plan.spine),
             plan,
@@ -180,7 +192,6 @@ impl SpineWriter {
                 // A key with a null part finds nothing.
                 if reader.encode(row, &mut self.key) {
                     let slot = slot_of(sort.slot_seed, &self.key);
-                    self.slots[number].insert(slot);
                     let ordinal = self.rows + row as u64;
                     let wanted = Wanted { slot, key: &self.key, time: times.value(row), ordinal };
                     self.sorters[number].push(wanted)?;
@@ -197,11 +208,9 @@ impl SpineWriter {
         self.rows
     }
 
-    pub fn finish(self, stop: &Stop) -> Result<Spine, JoinError> {
-        let sorts = self.sorters.into_iter().map(|sorter| sorter.finish(stop)).collect::<Result<_, _>>()?;
-        let pieces = self.pieces.finish()?;
-        let (rows, last_time, digest) = (self.rows, self.last_time, self.digest);
-        Ok(Spine { sorts, slots: self.slots, pieces, rows, last_time, digest })
+    pub fn finish(self) -> Result<Spine, JoinError> {
+        let Self { sorters, pieces, digest, rows, last_time, .. } = self;
+        Ok(Spine { sorters, pieces: pieces.finish()?, rows, last_time, digest })
     }
 }
 
@@ -258,9 +267,8 @@ impl PieceWriter {
             buffered: Vec::new(),
             buffered_rows: 0,
             next: 0,
-            held_bytes: 0,
             memory: budget.for_pieces(),
-            pieces: Pieces { stored: Vec::new(), spill: SpillFile::new(&budget.spill) },
+            pieces: Pieces { stored: Vec::new(), held_bytes: 0, spill: SpillFile::new(&budget.spill) },
         }
     }
 
@@ -298,9 +306,9 @@ impl PieceWriter {
         let (first, rows) = (self.next, batch.num_rows());
         let batch = without_shared(&batch)?;
         self.next += rows as u64;
-        self.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
+        self.pieces.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
         self.pieces.stored.push(Piece { first, rows, place: Place::Memory(batch) });
-        if self.held_bytes > self.memory { self.spill_held() } else { Ok(()) }
+        if self.pieces.held_bytes > self.memory { self.spill_held() } else { Ok(()) }
     }
 
     fn spill_held(&mut self) -> Result<(), JoinError> {
@@ -309,7 +317,7 @@ impl PieceWriter {
             let Place::Memory(batch) = &piece.place else { break };
             piece.place = Place::Spilled(self.pieces.spill.append(batch)?);
         }
-        self.held_bytes = 0;
+        self.pieces.held_bytes = 0;
         Ok(())
     }
 

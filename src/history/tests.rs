@@ -22,6 +22,7 @@ use super::execute::{Findings, Outcome, RunRows};
 use super::failure::JoinError;
 use super::fan_in::{FanIn, OpenRun};
 use super::plan::{Plan, Shape};
+use super::sort::SortedSpine;
 use super::spill::SpillSpace;
 use super::spine::{Budget, SpineWriter};
 use super::work::{self, Stop};
@@ -60,16 +61,16 @@ impl Run for VecRun {
 
 const TYPES: [DataType; 2] = [DataType::Scalar(ScalarType::Int64), DataType::Scalar(ScalarType::String)];
 
-fn run_of(view: &View, rows: &[Row], projection: &[usize], batch_rows: usize) -> Box<dyn Run> {
+fn history_order(view: &View, row: &Row) -> (u16, Vec<u8>, RowVersion) {
     let types: Vec<ScalarType> = view.join_keys.iter().map(|key| key.key_type).collect();
-    let mut keyed: Vec<(u16, Vec<u8>, &Row)> = rows
-        .iter()
-        .map(|row| {
-            let mut key = Vec::new();
-            assert!(encode_values(&row.key, &types, &mut key).expect("key types"));
-            (slot_of(view.slot_seed, &key), key, row)
-        })
-        .collect();
+    let mut key = Vec::new();
+    assert!(encode_values(&row.key, &types, &mut key).expect("key types"));
+    (slot_of(view.slot_seed, &key), key, row.version)
+}
+
+fn run_of(view: &View, rows: &[Row], projection: &[usize], batch_rows: usize) -> Box<dyn Run> {
+    let keyed = rows.iter().map(|row| (history_order(view, row), row));
+    let mut keyed: Vec<(u16, Vec<u8>, &Row)> = keyed.map(|((slot, key, _), row)| (slot, key, row)).collect();
     keyed.sort_by(|a, b| (a.0, &a.1, a.2.version).cmp(&(b.0, &b.1, b.2.version)));
     let batches: Vec<Arc<RunBatch>> = keyed
         .chunks(batch_rows)
@@ -153,6 +154,26 @@ struct Setting {
     batch_rows: usize,
     spine_rows: usize,
     threads: usize,
+    part_rows: usize,
+    interleaved: bool,
+    /// Whether statuses and event times are asked for.
+    told: bool,
+}
+
+/// Nothing is cut into pieces or spilled.
+fn plenty(mode: Mode) -> Setting {
+    Setting {
+        mode,
+        cutoff: i64::MAX,
+        memory: 1 << 28,
+        runs: 1,
+        batch_rows: 64,
+        spine_rows: 64,
+        threads: 1,
+        part_rows: 1 << 20,
+        interleaved: true,
+        told: true,
+    }
 }
 
 fn plan_of(selection: &Selection, spine: SchemaRef, mode: Mode) -> Arc<Plan> {
@@ -167,32 +188,43 @@ fn join(selection: &Selection, views: &[Vec<Row>; 2], spine: &[SpineRow], settin
         spill: SpillSpace::new(directory.path(), 1 << 30, Arc::default()),
         batch_rows: 16,
         threads: setting.threads,
+        part_rows: setting.part_rows,
     };
     let whole = spine_batch(spine);
-    let plan = plan_of(selection, whole.schema(), setting.mode);
+    let shape = Shape { mode: setting.mode, with_status: setting.told, with_event_time: setting.told, ..shape() };
+    let plan = Arc::new(Plan::new(selection, whole.schema(), &shape).expect("a plan"));
     let mut writer = SpineWriter::new(plan.clone(), &budget);
     for from in (0..spine.len()).step_by(setting.spine_rows) {
         writer.push(&whole.slice(from, setting.spine_rows.min(spine.len() - from))).expect("taken");
     }
-    let open = |join: usize, spine: &super::spine::Spine| -> Result<RunRows, JoinError> {
+    let open = |join: usize, part: &SortedSpine| -> Result<RunRows, JoinError> {
         let join = &plan.joins[join];
         let rows = &views[join.view.id.0 as usize - 1];
         let fan_in = FanIn {
-            slots: &spine.slots[join.sort],
+            slots: &part.slots,
             cutoff: Some(setting.cutoff),
-            memory: budget.for_runs(plan.joins.len()),
+            memory: budget.for_runs(&plan),
             spill: &budget.spill,
+        };
+        let mut ordered = rows.clone();
+        if !setting.interleaved {
+            ordered.sort_by_cached_key(|row| history_order(&join.view, row));
+        }
+        let in_run = |n: usize| match setting.interleaved {
+            true => n % setting.runs,
+            // One behind the other, and a key may lie in two.
+            false => n * setting.runs / rows.len(),
         };
         let runs = (0..setting.runs).map(|run| {
             let part: Vec<Row> =
-                rows.iter().enumerate().filter(|(n, _)| n % setting.runs == run).map(|(_, row)| row.clone()).collect();
+                ordered.iter().enumerate().filter(|(n, _)| in_run(*n) == run).map(|(_, row)| row.clone()).collect();
             let run = run_of(&join.view, &part, &join.features, setting.batch_rows);
             Ok(OpenRun { run, bytes: 1_000 })
         });
         Ok(RunRows::new(MergedRuns::new(fan_in.reduce(runs)?, fan_in.cutoff)?))
     };
     let mut batches = Vec::new();
-    let spine = writer.finish(&Stop::default()).expect("a spine");
+    let spine = writer.finish().expect("a spine");
     let emit = |batch| {
         batches.push(batch);
         Ok(())
@@ -265,6 +297,9 @@ fn check(selection: &Selection, views: &[Vec<Row>; 2], spine: &[SpineRow], setti
                     () => Value::String(values.as_string::<i32>().value(row).to_owned()),
                 };
                 assert!(value.same_bits(&expected), "row {row} {}: {value:?}, expected {expected:?}", column.name);
+                if !setting.told {
+                    continue;
+                }
                 assert_eq!(table.column(at + 1).as_string::<i32>().value(row), expected_status.as_str());
                 let times = table.column(at + 2).as_primitive::<TimestampMicrosecondType>();
                 let time = times.is_valid(row).then(|| times.value(row));
@@ -361,8 +396,7 @@ as_known join of a spine with 5 columns at its 't', definitions at revision 9
 #[test]
 fn an_answer_has_the_spines_rows_even_if_there_are_none() {
     let spine = [SpineRow { k: Some(1), k2: None, s: None, t: 5 }];
-    let setting =
-        Setting { mode: Mode::AsKnown, cutoff: 9, memory: 1 << 20, runs: 1, batch_rows: 4, spine_rows: 4, threads: 1 };
+    let setting = Setting { cutoff: 9, batch_rows: 4, spine_rows: 4, ..plenty(Mode::AsKnown) };
     let outcome = check(&selection([None; 4]), &[Vec::new(), Vec::new()], &spine, &setting);
     assert_eq!(outcome.differing, 0);
     assert_eq!(outcome.nulls, [1, 0, 0, 0, 1, 1]);
@@ -388,13 +422,12 @@ fn every_column_of_the_spine_is_carried_through_as_it_came() {
     for memory in [1, 1 << 20] {
         let directory = tempfile::tempdir().expect("a directory");
         let space = SpillSpace::new(directory.path(), 1 << 30, Arc::default());
-        let budget = Budget { memory, spill: space, batch_rows: 3, threads: 2 };
+        let budget = Budget { memory, spill: space, batch_rows: 3, threads: 2, part_rows: 1 };
         let plan = plan_of(&selection([None; 4]), spine.schema(), Mode::AsKnown);
         let mut writer = SpineWriter::new(plan.clone(), &budget);
         writer.push(&spine).expect("taken");
-        let open = |_: usize, _: &super::spine::Spine| Ok(RunRows::new(MergedRuns::new(Vec::new(), None)?));
-        let findings =
-            Findings::walk(&plan, writer.finish(&Stop::default()).expect("a spine"), &budget, open, &Stop::default());
+        let open = |_: usize, _: &SortedSpine| Ok(RunRows::new(MergedRuns::new(Vec::new(), None)?));
+        let findings = Findings::walk(&plan, writer.finish().expect("a spine"), &budget, open, &Stop::default());
         let mut batches = Vec::new();
         let emit = |batch| {
             batches.push(batch);
@@ -416,14 +449,14 @@ fn a_join_that_nobody_waits_for_stops() {
     let directory = tempfile::tempdir().expect("a directory");
     let spilled = Arc::new(super::HistoryMetrics::default());
     let space = SpillSpace::new(directory.path(), 1 << 30, spilled.clone());
-    let budget = Budget { memory: 1_000, spill: space, batch_rows: 16, threads: 2 };
+    let budget = Budget { memory: 1_000, spill: space, batch_rows: 16, threads: 2, part_rows: 1 };
     let rows: Vec<SpineRow> = (0..5_000).map(|t| SpineRow { k: Some(1), k2: None, s: None, t }).collect();
     let spine = spine_batch(&rows);
     let plan = plan_of(&selection([None; 4]), spine.schema(), Mode::AsKnown);
     let mut writer = SpineWriter::new(plan.clone(), &budget);
     writer.push(&spine).expect("taken");
-    let open = |_: usize, _: &super::spine::Spine| Ok(RunRows::new(MergedRuns::new(Vec::new(), None)?));
-    let spine = writer.finish(&Stop::default()).expect("a spine");
+    let open = |_: usize, _: &SortedSpine| Ok(RunRows::new(MergedRuns::new(Vec::new(), None)?));
+    let spine = writer.finish().expect("a spine");
     let (waiter, stop) = work::begin();
     drop(waiter);
     let outcome = Findings::walk(&plan, spine, &budget, open, &stop);
@@ -448,14 +481,18 @@ proptest! {
         batch_rows in 1usize..9,
         spine_batch_rows in 1usize..70,
         threads in 1usize..4,
+        part_rows in prop::sample::select(vec![1usize, 4, 1 << 20]),
+        interleaved in any::<bool>(),
+        told in any::<bool>(),
     ) {
         let mode = if is_final { Mode::Final } else { Mode::AsKnown };
         let selection = selection(ttls);
         let views = [by_k, by_both];
-        let setting = Setting { mode, cutoff, memory, runs, batch_rows, spine_rows: spine_batch_rows, threads };
+        let spine_rows = spine_batch_rows;
+        let setting =
+            Setting { mode, cutoff, memory, runs, batch_rows, spine_rows, threads, part_rows, interleaved, told };
         let outcome = check(&selection, &views, &spine, &setting);
         // Neither memory nor threads nor how rows lie in runs and batches change anything.
-        let plenty = Setting { mode, cutoff, memory: 1 << 28, runs: 1, batch_rows: 64, spine_rows: 64, threads: 1 };
-        prop_assert_eq!(join(&selection, &views, &spine, &plenty).1, outcome);
+        prop_assert_eq!(join(&selection, &views, &spine, &Setting { cutoff, told, ..plenty(mode) }).1, outcome);
     }
 }

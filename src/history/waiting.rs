@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt16Array, UInt32Array, UInt64Array};
 use hydrant_storage::order::{Micros, Position, RowVersion};
 
-use super::asof::Candidate;
+use super::asof::{Candidate, Seen};
 use super::block::{Block, BlockRow, Gather};
 use super::failure::JoinError;
 use super::spill::{Chunk, SpillFile, SpillSpace};
@@ -55,7 +55,7 @@ impl WaitingRows {
 
     /// Adds a row greater than all before it.
     pub fn push(&mut self, row: Candidate) -> Result<(), JoinError> {
-        self.drop_overtaken(row.version.known_time)?;
+        self.drop_overtaken(row.seen.version.known_time)?;
         self.held.add(&row);
         match self.segments.back_mut() {
             Some(Segment::Memory { rows, own: false }) => rows.push_back(row),
@@ -75,7 +75,7 @@ impl WaitingRows {
                     None => {
                         self.segments.pop_front();
                     }
-                    Some(row) if !row.version.is_visible_at(t) => return Ok(None),
+                    Some(row) if !row.seen.version.is_visible_at(t) => return Ok(None),
                     Some(_) => {
                         let row = rows.pop_front();
                         self.held.forget(row.as_ref());
@@ -104,7 +104,7 @@ impl WaitingRows {
                 Segment::Spilled { last_known, .. } if *last_known < known => return Ok(()),
                 Segment::Spilled { .. } => self.load(self.segments.len() - 1)?,
                 Segment::Memory { rows, .. } => {
-                    while let Some(row) = rows.pop_back_if(|row| row.version.known_time >= known) {
+                    while let Some(row) = rows.pop_back_if(|row| row.seen.version.known_time >= known) {
                         self.held.forget(Some(&row));
                     }
                     if !rows.is_empty() {
@@ -148,7 +148,7 @@ impl WaitingRows {
     }
 
     fn spill_piece(&mut self, rows: &[Candidate]) -> Result<Segment, JoinError> {
-        let (first, last) = (&rows[0].version, &rows[rows.len() - 1].version);
+        let (first, last) = (&rows[0].seen.version, &rows[rows.len() - 1].seen.version);
         // Due: the first row has happened, so it becomes visible when it is known.
         let (first_due, first_known, last_known) = (first.due_time(), first.known_time, last.known_time);
         let chunk = self.spill.append(&to_batch(rows)?)?;
@@ -192,16 +192,19 @@ impl Held {
 fn to_batch(rows: &[Candidate]) -> Result<RecordBatch, JoinError> {
     let mut gather = Gather::default();
     let picked: Vec<_> = rows.iter().map(|row| (gather.number_of(&row.row.block), row.row.index as usize)).collect();
-    let times = |of: fn(&RowVersion) -> i64| Int64Array::from_iter_values(rows.iter().map(|row| of(&row.version)));
+    let times = |of: fn(&RowVersion) -> i64| Int64Array::from_iter_values(rows.iter().map(|row| of(&row.seen.version)));
     let mut columns: Vec<(String, ArrayRef)> = vec![
         ("event".into(), Arc::new(times(|version| version.event_time))),
         ("known".into(), Arc::new(times(|version| version.known_time))),
-        ("frame".into(), Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.version.position.frame)))),
+        (
+            "frame".into(),
+            Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.seen.version.position.frame))),
+        ),
         (
             "ordinal".into(),
-            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.version.position.ordinal))),
+            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.seen.version.position.ordinal))),
         ),
-        ("deleted".into(), Arc::new(BooleanArray::from_iter(rows.iter().map(|row| Some(row.deleted))))),
+        ("deleted".into(), Arc::new(BooleanArray::from_iter(rows.iter().map(|row| Some(row.seen.deleted))))),
         ("count".into(), Arc::new(UInt16Array::from_iter_values(rows.iter().map(|row| row.row.feature_count())))),
     ];
     columns.extend(gather.features(&picked)?.into_iter().enumerate().map(|(n, array)| (format!("f{n}"), array)));
@@ -223,7 +226,7 @@ fn from_batch(batch: &RecordBatch) -> Result<VecDeque<Candidate>, JoinError> {
         let position = Position { frame: frame.value(index), ordinal: ordinal.value(index) };
         let version = RowVersion { event_time: event.value(index), known_time: known.value(index), position };
         let row = BlockRow { block: block.clone(), index: index as u32 };
-        Candidate { version, deleted: deleted.value(index), row }
+        Candidate { seen: Seen { version, deleted: deleted.value(index) }, row }
     };
     Ok((0..batch.num_rows()).map(candidate).collect())
 }
@@ -238,7 +241,7 @@ mod tests {
     fn candidate(ordinal: usize, event_time: Micros, known_time: Micros, block: &Arc<Block>) -> Candidate {
         let position = Position { frame: 1, ordinal: ordinal as u32 };
         let row = BlockRow { block: block.clone(), index: (ordinal % block.feature_counts.len()) as u32 };
-        Candidate { version: RowVersion { event_time, known_time, position }, deleted: false, row }
+        Candidate { seen: Seen { version: RowVersion { event_time, known_time, position }, deleted: false }, row }
     }
 
     proptest! {
@@ -267,18 +270,18 @@ mod tests {
             let mut next = 0;
             let mut known: Option<Candidate> = None;
             for t in 0..200 {
-                while next < all.len() && all[next].version.event_time <= t {
+                while next < all.len() && all[next].seen.version.event_time <= t {
                     waiting.push(all[next].clone()).expect("taken");
                     next += 1;
                 }
                 while let Some(row) = waiting.pop_visible(t).expect("read") {
                     known = Some(row);
                 }
-                let expected = all.iter().filter(|row| row.version.is_visible_at(t)).max_by_key(|row| row.version);
-                prop_assert_eq!(known.as_ref().map(|row| row.version), expected.map(|row| row.version), "at {}", t);
+                let expected = all.iter().filter(|row| row.seen.version.is_visible_at(t)).max_by_key(|row| row.seen.version);
+                prop_assert_eq!(known.as_ref().map(|row| row.seen.version), expected.map(|row| row.seen.version), "at {}", t);
                 if let Some(row) = &known {
                     let values = row.row.block.features[0].as_any().downcast_ref::<Int64Array>().expect("numbers");
-                    prop_assert_eq!(values.value(row.row.index as usize), i64::from(row.version.position.ordinal));
+                    prop_assert_eq!(values.value(row.row.index as usize), i64::from(row.seen.version.position.ordinal));
                 }
             }
             waiting.clear();

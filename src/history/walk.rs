@@ -3,7 +3,7 @@
 
 use hydrant_storage::order::{Micros, Position, RowStatus, row_status};
 
-use super::asof::{AsOf, Candidate, HistoryRows, Mode};
+use super::asof::{AsOf, Counted, HistoryRows, Seen};
 use super::failure::JoinError;
 use super::hits::{HitWriter, Hits};
 use super::sort::SortedSpine;
@@ -13,10 +13,16 @@ use super::work::Stop;
 #[derive(Debug)]
 pub struct JoinWalk<R> {
     as_of: AsOf<R>,
-    mode: Mode,
     hits: HitWriter,
-    ttls: Vec<Option<Micros>>,
+    kept: Kept,
     differing: u64,
+}
+
+/// Which rows that count are put down.
+#[derive(Debug)]
+struct Kept {
+    ttls: Vec<Option<Micros>>,
+    tells_expired: bool,
 }
 
 /// What a view's walk found.
@@ -28,9 +34,19 @@ pub struct Walked {
 }
 
 impl<R: HistoryRows> JoinWalk<R> {
-    /// `ttls` are those of the lookups that are answered from this walk.
-    pub fn new(as_of: AsOf<R>, mode: Mode, hits: HitWriter, ttls: Vec<Option<Micros>>) -> Self {
-        Self { as_of, mode, hits, ttls, differing: 0 }
+    /// `ttls` are those of the lookups that are answered from this walk. Unless the answer tells which
+    /// rows were there and had expired, those that have under all of them are no hits.
+    pub fn new(as_of: AsOf<R>, hits: HitWriter, ttls: Vec<Option<Micros>>, tells_expired: bool) -> Self {
+        Self { as_of, hits, kept: Kept { ttls, tells_expired }, differing: 0 }
+    }
+}
+
+impl Kept {
+    fn is_hit(&self, row: &Seen, t: Micros) -> bool {
+        let is_live =
+            |ttl: &Option<Micros>| row_status(Some((row.version.event_time, false)), t, *ttl) == RowStatus::Live;
+        // What a tombstone hides is not found, as if there were no row.
+        !row.deleted && (self.tells_expired || self.ttls.iter().any(is_live))
     }
 }
 
@@ -47,19 +63,17 @@ pub fn walk<R: HistoryRows>(
         if rows.is_multiple_of(ROWS_BETWEEN_LOOKS) {
             stop.check()?;
         }
-        for join in &mut joins {
-            let counted = join.as_of.at(&wanted, stop)?;
-            for ttl in &join.ttls {
-                let as_known = answer(counted.as_known, wanted.time, *ttl);
-                join.differing += u64::from(as_known != answer(counted.finally, wanted.time, *ttl));
+        for JoinWalk { as_of, hits, kept, differing } in &mut joins {
+            let Counted { answered, otherwise } = as_of.at(&wanted, stop)?;
+            let seen = answered.map(|row| row.seen);
+            // Mostly both modes find the same row.
+            if seen != otherwise {
+                for ttl in &kept.ttls {
+                    *differing += u64::from(answer(seen, wanted.time, *ttl) != answer(otherwise, wanted.time, *ttl));
+                }
             }
-            let row = match join.mode {
-                Mode::AsKnown => counted.as_known,
-                Mode::Final => counted.finally,
-            };
-            // What a tombstone hides is not found, as if there were no row.
-            if let Some(row) = row.filter(|row| !row.deleted) {
-                join.hits.push(wanted.ordinal, row)?;
+            if let Some(row) = answered.filter(|row| kept.is_hit(&row.seen, wanted.time)) {
+                hits.push(wanted.ordinal, row)?;
             }
         }
     }
@@ -68,7 +82,7 @@ pub fn walk<R: HistoryRows>(
 }
 
 /// What tells two answers apart: the status, and for live rows which row it is.
-fn answer(row: Option<&Candidate>, t: Micros, ttl: Option<Micros>) -> (RowStatus, Option<Position>) {
+fn answer(row: Option<Seen>, t: Micros, ttl: Option<Micros>) -> (RowStatus, Option<Position>) {
     let status = row_status(row.map(|row| (row.version.event_time, row.deleted)), t, ttl);
     (status, row.filter(|_| status == RowStatus::Live).map(|row| row.version.position))
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array};
 use arrow_schema::Schema;
 use arrow_select::interleave::interleave;
 use hydrant_storage::order::{CellStatus, Micros, RowStatus, missing_cell_status, row_status};
@@ -15,7 +15,7 @@ use hydrant_storage::value::Value;
 use super::digest::TableDigest;
 use super::failure::JoinError;
 use super::hits::{HitBatch, Hits, Ranges};
-use super::plan::{OutputColumn, Plan, PlannedLookup};
+use super::plan::{Join, OutputColumn, Plan, PlannedLookup};
 use super::spine::Pieces;
 
 /// Gives the answer batch by batch.
@@ -26,7 +26,8 @@ pub struct Zip {
     next_piece: usize,
     range_of: Vec<usize>,
     ranges: Arc<Ranges>,
-    hits: Vec<Hits>,
+    /// Of each join, those of its walked parts.
+    hits: Vec<Vec<Hits>>,
     /// The hits of the range that is being answered, by join.
     range: Option<(usize, Vec<RangeHits>)>,
     /// For each column a default, if it has one, and a null, each an array of one row.
@@ -36,12 +37,33 @@ pub struct Zip {
     nulls: Vec<u64>,
 }
 
-/// One join's hits in one range.
+/// One join's hits in one range, in the spine's order.
 #[derive(Debug)]
 struct RangeHits {
-    batches: Vec<HitBatch>,
-    /// For each row of the range, where its hit is.
-    places: Vec<Option<(u32, u32)>>,
+    rows: Vec<Option<Hit>>,
+    /// The projected features, a row for each of the range: null where there is no hit.
+    features: Vec<ArrayRef>,
+}
+
+/// A row that counts.
+#[derive(Clone, Copy, Debug)]
+struct Hit {
+    event_time: Micros,
+    feature_count: u16,
+}
+
+/// What one lookup says about the rows of a piece.
+#[derive(Debug)]
+struct FoundPiece {
+    rows: Vec<Found>,
+    /// Where its rows begin in the range.
+    offset: usize,
+    /// Whether some have no hit.
+    has_missing: bool,
+    /// Whether some have a hit that is not live.
+    has_expired: bool,
+    /// How many features each hit was written with at least.
+    least_features: usize,
 }
 
 /// What one lookup says about one row.
@@ -50,7 +72,6 @@ struct Found {
     status: RowStatus,
     event_time: Micros,
     feature_count: u16,
-    place: (u32, u32),
 }
 
 impl Zip {
@@ -59,7 +80,7 @@ impl Zip {
         pieces: Pieces,
         ranges: Arc<Ranges>,
         range_of: Vec<usize>,
-        hits: Vec<Hits>,
+        hits: Vec<Vec<Hits>>,
     ) -> Result<Self, JoinError> {
         let added = Schema::new(plan.output.fields()[plan.spine.fields().len()..].to_vec());
         let fillers = plan.columns.iter().map(|column| {
@@ -97,7 +118,7 @@ impl Zip {
         };
         let (mut columns, times) = self.pieces.take(piece)?;
         let offset = (self.pieces.first_ordinal(piece) - self.ranges.start(range)) as usize;
-        let found: Vec<Vec<Found>> =
+        let found: Vec<FoundPiece> =
             self.plan.lookups.iter().map(|lookup| find(lookup, &in_range[lookup.join], &times, offset)).collect();
         let spine_columns = columns.len();
         for number in 0..self.plan.columns.len() {
@@ -127,33 +148,38 @@ impl Zip {
         let last = self.range_of.partition_point(|of| *of <= range) - 1;
         let end = end.min(self.pieces.first_ordinal(last) + self.pieces.rows_of(last) as u64);
         let rows = (end - start) as usize;
-        self.hits.iter_mut().map(|hits| RangeHits::new(hits.take(range)?, start, rows)).collect()
+        let of_join = |(join, parts): (&Join, &mut Vec<Hits>)| {
+            let batches: Result<Vec<Vec<HitBatch>>, _> = parts.iter_mut().map(|hits| hits.take(range)).collect();
+            RangeHits::new(join, batches?.into_iter().flatten().collect(), start, rows)
+        };
+        self.plan.joins.iter().zip(&mut self.hits).map(of_join).collect()
     }
 
     fn append_column(
         &mut self,
         number: usize,
         column: &OutputColumn,
-        found: &[Found],
+        found_piece: &FoundPiece,
         hits: &RangeHits,
         columns: &mut Vec<ArrayRef>,
     ) -> Result<(), JoinError> {
         let [default, null] = &self.fillers[number];
-        let mut sources: Vec<&dyn Array> =
-            hits.batches.iter().map(|batch| batch.features[column.projected].as_ref()).collect();
-        let (default_at, null_at) = ((sources.len(), 0), (sources.len() + 1, 0));
-        sources.extend([default.as_ref(), null.as_ref()]);
-
+        let FoundPiece { rows: found, offset, .. } = found_piece;
+        let held = hits.features[column.projected].slice(*offset, found.len());
         let missing = |row: &Found| missing_cell_status(row.status, column.feature, usize::from(row.feature_count));
-        let picked: Vec<(usize, usize)> = found
-            .iter()
-            .map(|row| match missing(row) {
-                None => (row.place.0 as usize, row.place.1 as usize),
-                Some(status) if status.takes_default() => default_at,
-                Some(_) => null_at,
-            })
-            .collect();
-        let values = interleave(&sources, &picked)?;
+        let values = if found_piece.is_held(column) {
+            held
+        } else {
+            const DEFAULT: (usize, usize) = (1, 0);
+            const NULL: (usize, usize) = (2, 0);
+            let pick = |(place, row): (usize, &Found)| match missing(row) {
+                None => (0, place),
+                Some(status) if status.takes_default() => DEFAULT,
+                Some(_) => NULL,
+            };
+            let picked: Vec<(usize, usize)> = found.iter().enumerate().map(pick).collect();
+            interleave(&[held.as_ref(), default.as_ref(), null.as_ref()], &picked)?
+        };
         self.nulls[number] += values.null_count() as u64;
 
         let statuses = self.plan.with_status.then(|| {
@@ -179,35 +205,60 @@ impl Zip {
 }
 
 impl RangeHits {
-    fn new(batches: Vec<HitBatch>, start: u64, rows: usize) -> Result<Self, JoinError> {
-        let mut places = vec![None; rows];
+    fn new(join: &Join, batches: Vec<HitBatch>, start: u64, rows: usize) -> Result<Self, JoinError> {
+        // Behind the batches lies a null for the rows without a hit.
+        let null_at = (batches.len(), 0);
+        let mut places = vec![null_at; rows];
+        let mut hits = vec![None; rows];
         for (number, batch) in batches.iter().enumerate() {
-            for (row, ordinal) in batch.ordinals.values().iter().enumerate() {
-                let place = places.get_mut((ordinal - start) as usize).ok_or(JoinError::DamagedSpill)?;
-                *place = Some((number as u32, row as u32));
+            let versions = batch.event_times.values().iter().zip(batch.feature_counts.values());
+            for (row, (ordinal, (event_time, feature_count))) in
+                batch.ordinals.values().iter().zip(versions).enumerate()
+            {
+                let at = ordinal.checked_sub(start).map_or(rows, |at| at as usize);
+                let (place, hit) = places.get_mut(at).zip(hits.get_mut(at)).ok_or(JoinError::DamagedSpill)?;
+                *place = (number, row);
+                *hit = Some(Hit { event_time: *event_time, feature_count: *feature_count });
             }
         }
-        Ok(Self { batches, places })
+        let feature = |(projected, feature): (usize, &usize)| {
+            let null = new_null_array(&join.view.features[*feature].data_type.to_arrow(), 1);
+            let batches = batches.iter().map(|batch| batch.features[projected].as_ref());
+            let sources: Vec<&dyn Array> = batches.chain([null.as_ref()]).collect();
+            interleave(&sources, &places)
+        };
+        let features = join.features.iter().enumerate().map(feature).collect::<Result<_, _>>()?;
+        Ok(Self { rows: hits, features })
     }
 }
 
-fn find(lookup: &PlannedLookup, hits: &RangeHits, times: &Int64Array, offset: usize) -> Vec<Found> {
-    let places = &hits.places[offset..offset + times.len()];
-    let found = |(place, time): (&Option<(u32, u32)>, &Micros)| match place {
-        None => Found { status: row_status(None, *time, lookup.ttl), event_time: 0, feature_count: 0, place: (0, 0) },
-        Some(place) => {
-            let batch = &hits.batches[place.0 as usize];
-            let event_time = batch.event_times.value(place.1 as usize);
-            Found {
-                // Tombstones are no hits.
-                status: row_status(Some((event_time, false)), *time, lookup.ttl),
-                event_time,
-                feature_count: batch.feature_counts.value(place.1 as usize),
-                place: *place,
-            }
-        }
+impl FoundPiece {
+    /// Whether the column is what the range's hits hold, nulls where there is none.
+    fn is_held(&self, column: &OutputColumn) -> bool {
+        let takes_default = self.has_missing && column.default.is_some();
+        !takes_default && !self.has_expired && column.feature < self.least_features
+    }
+}
+
+fn find(lookup: &PlannedLookup, hits: &RangeHits, times: &Int64Array, offset: usize) -> FoundPiece {
+    let mut piece = FoundPiece {
+        rows: Vec::with_capacity(times.len()),
+        offset,
+        has_missing: false,
+        has_expired: false,
+        least_features: usize::MAX,
     };
-    places.iter().zip(times.values()).map(found).collect()
+    for (hit, time) in hits.rows[offset..].iter().zip(times.values()) {
+        // Tombstones are no hits.
+        let status = row_status(hit.map(|hit| (hit.event_time, false)), *time, lookup.ttl);
+        piece.has_missing |= hit.is_none();
+        piece.has_expired |= hit.is_some() && status != RowStatus::Live;
+        piece.least_features =
+            hit.map_or(piece.least_features, |hit| piece.least_features.min(hit.feature_count.into()));
+        let Hit { event_time, feature_count } = hit.unwrap_or(Hit { event_time: 0, feature_count: 0 });
+        piece.rows.push(Found { status, event_time, feature_count });
+    }
+    piece
 }
 
 fn one_value(column: &OutputColumn, value: &Value) -> Result<ArrayRef, JoinError> {

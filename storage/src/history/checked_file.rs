@@ -4,7 +4,9 @@
 //! or in the footer is an error, which Parquet's own page checksum (not written by the parquet
 //! crate as of 59, and silent on headers) can't promise.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -12,7 +14,7 @@ use bytes::Bytes;
 use crc32fast::Hasher;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +24,8 @@ use crate::history::HistoryError;
 /// The file's metadata key of the block sums: eight hexadecimal digits each, in order.
 pub(crate) const BLOCK_SUMS: &str = "hydrant.block_crc32";
 const BLOCK_BYTES: usize = 1 << 16;
+/// Of a column that is read page after page so much is read at once at most.
+pub(crate) const READ_AHEAD: usize = 4 * BLOCK_BYTES;
 
 /// Where the end part of a file starts, and its sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,9 +110,27 @@ pub(crate) struct CheckedFile {
     len: u64,
     data_bytes: u64,
     end: Bytes,
-    block_sums: OnceLock<Vec<u32>>,
+    layout: OnceLock<Layout>,
+    /// What was read ahead, by column.
+    ahead: Mutex<HashMap<usize, Ahead>>,
     /// Why the last read failed: the parquet crate hands errors on as text.
     failure: Mutex<Option<HistoryError>>,
+}
+
+/// What a file's metadata says of its row groups' bytes.
+struct Layout {
+    block_sums: Vec<u32>,
+    /// Where each column's part of each row group begins and ends, ascending, and the column's number.
+    chunks: Vec<(Range<u64>, usize)>,
+}
+
+/// Checked bytes of one column, of which all to a page's end have been asked for.
+struct Ahead {
+    start: u64,
+    bytes: Bytes,
+    asked_to: u64,
+    /// How many bytes were asked for or read ahead the last time.
+    reach: usize,
 }
 
 impl CheckedFile {
@@ -136,7 +158,8 @@ impl CheckedFile {
             len,
             data_bytes: end.data_bytes,
             end: read.into(),
-            block_sums: OnceLock::new(),
+            layout: OnceLock::new(),
+            ahead: Mutex::default(),
             failure: Mutex::new(None),
         }));
         let options =
@@ -144,12 +167,40 @@ impl CheckedFile {
         let metadata = ArrowReaderMetadata::load(&reader, options).map_err(|error| reader.error(&error))?;
         let sums = read_block_sums(&metadata, end.data_bytes)
             .ok_or_else(|| damaged(end.data_bytes, "its block checksums are missing or too few".to_owned()))?;
-        reader.0.block_sums.get_or_init(|| sums);
+        let chunks = chunks(metadata.metadata()).map_err(|error| reader.error(&error))?;
+        reader.0.layout.get_or_init(|| Layout { block_sums: sums, chunks });
         Ok((reader, metadata))
     }
 
-    /// Bytes of the row groups, checked.
+    /// Bytes of the row groups, checked. Pages of one column are mostly read one after the other, and
+    /// are smaller than what is checked at once; so more of such a column is read than is asked for.
     fn read_checked(&self, start: u64, length: usize) -> Result<Bytes, HistoryError> {
+        let stop = start + length as u64;
+        let chunks = self.layout.get().map(|layout| layout.chunks.as_slice()).unwrap_or_default();
+        let chunk = chunks.partition_point(|(chunk, _)| chunk.start <= start).checked_sub(1);
+        let Some((chunk, column)) = chunk.map(|index| &chunks[index]).filter(|(chunk, _)| stop <= chunk.end) else {
+            return self.read_blocks(start, length);
+        };
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = ahead.remove(column);
+        let (mut now, reach) = match before {
+            Some(before) if before.start <= start && stop <= before.start + before.bytes.len() as u64 => {
+                let bytes = before.bytes.slice((start - before.start) as usize..);
+                (bytes, before.reach)
+            }
+            Some(before) if before.asked_to == start => {
+                let reach = (2 * before.reach).clamp(length, READ_AHEAD.max(length));
+                let to_end = usize::try_from(chunk.end - start).unwrap_or(usize::MAX);
+                (self.read_blocks(start, reach.min(to_end))?, reach)
+            }
+            _ => (self.read_blocks(start, length)?, length),
+        };
+        let asked = now.split_to(length);
+        ahead.insert(*column, Ahead { start: stop, bytes: now, asked_to: stop, reach });
+        Ok(asked)
+    }
+
+    fn read_blocks(&self, start: u64, length: usize) -> Result<Bytes, HistoryError> {
         let block = BLOCK_BYTES as u64;
         let stop = start + length as u64;
         let (first, last) = (start / block, stop.div_ceil(block));
@@ -159,7 +210,7 @@ impl CheckedFile {
             .map_err(io::Error::other)
             .and_then(|length| self.files.read_range(&self.path, from, length))
             .map_err(HistoryError::io(&self.path))?;
-        let sums = self.block_sums.get().map(Vec::as_slice).unwrap_or_default();
+        let sums = self.layout.get().map(|layout| layout.block_sums.as_slice()).unwrap_or_default();
         for (index, bytes) in (first..).zip(read.chunks(BLOCK_BYTES)) {
             let expected = usize::try_from(index).ok().and_then(|index| sums.get(index));
             if expected != Some(&crc32fast::hash(bytes)) {
@@ -238,6 +289,21 @@ impl Read for ChunkRead {
         self.position += length as u64;
         Ok(length)
     }
+}
+
+/// Where the columns' parts of the row groups lie, ascending.
+fn chunks(metadata: &ParquetMetaData) -> Result<Vec<(Range<u64>, usize)>, String> {
+    let mut chunks = Vec::new();
+    for group in metadata.row_groups() {
+        for (column, chunk) in group.columns().iter().enumerate() {
+            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            let bounds = u64::try_from(start).ok().zip(u64::try_from(chunk.compressed_size()).ok());
+            let end = bounds.and_then(|(start, length)| Some(start..start.checked_add(length)?));
+            chunks.push((end.ok_or_else(|| "a column lies outside of it".to_owned())?, column));
+        }
+    }
+    chunks.sort_unstable_by_key(|(chunk, _)| chunk.start);
+    Ok(chunks)
 }
 
 fn read_block_sums(metadata: &ArrowReaderMetadata, data_bytes: u64) -> Option<Vec<u32>> {

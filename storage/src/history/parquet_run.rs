@@ -2,7 +2,7 @@
 //! out, and every byte that is read has been checked; a row that was asked for is delivered as it
 //! was written or not at all.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
-use arrow_buffer::ScalarBuffer;
+use arrow_buffer::{BooleanBuffer, ScalarBuffer};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
@@ -18,10 +18,11 @@ use parquet::arrow::arrow_reader::{
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::page_index::offset_index::PageLocation;
+use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 
 use crate::files::Files;
-use crate::history::checked_file::{CheckedFile, CheckedReader};
+use crate::history::checked_file::{CheckedFile, CheckedReader, READ_AHEAD};
 use crate::history::schema::{self, HistoryViewSpec};
 use crate::history::writer::{DICTIONARY_BYTES, FileFacts, PAGE_ROWS};
 use crate::history::{HistoryError, Run, RunBatch, SlotSet};
@@ -43,6 +44,11 @@ pub struct ParquetRun {
     /// What is still to be read; the first is being read if `rows` is set.
     groups: VecDeque<Group>,
     rows: Option<ParquetRecordBatchReader>,
+    /// The columns that hold one number in all rows of the row group that is being read: its statistics
+    /// tell it, and the column's bytes are left alone.
+    constants: HashMap<&'static str, i64>,
+    /// Whether each row of that row group was known when it happened, so that one column tells both.
+    known_at_once: bool,
 }
 
 /// What is still wanted of a row group.
@@ -91,7 +97,17 @@ impl ParquetRun {
         // The parquet crate makes room for a whole batch, however few rows there are.
         let most_wanted = groups.iter().map(Group::wanted_rows).max().unwrap_or_default();
         let batch_rows = batch_rows(parquet, &mask).min(most_wanted.max(1));
-        Ok(Self { reader, metadata, mask, features, batch_rows, groups, rows: None })
+        Ok(Self {
+            reader,
+            metadata,
+            mask,
+            features,
+            batch_rows,
+            groups,
+            rows: None,
+            constants: HashMap::new(),
+            known_at_once: false,
+        })
     }
 
     /// The rows that are still to come at most.
@@ -100,7 +116,7 @@ impl ParquetRun {
     }
 
     /// About the bytes that it takes while it is being read: what is known of the file, and of each
-    /// projected column a page, a dictionary and a batch's values.
+    /// projected column what is read ahead, a page, a dictionary and a batch's values.
     pub fn open_bytes(&self) -> usize {
         let parquet = self.metadata.metadata();
         let of_group = |group: &RowGroupMetaData| -> usize {
@@ -110,24 +126,66 @@ impl ParquetRun {
                 let bytes = usize::try_from(column.uncompressed_size()).unwrap_or_default();
                 let share = |of_rows: usize| if of_rows < rows { bytes / rows * of_rows } else { bytes };
                 let dictionary = column.dictionary_page_offset().map_or(0, |_| bytes.min(DICTIONARY_BYTES));
-                share(PAGE_ROWS) + dictionary + share(self.batch_rows)
+                let ahead = READ_AHEAD.min(usize::try_from(column.compressed_size()).unwrap_or(READ_AHEAD));
+                ahead + share(PAGE_ROWS) + dictionary + share(self.batch_rows)
             };
             leaves.map(of_leaf).sum()
         };
         parquet.memory_size() + parquet.row_groups().iter().map(of_group).max().unwrap_or_default()
     }
 
-    fn start_group(&self, group: &Group) -> Result<ParquetRecordBatchReader, HistoryError> {
-        let total = self.metadata.metadata().row_group(group.index).num_rows();
-        let total = usize::try_from(total).map_err(|error| self.reader.error(&error))?;
+    fn start_group(&mut self) -> Result<(), HistoryError> {
+        let Some(group) = self.groups.front() else { return Ok(()) };
+        let row_group = self.metadata.metadata().row_group(group.index);
+        let total = usize::try_from(row_group.num_rows()).map_err(|error| self.reader.error(&error))?;
         let selection = RowSelection::from_consecutive_ranges(group.wanted.iter().cloned(), total);
-        ParquetRecordBatchReaderBuilder::new_with_metadata(self.reader.clone(), self.metadata.clone())
-            .with_projection(self.mask.clone())
+        self.constants = constants(row_group);
+        self.known_at_once = group.wanted_rows() == total && self.is_known_at_once(row_group)?;
+        let parquet = self.metadata.parquet_schema();
+        let is_spared =
+            |name: &str| self.constants.contains_key(name) || (self.known_at_once && name == schema::KNOWN_TIME);
+        let is_read = |leaf: &usize| {
+            let path = parquet.column(*leaf).path().parts().to_vec();
+            self.mask.leaf_included(*leaf) && !matches!(path.as_slice(), [name] if is_spared(name))
+        };
+        let mask = ProjectionMask::leaves(parquet, (0..parquet.num_columns()).filter(is_read));
+        let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(self.reader.clone(), self.metadata.clone())
+            .with_projection(mask)
             .with_row_groups(vec![group.index])
             .with_row_selection(selection)
             .with_batch_size(self.batch_rows)
             .build()
-            .map_err(|error| self.reader.error(&error))
+            .map_err(|error| self.reader.error(&error))?;
+        self.rows = Some(rows);
+        Ok(())
+    }
+
+    /// Whether the columns of event and known times are the same bytes, as they are of history that was
+    /// loaded later: then they are encoded in the same way, and hold the same. To compare them takes a
+    /// tenth of what decoding one does.
+    fn is_known_at_once(&self, group: &RowGroupMetaData) -> Result<bool, HistoryError> {
+        let column = |name: &str| group.columns().iter().find(|column| column.column_path().parts() == [name]);
+        let Some((event, known)) = column(schema::EVENT_TIME).zip(column(schema::KNOWN_TIME)) else { return Ok(false) };
+        let is_alike = event.compressed_size() == known.compressed_size()
+            && event.uncompressed_size() == known.uncompressed_size()
+            && event.num_values() == known.num_values()
+            && event.compression() == known.compression()
+            && event.encodings().eq(known.encodings())
+            && event.dictionary_page_offset().map(|offset| event.data_page_offset() - offset)
+                == known.dictionary_page_offset().map(|offset| known.data_page_offset() - offset);
+        if !is_alike {
+            return Ok(false);
+        }
+        let ((event, length), (known, _)) = (event.byte_range(), known.byte_range());
+        for from in (0..length).step_by(READ_AHEAD) {
+            let piece = READ_AHEAD.min(usize::try_from(length - from).unwrap_or(READ_AHEAD));
+            let read =
+                |start: u64| self.reader.get_bytes(start + from, piece).map_err(|error| self.reader.error(&error));
+            if read(event)? != read(known)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn to_run_batch(&self, batch: &RecordBatch) -> Result<RunBatch, HistoryError> {
@@ -139,32 +197,58 @@ impl ParquetRun {
             }
             Ok(column.clone())
         };
+        let rows = batch.num_rows();
+        let constant = |name: &str| self.constants.get(name).copied();
         let int32 = |name: &str| match column(name)?.as_primitive_opt::<Int32Type>() {
             Some(values) => Ok(values.values().clone()),
             None => Err(damaged(format!("{name} is of another type"))),
         };
-        let int64 = |name: &str| match column(name)?.as_primitive_opt::<Int64Type>() {
-            Some(values) => Ok(values.values().clone()),
-            None => Err(damaged(format!("{name} is of another type"))),
+        let times = |name: &str| -> Result<ScalarBuffer<Micros>, HistoryError> {
+            match constant(name) {
+                Some(time) => Ok(vec![time; rows].into()),
+                None => match column(name)?.as_primitive_opt::<TimestampMicrosecondType>() {
+                    Some(values) => Ok(values.values().clone()),
+                    None => Err(damaged(format!("{name} is of another type"))),
+                },
+            }
         };
-        let times = |name: &str| match column(name)?.as_primitive_opt::<TimestampMicrosecondType>() {
-            Some(values) => Ok(values.values().clone() as ScalarBuffer<Micros>),
-            None => Err(damaged(format!("{name} is of another type"))),
-        };
-        let narrow = |name: &str| {
-            let values = int32(name)?;
-            let narrowed: Result<Vec<u16>, _> = values.iter().map(|value| u16::try_from(*value)).collect();
-            narrowed.map(ScalarBuffer::from).map_err(|_| damaged(format!("{name} is out of range")))
+        let narrow = |name: &str| -> Result<ScalarBuffer<u16>, HistoryError> {
+            let out_of_range = || damaged(format!("{name} is out of range"));
+            match constant(name) {
+                Some(value) => Ok(vec![u16::try_from(value).map_err(|_| out_of_range())?; rows].into()),
+                None => {
+                    let values = int32(name)?;
+                    let all = values.iter().fold(0, |all, value| all | value);
+                    u16::try_from(all).map_err(|_| out_of_range())?;
+                    Ok(values.iter().map(|value| *value as u16).collect())
+                }
+            }
         };
         let counter = |name: &str| -> Result<ScalarBuffer<u64>, HistoryError> {
-            Ok(int64(name)?.iter().map(|value| value.cast_unsigned()).collect())
+            match constant(name) {
+                Some(value) => Ok(vec![value.cast_unsigned(); rows].into()),
+                // The same bits are read as another type.
+                None => match column(name)?.as_primitive_opt::<Int64Type>() {
+                    Some(values) => Ok(ScalarBuffer::from(values.values().inner().clone())),
+                    None => Err(damaged(format!("{name} is of another type"))),
+                },
+            }
+        };
+        let ordinals = match constant(schema::ORDINAL) {
+            Some(value) => vec![value as u32; rows].into(),
+            None => ScalarBuffer::from(int32(schema::ORDINAL)?.inner().clone()),
         };
         let keys = column(schema::KEY)?;
         let keys: &BinaryArray =
             keys.as_binary_opt().ok_or_else(|| damaged(format!("{} is of another type", schema::KEY)))?;
-        let deleted = column(schema::DELETED)?;
-        let deleted =
-            deleted.as_boolean_opt().ok_or_else(|| damaged(format!("{} is of another type", schema::DELETED)))?;
+        let deleted = match constant(schema::DELETED) {
+            Some(0) => BooleanBuffer::new_unset(rows),
+            Some(_) => BooleanBuffer::new_set(rows),
+            None => match column(schema::DELETED)?.as_boolean_opt() {
+                Some(deleted) => deleted.values().clone(),
+                None => return Err(damaged(format!("{} is of another type", schema::DELETED))),
+            },
+        };
         let feature = |(name, data_type): &(String, DataType)| -> Result<ArrayRef, HistoryError> {
             match batch.column_by_name(name) {
                 Some(column) => {
@@ -173,17 +257,19 @@ impl ParquetRun {
                 None => Ok(schema::absent(*data_type, batch.num_rows())),
             }
         };
+        let event_times = times(schema::EVENT_TIME)?;
+        let known_times = if self.known_at_once { event_times.clone() } else { times(schema::KNOWN_TIME)? };
         Ok(RunBatch {
             slots: narrow(schema::SLOT)?,
             keys: keys.clone(),
-            event_times: times(schema::EVENT_TIME)?,
-            known_times: times(schema::KNOWN_TIME)?,
+            event_times,
+            known_times,
             ingest_times: times(schema::INGEST_TIME)?,
             frames: counter(schema::FRAME)?,
-            ordinals: int32(schema::ORDINAL)?.iter().map(|value| value.cast_unsigned()).collect(),
+            ordinals,
             revisions: counter(schema::REVISION)?,
             feature_counts: narrow(schema::FEATURE_COUNT)?,
-            deleted: deleted.values().clone(),
+            deleted,
             features: self.features.iter().map(feature).collect::<Result<_, _>>()?,
         })
     }
@@ -191,10 +277,10 @@ impl ParquetRun {
 
 impl Run for ParquetRun {
     fn next(&mut self) -> Result<Option<Arc<RunBatch>>, HistoryError> {
-        let Some(group) = self.groups.front() else { return Ok(None) };
         if self.rows.is_none() {
-            self.rows = Some(self.start_group(group)?);
+            self.start_group()?;
         }
+        let Some(group) = self.groups.front() else { return Ok(None) };
         let batch = match self.rows.as_mut().and_then(Iterator::next).transpose() {
             Ok(Some(batch)) => batch,
             Ok(None) => return Err(self.reader.damaged(format!("row group {} is short of rows", group.index))),
@@ -280,6 +366,25 @@ impl Group {
         }
         skipped
     }
+}
+
+/// The columns of rows that hold one number in a whole row group, and none of them null.
+fn constants(group: &RowGroupMetaData) -> HashMap<&'static str, i64> {
+    fn only<T: PartialEq + Copy>(least: Option<&T>, greatest: Option<&T>) -> Option<T> {
+        least.zip(greatest).filter(|(least, greatest)| least == greatest).map(|(value, _)| *value)
+    }
+    let of_column = |column: &ColumnChunkMetaData| {
+        let name = *schema::ROW_COLUMNS.iter().find(|name| column.column_path().parts() == [**name])?;
+        let statistics = column.statistics().filter(|statistics| statistics.null_count_opt() == Some(0))?;
+        let value = match statistics {
+            Statistics::Boolean(values) => i64::from(only(values.min_opt(), values.max_opt())?),
+            Statistics::Int32(values) => i64::from(only(values.min_opt(), values.max_opt())?),
+            Statistics::Int64(values) => only(values.min_opt(), values.max_opt())?,
+            _ => return None,
+        };
+        Some((name, value))
+    };
+    group.columns().iter().filter_map(of_column).collect()
 }
 
 /// The slots page by page, by the page index; else of the whole row group by its statistics; else

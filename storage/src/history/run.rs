@@ -3,12 +3,17 @@
 //! for, and never repeats one.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, BinaryArray};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{ArrowPrimitiveType, Int64Type, UInt16Type, UInt32Type, UInt64Type};
+use arrow_array::{ArrayRef, BinaryArray, BooleanArray, PrimitiveArray};
 use arrow_buffer::{BooleanBuffer, ScalarBuffer};
+use arrow_select::filter::{FilterBuilder, FilterPredicate};
 
 use crate::history::HistoryError;
+use crate::keys::SlotRange;
 use crate::order::{Micros, Position, RowVersion};
 
 /// A source of rows in history order. Reading blocks: use it inside a blocking task.
@@ -71,27 +76,74 @@ impl RunBatch {
         self.slots[row].cmp(&slot).then_with(|| self.keys.value(row).cmp(key))
     }
 
+    /// How one of its rows stands to any row, in history order: (slot, key, event time, known time,
+    /// position).
+    pub fn compare_row(&self, row: usize, other: &RowAt) -> Ordering {
+        self.compare_key(row, other.slot(), other.key()).then_with(|| self.version(row).cmp(&other.version()))
+    }
+
     /// The first row at or after `from` whose (slot, key) is not before the given one.
     pub fn first_at_or_after(&self, from: usize, slot: u16, key: &[u8]) -> usize {
-        // Most targets are near: double the step until it is passed, then bisect.
-        let rows = self.rows();
-        let (mut low, mut step) = (from, 1);
-        while low < rows && self.compare_key(low, slot, key) == Ordering::Less {
-            let probe = low.saturating_add(step).min(rows);
-            if probe < rows && self.compare_key(probe, slot, key) == Ordering::Less {
-                low = probe;
-                step *= 2;
-                continue;
-            }
-            let (mut first, mut last) = (low + 1, probe);
-            while first < last {
-                let middle = first.midpoint(last);
-                if self.compare_key(middle, slot, key) == Ordering::Less { first = middle + 1 } else { last = middle }
-            }
-            return first;
-        }
-        low
+        first_past(from, self.rows(), |row| self.compare_key(row, slot, key) == Ordering::Less)
     }
+
+    /// Of `rows` the first whose (slot, key) is after the given one, or their end.
+    pub fn first_after(&self, rows: Range<usize>, slot: u16, key: &[u8]) -> usize {
+        first_past(rows.start, rows.end, |row| self.compare_key(row, slot, key) != Ordering::Greater)
+    }
+
+    /// Of `rows`, which are of one key, the first that has not happened by `until`, or their end.
+    pub fn first_later(&self, rows: Range<usize>, until: Micros) -> usize {
+        first_past(rows.start, rows.end, |row| self.event_times[row] <= until)
+    }
+
+    /// The rows for which `keep` is set, one bit a row.
+    pub(crate) fn filtered(&self, keep: BooleanBuffer) -> Result<Self, HistoryError> {
+        fn values<T: ArrowPrimitiveType>(
+            values: &ScalarBuffer<T::Native>,
+            keep: &FilterPredicate,
+        ) -> Result<ScalarBuffer<T::Native>, HistoryError> {
+            let kept = keep.filter(&PrimitiveArray::<T>::new(values.clone(), None))?;
+            Ok(kept.as_primitive::<T>().values().clone())
+        }
+        let keep = FilterBuilder::new(&BooleanArray::new(keep, None)).optimize().build();
+        let features: Result<Vec<ArrayRef>, _> = self.features.iter().map(|column| keep.filter(column)).collect();
+        Ok(Self {
+            slots: values::<UInt16Type>(&self.slots, &keep)?,
+            keys: keep.filter(&self.keys)?.as_binary::<i32>().clone(),
+            event_times: values::<Int64Type>(&self.event_times, &keep)?,
+            known_times: values::<Int64Type>(&self.known_times, &keep)?,
+            ingest_times: values::<Int64Type>(&self.ingest_times, &keep)?,
+            frames: values::<UInt64Type>(&self.frames, &keep)?,
+            ordinals: values::<UInt32Type>(&self.ordinals, &keep)?,
+            revisions: values::<UInt64Type>(&self.revisions, &keep)?,
+            feature_counts: values::<UInt16Type>(&self.feature_counts, &keep)?,
+            deleted: keep.filter(&BooleanArray::new(self.deleted.clone(), None))?.as_boolean().values().clone(),
+            features: features?,
+        })
+    }
+}
+
+/// The first row of `from..end` for which `is_before` no longer holds; it holds for a first part of
+/// them only.
+pub(crate) fn first_past(from: usize, end: usize, is_before: impl Fn(usize) -> bool) -> usize {
+    // Most targets are near: double the step until it is passed, then bisect.
+    let (mut low, mut step) = (from, 1);
+    while low < end && is_before(low) {
+        let probe = low.saturating_add(step).min(end);
+        if probe < end && is_before(probe) {
+            low = probe;
+            step *= 2;
+            continue;
+        }
+        let (mut first, mut last) = (low + 1, probe);
+        while first < last {
+            let middle = first.midpoint(last);
+            if is_before(middle) { first = middle + 1 } else { last = middle }
+        }
+        return first;
+    }
+    low
 }
 
 /// One row of a batch.
@@ -132,10 +184,7 @@ impl RowAt {
 
     /// History order: (slot, key, event time, known time, position).
     pub fn compare(&self, other: &Self) -> Ordering {
-        self.slot()
-            .cmp(&other.slot())
-            .then_with(|| self.key().cmp(other.key()))
-            .then_with(|| self.version().cmp(&other.version()))
+        self.batch.compare_row(self.index, other)
     }
 }
 
@@ -176,6 +225,11 @@ impl SlotSet {
             }
             bits != 0
         })
+    }
+
+    /// Its members of a range of slots.
+    pub fn within(&self, range: SlotRange) -> Self {
+        (range.first..=range.last).filter(|slot| self.contains(*slot)).collect()
     }
 
     pub fn len(&self) -> usize {

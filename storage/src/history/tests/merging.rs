@@ -51,6 +51,21 @@ fn tail_run(spec: &HistoryViewSpec, rows: &[Row], projection: &[usize], after: u
     Box::new(TailRun::new(tail.into_iter(), layout, projection.to_vec(), after + 1..=u64::MAX))
 }
 
+/// Reads a cursor to its end in stretches, of which it passes so many rows at a time at most.
+fn assert_stretches(mut merged: MergedRuns, expected: &[Row], steps: usize) {
+    let mut place = 0;
+    while let Some((batch, rows)) = merged.stretch() {
+        assert!(!rows.is_empty());
+        let passed = rows.len().min(steps);
+        for (row, expected) in rows.zip(&expected[place..]) {
+            assert_eq!((batch.slots[row], batch.keys.value(row), batch.version(row)), expected.order());
+        }
+        merged.pass(passed).expect("pass");
+        place += passed;
+    }
+    assert_eq!(place, expected.len());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
 
@@ -91,6 +106,7 @@ proptest! {
             MergedRuns::new(runs, cutoff).expect("merge")
         };
         assert_reads(all(), &in_time, &spec, &some_features);
+        assert_stretches(all(), &in_time, steps + 1);
 
         // Seeking gives what walking would come to; it may be mixed with walking.
         let mut cursor = all();
