@@ -6,8 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 use hashbrown::HashTable;
-use hydrant_storage::keys::SlotRange;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use hydrant_storage::keys::{SlotRange, hash_key};
 
 #[derive(Debug)]
 pub struct DistinctKeys {
@@ -47,7 +46,7 @@ impl DistinctKeys {
     /// The key's number: of the first key 0, of a new one the next. Only what it [`takes`](Self::takes).
     pub fn number_of(&mut self, slot: u16, key: &[u8]) -> u32 {
         let Self { records, table, seed, long } = self;
-        let hash = xxh3_64_with_seed(key, *seed);
+        let hash = hash_key(*seed, key);
         let short = Record::short(slot, key);
         let is_same = |number: &u32| {
             let record = &records[*number as usize];
@@ -61,7 +60,7 @@ impl DistinctKeys {
         }
         let number = records.len() as u32;
         records.push(short.unwrap_or_else(|| Record::long(slot, key, long)));
-        table.insert_unique(hash, number, |number| xxh3_64_with_seed(records[*number as usize].key(long), *seed));
+        table.insert_unique(hash, number, |number| hash_key(*seed, records[*number as usize].key(long)));
         number
     }
 

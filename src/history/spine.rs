@@ -141,10 +141,11 @@ impl Budget {
         (bytes / plan.output_row_bytes()).clamp(1, self.batch_rows.max(1))
     }
 
-    /// Rows of a range: its hits are in memory at once.
+    /// Rows of a range: its hits are in memory at once, as they were put down and in the spine's order,
+    /// and the range of before as long as its last batches wait to be sent.
     fn range_rows(&self, plan: &Plan) -> usize {
         const RANGE_ROWS: usize = 131_072;
-        (self.memory / 8 / plan.hit_row_bytes()).clamp(1, RANGE_ROWS)
+        (self.memory / 16 / plan.hit_row_bytes()).clamp(1, RANGE_ROWS)
     }
 }
 

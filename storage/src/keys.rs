@@ -72,6 +72,12 @@ pub fn slot_of(seed: u64, key: &[u8]) -> u16 {
     (xxh3_64_with_seed(key, seed) >> 48) as u16
 }
 
+/// A hash of an encoded entity key for tables in memory. With a seed that callers can't know, they
+/// can't choose keys that collide.
+pub fn hash_key(seed: u64, key: &[u8]) -> u64 {
+    xxh3_64_with_seed(key, seed)
+}
+
 /// The length of what precedes the entity key in an online row's key: slot, tenant and view.
 pub const ONLINE_PREFIX_LENGTH: usize = 10;
 
@@ -98,7 +104,7 @@ impl<'a> OnlineKey<'a> {
 
     /// For tables in memory. With a seed that callers can't know, they can't choose keys that collide.
     pub fn hash(&self, seed: u64) -> u64 {
-        xxh3_64_with_seed(self.key, seed ^ u64::from(self.view.0).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        hash_key(seed ^ u64::from(self.view.0).wrapping_mul(0x9E37_79B9_7F4A_7C15), self.key)
     }
 
     /// Appends the key's bytes to `out`.
