@@ -104,7 +104,7 @@ enum Part {
     Latency,
     /// One and a half times what can be served.
     Overload,
-    /// Reads while rows are written.
+    /// Reads while rows are written, and backups made.
     Writes,
     /// Data ten times the block cache, past the page cache.
     Disk,

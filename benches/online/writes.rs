@@ -1,11 +1,11 @@
 //! `ads` at a quarter of its highest rate while rows of the view that it reads most are written, each
-//! request acknowledged after its sync, often flushed, compacted and landed meanwhile. Writes and reads
-//! come from the same client core. The product has no checkpoint yet, so none runs.
+//! request acknowledged after its sync, often flushed, compacted and landed meanwhile; and once more while
+//! one backup after the other is made. Writes and reads come from the same client core.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use hydrant::bench::arrivals::Arrivals;
 use hydrant::bench::load::{Share, Target, open_loop as send};
 use hydrant::bench::tally::{Answer, Reply};
@@ -17,12 +17,15 @@ use serde_json::{Value, json};
 use crate::Run;
 use crate::rows;
 use crate::stalls::watched;
-use crate::support::load::open_loop;
+use crate::support::load::{Outcome, open_loop};
 use crate::support::machine;
-use crate::support::promise::{self, Bound};
+use crate::support::promise::Bound;
 use crate::support::random::{Choice, Random};
 use crate::support::report::figure;
+use crate::support::transport::Calls;
 use crate::support::views::ADS;
+
+const TITLE: &str = "ads at 25 % under durable writes, with compaction and landing, without and with backups";
 
 const ROWS_A_SECOND: f64 = 20_000.0;
 const ROWS_A_REQUEST: usize = 100;
@@ -33,6 +36,10 @@ const AHEAD: Duration = Duration::from_secs(8);
 const FLUSH_INTERVAL: (&str, &str) = ("PARTITIONS__FLUSH_INTERVAL", "1s");
 /// As by default: landings happen too.
 const TAIL: (&str, &str) = ("LANDING__TAIL", "64MiB");
+
+const BACKUP_PREFIX: &str = "bench_";
+/// How often it is looked whether the last backup has ended.
+const PATIENCE_TRIES: usize = 300;
 
 /// Requests that were made up beforehand, each sent once.
 #[derive(Clone)]
@@ -52,6 +59,12 @@ impl Target for Writes {
     }
 }
 
+/// What was measured while rows were written.
+struct UnderWrites {
+    reads: Outcome,
+    rows_a_second: f64,
+}
+
 pub async fn measure(run: &mut Run) -> Result<()> {
     run.by_default().await?;
     let rate = SHARE * run.kept_up(&ADS).await?.rate;
@@ -60,14 +73,29 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let calls = run.warm(&ADS, &drawn).await?;
     run.systems.settle().await?;
     let server = run.systems.hydrant.id();
-    let reading = run.duration() * 2;
-    let title = "ads at 25 % under durable writes, with compaction and landing; no checkpoint: there is none yet";
 
-    let (alone, stalls) = watched(server, open_loop(&calls, rate, reading, server)).await?;
+    let (alone, stalls) = watched(server, open_loop(&calls, rate, run.duration() * 2, server)).await?;
     let mut row = Value::Object(rows::open("uniform", "hydrant, no writes", "25 %", rate, &alone?));
     stalls.tell(&mut row);
-    run.report.row(title, row)?;
+    run.report.row(TITLE, row)?;
 
+    for (backups, system, of) in [
+        (false, "hydrant, under writes", "without a backup"),
+        (true, "hydrant, under writes and backups", "while backups are made"),
+    ] {
+        let UnderWrites { reads, rows_a_second } = under_writes(run, &calls, rate, backups, system).await?;
+        let of = format!("ads, uniform, 25 %, under 20,000 rows/s with compaction, {of}");
+        let acknowledged = rows_a_second / ROWS_A_SECOND;
+        run.promise(&of, "rows/s acknowledged / 20,000", acknowledged, Bound::AtLeast(0.98))?;
+        run.promise(&of, "p99, µs", reads.percentile_of_all_micros(99.0), Bound::Under(10_000.0))?;
+        run.promise(&of, "p99.9, µs", reads.percentile_of_all_micros(99.9), Bound::Under(20_000.0))?;
+        run.systems.settle().await?;
+    }
+    Ok(())
+}
+
+async fn under_writes(run: &mut Run, calls: &Calls, rate: f64, backups: bool, system: &str) -> Result<UnderWrites> {
+    let (server, reading) = (run.systems.hydrant.id(), run.duration() * 2);
     let batches = ROWS_A_SECOND / ROWS_A_REQUEST as f64;
     let arrivals = Arrivals::phases_of(&[(batches, AHEAD), (batches, reading)]);
     let writes = made_up(run, arrivals.requests() as usize).await?;
@@ -76,16 +104,29 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let writing = send(&writes, &arrivals, Share::WHOLE, &timer, &live);
     let reads = async {
         tokio::time::sleep(AHEAD).await;
-        watched(server, open_loop(&calls, rate, reading, server)).await
+        watched(server, open_loop(calls, rate, reading, server)).await
     };
-    let (writing, reads) = tokio::join!(writing, reads);
+    let mut made: Vec<v1::Backup> = Vec::new();
+    let work = async { tokio::join!(writing, reads) };
+    let (writing, reads) = if backups {
+        let client = run.systems.hydrant.client().await?;
+        let outcome = tokio::select! {
+            biased;
+            outcome = work => outcome,
+            failed = back_up_for_ever(&client, &mut made) => return Err(failed),
+        };
+        remove_backups(&client).await?;
+        outcome
+    } else {
+        work.await
+    };
     let (reads, stalls) = reads?;
     let (reads, written) = (reads?, machine::bytes_written(server)? - written_before);
 
     let meanwhile = writing.phases.last().context("writes have two phases")?;
     let rows_a_second = meanwhile.rate() * ROWS_A_REQUEST as f64;
     let failures: Vec<&str> = meanwhile.failures.iter().map(|failures| failures.message.as_str()).collect();
-    let mut row = Value::Object(rows::open("uniform", "hydrant, under writes", "25 %", rate, &reads));
+    let mut row = Value::Object(rows::open("uniform", system, "25 %", rate, &reads));
     stalls.tell(&mut row);
     row["rows/s acknowledged"] = json!(rows_a_second.round());
     row["write p99 µs"] = figure(meanwhile.percentile_micros(99.0));
@@ -93,16 +134,52 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     row["why"] = json!(failures.first().unwrap_or(&""));
     let seconds = arrivals.lasts().as_secs_f64();
     row["server wrote MiB/s"] = figure(written as f64 / seconds / 1_048_576.0);
-    run.report.row(title, row)?;
+    if backups {
+        ensure!(!made.is_empty(), "no backup came to its end in {seconds} seconds");
+        let longest = made.iter().map(|backup| backup.took_micros).max().unwrap_or_default();
+        row["backups made"] = json!(made.len());
+        row["longest backup s"] = figure(longest as f64 / 1e6);
+        let of_all = |bytes: fn(&v1::Backup) -> u64| made.iter().map(bytes).sum::<u64>() as f64 / 1_048_576.0;
+        row["backups read MiB"] = figure(of_all(|backup| backup.read_bytes));
+        row["backups copied MiB"] = figure(of_all(|backup| backup.copied_bytes));
+    }
+    run.report.row(TITLE, row)?;
+    Ok(UnderWrites { reads, rows_a_second })
+}
 
-    let of = "ads, uniform, 25 %, under 20,000 rows/s with compaction, without a checkpoint";
-    run.promise(of, "rows/s acknowledged / 20,000", rows_a_second / ROWS_A_SECOND, Bound::AtLeast(0.98))?;
-    run.promise(of, "p99, µs", reads.percentile_of_all_micros(99.0), Bound::Under(10_000.0))?;
-    run.promise(of, "p99.9, µs", reads.percentile_of_all_micros(99.9), Bound::Under(20_000.0))?;
-    let of = "ads, uniform, 25 %, under 20,000 rows/s with compaction and a running checkpoint";
-    let why = "the product has no checkpoint yet";
-    promise::tell_unmeasured(&mut run.report, of, "p99, µs", Bound::Under(10_000.0), why)?;
-    promise::tell_unmeasured(&mut run.report, of, "p99.9, µs", Bound::Under(20_000.0), why)
+/// One backup after the other; the one before is deleted when the next is whole, as an operator would.
+/// Ends only when something fails.
+async fn back_up_for_ever(client: &Client, made: &mut Vec<v1::Backup>) -> anyhow::Error {
+    loop {
+        let name = format!("{BACKUP_PREFIX}{}", made.len());
+        match client.create_backup(&name, |_| ()).await {
+            Ok(backup) => made.push(backup),
+            Err(refusal) => return anyhow!("backup {name}: {refusal}"),
+        }
+        let Some(before) = made.len().checked_sub(2).map(|before| made[before].name.clone()) else { continue };
+        if let Err(refusal) = client.delete_backup(&before).await {
+            return anyhow!("deleting backup {before}: {refusal}");
+        }
+    }
+}
+
+/// What is left of backups; the last is stopped when nobody waits for it any more.
+async fn remove_backups(client: &Client) -> Result<()> {
+    for _ in 0..PATIENCE_TRIES {
+        let listed = client.list_backups().await?;
+        let mut busy = false;
+        for backup in listed.iter().filter(|backup| backup.name.starts_with(BACKUP_PREFIX)) {
+            match client.delete_backup(&backup.name).await {
+                Err(refusal) if refusal.reason == "BACKUP_BUSY" => busy = true,
+                outcome => outcome?,
+            }
+        }
+        if !busy {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    bail!("a backup that nobody waits for does not end")
 }
 
 async fn made_up(run: &Run, requests: usize) -> Result<Writes> {
