@@ -72,7 +72,8 @@ async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_no_half_
                 if stop.load(Ordering::Acquire) {
                     break;
                 }
-                node.try_put("clicks", request(writer, number)).await.expect("the rows are good");
+                // Waits until it is applied, so that writers don't run away from the partitions.
+                node.put("clicks", request(writer, number)).await;
                 acknowledged.send_modify(|all| all[usize::try_from(writer).expect("few")] = number);
             }
         }));
