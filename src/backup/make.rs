@@ -22,7 +22,7 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use tokio::runtime::Handle;
 
-use super::{BackupParts, to_error};
+use super::{BackupParts, disk_full, to_error};
 use crate::error::{Code, Error, Result};
 
 /// What was taken, before it is summed up.
@@ -87,7 +87,9 @@ fn take_partitions(parts: &BackupParts, backup: &mut BackupWriter<'_>) -> Result
         view.checkpoint(&place).map_err(|error| {
             let message = format!("partition {} can't be backed up: {error}", handle.index());
             let code = if error.is_damage() { Code::DataLoss } else { Code::Unavailable };
-            Error::new(code, "BACKUP_FAILED", message).with("partition", handle.index())
+            let refused =
+                if error.is_out_of_space() { disk_full(message) } else { Error::new(code, "BACKUP_FAILED", message) };
+            refused.with("partition", handle.index())
         })?;
         let original = view.directory();
         drop(view);

@@ -281,12 +281,16 @@ fn to_error(error: BackupError) -> Error {
         BackupError::Unknown { name } => {
             Error::not_found("BACKUP_NOT_FOUND", message).with("backup", name).hint("`hydrant backup list` lists them")
         }
-        error if error.is_out_of_space() => Error::new(Code::ResourceExhausted, "BACKUP_DISK_FULL", message)
-            .hint("free space where backups lie, such as by deleting one; nothing of this one is left"),
+        error if error.is_out_of_space() => disk_full(message),
         BackupError::Stopped => Error::new(Code::Unavailable, "BACKUP_STOPPED", message),
         BackupError::Damaged { .. } => Error::new(Code::DataLoss, "BACKUP_DAMAGED", message),
         _ => Error::new(Code::Unavailable, "BACKUP_FAILED", message),
     }
+}
+
+fn disk_full(message: String) -> Error {
+    Error::new(Code::ResourceExhausted, "BACKUP_DISK_FULL", message)
+        .hint("free space where backups lie, such as by deleting one; nothing of this one is left")
 }
 
 fn shutting_down() -> Error {

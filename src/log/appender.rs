@@ -29,6 +29,8 @@ pub enum Command {
     Seal(oneshot::Sender<Result<Sealed, LogError>>),
     /// Requests that were prepared under less are handed back from now on.
     Require(u64, oneshot::Sender<()>),
+    /// What is written from now on goes into a new segment, unless the one there is is empty.
+    Roll(SyncSender<Result<(), AppendError>>),
     /// What is known of the producers through the newest durable frame. To encode it is not this
     /// thread's: writes would wait for it.
     Checkpoint(SyncSender<Checkpoint>),
@@ -143,6 +145,9 @@ impl Appender {
                 Ok(Command::Require(preparation, answer)) => {
                     self.required = self.required.max(preparation);
                     let _ = answer.send(());
+                }
+                Ok(Command::Roll(answer)) => {
+                    let _ = answer.send(self.begin_segment()?);
                 }
                 Ok(Command::Checkpoint(answer)) => {
                     let _ = answer.send(self.producers.checkpoint(self.next_frame - 1, self.time.wall()));
@@ -283,6 +288,17 @@ impl Appender {
         self.segments.add(first);
         tracing::debug!(first, "a new log segment was begun");
         Ok(())
+    }
+
+    fn begin_segment(&mut self) -> Result<Result<(), AppendError>, Fatal> {
+        if self.active.len == 0 {
+            return Ok(Ok(()));
+        }
+        match self.roll() {
+            Ok(()) => Ok(Ok(())),
+            Err(Failure::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Failure::Fatal(fatal)) => Err(fatal),
+        }
     }
 
     /// Shows durable frames to readers.

@@ -30,6 +30,10 @@ impl HeldLog<'_> {
         let log = self.log;
         let below = |name: &str| format!("{directory}/{name}");
         backup.link_if_there(&log.directory.join(PRODUCERS_NAME), &below(PRODUCERS_NAME))?;
+        // What is closed is linked, so that little has to be copied while writers wait for the same disk.
+        if let Err(error) = log.close_segment() {
+            tracing::warn!(%error, "the log's newest segment is copied as a whole");
+        }
         let extents = log.segments.extents();
         let (mut last_frame, mut active_segment) = (0, 0);
         for (index, (first, last, bytes)) in extents.iter().enumerate() {

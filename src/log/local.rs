@@ -178,6 +178,16 @@ impl LocalLog {
         &self.metrics
     }
 
+    /// Lets what is written from now on go into a new segment, so that the one before never changes.
+    /// Blocks.
+    pub(super) fn close_segment(&self) -> Result<(), LogError> {
+        let (answer, answered) = sync_channel(1);
+        self.queue.send(Command::Roll(answer))?;
+        let closed = answered.recv().map_err(|_| LogError::Closed)?;
+        let path = self.directory.clone();
+        closed.map_err(|refusal| LogError::Io { action: "begin a segment in", path, source: io::Error::other(refusal) })
+    }
+
     async fn append_one(&self, request: AppendRequest) -> Result<Appended, AppendError> {
         let AppendRequest { rows, stamp, prepared } = request;
         let limit = self.max_request_bytes;

@@ -19,8 +19,8 @@ async fn on_a_full_disk_a_backup_is_refused_and_nothing_of_it_stays() {
     scene.apply();
     scene.ingest_airports(900);
     let backups = scene.setup.data().join("backups");
-    // Less than the log has: it is copied.
-    scene.server.set_file_limit(16 << 10);
+    // Less than a clock file has, which is written for each backup.
+    scene.server.set_file_limit(4 << 10);
     let client = scene.client().await;
     let refused = client.create_backup("monday", |_| ()).await.expect_err("there is no room");
     assert_eq!((refused.code, refused.reason.as_str()), (Code::ResourceExhausted, "BACKUP_DISK_FULL"), "{refused:?}");

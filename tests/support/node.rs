@@ -127,7 +127,15 @@ impl TestNode {
     pub async fn open(&mut self) -> Result<(), AppError> {
         assert!(self.node.is_none(), "the node is open");
         let node = Node::open(&self.config, self.clock.clone()).await?;
-        node.use_cases().partitions.wait_serving(patience()).await.expect("the partitions open");
+        let partitions = &node.use_cases().partitions;
+        if let Err(error) = partitions.wait_serving(patience()).await {
+            let states: Vec<_> =
+                partitions.handles().iter().map(|handle| (handle.state(), handle.flushed_frame())).collect();
+            panic!(
+                "the partitions don't open: {error}; {states:?}, and the log ends at {}",
+                partitions.durable_frame()
+            );
+        }
         self.node = Some(node);
         Ok(())
     }

@@ -180,6 +180,13 @@ impl StoreError {
         matches!(self, Self::Format { .. } | Self::OtherSlots { .. })
     }
 
+    /// Whether there was no room, so that the same may succeed once there is. RocksDB has no code of its
+    /// own for all of it.
+    pub fn is_out_of_space(&self) -> bool {
+        const TOLD: [&str; 3] = ["No space left", "File too large", "Disk quota exceeded"];
+        matches!(self, Self::Io { reason, .. } if TOLD.iter().any(|told| reason.contains(told)))
+    }
+
     fn of_rocksdb(action: &'static str) -> impl Fn(rocksdb::Error) -> Self + Copy {
         move |error| match error.kind() {
             rocksdb::ErrorKind::Corruption => Self::Damaged { part: "files", reason: error.into_string() },

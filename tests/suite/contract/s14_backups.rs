@@ -26,6 +26,8 @@ const USERS: i64 = 12;
 const ROUNDS: usize = 3;
 /// Requests that each writer gets further between two backups.
 const FURTHER: u64 = 15;
+/// Requests of all writers between two landings.
+const BETWEEN_LANDINGS: u64 = 8;
 
 /// Everything that runs beside a backup runs often.
 fn busy(config: &mut Config) {
@@ -70,14 +72,21 @@ async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_no_half_
                 if stop.load(Ordering::Acquire) {
                     break;
                 }
-                node.try_put("clicks", request(writer, number)).await.expect("the rows are good");
+                // Waits until it is applied, so that writers don't run away from the partitions.
+                node.put("clicks", request(writer, number)).await;
                 acknowledged.send_modify(|all| all[usize::try_from(writer).expect("few")] = number);
             }
         }));
     }
-    let (landing, landing_stop) = (node.clone(), stop.clone());
+    let (landing, mut follow) = (node.clone(), acknowledged.subscribe());
     tasks.push(tokio::spawn(async move {
-        while !landing_stop.load(Ordering::Acquire) {
+        let mut landed = 0;
+        loop {
+            let wanted = landed + BETWEEN_LANDINGS;
+            let further = follow.wait_for(|all| all.iter().sum::<u64>() >= wanted).await;
+            // Until the writers have ended.
+            let Ok(sum) = further.map(|all| all.iter().sum()) else { break };
+            landed = sum;
             landing.land().await;
         }
     }));
@@ -93,6 +102,7 @@ async fn a_backup_under_load_holds_all_that_was_acknowledged_before_and_no_half_
         before_each.push(before);
     }
     stop.store(true, Ordering::Release);
+    drop(acknowledged);
     for task in tasks {
         task.await.expect("no panic");
     }

@@ -19,6 +19,7 @@ const STEPS: usize = 220;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn training_gives_what_unpinned_online_reads_answered_at_those_instants() {
     let seeds = seeds(CASES);
+    let is_replay = (seeds.len() as u64) < CASES;
     println!("{} cases from seed {}; {SEED_VARIABLE} replays one", seeds.len(), seeds[0]);
     let mut told = story::Tally::default();
     for seed in seeds {
@@ -30,5 +31,5 @@ async fn training_gives_what_unpinned_online_reads_answered_at_those_instants() 
         told += story.end().await;
     }
     println!("{told:?}");
-    assert!(told.restores > 0, "no backup was restored");
+    assert!(is_replay || told.restores > 0, "no backup was restored");
 }
