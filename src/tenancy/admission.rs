@@ -64,9 +64,6 @@ pub struct ClassRules {
 /// `target`, and than requests usually work, the machine stood still, or one request took all there is:
 /// what has come together meanwhile is no sign of more coming in than can be done, so the queue is
 /// watched anew from then on.
-///
-/// Of a queue that stands, no more wait than are worked on within a quarter of `target`; the oldest
-/// beyond them is refused as another comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Once the oldest has waited for so long the newest is next. Of a queue that stands, it is the
@@ -445,13 +442,8 @@ impl<W> ClassQueue<W> {
             if !newest_first {
                 return Err(Refused::Overloaded);
             }
-            if !self.refuse_oldest(now, tenant, verdicts) {
-                break;
-            }
-        }
-        if self.tenants[tenant].standing.is_some() {
-            let most = self.worked_off_soon();
-            while self.tenants[tenant].waiting.len() >= most && self.refuse_oldest(now, tenant, verdicts) {}
+            let Some(oldest) = self.tenants[tenant].waiting.front().map(|oldest| oldest.number) else { break };
+            verdicts.refused.extend(self.remove(now, tenant, oldest).map(|handle| (handle, Refused::Overloaded)));
         }
         let queue = &mut self.tenants[tenant];
         if queue.waiting.is_empty() {
@@ -497,30 +489,12 @@ impl<W> ClassQueue<W> {
             if now.saturating_duration_since(oldest.since) <= longest {
                 return;
             }
-            self.refuse_oldest(now, tenant, verdicts);
+            let number = oldest.number;
+            verdicts.refused.extend(self.remove(now, tenant, number).map(|handle| (handle, Refused::Overloaded)));
+            if let Some(standing) = &mut self.tenants[tenant].standing {
+                *standing = now;
+            }
         }
-    }
-
-    /// `false` where nobody waits.
-    fn refuse_oldest(&mut self, now: Instant, tenant: TenantIndex, verdicts: &mut Verdicts<W>) -> bool {
-        let queue = &mut self.tenants[tenant];
-        let Some(number) = queue.waiting.front().map(|oldest| oldest.number) else { return false };
-        if let Some(standing) = &mut queue.standing {
-            *standing = now;
-        }
-        verdicts.refused.extend(self.remove(now, tenant, number).map(|handle| (handle, Refused::Overloaded)));
-        true
-    }
-
-    /// How many of a queue that stands will have their turn soon. The newest are next, so who is behind
-    /// as many as that would only be told later that it was too much.
-    fn worked_off_soon(&self) -> usize {
-        /// Of the target.
-        const SOON: u32 = 4;
-        let Some(Standing { target, .. }) = self.rules.standing else { return usize::MAX };
-        // Not yet known how long they take: all of them.
-        let Some(each) = (target / SOON).as_nanos().checked_div(self.mean_work.as_nanos()) else { return usize::MAX };
-        usize::try_from(each).unwrap_or(usize::MAX).saturating_mul(self.rules.places).max(self.rules.places)
     }
 
     /// Whether the tenant's queue stands, from now on.

@@ -93,7 +93,9 @@ async fn what_is_wrong_with_a_backup_is_told_with_the_way_out() {
     let data = data.to_str().expect("UTF-8");
     assert_eq!(refused(&["backup", "verify", data])["reason"], "NO_BACKUP");
     assert_eq!(refused(&["backup", "restore", path, data])["reason"], "DATA_DIR_NOT_EMPTY");
-    let told = offline(&["serve", "--data-dir", path]);
+    let free = "127.0.0.1:0";
+    let addresses = ["--grpc-addr", free, "--flight-addr", free, "--http-addr", free];
+    let told = offline(&[&["serve", "--data-dir", path], &addresses[..]].concat());
     assert!(!told.status.success() && text(&told.stderr).contains("hydrant backup restore"), "{}", text(&told.stderr));
 
     let count = format!("{path}/partitions/COUNT");
