@@ -236,7 +236,11 @@ impl Inner {
             if !log.files()?.iter().any(made) {
                 merge.outputs.written = outputs;
                 // Removes the files.
-                blocking(move || Ok(drop(merge))).await?;
+                blocking(move || {
+                    drop(merge);
+                    Ok(())
+                })
+                .await?;
                 return Err(error);
             }
         }

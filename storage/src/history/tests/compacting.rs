@@ -316,8 +316,8 @@ fn landing_does_not_wait_for_a_merge() {
     block_on(async {
         let (files, spec) = (LossyFiles::new(7), small_spec());
         let (table, mut rows) = landed(&files, &spec, 3, 60).await;
-        let (reached, merging) = std::sync::mpsc::channel();
-        let (go_on, may_go_on) = std::sync::mpsc::channel::<()>();
+        let (reached, merging) = std::sync::mpsc::sync_channel(1);
+        let (go_on, may_go_on) = std::sync::mpsc::sync_channel::<()>(1);
         let pace: Pace = Box::new(move |_| reached.send(()).is_ok() && may_go_on.recv().is_ok());
         let of_merge = table.clone();
         let merge = tokio::spawn(async move { of_merge.merge(EAGER, pace).await });
