@@ -24,6 +24,12 @@ pub enum DataDirError {
     )]
     IsBackup { path: PathBuf },
     #[error(
+        "'{}' holds backups, such as '{backup}', and is no data directory: name the directory above it, or restore a \
+         backup into another one (`hydrant backup restore {}/{backup} DATA_DIR`) and start there",
+        path.display(), path.display()
+    )]
+    HoldsBackups { path: PathBuf, backup: String },
+    #[error(
         "a backup was being restored into '{}' and is not whole: remove that directory, and run `hydrant backup restore` \
          again",
         path.display()
@@ -50,6 +56,9 @@ impl DataDir {
         }
         if root.join(RESTORING).try_exists().map_err(failed)? {
             return Err(DataDirError::HalfRestored { path: root.to_owned() });
+        }
+        if let Some(backup) = a_backup_in(root).map_err(failed)? {
+            return Err(DataDirError::HoldsBackups { path: root.to_owned(), backup });
         }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(root.join("LOCK"));
         let mut lock = lock.map_err(failed)?;
@@ -99,6 +108,17 @@ impl DataDir {
     }
 }
 
+/// A backup that lies directly in the directory. A data directory has them one level deeper.
+fn a_backup_in(directory: &Path) -> io::Result<Option<String>> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.path().join(MANIFEST).try_exists()? {
+            return Ok(Some(entry.file_name().to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +134,18 @@ mod tests {
         );
         drop(first);
         assert!(DataDir::open(place.path()).is_ok());
+    }
+
+    #[test]
+    fn neither_a_backup_nor_where_backups_lie_is_a_data_directory() {
+        let place = tempfile::tempdir().expect("a temporary directory");
+        let backup = place.path().join("backups/monday");
+        fs::create_dir_all(&backup).expect("made");
+        fs::write(backup.join(MANIFEST), "").expect("written");
+        assert!(matches!(DataDir::open(&backup), Err(DataDirError::IsBackup { .. })));
+        let error = DataDir::open(&place.path().join("backups")).expect_err("it holds backups");
+        assert!(error.to_string().contains("backups/monday DATA_DIR"), "{error}");
+        assert!(DataDir::open(place.path()).is_ok(), "the directory above it");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use hydrant_storage::history::{CompactionOptions, HistoryTables, TableSnapshot};
+use hydrant_storage::history::{HistoryTables, MergeOptions, TableSnapshot};
 use hydrant_storage::names::Name;
 use hydrant_storage::partition::SharedResources;
 
@@ -98,7 +98,7 @@ pub(super) struct Observed {
     landing: Landing,
     tables: Arc<HistoryTables>,
     /// `None` where files are not merged by themselves.
-    merging: Option<CompactionOptions>,
+    merging: Option<MergeOptions>,
 }
 
 /// Has the node asked for as long as what is returned is held.

@@ -310,6 +310,8 @@ fn compaction_options(config: &Config) -> CompactionOptions {
 fn backup_options(config: &Config, directory: &DataDir) -> BackupOptions {
     let configured = config.backup.directory.clone();
     let directory = if configured.as_os_str().is_empty() { directory.backups() } else { configured };
+    // It is told to callers, who are elsewhere.
+    let directory = std::path::absolute(&directory).unwrap_or(directory);
     BackupOptions { directory, max_kept: config.backup.max_kept }
 }
 

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use hydrant_storage::backup::{About, BackupWriter, Proceed, Shelf};
-use hydrant_storage::history::HistoryError;
+use hydrant_storage::history::{FilePath, HistoryError};
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use tokio::runtime::Handle;
@@ -108,10 +108,12 @@ fn take_history(parts: &BackupParts, runtime: &Handle, backup: &mut BackupWriter
                 Error::new(Code::Unavailable, "BACKUP_FAILED", message).with("view", &view.name)
             };
             let table = runtime.block_on(parts.tables.table(view.history_spec(tenant_name))).map_err(failed)?;
-            let held = runtime.block_on(table.hold());
-            for (from, path) in held.files().map_err(failed)? {
-                backup.link(&from, &format!("{below}/{}", path.display())).map_err(to_error)?;
-            }
+            let held = runtime.block_on(table.hold()).map_err(failed)?;
+            let mut link =
+                |(from, path): FilePath| backup.link(&from, &format!("{below}/{}", path.display())).map_err(to_error);
+            held.log_files().map_err(failed)?.into_iter().try_for_each(&mut link)?;
+            // To another file system data is copied, which takes its time, and landing goes on meanwhile.
+            held.release().paths().try_for_each(link)?;
         }
     }
     Ok(())

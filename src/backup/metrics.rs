@@ -19,9 +19,17 @@ impl BackupMetrics {
     pub(super) fn new(newest: Option<Micros>) -> Self {
         Self {
             made: Counter::count("hydrant.backup.made", "backups made"),
-            failures: Counter::count("hydrant.backup.failures", "backups that failed or were stopped"),
+            failures: Counter::count(
+                "hydrant.backup.failures",
+                "backups that failed or were stopped, but for those refused",
+            ),
             newest: AtomicI64::new(newest.unwrap_or(Micros::MIN)),
         }
+    }
+
+    /// After one was deleted.
+    pub(super) fn note_newest(&self, newest: Option<Micros>) {
+        self.newest.store(newest.unwrap_or(Micros::MIN), Ordering::Relaxed);
     }
 
     pub fn counters(&self) -> Vec<Arc<Counter>> {

@@ -1,6 +1,6 @@
 //! Backups of the whole data directory while it serves: made under a name, listed, deleted. One is
-//! made or deleted at a time, on a thread of its own that stands back behind online reads. It writes
-//! to nothing but the directory of backups, and flushes nothing. What can be done without a server
+//! made or deleted at a time, on a thread of its own that stands back behind online reads. It changes
+//! no row and flushes nothing; the log begins a new segment for it. What can be done without a server
 //! (to verify a backup, to restore it) is in `hydrant_storage::backup`.
 
 mod make;
@@ -160,9 +160,12 @@ impl Backups {
         blocking(move || {
             // Large files take their time to go.
             let deleted = standing_back(Work::Upkeep, || inner.shelf.delete(&name));
-            drop(place);
             let failed = |error| Error::internal(format!("the thread that deletes can't be started: {error}"));
-            deleted.map_err(failed)?.map_err(to_error)
+            deleted.map_err(failed)?.map_err(to_error)?;
+            let newest = inner.shelf.list().map_err(to_error)?.into_iter().rev().find_map(|left| left.manifest.ok());
+            inner.metrics.note_newest(newest.map(|manifest| manifest.about.made));
+            drop(place);
+            Ok(())
         })
         .await
     }
@@ -229,6 +232,9 @@ impl Inner {
                 let (files, frame, took_micros) = (about.files, about.frame, about.took_micros);
                 tracing::info!(backup = %name, files, frame, took_micros, "a backup was made");
             }
+            Err(error) if matches!(error.code, Code::AlreadyExists | Code::FailedPrecondition) => {
+                tracing::info!(backup = %name, %error, "no backup was begun");
+            }
             Err(error) => {
                 self.metrics.failures.add(1);
                 tracing::warn!(backup = %name, %error, "no backup was made");
@@ -277,7 +283,12 @@ impl Making {
 fn to_error(error: BackupError) -> Error {
     let message = error.to_string();
     match error {
-        BackupError::Taken { name } => Error::new(Code::AlreadyExists, "BACKUP_EXISTS", message).with("backup", name),
+        BackupError::Taken { name } => Error::new(Code::AlreadyExists, "BACKUP_EXISTS", message)
+            .hint(format!("take another name, or delete that one: `hydrant backup delete {name}`"))
+            .with("backup", name),
+        BackupError::InTheWay { name, path } => Error::new(Code::AlreadyExists, "BACKUP_EXISTS", message)
+            .hint(format!("take another name, or move '{}' away", path.display()))
+            .with("backup", name),
         BackupError::Unknown { name } => {
             Error::not_found("BACKUP_NOT_FOUND", message).with("backup", name).hint("`hydrant backup list` lists them")
         }

@@ -45,7 +45,7 @@ enum Command {
     Ctrl-C stops it, and leaves nothing of it."
 )]
 struct CreateArgs {
-    /// A name that is free: [a-z][a-z0-9_]{0,62}
+    /// A name that is free, such as nightly_20261128: [a-z][a-z0-9_]{0,62} without '__'
     name: String,
 
     #[command(flatten)]
@@ -64,6 +64,7 @@ struct ListArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  hydrant backup delete monday")]
 struct DeleteArgs {
+    /// The backup's name, as `hydrant backup list` shows it
     name: String,
 
     #[command(flatten)]
@@ -190,9 +191,9 @@ async fn list(args: &ListArgs, server: &Server) -> Result<Done, Failure> {
                 output::count(backup.frame),
                 backup.path.clone(),
             ],
-            problem => vec![
+            _ => vec![
                 backup.name.clone(),
-                problem.to_owned(),
+                "damaged".to_owned(),
                 String::new(),
                 String::new(),
                 String::new(),
@@ -200,7 +201,9 @@ async fn list(args: &ListArgs, server: &Server) -> Result<Done, Failure> {
             ],
         };
         let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-        output::table(&["name", "made", "files", "size", "requests", "path"], &rows, &[2, 3, 4])
+        let table = output::table(&["name", "made", "files", "size", "frame", "path"], &rows, &[2, 3, 4]);
+        let problems = all.iter().filter(|backup| !backup.problem.is_empty()).map(|backup| &backup.problem);
+        problems.fold(table, |told, problem| format!("{told}\n{problem}"))
     })?;
     Ok(Done::Done)
 }
@@ -295,15 +298,18 @@ fn failure(error: BackupError) -> Failure {
         BackupError::Format { .. } => {
             Failure::new("BACKUP_FORMAT", message).hint("use the version of Hydrant that wrote it, or a later one")
         }
-        BackupError::Damaged { .. } => Failure::new("BACKUP_DAMAGED", message).hint(
-            "`hydrant backup verify` lists all that is damaged; take another backup, or another copy of this one",
-        ),
+        BackupError::Damaged { .. } => {
+            Failure::new("BACKUP_DAMAGED", message).hint("take another backup, or another copy of this one")
+        }
         BackupError::NotEmpty { .. } => Failure::new("DATA_DIR_NOT_EMPTY", message)
             .hint("name a directory that is empty or not there: nothing is ever overwritten"),
+        BackupError::InBackup { .. } => Failure::new("DATA_DIR_IN_BACKUP", message)
+            .hint("name a directory that lies in no backup: nothing was done"),
         BackupError::Io { path, .. } => Failure::new("FILE_FAILED", message).with("file", path.display()),
-        BackupError::Taken { .. } | BackupError::Unknown { .. } | BackupError::Stopped => {
-            Failure::new("INTERNAL", message)
-        }
+        BackupError::Taken { .. }
+        | BackupError::InTheWay { .. }
+        | BackupError::Unknown { .. }
+        | BackupError::Stopped => Failure::new("INTERNAL", message),
     }
 }
 

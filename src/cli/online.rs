@@ -24,7 +24,9 @@ use crate::rpc::wire::columns::{data_type_of, decode_column, encode_column};
 
 /// Read features online
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  hydrant online get --service delay_model --key origin=EWR,carrier=UA")]
+#[command(
+    after_help = "Example:\n  hydrant online get --service delay_model --key origin=EWR,carrier=UA,tailnum=N64809,dest=SFO"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -39,7 +41,7 @@ enum Command {
 /// Get the newest feature values of some keys
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  hydrant online get --service delay_model --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6\n  \
+    after_help = "Examples:\n  hydrant online get --service delay_model --key origin=EWR,carrier=UA,tailnum=N64809,dest=SFO\n  \
     hydrant online get --service delay_model --keys keys.parquet --at 2013-12-30T22:30:00Z -o json"
 )]
 struct GetArgs {

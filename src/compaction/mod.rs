@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hydrant_storage::history::HistoryTables;
 
-pub use hydrant_storage::history::CompactionOptions as MergeOptions;
+pub use hydrant_storage::history::MergeOptions;
 pub use metrics::CompactionMetrics;
 pub use worker::Compaction;
 

@@ -13,7 +13,6 @@ use arrow_schema::{ArrowError, DataType as ArrowType, Field, Schema};
 use arrow_select::interleave::interleave_record_batch;
 use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, Run, RunBatch, SlotSet};
 use hydrant_storage::order::Micros;
-use hydrant_storage::slices::slice_bytes;
 
 use super::failure::JoinError;
 use super::spill::{Chunk, SpillFile, SpillSpace};
@@ -114,7 +113,7 @@ impl RunWriter {
         // A pointer names its batch for as long as `sources` holds it.
         let (source, row_bytes) = *self.known.entry(Arc::as_ptr(&row.batch)).or_insert_with(|| {
             self.sources.push(row.batch.clone());
-            (self.sources.len() - 1, row_bytes(&row.batch))
+            (self.sources.len() - 1, row.batch.row_bytes())
         });
         self.rows.push((source, row.index));
         self.bytes += row_bytes;
@@ -165,13 +164,6 @@ impl Run for SpilledRun {
         }
         Ok(())
     }
-}
-
-/// The bytes of one row, on average.
-fn row_bytes(batch: &RunBatch) -> usize {
-    const FIXED: usize = 2 + 3 * 8 + 8 + 4 + 8 + 2 + 1;
-    let variable = slice_bytes(&batch.keys) + batch.features.iter().map(|column| slice_bytes(column)).sum::<usize>();
-    FIXED + variable / batch.rows().max(1)
 }
 
 /// The columns before the features.

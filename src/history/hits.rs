@@ -27,6 +27,8 @@ pub struct HitWriter {
     gather: Gather,
     pending: Vec<Vec<PendingHit>>,
     pending_rows: usize,
+    /// What the pending rows' features will take once they are gathered, about: many may be of one row.
+    pending_features: usize,
     hits: Hits,
     pending_bytes: usize,
     memory: Arc<HitMemory>,
@@ -116,7 +118,16 @@ impl HitWriter {
         let pending = (0..ranges.count()).map(|_| Vec::new()).collect();
         let stored = (0..ranges.count()).map(|_| Vec::new()).collect();
         let hits = Hits { stored, held_bytes: 0, spill: SpillFile::new(space) };
-        Self { ranges, gather: Gather::default(), pending, pending_rows: 0, hits, pending_bytes, memory }
+        Self {
+            ranges,
+            gather: Gather::default(),
+            pending,
+            pending_rows: 0,
+            pending_features: 0,
+            hits,
+            pending_bytes,
+            memory,
+        }
     }
 
     pub fn push(&mut self, ordinal: u64, row: &Candidate) -> Result<(), JoinError> {
@@ -125,7 +136,9 @@ impl HitWriter {
         let hit = PendingHit { ordinal, event_time, feature_count, block, index: row.row.index as usize };
         self.pending[self.ranges.of(ordinal)].push(hit);
         self.pending_rows += 1;
-        let pending_bytes = self.gather.bytes() + self.pending_rows * size_of::<PendingHit>();
+        self.pending_features += row.row.block.bytes() / row.row.block.feature_counts.len().max(1);
+        let taken = self.gather.bytes() + self.pending_features;
+        let pending_bytes = taken + self.pending_rows * size_of::<PendingHit>();
         if self.pending_rows >= PENDING_ROWS || pending_bytes > self.pending_bytes { self.flush() } else { Ok(()) }
     }
 
@@ -145,7 +158,7 @@ impl HitWriter {
             }
         }
         self.gather.clear();
-        self.pending_rows = 0;
+        (self.pending_rows, self.pending_features) = (0, 0);
         self.hits.held_bytes += gathered;
         if self.memory.hold(gathered) {
             self.memory.release(self.hits.held_bytes);

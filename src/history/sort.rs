@@ -259,7 +259,7 @@ fn merge_down(
         let mut remaining = runs.into_iter().peekable();
         while remaining.peek().is_some() {
             let group: Vec<_> = remaining.by_ref().take(fan_in).collect();
-            let mut merged = MergedChunks::new(group, spill.clone())?;
+            let mut merged = MergedChunks::new(group, spill.clone());
             let mut writer = RunWriter::default();
             while merged.step()? {
                 if writer.push(merged.row()) {
@@ -272,7 +272,7 @@ fn merge_down(
         runs = merged_runs;
         spill = Arc::new(merged_file);
     }
-    MergedChunks::new(runs, spill)
+    Ok(MergedChunks::new(runs, spill))
 }
 
 /// Collects rows of a run into batches.
@@ -328,6 +328,8 @@ impl RunWriter {
 /// A k-way merge: a binary heap of the runs, the least first.
 #[derive(Debug)]
 struct MergedChunks {
+    /// Runs whose first rows are read with the first row of all: until then they take no memory.
+    unopened: Vec<VecDeque<Chunk>>,
     heap: Vec<RunReader>,
     spill: Arc<SpillFile>,
     /// Whether the first run's row was handed out, and has to be passed before the next.
@@ -345,20 +347,25 @@ struct RunReader {
 }
 
 impl MergedChunks {
-    fn new(runs: Vec<VecDeque<Chunk>>, spill: Arc<SpillFile>) -> Result<Self, JoinError> {
-        let mut heap = Vec::with_capacity(runs.len());
-        for chunks in runs {
-            heap.extend(RunReader::open(chunks, &spill)?);
+    fn new(runs: Vec<VecDeque<Chunk>>, spill: Arc<SpillFile>) -> Self {
+        Self { heap: Vec::with_capacity(runs.len()), unopened: runs, spill, handed_out: false }
+    }
+
+    fn open(&mut self) -> Result<(), JoinError> {
+        for chunks in std::mem::take(&mut self.unopened) {
+            self.heap.extend(RunReader::open(chunks, &self.spill)?);
         }
-        let mut merged = Self { heap, spill, handed_out: false };
-        for index in (0..merged.heap.len() / 2).rev() {
-            merged.sift_down(index);
+        for index in (0..self.heap.len() / 2).rev() {
+            self.sift_down(index);
         }
-        Ok(merged)
+        Ok(())
     }
 
     /// Goes to the next row; `false` after the last.
     fn step(&mut self) -> Result<bool, JoinError> {
+        if !self.unopened.is_empty() {
+            self.open()?;
+        }
         if self.handed_out {
             self.handed_out = false;
             let first = &mut self.heap[0];

@@ -10,6 +10,7 @@ use arrow_schema::Schema;
 use arrow_select::interleave::interleave;
 use hydrant_storage::order::{CellStatus, Micros, RowStatus, missing_cell_status, row_status};
 use hydrant_storage::row::ColumnBuilder;
+use hydrant_storage::slices::slice_bytes;
 use hydrant_storage::value::Value;
 
 use super::digest::TableDigest;
@@ -41,9 +42,23 @@ pub struct Zip {
 #[derive(Debug)]
 struct RangeHits {
     rows: Vec<Option<Hit>>,
-    /// The projected features, a row for each of the range: null where there is no hit.
-    features: Vec<ArrayRef>,
+    /// For each row of the range its batch and its place there; without a hit, that of a null.
+    places: Vec<(usize, usize)>,
+    /// The projected features.
+    features: Vec<RangeFeature>,
 }
+
+/// One feature of a range's hits.
+#[derive(Debug)]
+enum RangeFeature {
+    /// A value for each row of the range.
+    Whole(ArrayRef),
+    /// As the batches have it, and a null behind them: too large to be put together at once.
+    Apart(Vec<ArrayRef>),
+}
+
+/// Of a feature's values in one range; what takes more is put together piece by piece.
+const WHOLE_BYTES: usize = 16 << 20;
 
 /// A row that counts.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +180,7 @@ impl Zip {
     ) -> Result<(), JoinError> {
         let [default, null] = &self.fillers[number];
         let FoundPiece { rows: found, offset, .. } = found_piece;
-        let held = hits.features[column.projected].slice(*offset, found.len());
+        let held = hits.values(column.projected, *offset, found.len())?;
         let missing = |row: &Found| missing_cell_status(row.status, column.feature, usize::from(row.feature_count));
         let values = if found_piece.is_held(column) {
             held
@@ -223,13 +238,30 @@ impl RangeHits {
         }
         let feature = |(projected, feature): (usize, &usize)| {
             let null = new_null_array(&join.view.features[*feature].data_type.to_arrow(), 1);
-            let batches = batches.iter().map(|batch| batch.features[projected].as_ref());
-            let sources: Vec<&dyn Array> = batches.chain([null.as_ref()]).collect();
-            interleave(&sources, &places)
+            let batches = batches.iter().map(|batch| batch.features[projected].clone());
+            let sources: Vec<ArrayRef> = batches.chain([null]).collect();
+            let bytes: usize = sources.iter().map(|source| slice_bytes(source)).sum();
+            if bytes > WHOLE_BYTES {
+                return Ok(RangeFeature::Apart(sources));
+            }
+            put_together(&sources, &places).map(RangeFeature::Whole)
         };
-        let features = join.features.iter().enumerate().map(feature).collect::<Result<_, _>>()?;
-        Ok(Self { rows: hits, features })
+        let features = join.features.iter().enumerate().map(feature).collect::<Result<_, JoinError>>()?;
+        Ok(Self { rows: hits, places, features })
     }
+
+    /// A feature's values of some rows: null where there is no hit.
+    fn values(&self, projected: usize, offset: usize, rows: usize) -> Result<ArrayRef, JoinError> {
+        match &self.features[projected] {
+            RangeFeature::Whole(values) => Ok(values.slice(offset, rows)),
+            RangeFeature::Apart(sources) => put_together(sources, &self.places[offset..offset + rows]),
+        }
+    }
+}
+
+fn put_together(sources: &[ArrayRef], places: &[(usize, usize)]) -> Result<ArrayRef, JoinError> {
+    let sources: Vec<&dyn Array> = sources.iter().map(AsRef::as_ref).collect();
+    Ok(interleave(&sources, places)?)
 }
 
 impl FoundPiece {

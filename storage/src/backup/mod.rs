@@ -45,6 +45,8 @@ pub enum BackupError {
     Io { action: &'static str, path: PathBuf, source: io::Error },
     #[error("there is a backup '{name}' already")]
     Taken { name: Name },
+    #[error("'{name}' can't be the name of a backup: something that is none lies at {}", path.display())]
+    InTheWay { name: Name, path: PathBuf },
     #[error("there is no backup '{name}'")]
     Unknown { name: Name },
     #[error("{} is no backup: it has no file '{MANIFEST}'", path.display())]
@@ -56,6 +58,8 @@ pub enum BackupError {
     Damaged { path: PathBuf, problem: String },
     #[error("{} is not empty", path.display())]
     NotEmpty { path: PathBuf },
+    #[error("{} lies in the backup {}, which would not be whole any more", path.display(), backup.display())]
+    InBackup { path: PathBuf, backup: PathBuf },
     /// Whoever asked for it has gone, or the process ends.
     #[error("the work was stopped before its end")]
     Stopped,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::shelf::remove_all;
 use super::{BackupError, Counts, MANIFEST, Manifest, Proceed, read_through};
-use crate::files::{Files, remove_if_there};
+use crate::files::{FileWriter, Files, remove_if_there};
 
 /// A file that is in a directory only while a backup is restored into it: no server may start there.
 pub const RESTORING: &str = "RESTORING";
@@ -77,6 +77,7 @@ pub fn restore(
     proceed: &mut Proceed<'_>,
 ) -> Result<Manifest, BackupError> {
     let manifest = Manifest::read(files, backup)?;
+    refuse_within_backup(files, data_directory)?;
     match files.list(data_directory) {
         Ok(entries) if entries.is_empty() => {}
         Ok(_) => return Err(BackupError::NotEmpty { path: data_directory.to_path_buf() }),
@@ -84,7 +85,18 @@ pub fn restore(
         Err(error) => return Err(BackupError::io("listed", data_directory)(error)),
     }
     let was_there = files.exists(data_directory).map_err(BackupError::io("looked at", data_directory))?;
-    let restored = copy_all(files, backup, &manifest, data_directory, proceed);
+    files.create_dir_all(data_directory).map_err(BackupError::io("made", data_directory))?;
+    let mark = data_directory.join(RESTORING);
+    // Two may restore into one directory: only who has made the mark takes away what is there.
+    let file = files.create_new(&mark).map_err(|error| {
+        if !was_there {
+            // Where it is empty; what another has put there stays.
+            let _stays = std::fs::remove_dir(data_directory);
+        }
+        BackupError::io("made", &mark)(error)
+    })?;
+    let marked = sign(files, file, backup, data_directory);
+    let restored = marked.and_then(|()| copy_all(files, backup, &manifest, data_directory, proceed));
     if let Err(error) = restored {
         let undone = if was_there { empty(data_directory) } else { remove_all(data_directory) };
         if let Err(undone) = undone {
@@ -95,6 +107,29 @@ pub fn restore(
     Ok(manifest)
 }
 
+/// A backup has nothing in it but what it was made with.
+fn refuse_within_backup(files: &dyn Files, data_directory: &Path) -> Result<(), BackupError> {
+    let path = std::path::absolute(data_directory).map_err(BackupError::io("looked at", data_directory))?;
+    for directory in path.ancestors() {
+        let manifest = directory.join(MANIFEST);
+        if files.exists(&manifest).map_err(BackupError::io("looked at", &manifest))? {
+            return Err(BackupError::InBackup { path: data_directory.to_path_buf(), backup: directory.to_path_buf() });
+        }
+    }
+    Ok(())
+}
+
+/// Says in the mark what is being restored, and makes it durable.
+fn sign(
+    files: &dyn Files,
+    mut mark: Box<dyn FileWriter>,
+    backup: &Path,
+    data_directory: &Path,
+) -> Result<(), BackupError> {
+    let written = writeln!(mark, "from {}", backup.display()).and_then(|()| mark.sync());
+    written.and_then(|()| files.sync_dir(data_directory)).map_err(BackupError::io("written", data_directory))
+}
+
 fn copy_all(
     files: &dyn Files,
     backup: &Path,
@@ -102,14 +137,7 @@ fn copy_all(
     data_directory: &Path,
     proceed: &mut Proceed<'_>,
 ) -> Result<(), BackupError> {
-    files.create_dir_all(data_directory).map_err(BackupError::io("made", data_directory))?;
     let mark = data_directory.join(RESTORING);
-    let marked = files.create_new(&mark).and_then(|mut file| {
-        writeln!(file, "from {}", backup.display())?;
-        file.sync()
-    });
-    marked.and_then(|()| files.sync_dir(data_directory)).map_err(BackupError::io("written", &mark))?;
-
     let mut counts = Counts::default();
     let mut directories: BTreeSet<PathBuf> = BTreeSet::new();
     for file in &manifest.files {

@@ -245,7 +245,7 @@ fn what_a_crash_left_is_never_listed_and_removed_at_the_next_start() {
     let mut left = place.entries();
     left.sort();
     assert_eq!(left, [".of_somebody_else", "monday", "no_backup"]);
-    assert!(matches!(place.make("no_backup"), Err(BackupError::Taken { .. })), "it is not ours to replace");
+    assert!(matches!(place.make("no_backup"), Err(BackupError::InTheWay { .. })), "it is not ours to replace");
     assert!(matches!(shelf.delete(&name_of("no_backup")), Err(BackupError::Unknown { .. })));
 }
 
@@ -308,6 +308,10 @@ fn a_damaged_backup_is_not_restored_and_neither_where_anything_fails() {
     }
     assert!(failed > 20, "only {failed} operations");
     assert!(!target.join(RESTORING).exists());
+
+    let within = restore(&LocalFiles, &root, &root.join("below/it"), &mut |_| true);
+    assert!(matches!(within, Err(BackupError::InBackup { .. })), "it would not be whole any more");
+    assert_eq!(place.problems("monday"), []);
 
     let target = place.folder.path().join("elsewhere");
     fs::write(root.join("log"), "Durable").expect("written");

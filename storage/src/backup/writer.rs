@@ -48,8 +48,12 @@ impl<'a> BackupWriter<'a> {
     pub fn begin(shelf: &Shelf, name: &Name, proceed: &'a mut Proceed<'a>) -> Result<Self, BackupError> {
         let files = shelf.files.clone();
         let whole = shelf.path_of(name);
-        if files.exists(&whole).map_err(BackupError::io("looked at", &whole))? {
+        let is_there = |path: &Path| files.exists(path).map_err(BackupError::io("looked at", path));
+        if is_there(&whole.join(MANIFEST))? {
             return Err(BackupError::Taken { name: name.clone() });
+        }
+        if is_there(&whole)? {
+            return Err(BackupError::InTheWay { name: name.clone(), path: whole });
         }
         let newest = shelf.list()?.into_iter().rev().find_map(|shelved| Some((shelved.name, shelved.manifest.ok()?)));
         let earlier = newest.map(|(name, manifest)| Earlier {

@@ -2,7 +2,7 @@
 //! files that only readers of older versions had a use for. Rows and all that they say stay as they
 //! are; only which files hold them changes. It decides nothing about when.
 //!
-//! A file that landed is a run of level 0. Once a level has [`CompactionOptions::runs_per_level`] runs
+//! A file that landed is a run of level 0. Once a level has [`MergeOptions::runs_per_level`] runs
 //! they become one of the next level, up to [`MOST_RUNS`] at a time. So with K runs a level, a run of
 //! level n holds at least K^n landings; of N landings there are at most log_K(N) + 1 levels with fewer
 //! than K runs each, and no row is written more than log_K(N) times beside its landing. Two bounds come
@@ -27,7 +27,7 @@ const MOST_RUNS: usize = 16;
 
 /// How tables are compacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CompactionOptions {
+pub struct MergeOptions {
     /// A level with so many runs is merged; at least 2.
     pub runs_per_level: usize,
     /// A run is cut into files of about so many bytes, wherever a row ends.
@@ -93,7 +93,7 @@ impl Drop for Outputs {
 
 impl TableSnapshot {
     /// The runs to be merged next, the one that landed first in front; none, or at least two.
-    pub fn runs_to_merge(&self, options: &CompactionOptions) -> Vec<Chain<'_>> {
+    pub fn runs_to_merge(&self, options: &MergeOptions) -> Vec<Chain<'_>> {
         let mut levels: BTreeMap<u32, Vec<Chain<'_>>> = BTreeMap::new();
         for chain in self.chains_with(None, None) {
             if chain.bytes() <= options.merge_bytes / 2 {
@@ -115,7 +115,7 @@ impl TableSnapshot {
 /// if nothing is. Blocks.
 pub(super) fn merge(
     snapshot: &TableSnapshot,
-    options: &CompactionOptions,
+    options: &MergeOptions,
     pace: &mut Pace,
     alone: OwnedMutexGuard<()>,
 ) -> Result<Option<Merge>, HistoryError> {

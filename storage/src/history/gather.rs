@@ -8,7 +8,6 @@ use arrow_buffer::ScalarBuffer;
 use arrow_select::interleave::interleave;
 
 use crate::history::{HistoryError, MergedRuns, Run, RunBatch};
-use crate::slices::slice_bytes;
 
 /// The rows of a batch at most, its bytes about, and the batches that they come from. Files are cut
 /// where a batch ends, and tests want many.
@@ -36,7 +35,7 @@ impl Run for GatheredRun {
             // Few runs are merged, and their batches are at the end of the list.
             let known = sources.iter().rposition(|(source, _)| Arc::ptr_eq(source, &row.batch));
             let source = known.unwrap_or_else(|| {
-                sources.push((row.batch.clone(), row_bytes(&row.batch)));
+                sources.push((row.batch.clone(), row.batch.row_bytes()));
                 sources.len() - 1
             });
             rows.push((source, row.index));
@@ -46,13 +45,6 @@ impl Run for GatheredRun {
         let sources: Vec<Arc<RunBatch>> = sources.into_iter().map(|(source, _)| source).collect();
         if rows.is_empty() { Ok(None) } else { gather(&sources, &rows).map(|batch| Some(Arc::new(batch))) }
     }
-}
-
-/// The bytes of one row, on average.
-fn row_bytes(batch: &RunBatch) -> usize {
-    const FIXED: usize = 2 + 3 * 8 + 8 + 4 + 8 + 2 + 1;
-    let variable = slice_bytes(&batch.keys) + batch.features.iter().map(|column| slice_bytes(column)).sum::<usize>();
-    FIXED + variable / batch.rows().max(1)
 }
 
 /// The rows, each given by its batch and its place there. There is at least one.

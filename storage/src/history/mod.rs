@@ -26,14 +26,14 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-pub use compaction::{CompactReport, CompactionOptions, Merge, Pace};
+pub use compaction::{CompactReport, Merge, MergeOptions, Pace};
 pub use delta::LANDING_APPLICATION;
 pub use merge::MergedRuns;
 pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
 pub use snapshot::{Chain, ChainRun, DataFile, TableSnapshot};
-pub use table::{HeldTable, HistoryTable, LandReport};
+pub use table::{FilePath, HeldTable, HistoryTable, KeptFiles, LandReport};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
 pub use tails::tail_rows;
@@ -54,8 +54,8 @@ pub enum HistoryError {
     /// The table's columns aren't those of the view.
     #[error("the history table {} doesn't fit its view: {reason}", table.display())]
     SchemaMismatch { table: PathBuf, reason: String },
-    /// Rows handed over to be landed break a promise; nothing was landed.
-    #[error("rows can't be landed: {reason}")]
+    /// Rows handed over to be landed, or made of others, break a promise; the table hasn't them.
+    #[error("rows can't become part of history: {reason}")]
     BadRows { reason: String },
     /// A merge was given up, since it was to be. Nothing of it is left.
     #[error("a merge was given up, since the process is ending")]

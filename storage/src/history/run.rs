@@ -15,6 +15,7 @@ use arrow_select::filter::{FilterBuilder, FilterPredicate};
 use crate::history::HistoryError;
 use crate::keys::SlotRange;
 use crate::order::{Micros, Position, RowVersion};
+use crate::slices::slice_bytes;
 
 /// A source of rows in history order. Reading blocks: use it inside a blocking task.
 pub trait Run: Send {
@@ -69,6 +70,13 @@ impl RunBatch {
             known_time: self.known_times[row],
             position: Position { frame: self.frames[row], ordinal: self.ordinals[row] },
         }
+    }
+
+    /// The bytes of one row, on average.
+    pub fn row_bytes(&self) -> usize {
+        const FIXED: usize = 2 + 3 * 8 + 8 + 4 + 8 + 2 + 1;
+        let variable = slice_bytes(&self.keys) + self.features.iter().map(|column| slice_bytes(column)).sum::<usize>();
+        FIXED + variable / self.rows().max(1)
     }
 
     /// How the row's key stands to another, in history order.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::files::{Files, remove_if_there};
-use crate::history::compaction::{self, CompactReport, CompactionOptions, Merge, Pace};
+use crate::history::compaction::{self, CompactReport, Merge, MergeOptions, Pace};
 use crate::history::delta::{DeltaLog, ListedFile, expected_columns};
 use crate::history::schema::{Column, HistoryViewSpec};
 use crate::history::snapshot::{DataFile, Pin, TableSnapshot};
@@ -99,7 +99,7 @@ impl HistoryTable {
     ///
     /// # Errors
     /// Nothing has changed, and nothing is left.
-    pub async fn merge(&self, options: CompactionOptions, mut pace: Pace) -> Result<Option<Merge>, HistoryError> {
+    pub async fn merge(&self, options: MergeOptions, mut pace: Pace) -> Result<Option<Merge>, HistoryError> {
         let inner = self.inner.clone();
         let merging = async move {
             let alone = inner.compacting.clone().lock_owned().await;
@@ -122,8 +122,13 @@ impl HistoryTable {
     }
 
     /// Waits for the commit under way, and lets nothing be committed until what is returned is dropped.
-    pub async fn hold(&self) -> HeldTable<'_> {
-        HeldTable { inner: &self.inner, _log: self.inner.log.lock().await }
+    pub async fn hold(&self) -> Result<HeldTable<'_>, HistoryError> {
+        let mut log = self.inner.log.lock().await;
+        self.inner.check_synced()?;
+        // A commit whose answer got lost is in the log, and perhaps not yet known here.
+        log.reload().await?;
+        self.inner.publish(&log, self.inner.current().spec.clone()).await?;
+        Ok(HeldTable { inner: &self.inner, snapshot: self.inner.current(), _log: log })
     }
 
     /// Adds features to the view's table: in older rows they are missing, not null.
@@ -136,25 +141,42 @@ impl HistoryTable {
 /// A table that stays as it is.
 pub struct HeldTable<'a> {
     inner: &'a Inner,
+    snapshot: Arc<TableSnapshot>,
     _log: tokio::sync::MutexGuard<'a, DeltaLog>,
 }
 
+/// The data files of a table that was held: they stay as they are, and are not deleted, until this is
+/// dropped.
+pub struct KeptFiles {
+    snapshot: Arc<TableSnapshot>,
+}
+
+/// Where a file lies, and its path below the root of all history.
+pub type FilePath = (PathBuf, PathBuf);
+
 impl HeldTable<'_> {
-    /// The files that make the table, whose bytes never change: data first, then the log. With each
-    /// comes its path below the root of all history. Blocks.
-    pub fn files(&self) -> Result<Vec<(PathBuf, PathBuf)>, HistoryError> {
-        let snapshot = self.inner.current();
-        let directory = &self.inner.directory;
-        let mut names: Vec<PathBuf> = snapshot.files.iter().map(|file| PathBuf::from(&file.name)).collect();
-        let log = directory.join(LOG_DIRECTORY);
-        for entry in self.inner.files.list(&log).map_err(HistoryError::io(&log))? {
-            let is_whole = entry.name.to_str().is_some_and(|name| !name.ends_with(TEMPORARY_SUFFIX));
-            if is_whole && !entry.metadata.is_dir {
-                names.push(Path::new(LOG_DIRECTORY).join(&entry.name));
-            }
-        }
-        let below = snapshot.spec.directory();
-        Ok(names.into_iter().map(|name| (directory.join(&name), below.join(&name))).collect())
+    /// The files of the table's log, all of which say the same as long as the table is held. Blocks.
+    pub fn log_files(&self) -> Result<Vec<FilePath>, HistoryError> {
+        let log = self.inner.directory.join(LOG_DIRECTORY);
+        let below = self.snapshot.spec.directory().join(LOG_DIRECTORY);
+        let listed = self.inner.files.list(&log).map_err(HistoryError::io(&log))?;
+        let is_whole = |name: &str| !name.ends_with(TEMPORARY_SUFFIX);
+        let names = listed.into_iter().filter(|entry| !entry.metadata.is_dir).map(|entry| entry.name);
+        let whole = names.filter(|name| name.to_str().is_some_and(is_whole));
+        Ok(whole.map(|name| (log.join(&name), below.join(&name))).collect())
+    }
+
+    /// Lets commits go on, and keeps the data files that the log names.
+    pub fn release(self) -> KeptFiles {
+        KeptFiles { snapshot: self.snapshot }
+    }
+}
+
+impl KeptFiles {
+    /// All of them; their bytes never change.
+    pub fn paths(&self) -> impl Iterator<Item = FilePath> {
+        let (directory, below) = (&self.snapshot.directory, self.snapshot.spec.directory());
+        self.snapshot.files.iter().map(move |file| (directory.join(&file.name), below.join(&file.name)))
     }
 }
 
@@ -200,6 +222,7 @@ impl Inner {
             // The commit may have been made all the same; only the log can tell.
             log.reload().await?;
             if log.landed_through().await? < through {
+                self.publish(&log, self.current().spec.clone()).await?;
                 let (files, path) = (self.files.clone(), self.directory.join(&name));
                 let removed = blocking(move || remove_if_there(files.as_ref(), &path).map_err(HistoryError::io(&path)));
                 if let Err(error) = removed.await {

@@ -125,9 +125,12 @@ impl RowCache {
     pub fn replace(&self, name: &OnlineKey<'_>, change: ViewVersion, row: impl FnOnce() -> OwnedRow) {
         let Some(rows) = &self.rows else { return };
         let probe = Probe { hash: name.hash(self.seed), prefix: name.prefix(), key: name.key };
-        if rows.contains_key(&probe) {
-            self.put(name, &Some(Arc::new(row())), change);
+        if !rows.contains_key(&probe) || self.has_changed_since(probe.hash, change) {
+            return;
         }
+        let kept = CachedRow { row: Some(Arc::new(row())), read: change };
+        // Who is written is not asked for, and goes as soon as before; who has gone meanwhile stays gone.
+        let _gone = rows.replace(CacheKey::of(name, probe.hash), kept, true);
     }
 
     /// What is known of a key's row in a view.
@@ -141,17 +144,18 @@ impl RowCache {
         holds.then_some(cached.row)
     }
 
-    /// Keeps a row that was read through a view, or that a change made.
+    /// Keeps a row that was read through a view.
     pub fn put(&self, name: &OnlineKey<'_>, row: &Known, view: ViewVersion) {
         let Some(rows) = &self.rows else { return };
         let hash = name.hash(self.seed);
-        // Changed since: no later view would take it.
-        if self.place_of(hash).load(Ordering::Acquire) > view.version {
-            return;
+        if !self.has_changed_since(hash, view) {
+            rows.insert(CacheKey::of(name, hash), CachedRow { row: row.clone(), read: view });
         }
-        let mut bytes = Vec::with_capacity(ONLINE_PREFIX_LENGTH + name.key.len());
-        name.encode(&mut bytes);
-        rows.insert(CacheKey { hash, name: bytes.into() }, CachedRow { row: row.clone(), read: view });
+    }
+
+    /// Then no later view would take what is known as of this version.
+    fn has_changed_since(&self, hash: u64, known: ViewVersion) -> bool {
+        self.place_of(hash).load(Ordering::Acquire) > known.version
     }
 
     pub fn count(&self, hits: usize, misses: usize) {
@@ -178,6 +182,14 @@ impl RowCache {
 impl fmt::Debug for RowCache {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("RowCache").field("used_bytes", &self.used_bytes()).finish_non_exhaustive()
+    }
+}
+
+impl CacheKey {
+    fn of(name: &OnlineKey<'_>, hash: u64) -> Self {
+        let mut bytes = Vec::with_capacity(ONLINE_PREFIX_LENGTH + name.key.len());
+        name.encode(&mut bytes);
+        Self { hash, name: bytes.into() }
     }
 }
 

@@ -34,6 +34,10 @@ fn busy(config: &mut Config) {
     let often = Span(std::time::Duration::from_millis(50));
     (config.partitions.flush_interval, config.partitions.trim_interval) = (often, often);
     config.log.segment = ByteSize::mib(1);
+    // Files of history are merged all the time, and deleted once nobody holds them.
+    config.compaction.enabled = true;
+    config.compaction.interval = often;
+    config.compaction.retention = Span(std::time::Duration::ZERO);
 }
 
 fn users_of(writer: i64) -> Vec<i64> {

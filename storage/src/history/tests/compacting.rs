@@ -84,7 +84,7 @@ impl Model {
             Step::AddFeature => self.add_feature().await,
             Step::Reopen => self.table = open(&self.files, &self.spec).await,
             Step::Merge(runs_per_level, meanwhile) => {
-                let options = CompactionOptions { runs_per_level: *runs_per_level, ..EAGER };
+                let options = MergeOptions { runs_per_level: *runs_per_level, ..EAGER };
                 let Some(merge) = self.table.merge(options, unpaced()).await.expect("merge") else { return };
                 // The table may grow before the commit, in rows and features.
                 self.land(meanwhile).await;
@@ -223,7 +223,7 @@ fn runs_stay_few_and_rows_are_written_as_often_as_there_are_levels() {
         let (files, spec) = (LossyFiles::new(3), small_spec());
         let table = open(&files, &spec).await;
         let (landings, per_level) = (70u64, 4usize);
-        let options = CompactionOptions { runs_per_level: per_level, ..EAGER };
+        let options = MergeOptions { runs_per_level: per_level, ..EAGER };
         // 4^3 is 64: at most three merges of a row, and so four levels.
         let levels = landings.ilog(per_level as u64) as usize;
         let (mut written, mut all) = (0, Vec::new());
@@ -252,11 +252,11 @@ fn what_does_not_fit_is_merged_two_by_two_and_what_is_too_large_is_left() {
         let (table, rows) = landed(&files, &spec, 4, 40).await;
         let snapshot = table.snapshot();
         let bytes: Vec<u64> = snapshot.files.iter().map(|file| file.bytes).collect();
-        let of = |merge_bytes| snapshot.runs_to_merge(&CompactionOptions { merge_bytes, ..EAGER }).len();
+        let of = |merge_bytes| snapshot.runs_to_merge(&MergeOptions { merge_bytes, ..EAGER }).len();
         let (all, most) = (bytes.iter().sum(), *bytes.iter().max().expect("files"));
         assert_eq!((of(all), of(most * 2), of(most)), (4, 2, 0));
 
-        let report = compact(&table, CompactionOptions { memory: 1, ..EAGER }, 0).await.expect("compact");
+        let report = compact(&table, MergeOptions { memory: 1, ..EAGER }, 0).await.expect("compact");
         assert_eq!(report.expect("something to merge").runs, 2);
         assert_table(&table.snapshot(), &rows);
     });

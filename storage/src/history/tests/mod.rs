@@ -18,8 +18,8 @@ use std::sync::Arc;
 use arrow_array::BinaryArray;
 
 use super::{
-    CompactReport, CompactionOptions, HistoryError, HistoryTable, HistoryViewSpec, MergedRuns, Pace, RowAt, Run,
-    RunBatch, SlotSet, TableSnapshot,
+    CompactReport, HistoryError, HistoryTable, HistoryViewSpec, MergeOptions, MergedRuns, Pace, RowAt, Run, RunBatch,
+    SlotSet, TableSnapshot,
 };
 use crate::files::Files;
 use crate::keys::encode_values;
@@ -260,8 +260,8 @@ pub(super) fn open_runs(
 }
 
 /// Merges as soon as it can be done, into files that are as small as can be.
-pub(super) const EAGER: CompactionOptions =
-    CompactionOptions { runs_per_level: 2, file_bytes: 1, memory: 64 << 20, merge_bytes: 1 << 40 };
+pub(super) const EAGER: MergeOptions =
+    MergeOptions { runs_per_level: 2, file_bytes: 1, memory: 64 << 20, merge_bytes: 1 << 40 };
 
 /// As fast as it goes.
 pub(super) fn unpaced() -> Pace {
@@ -271,7 +271,7 @@ pub(super) fn unpaced() -> Pace {
 /// One merge, if there is one to be made.
 pub(super) async fn compact(
     table: &HistoryTable,
-    options: CompactionOptions,
+    options: MergeOptions,
     now: i64,
 ) -> Result<Option<CompactReport>, HistoryError> {
     match table.merge(options, unpaced()).await? {
