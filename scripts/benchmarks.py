@@ -171,13 +171,13 @@ def three_lines(benchmarks):
         return told("online", title, column, "µs", keys="uniform", system=system)
 
     def join(system, column, unit):
-        wanted = {"system": system, "threads": 2, "answer as": "arrow"}
+        wanted = {"system": system, "answer as": "arrow"}
         return told("historical", "point-in-time join S", column, unit, **wanted)
 
     systems = [row["system"] for row in rows_of(benchmarks, "historical", "point-in-time join S")]
     duckdb, polars = (next((system for system in systems if system.startswith(name)), name) for name in ("duckdb", "polars"))
     spine, history = sizes(benchmarks)
-    hydrant, seconds, memory = "hydrant over Flight", "seconds", "peak memory MiB"
+    hydrant, seconds, memory = "hydrant over Flight to Python", "seconds", "peak memory MiB"
     head = benchmarks["online"].runs[-1][0] if "online" in benchmarks else {}
     keys = head.get("settings", {}).get("keys of each view")
     among = f", among {keys:,} keys" if keys else ""
@@ -203,8 +203,8 @@ def three_lines(benchmarks):
 def sizes(benchmarks):
     """Rows of the training set's spine, and of the history that it is joined with, in words."""
     settings = benchmarks["historical"].runs[-1][0]["settings"] if "historical" in benchmarks else {}
-    history = settings.get("views", 3) * settings.get("rows of each view", 5_000_000)
-    millions = (settings.get("spine rows", 1_000_000) / 1e6, history / 1e6)
+    scale = settings.get("scale", 1)
+    millions = (scale, 15 * scale)
     return tuple(f"{count:g} million" for count in millions)
 
 

@@ -89,4 +89,25 @@ def others():
     yield Promise("ingest", None, "batches of 100 rows", what, "at least 0.5")
 
 
-PROMISES = [*cpu(), *latency(), *under_load(), *services(), *others()]
+def joins():
+    def told(workload, what, promised, sink="arrow"):
+        return Promise("historical", workload, f"join {workload}, answer as {sink}", what, promised)
+
+    for sink in ("arrow", "parquet"):
+        yield told("S", "duckdb's seconds / Hydrant's", "at least 4", sink)
+        yield told("S", "polars's seconds / Hydrant's", "at least 3", sink)
+    inside = "seconds inside the server / a plain scan of the columns"
+    yield told("S", inside, "at most 4")
+    yield told("S", "seconds from the spine's last byte to the first rows", "under 1")
+    yield told("skew", "seconds / those of S", "at most 1.5")
+    yield told("M", "duckdb's seconds / Hydrant's", "at least 8")
+    yield told("M", "peak memory / DuckDB's", "at most 0.25")
+    yield told("M", inside, "at most 4")
+    yield told("M", "from the spine's last byte to the first rows / the whole", "at most 0.9")
+    yield told("small", "seconds", "under 1")
+    yield told("L", "memory that the server took for it, GiB", "at most 1")
+    yield told("L", "rows of spine and history a second / those of M", "at least 0.7")
+    yield told("L", "exponent of the seconds by rows of spine and history, from S", "at most 1.1")
+
+
+PROMISES = [*cpu(), *latency(), *under_load(), *services(), *others(), *joins()]

@@ -1,6 +1,7 @@
 //! What the operating system knows of a process and of the machine, and which cores a process may use.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -16,6 +17,21 @@ pub fn bytes_written(process: u32) -> Result<u64> {
     let text = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
     let field = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
     field.and_then(|bytes| bytes.parse().ok()).with_context(|| format!("{path} has no write_bytes"))
+}
+
+/// From now on, [`peak_memory`] is the most that the process takes from now on.
+pub fn reset_peak_memory(process: u32) -> Result<()> {
+    let path = format!("/proc/{process}/clear_refs");
+    fs::write(&path, "5").with_context(|| format!("can't write {path}"))
+}
+
+/// Free bytes of the disk that a folder is on.
+pub fn free_disk(folder: &Path) -> Result<u64> {
+    let output = Command::new("df").args(["--output=avail", "--block-size=1"]).arg(folder).output();
+    let output = output.context("can't run df")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let free = text.lines().nth(1).and_then(|line| line.trim().parse().ok());
+    free.with_context(|| format!("df told something else: {text}"))
 }
 
 /// CPU time that all processes of the machine have used so far, in microseconds; without what its host

@@ -131,6 +131,11 @@ impl Hydrant {
         self.process.id()
     }
 
+    /// Where it keeps what it stores.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     pub fn address(&self) -> &str {
         &self.address
     }

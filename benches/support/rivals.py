@@ -4,7 +4,7 @@ Both give what Hydrant gives: of rows with one key and time the later one counts
 after the ttl, and the answer is in the spine's order. It never reads anything but these files, and
 prints one JSON object: seconds of each run, peak memory, and sums by which the answers are compared.
 
-    rivals.py duckdb|polars FOLDER THREADS RUNS arrow|parquet TTL_DAYS
+    rivals.py duckdb|polars FOLDER SPINE THREADS RUNS arrow|parquet TTL_DAYS
 """
 
 import json
@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 
-engine, folder, threads, runs, sink, ttl_days = sys.argv[1:]
+engine, folder, spine, threads, runs, sink, ttl_days = sys.argv[1:]
 threads, runs, ttl_days = int(threads), int(runs), int(ttl_days)
 os.environ["POLARS_MAX_THREADS"] = str(threads)
 
@@ -44,7 +44,7 @@ def run_duckdb():
         fresh = f"s.{TIME} - {alias}.{TIME} <= INTERVAL {ttl_days} DAY"
         columns += [f"CASE WHEN {fresh} THEN {alias}.{name} END AS {view}__{name}" for name in FEATURES]
     query = (
-        f"WITH {', '.join(views)} SELECT {', '.join(columns)} FROM '{file('spine')}' s {' '.join(joins)} ORDER BY s.row"
+        f"WITH {', '.join(views)} SELECT {', '.join(columns)} FROM '{spine}' s {' '.join(joins)} ORDER BY s.row"
     )
     if sink == "parquet":
         connection.execute(f"COPY ({query}) TO '{OUTPUT}' (FORMAT parquet, COMPRESSION snappy)")
@@ -55,7 +55,7 @@ def run_duckdb():
 def run_polars():
     import polars
 
-    answer = polars.scan_parquet(file("spine")).sort(TIME)
+    answer = polars.scan_parquet(spine).sort(TIME)
     for view, key in VIEWS:
         # The files are in order of time and, within it, of arrival.
         rows = polars.scan_parquet(file(view)).drop("seq")

@@ -6,15 +6,10 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use futures::StreamExt as _;
-use hydrant::error::Code;
-use hydrant::rpc::client::{Client, Refusal};
-use hydrant_proto::v1;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
@@ -48,7 +43,7 @@ impl HistoryShape {
         folder.join(format!("{}.parquet", self.name))
     }
 
-    fn source(&self) -> String {
+    pub fn source(&self) -> String {
         format!("{}_rows", self.name)
     }
 
@@ -85,22 +80,6 @@ impl HistoryShape {
         Ok(())
     }
 
-    /// Ingests the file by Flight and gives the number of rows.
-    pub async fn load(self, client: &Client, folder: &Path) -> Result<u64> {
-        let reader = read(&self.path(folder), BATCH_ROWS)?;
-        let schema = reader.schema_without_metadata();
-        let batches = futures::stream::iter(reader.0).map(|batch| {
-            batch.map_err(|error| Refusal::new(Code::Internal, "ROWS", format!("the rows can't be read: {error}")))
-        });
-        let command = v1::IngestCommand { source: self.source(), ignore_extra: true, ..Default::default() };
-        let mut answers = client.put(command, schema, batches).await?;
-        let mut rows = 0;
-        while let Some(answer) = answers.next().await {
-            rows += answer?.rows;
-        }
-        Ok(rows)
-    }
-
     fn definitions(&self) -> String {
         let Self { name, key, .. } = self;
         let source = self.source();
@@ -131,20 +110,33 @@ pub fn definitions() -> String {
     )
 }
 
-pub fn spine_path(folder: &Path) -> PathBuf {
-    folder.join("spine.parquet")
+/// How long a spine is, and which keys it asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct SpineShape {
+    pub rows: usize,
+    pub keys: Keys,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    Uniform,
+    OneInHalfOfTheRows,
 }
 
 /// Writes a spine in no order of time or key: a row number, a key of each view, an event time.
-pub fn write_spine(folder: &Path, rows: usize) -> Result<()> {
+pub fn write_spine(path: &Path, shape: SpineShape) -> Result<()> {
+    let rows = shape.rows;
     let mut random = Random::new(3);
-    let mut writer = writer(&spine_path(folder), spine_schema())?;
+    let mut writer = writer(path, spine_schema())?;
     for start in (0..rows).step_by(BATCH_ROWS) {
         let numbers = start..rows.min(start + BATCH_ROWS);
         let mut columns: Vec<ArrayRef> = vec![Arc::new(numbers.clone().map(|row| row as i64).collect::<Int64Array>())];
         for view in VIEWS {
-            let keys = numbers.clone().map(|_| random.below(view.entities) as i64);
-            columns.push(Arc::new(keys.collect::<Int64Array>()));
+            let key = |row: usize| match shape.keys {
+                Keys::OneInHalfOfTheRows if row.is_multiple_of(2) => 0,
+                _ => random.below(view.entities) as i64,
+            };
+            columns.push(Arc::new(numbers.clone().map(key).collect::<Int64Array>()));
         }
         let span = (DAYS * 86_400) as u64;
         let times = numbers.clone().map(|_| START + random.below(span) as i64 * SECOND);
@@ -161,22 +153,6 @@ pub fn spine_schema() -> SchemaRef {
     fields.extend(VIEWS.iter().map(|view| Field::new(view.key, DataType::Int64, false)));
     fields.push(Field::new("event_timestamp", micros(), false));
     Arc::new(Schema::new(fields))
-}
-
-/// A Parquet file, batch by batch.
-pub struct Batches(pub ParquetRecordBatchReader);
-
-impl Batches {
-    pub fn schema_without_metadata(&self) -> SchemaRef {
-        use arrow_array::RecordBatchReader as _;
-        self.0.schema()
-    }
-}
-
-pub fn read(path: &Path, batch_rows: usize) -> Result<Batches> {
-    ensure!(path.is_file(), "there is no {}", path.display());
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?;
-    Ok(Batches(reader.with_batch_size(batch_rows).build()?))
 }
 
 pub fn writer(path: &Path, schema: SchemaRef) -> Result<ArrowWriter<File>> {

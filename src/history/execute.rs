@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow_array::{RecordBatch, UInt16Array};
 use hydrant_storage::history::{MergedRuns, RunBatch};
@@ -34,6 +35,19 @@ pub struct Outcome {
     pub content_hash: String,
     /// By output column.
     pub nulls: Vec<u64>,
+    pub busy: Busy,
+}
+
+/// What a join's own work took, by the clock; waiting for the client, for partitions and for a place is
+/// no part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// Taking the spine in.
+    pub intake: Duration,
+    /// Sorting it and walking the views.
+    pub walk: Duration,
+    /// Putting the answer together.
+    pub zip: Duration,
 }
 
 /// All rows that count, found and put down; history isn't read any more.
@@ -44,6 +58,8 @@ pub struct Findings {
     rows: u64,
     differing: u64,
     spine_hash: String,
+    intake: Duration,
+    walk: Duration,
 }
 
 impl Findings {
@@ -57,10 +73,11 @@ impl Findings {
         open: impl Fn(usize, &SortedSpine) -> Result<R, JoinError> + Sync,
         stop: &Stop,
     ) -> Result<Self, JoinError> {
+        let begun = Instant::now();
         let for_hits = budget.for_hits(&spine);
         let pending_hits = budget.for_pending_hits(plan, for_hits);
         let hit_memory = HitMemory::new(for_hits / 4 * 3);
-        let Spine { sorters, pieces, rows, last_time, digest } = spine;
+        let Spine { sorters, pieces, rows, last_time, digest, busy: intake } = spine;
         let (ranges, range_of) = pieces.ranges(plan, budget);
         let ranges = Arc::new(ranges);
         let sort = |(number, sorter): (usize, SpineSorter)| Ok((number, sorter.finish(stop)?));
@@ -92,7 +109,7 @@ impl Findings {
         }
         let spine_hash = digest.finish(&plan.spine);
         let zip = Zip::new(plan.clone(), pieces, ranges, range_of, hits)?;
-        Ok(Self { plan: plan.clone(), zip, rows, differing, spine_hash })
+        Ok(Self { plan: plan.clone(), zip, rows, differing, spine_hash, intake, walk: begun.elapsed() })
     }
 
     /// Answers through `emit`, in the spine's order.
@@ -101,7 +118,12 @@ impl Findings {
         stop: &Stop,
         mut emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
     ) -> Result<Outcome, JoinError> {
-        while let Some(batch) = self.zip.next_batch()? {
+        let mut zip = Duration::ZERO;
+        loop {
+            let begun = Instant::now();
+            let next = self.zip.next_batch()?;
+            zip += begun.elapsed();
+            let Some(batch) = next else { break };
             stop.check()?;
             emit(batch)?;
         }
@@ -115,6 +137,7 @@ impl Findings {
             spine_hash: self.spine_hash,
             content_hash: format!("{:032x}", content.digest128()),
             nulls: self.zip.nulls().to_vec(),
+            busy: Busy { intake: self.intake, walk: self.walk, zip },
         })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hydrant_storage::names::Name;
 
+use super::execute::Busy;
 use super::failure::JoinError;
 use super::report::Report;
 use crate::counter::Counter;
@@ -19,6 +20,9 @@ pub struct HistoryMetrics {
     pub lookup_keys: Arc<Counter>,
     pub spilled: Arc<Counter>,
     pub damaged: Arc<Counter>,
+    pub intake_time: Arc<Counter>,
+    pub walk_time: Arc<Counter>,
+    pub zip_time: Arc<Counter>,
     /// What lies in spill files now.
     spilled_now: AtomicU64,
 }
@@ -37,6 +41,21 @@ impl Default for HistoryMetrics {
                 "hydrant.history.damaged",
                 "reads that met a damaged page, row of a tail or spilled piece",
             ),
+            intake_time: Counter::new(
+                "hydrant.history.intake.time",
+                "us",
+                "time that training sets made took to take their spines in",
+            ),
+            walk_time: Counter::new(
+                "hydrant.history.walk.time",
+                "us",
+                "time that training sets made took to sort their spines and to walk history",
+            ),
+            zip_time: Counter::new(
+                "hydrant.history.zip.time",
+                "us",
+                "time that training sets made took to put their answers together, waits for clients left out",
+            ),
             spilled_now: AtomicU64::new(0),
         }
     }
@@ -53,6 +72,9 @@ impl HistoryMetrics {
             &self.lookup_keys,
             &self.spilled,
             &self.damaged,
+            &self.intake_time,
+            &self.walk_time,
+            &self.zip_time,
         ];
         all.into_iter().cloned().collect()
     }
@@ -69,6 +91,13 @@ impl HistoryMetrics {
 
     pub(super) fn release_spilled(&self, bytes: u64) {
         self.spilled_now.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_busy(&self, busy: &Busy) {
+        let Busy { intake, walk, zip } = *busy;
+        for (counter, time) in [(&self.intake_time, intake), (&self.walk_time, walk), (&self.zip_time, zip)] {
+            counter.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        }
     }
 
     pub(super) fn note(&self, tenant: &Name, outcome: &Result<Report, JoinError>) {

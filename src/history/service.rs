@@ -65,7 +65,7 @@ pub struct HistoryOptions {
 impl HistoryOptions {
     pub fn new(spill_directory: PathBuf) -> Self {
         Self {
-            memory: 256 << 20,
+            memory: 512 << 20,
             max_spine_rows: 1_000_000_000,
             max_spill: 64 << 30,
             spill_directory,
@@ -239,7 +239,7 @@ impl SpineIntake {
             let _span = span.entered();
             // A thread of the runtime has to serve others afterwards, and can't be raised again.
             let not_started = |error| Error::internal(format!("no thread for a training set: {error}"));
-            let made = standing_back(Work::Training, || task.run(&sender));
+            let made = standing_back(Work::Training, || task.run(&sender, &history.metrics));
             let outcome = made.unwrap_or_else(|error| Err(not_started(error).into()));
             history.metrics.note(&tenant, &outcome);
             if let Err(error) = &outcome {
@@ -263,7 +263,7 @@ struct Task {
 }
 
 impl Task {
-    fn run(self, answer: &Answer) -> Result<Report, JoinError> {
+    fn run(self, answer: &Answer, metrics: &HistoryMetrics) -> Result<Report, JoinError> {
         let Self { plan, spine, budget, views, cutoff } = self;
         let open = |number: usize, part: &SortedSpine| {
             let join = &plan.joins[number];
@@ -278,6 +278,7 @@ impl Task {
         // A slow client must not keep old rows on disk.
         drop(views);
         let outcome = findings.answer(&answer.stop, |batch| answer.send(batch))?;
+        metrics.note_busy(&outcome.busy);
         Ok(report(&plan, tables, cutoff, outcome))
     }
 }

@@ -113,7 +113,7 @@ impl ViewRows {
         let (slots, cutoff) = (Some(wanted.slots), wanted.cutoff);
         let open = |chain: &Chain<'_>| {
             stop.check()?;
-            let run = self.table.open_chain(chain, projection, slots)?;
+            let run = self.table.open_chain_in_order(chain, projection, slots, cutoff)?;
             Ok(OpenRun { bytes: run.open_bytes(), run: Box::new(Stoppable::new(run, stop)) })
         };
         let mut chains = self.table.chains_with(slots, cutoff);

@@ -3,6 +3,7 @@
 //! here.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
@@ -47,6 +48,7 @@ pub struct SpineWriter {
     rows: u64,
     last_time: Micros,
     key: Vec<u8>,
+    busy: Duration,
 }
 
 /// A whole spine.
@@ -59,6 +61,8 @@ pub struct Spine {
     /// The greatest event time.
     pub last_time: Micros,
     pub digest: TableDigest,
+    /// What taking it in took.
+    pub busy: Duration,
 }
 
 /// The spine's rows as they came, with their times in microseconds in a last column.
@@ -161,11 +165,19 @@ impl SpineWriter {
             rows: 0,
             last_time: Micros::MIN,
             key: Vec::new(),
+            busy: Duration::ZERO,
         }
     }
 
     /// Takes the next rows. After an error the spine is of no use.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<(), JoinError> {
+        let begun = Instant::now();
+        let taken = self.take(batch);
+        self.busy += begun.elapsed();
+        taken
+    }
+
+    fn take(&mut self, batch: &RecordBatch) -> Result<(), JoinError> {
         if batch.schema().fields() != self.plan.spine.fields() {
             return Err(Error::invalid(
                 "SPINE_SCHEMA_CHANGED",
@@ -210,8 +222,8 @@ impl SpineWriter {
     }
 
     pub fn finish(self) -> Result<Spine, JoinError> {
-        let Self { sorters, pieces, digest, rows, last_time, .. } = self;
-        Ok(Spine { sorters, pieces: pieces.finish()?, rows, last_time, digest })
+        let Self { sorters, pieces, digest, rows, last_time, busy, .. } = self;
+        Ok(Spine { sorters, pieces: pieces.finish()?, rows, last_time, digest, busy })
     }
 }
 

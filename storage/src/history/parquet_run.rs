@@ -49,6 +49,21 @@ pub struct ParquetRun {
     constants: HashMap<&'static str, i64>,
     /// Whether each row of that row group was known when it happened, so that one column tells both.
     known_at_once: bool,
+    stand_ins: Option<StandIns>,
+    /// A batch's worth of each of the constants that are as long as a time, for all batches.
+    repeated: HashMap<&'static str, ScalarBuffer<i64>>,
+}
+
+/// What stands in for columns that tell nothing but where rows came from, so that these needn't be
+/// read: positions that order the file's rows among those of all others as their own do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StandIns {
+    /// The frame of all rows.
+    pub frame: u64,
+    /// Their ordinals ascend from here.
+    pub first_ordinal: u32,
+    /// The ingest time of all rows, if theirs needn't be told apart.
+    pub ingest_time: Option<Micros>,
 }
 
 /// What is still wanted of a row group.
@@ -77,11 +92,14 @@ impl ParquetRun {
         spec: &HistoryViewSpec,
         projection: &[usize],
         slots: Option<&SlotSet>,
+        stand_ins: Option<StandIns>,
     ) -> Result<Self, HistoryError> {
         let (reader, metadata) = CheckedFile::open(files, path, len, facts.end)?;
         let features: Vec<(String, DataType)> =
             projection.iter().map(|index| &spec.features[*index]).map(|(name, t)| (name.to_string(), *t)).collect();
-        let wanted_columns = schema::ROW_COLUMNS.iter().copied().chain(features.iter().map(|(name, _)| name.as_str()));
+        let is_read = |name: &&str| !stand_ins.is_some_and(|stand_ins| stand_ins.replaces(name));
+        let row_columns = schema::ROW_COLUMNS.iter().copied().filter(is_read);
+        let wanted_columns = row_columns.chain(features.iter().map(|(name, _)| name.as_str()));
         let roots = metadata.parquet_schema().root_schema().get_fields();
         let place = |name: &str| roots.iter().position(|root| root.name() == name);
         let mask = ProjectionMask::roots(metadata.parquet_schema(), wanted_columns.filter_map(place));
@@ -107,6 +125,8 @@ impl ParquetRun {
             rows: None,
             constants: HashMap::new(),
             known_at_once: false,
+            stand_ins,
+            repeated: HashMap::new(),
         })
     }
 
@@ -134,12 +154,25 @@ impl ParquetRun {
         parquet.memory_size() + parquet.row_groups().iter().map(of_group).max().unwrap_or_default()
     }
 
+    /// The place in the file of the first row that comes next, or of an earlier one after the last that
+    /// came.
+    fn next_row(&self) -> usize {
+        let Some(group) = self.groups.front() else { return 0 };
+        let before = self.metadata.metadata().row_groups().iter().take(group.index);
+        let rows_before: i64 = before.map(RowGroupMetaData::num_rows).sum();
+        usize::try_from(rows_before).unwrap_or_default() + group.wanted.front().map_or(0, |rows| rows.start)
+    }
+
     fn start_group(&mut self) -> Result<(), HistoryError> {
         let Some(group) = self.groups.front() else { return Ok(()) };
         let row_group = self.metadata.metadata().row_group(group.index);
         let total = usize::try_from(row_group.num_rows()).map_err(|error| self.reader.error(&error))?;
         let selection = RowSelection::from_consecutive_ranges(group.wanted.iter().cloned(), total);
         self.constants = constants(row_group);
+        if let Some(stand_ins) = &self.stand_ins {
+            self.constants.extend(stand_ins.constants());
+        }
+        self.repeated = repeated(&self.constants, self.batch_rows);
         self.known_at_once = group.wanted_rows() == total && self.is_known_at_once(row_group)?;
         let parquet = self.metadata.parquet_schema();
         let is_spared =
@@ -204,8 +237,8 @@ impl ParquetRun {
             None => Err(damaged(format!("{name} is of another type"))),
         };
         let times = |name: &str| -> Result<ScalarBuffer<Micros>, HistoryError> {
-            match constant(name) {
-                Some(time) => Ok(vec![time; rows].into()),
+            match self.repeated.get(name) {
+                Some(times) => Ok(times.slice(0, rows)),
                 None => match column(name)?.as_primitive_opt::<TimestampMicrosecondType>() {
                     Some(values) => Ok(values.values().clone()),
                     None => Err(damaged(format!("{name} is of another type"))),
@@ -225,18 +258,22 @@ impl ParquetRun {
             }
         };
         let counter = |name: &str| -> Result<ScalarBuffer<u64>, HistoryError> {
-            match constant(name) {
-                Some(value) => Ok(vec![value.cast_unsigned(); rows].into()),
-                // The same bits are read as another type.
+            // The same bits are read as another type.
+            match self.repeated.get(name) {
+                Some(numbers) => Ok(ScalarBuffer::from(numbers.inner().slice_with_length(0, rows * size_of::<u64>()))),
                 None => match column(name)?.as_primitive_opt::<Int64Type>() {
                     Some(values) => Ok(ScalarBuffer::from(values.values().inner().clone())),
                     None => Err(damaged(format!("{name} is of another type"))),
                 },
             }
         };
-        let ordinals = match constant(schema::ORDINAL) {
-            Some(value) => vec![value as u32; rows].into(),
-            None => ScalarBuffer::from(int32(schema::ORDINAL)?.inner().clone()),
+        let ordinals = match (self.stand_ins, constant(schema::ORDINAL)) {
+            (Some(stand_ins), _) => {
+                let first = stand_ins.first_ordinal + self.next_row() as u32;
+                (first..first + rows as u32).collect()
+            }
+            (None, Some(value)) => vec![value as u32; rows].into(),
+            (None, None) => ScalarBuffer::from(int32(schema::ORDINAL)?.inner().clone()),
         };
         let keys = column(schema::KEY)?;
         let keys: &BinaryArray =
@@ -366,6 +403,26 @@ impl Group {
         }
         skipped
     }
+}
+
+impl StandIns {
+    fn replaces(&self, column: &str) -> bool {
+        matches!(column, schema::FRAME | schema::ORDINAL | schema::REVISION)
+            || column == schema::INGEST_TIME && self.ingest_time.is_some()
+    }
+
+    /// What all rows hold in the columns that are replaced, but for the ordinals.
+    fn constants(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        let ingest_time = self.ingest_time.map(|time| (schema::INGEST_TIME, time));
+        [(schema::FRAME, self.frame.cast_signed()), (schema::REVISION, 0)].into_iter().chain(ingest_time)
+    }
+}
+
+/// Of the constants those of columns of 8 bytes, so many times.
+fn repeated(constants: &HashMap<&'static str, i64>, rows: usize) -> HashMap<&'static str, ScalarBuffer<i64>> {
+    let wide =
+        [schema::EVENT_TIME, schema::KNOWN_TIME, schema::INGEST_TIME, schema::FRAME, schema::REVISION].into_iter();
+    wide.filter_map(|name| constants.get(name).map(|value| (name, vec![*value; rows].into()))).collect()
 }
 
 /// The columns of rows that hold one number in a whole row group, and none of them null.

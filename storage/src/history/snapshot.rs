@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::files::Files;
 use crate::history::delta::ListedFile;
-use crate::history::parquet_run::ParquetRun;
+use crate::history::parquet_run::{ParquetRun, StandIns};
 use crate::history::schema::HistoryViewSpec;
 use crate::history::writer::FileFacts;
 use crate::history::{HistoryError, Run, RunBatch, SlotSet};
@@ -52,6 +52,9 @@ impl Pin {
 #[derive(Clone, Debug)]
 pub struct Chain<'a> {
     files: Vec<&'a DataFile>,
+    /// Whether all frames of its rows are before, or all are after, those of each of the chains that it
+    /// was given with.
+    is_apart: bool,
 }
 
 impl DataFile {
@@ -90,6 +93,16 @@ impl<'a> Chain<'a> {
         self.files.iter().map(|file| file.bytes).sum()
     }
 
+    /// The first and the last frame of its rows.
+    fn frames(&self) -> (u64, u64) {
+        let first = self.files.iter().map(|file| file.facts.first_frame).min().unwrap_or_default();
+        (first, self.files.iter().map(|file| file.facts.last_frame).max().unwrap_or_default())
+    }
+
+    fn rows(&self) -> u64 {
+        self.files.iter().map(|file| file.rows()).sum()
+    }
+
     /// How often its rows have been merged at most; 0: they are as they landed.
     pub fn level(&self) -> u32 {
         self.files.iter().filter_map(|file| file.facts.place).map(|place| place.level).max().unwrap_or(0)
@@ -110,8 +123,7 @@ impl TableSnapshot {
         projection: &[usize],
         slots: Option<&SlotSet>,
     ) -> Result<ParquetRun, HistoryError> {
-        let path = self.directory.join(&file.name);
-        ParquetRun::open(&self.store, path, file.bytes, &file.facts, &self.spec, projection, slots)
+        self.open_file(file, projection, slots, None)
     }
 
     /// All files that may hold rows of the slots ingested at or before the cut-off.
@@ -134,9 +146,10 @@ impl TableSnapshot {
         for file in self.files_with(slots, cutoff) {
             match chains.last_mut().filter(|chain| chain.files[0].is_of_one_run_with(file)) {
                 Some(chain) => chain.files.push(file),
-                None => chains.push(Chain { files: vec![file] }),
+                None => chains.push(Chain { files: vec![file], is_apart: false }),
             }
         }
+        note_those_apart(&mut chains);
         chains
     }
 
@@ -147,13 +160,57 @@ impl TableSnapshot {
         projection: &[usize],
         slots: Option<&SlotSet>,
     ) -> Result<ChainRun, HistoryError> {
-        let mut files: VecDeque<DataFile> = chain.files.iter().map(|file| (*file).clone()).collect();
-        let open = match files.pop_front() {
-            Some(first) => Some((self.open_run(&first, projection, slots)?, first)),
-            None => None,
+        let files = chain.files.iter().map(|file| ((*file).clone(), None)).collect();
+        self.chain_run(files, projection, slots)
+    }
+
+    /// A chain as one run whose rows are only to be put in order with those of the chains that it was
+    /// given with, and to be left out by ingest time: where that allows it, their positions are
+    /// stand-ins that order as their own do, their revisions 0, and their ingest times ones that are
+    /// before the cut-off as theirs are. So these columns, which hardly compress, aren't read. Blocks.
+    pub fn open_chain_in_order(
+        &self,
+        chain: &Chain<'_>,
+        projection: &[usize],
+        slots: Option<&SlotSet>,
+        cutoff: Option<Micros>,
+    ) -> Result<ChainRun, HistoryError> {
+        // All rows are in one frame then: the first, so that tails and later chains come after it.
+        let frame = Some(chain.frames().0).filter(|_| chain.is_apart && u32::try_from(chain.rows()).is_ok());
+        let mut rows_before = 0;
+        let stand_ins = |file: &DataFile| {
+            let first_ordinal = rows_before;
+            rows_before += file.rows() as u32;
+            let last = file.ingest_times().1;
+            let ingest_time = cutoff.is_none_or(|cutoff| last <= cutoff).then_some(last);
+            frame.map(|frame| StandIns { frame, first_ordinal, ingest_time })
         };
-        let projection = projection.to_vec();
-        Ok(ChainRun { snapshot: self.without_files(), projection, slots: slots.cloned(), open, files })
+        let files: Vec<DataFile> = chain.files.iter().map(|file| (*file).clone()).collect();
+        let stand_ins: Vec<Option<StandIns>> = files.iter().map(stand_ins).collect();
+        self.chain_run(files.into_iter().zip(stand_ins).collect(), projection, slots)
+    }
+
+    fn chain_run(
+        &self,
+        files: VecDeque<(DataFile, Option<StandIns>)>,
+        projection: &[usize],
+        slots: Option<&SlotSet>,
+    ) -> Result<ChainRun, HistoryError> {
+        let (projection, slots) = (projection.to_vec(), slots.cloned());
+        let mut run = ChainRun { snapshot: self.without_files(), projection, slots, open: None, files };
+        run.open_next()?;
+        Ok(run)
+    }
+
+    fn open_file(
+        &self,
+        file: &DataFile,
+        projection: &[usize],
+        slots: Option<&SlotSet>,
+        stand_ins: Option<StandIns>,
+    ) -> Result<ParquetRun, HistoryError> {
+        let path = self.directory.join(&file.name);
+        ParquetRun::open(&self.store, path, file.bytes, &file.facts, &self.spec, projection, slots, stand_ins)
     }
 
     /// What opening a file takes, without holding on to all files.
@@ -161,6 +218,20 @@ impl TableSnapshot {
         let Self { delta_version, landed_through, .. } = *self;
         let (spec, directory, store) = (self.spec.clone(), self.directory.clone(), self.store.clone());
         Self { delta_version, landed_through, files: Vec::new(), spec, directory, store }
+    }
+}
+
+/// Frames of a chain that lie between those of another can't be told apart by where the chains begin.
+fn note_those_apart(chains: &mut [Chain<'_>]) {
+    let mut frames: Vec<(u64, u64, usize)> =
+        chains.iter().enumerate().map(|(index, chain)| (chain.frames().0, chain.frames().1, index)).collect();
+    frames.sort_unstable();
+    let mut last_before = None;
+    for (place, (first, last, index)) in frames.iter().enumerate() {
+        let is_after = last_before.is_none_or(|before| before < *first);
+        let is_before = frames.get(place + 1).is_none_or(|(next, ..)| last < next);
+        chains[*index].is_apart = is_after && is_before;
+        last_before = last_before.max(Some(*last));
     }
 }
 
@@ -172,7 +243,7 @@ pub struct ChainRun {
     slots: Option<SlotSet>,
     open: Option<(ParquetRun, DataFile)>,
     /// Those that come after it.
-    files: VecDeque<DataFile>,
+    files: VecDeque<(DataFile, Option<StandIns>)>,
 }
 
 impl ChainRun {
@@ -185,8 +256,8 @@ impl ChainRun {
     fn open_next(&mut self) -> Result<bool, HistoryError> {
         // What the last one took goes before the next one takes its own.
         self.open = None;
-        let Some(file) = self.files.pop_front() else { return Ok(false) };
-        let run = self.snapshot.open_run(&file, &self.projection, self.slots.as_ref())?;
+        let Some((file, stand_ins)) = self.files.pop_front() else { return Ok(false) };
+        let run = self.snapshot.open_file(&file, &self.projection, self.slots.as_ref(), stand_ins)?;
         self.open = Some((run, file));
         Ok(true)
     }
@@ -212,7 +283,7 @@ impl Run for ChainRun {
             self.open = None;
         }
         if self.open.is_none() {
-            while self.files.front().is_some_and(ends_before) {
+            while self.files.front().is_some_and(|(file, _)| ends_before(file)) {
                 self.files.pop_front();
             }
             self.open_next()?;

@@ -326,13 +326,17 @@ fn column_properties(properties: WriterPropertiesBuilder, name: &str, data_type:
         DataType::List(element) => (parts(&[name, "list", "element"]), element),
         DataType::Vector(_) => (parts(&[name, "list", "element"]), ScalarType::Float32),
     };
+    let is_float = matches!(element, ScalarType::Float32 | ScalarType::Float64);
     let mut properties = properties;
+    if is_float {
+        // Most of what is read, and what gains least from the slower of the two.
+        properties = properties.set_column_compression(path.clone(), Compression::LZ4_RAW);
+    }
     if !matches!(data_type, DataType::Scalar(_)) {
         properties = properties.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
     }
     // A dictionary finds a number by what it equals, and -0.0 equals 0.0; floats keep their bits.
-    let exact = !matches!(element, ScalarType::Float32 | ScalarType::Float64);
-    properties.set_column_dictionary_enabled(path, exact)
+    properties.set_column_dictionary_enabled(path, !is_float)
 }
 
 fn to_error(path: &Path, error: ParquetError) -> HistoryError {

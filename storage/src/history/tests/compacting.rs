@@ -1,9 +1,12 @@
 //! Any rows, landed in any cuts and merged at any moments, read back as if they had been sorted whole.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::files::LossyFiles;
+use crate::history::Chain;
 
 /// (key, event time, known time, seed of the values, deleted)
 type Drawn = (u16, i64, i64, u64, bool);
@@ -143,6 +146,7 @@ proptest! {
                     place = (place + 1).min(in_time.len());
                 }
             }
+            assert_order(&snapshot, &in_time, &some_features, cutoff);
             // Leaving out slots leaves out no row of the others.
             let wanted: SlotSet = targets.iter().map(|number| key(*number).0).collect();
             let mut pruned = merged(&snapshot, &some_features, Some(&wanted), cutoff);
@@ -155,6 +159,53 @@ proptest! {
             }
         });
     }
+}
+
+/// Read for their order only, the rows are the same in the same order, and their positions say of rows
+/// at one instant which comes first.
+fn assert_order(snapshot: &TableSnapshot, expected: &[Row], projection: &[usize], cutoff: Option<i64>) {
+    let open = |chain: &Chain<'_>| {
+        Box::new(snapshot.open_chain_in_order(chain, projection, None, cutoff).expect("open")) as Box<dyn Run>
+    };
+    let runs = snapshot.chains_with(None, cutoff).iter().map(open).collect();
+    let mut cursor = MergedRuns::new(runs, cutoff).expect("merge");
+    let mut before: Option<RowAt> = None;
+    for row in expected {
+        let read = cursor.peek().unwrap_or_else(|| panic!("the row {:?} is missing", row.order())).clone();
+        let told = RowVersion { position: row.version.position, ..read.version() };
+        assert_eq!((read.slot(), read.key(), told), row.order());
+        assert_eq!((read.deleted(), usize::from(read.feature_count())), (row.deleted, row.values.len()), "{row:?}");
+        for (column, index) in read.batch.features.iter().zip(projection) {
+            let found = value_at(column, snapshot.spec().features[*index].1, read.index).expect("the feature's type");
+            let wanted = if row.deleted { None } else { row.values.get(*index) };
+            assert!(found.same_bits(wanted.unwrap_or(&Value::Null)), "{found:?} in place of {wanted:?}");
+        }
+        assert!(before.is_none_or(|before| before.compare(&read).is_lt()), "{row:?}");
+        assert!(read.version().position.frame <= snapshot.landed_through, "tails come after it");
+        cursor.advance().expect("advance");
+        before = Some(read);
+    }
+    assert!(cursor.peek().is_none(), "more rows than expected");
+}
+
+#[test]
+fn what_tells_where_rows_come_from_is_not_read_where_only_their_order_is_wanted() {
+    block_on(async {
+        let (files, spec) = (LossyFiles::new(5), small_spec());
+        let (table, _) = landed(&files, &spec, 3, 40).await;
+        compact(&table, EAGER, FAR_AHEAD).await.expect("compact").expect("a merge");
+        table.land(ModelRun::new(&spec, &[row(1, 0, 0, 4, 0)], 7), 4, 0).await.expect("land");
+        let snapshot = table.snapshot();
+        for chain in snapshot.chains_with(None, None) {
+            let mut run = snapshot.open_chain_in_order(&chain, &[0], None, None).expect("open");
+            let mut frames = BTreeSet::new();
+            while let Some(batch) = run.next().expect("read") {
+                assert!(batch.revisions.iter().all(|revision| *revision == 0));
+                frames.extend(batch.frames.iter().copied());
+            }
+            assert_eq!(frames.len(), 1, "{chain:?}");
+        }
+    });
 }
 
 /// So many landings of `rows` rows each.
