@@ -14,6 +14,7 @@ mod hits;
 mod lookup;
 mod metrics;
 pub mod plan;
+pub mod reading;
 mod report;
 mod service;
 mod sort;

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use crate::files::Files;
 use crate::history::delta::ListedFile;
+use crate::history::footers::Footers;
 use crate::history::parquet_run::ParquetRun;
 use crate::history::schema::HistoryViewSpec;
-use crate::history::writer::FileFacts;
+use crate::history::sought::Sought;
+use crate::history::writer::{FileFacts, FileShape};
 use crate::history::{HistoryError, Run, RunBatch, SlotSet};
 use crate::order::Micros;
 
@@ -26,6 +28,9 @@ pub struct TableSnapshot {
     pub(super) spec: Arc<HistoryViewSpec>,
     pub(super) directory: PathBuf,
     pub(super) store: Arc<dyn Files>,
+    pub(super) footers: Arc<Footers>,
+    /// Of the files that are written next.
+    pub(super) shape: FileShape,
 }
 
 /// A data file: rows in history order.
@@ -110,8 +115,19 @@ impl TableSnapshot {
         projection: &[usize],
         slots: Option<&SlotSet>,
     ) -> Result<ParquetRun, HistoryError> {
-        let path = self.directory.join(&file.name);
-        ParquetRun::open(&self.store, path, file.bytes, &file.facts, &self.spec, projection, slots)
+        self.open_run_for(file, projection, &Sought::of_slots(slots))
+    }
+
+    /// A file as a run, without the row groups and pages that hold nothing that is looked for; other
+    /// rows may come all the same. Blocks.
+    pub fn open_run_for(
+        &self,
+        file: &DataFile,
+        projection: &[usize],
+        sought: &Sought,
+    ) -> Result<ParquetRun, HistoryError> {
+        let (path, known) = (self.directory.join(&file.name), (file.bytes, &file.facts));
+        ParquetRun::open(&self.store, path, known, &self.spec, projection, sought, &self.footers)
     }
 
     /// All files that may hold rows of the slots ingested at or before the cut-off.
@@ -147,20 +163,31 @@ impl TableSnapshot {
         projection: &[usize],
         slots: Option<&SlotSet>,
     ) -> Result<ChainRun, HistoryError> {
+        self.open_chain_for(chain, projection, &Arc::new(Sought::of_slots(slots)))
+    }
+
+    /// A chain as one run, as [`TableSnapshot::open_run_for`] gives one of a file. Blocks.
+    pub fn open_chain_for(
+        &self,
+        chain: &Chain<'_>,
+        projection: &[usize],
+        sought: &Arc<Sought>,
+    ) -> Result<ChainRun, HistoryError> {
         let mut files: VecDeque<DataFile> = chain.files.iter().map(|file| (*file).clone()).collect();
         let open = match files.pop_front() {
-            Some(first) => Some((self.open_run(&first, projection, slots)?, first)),
+            Some(first) => Some((self.open_run_for(&first, projection, sought)?, first)),
             None => None,
         };
         let projection = projection.to_vec();
-        Ok(ChainRun { snapshot: self.without_files(), projection, slots: slots.cloned(), open, files })
+        Ok(ChainRun { snapshot: self.without_files(), projection, sought: sought.clone(), open, files })
     }
 
     /// What opening a file takes, without holding on to all files.
     fn without_files(&self) -> Self {
-        let Self { delta_version, landed_through, .. } = *self;
+        let Self { delta_version, landed_through, shape, .. } = *self;
         let (spec, directory, store) = (self.spec.clone(), self.directory.clone(), self.store.clone());
-        Self { delta_version, landed_through, files: Vec::new(), spec, directory, store }
+        let footers = self.footers.clone();
+        Self { delta_version, landed_through, files: Vec::new(), spec, directory, store, footers, shape }
     }
 }
 
@@ -169,7 +196,7 @@ pub struct ChainRun {
     /// Without files: it only opens them.
     snapshot: TableSnapshot,
     projection: Vec<usize>,
-    slots: Option<SlotSet>,
+    sought: Arc<Sought>,
     open: Option<(ParquetRun, DataFile)>,
     /// Those that come after it.
     files: VecDeque<DataFile>,
@@ -186,7 +213,7 @@ impl ChainRun {
         // What the last one took goes before the next one takes its own.
         self.open = None;
         let Some(file) = self.files.pop_front() else { return Ok(false) };
-        let run = self.snapshot.open_run(&file, &self.projection, self.slots.as_ref())?;
+        let run = self.snapshot.open_run_for(&file, &self.projection, &self.sought)?;
         self.open = Some((run, file));
         Ok(true)
     }
