@@ -114,6 +114,27 @@ async fn one_bad_row_refuses_its_whole_file_and_every_file_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn how_a_training_set_would_be_made_is_told_of_a_file_or_of_a_number_of_rows() {
+    let scene = Scene::with_weather().await;
+    let shown = scene.succeed(&["historical", "explain", "--service", "model", "--rows", "1000000"]);
+    assert!(shown.contains("1,000,000 rows of a spine, sorted by (origin)"), "{shown}");
+    assert!(shown.contains("nothing has landed"), "{shown}");
+    let spine = scene.weather(&[Some("EWR"); 2], &[Some(START), Some(START + HOUR)]);
+    let of_file = ["historical", "explain", "--service", "model", "--spine", &spine, "--event-time", "event_timestamp"];
+    let json = scene.succeed(&[&of_file[..], &["--format", "json"]].concat());
+    let json: Json = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json["rows"], &json["mode"], &json["spilled_bytes"]), (&json!(2), &json!("as_known"), &json!(0)));
+    let view = &json["views"][0];
+    assert_eq!(
+        (&view["view"], &view["access"], &view["tail_rows"]),
+        (&json!("airport_weather@1"), &json!("merge"), &json!(3))
+    );
+    let wrong =
+        ["historical", "explain", "--service", "model", "--spine", &spine, "--event-time", "when", "--format", "json"];
+    assert_eq!(scene.refused_json(&wrong)["reason"], "SPINE_MISMATCH");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn columns_must_be_those_of_the_source() {
     let scene = Scene::with_definitions().await;
     let mut columns = weather_columns(&[Some("EWR")], &[Some(START)]);

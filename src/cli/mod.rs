@@ -196,7 +196,9 @@ impl ClientCommand {
             Self::Online(args) if args.writes_file() => {
                 failure.hint("no file was written; the same command begins again")
             }
-            Self::Historical(_) => failure.hint("no file was written; the same command begins again"),
+            Self::Historical(args) if args.writes_file() => {
+                failure.hint("no file was written; the same command begins again")
+            }
             _ => failure,
         }
     }
@@ -228,6 +230,8 @@ mod tests {
             "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --strict --with-status --with-event-time --batch-size 500",
             "hydrant online score --service s --keys k.parquet -o o.parquet --unpinned --format json",
             "hydrant historical get --service s --spine s.parquet --event-time t -o o.parquet --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time",
+            "hydrant historical explain --service s --spine s.parquet --event-time t --final --cutoff 2026-01-01T00:00:00Z",
+            "hydrant historical explain --service s --rows 1000 --format json",
             "hydrant bench online --service s --keys k.parquet --rate 1000 --duration 10s --warm-up 5s --connections 4 --deadline 10ms -o json --report r.html",
             "hydrant bench online --service s --key a=0..1000 --key b=x,y --shared b --candidates 100 --choice zipf --zipf 1.2 --rates 10,20,30 --burst 10x",
             "hydrant bench online --service s --keys k.parquet --find-rate --p99-limit 5ms --threads 2",
@@ -260,6 +264,9 @@ mod tests {
             "hydrant ingest weather",
             "hydrant ingest weather f.parquet --known never",
             "hydrant historical get --service s --spine s.parquet --event-time t",
+            "hydrant historical explain --service s",
+            "hydrant historical explain --service s --spine s.parquet",
+            "hydrant historical explain --service s --spine s.parquet --event-time t --rows 5",
             "hydrant get tables",
             "hydrant bench online --service s --keys k.parquet",
             "hydrant bench online --service s --rate 10",

@@ -8,6 +8,7 @@ mod columns;
 mod digest;
 mod distinct_keys;
 mod execute;
+mod explain;
 mod failure;
 mod fan_in;
 mod hits;
@@ -30,6 +31,7 @@ mod work;
 mod zip;
 
 pub use asof::Mode;
+pub use explain::Explained;
 pub use failure::JoinError;
 pub use metrics::HistoryMetrics;
 pub use report::{Report, TableVersion};

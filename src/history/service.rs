@@ -247,9 +247,9 @@ impl SpineIntake {
             }
         }
         let tables: Vec<TableFacts> = plan.joins.iter().map(|join| views[&join.view.id].facts(cut.cutoff)).collect();
-        let reading = Reading::new(&plan, spine.facts(), &tables, &budget);
+        let reading = Arc::new(Reading::new(&plan, spine.facts(), &tables, &budget));
         tracing::debug!(plan = %reading.shown(&plan), "a training set is planned");
-        let (sender, stream) = answer(plan.clone(), spine.rows, history.options.queued_batches);
+        let (sender, stream) = answer(plan.clone(), reading.clone(), history.options.queued_batches);
         let span = tracing::debug_span!("join", %tenant, rows = spine.rows, views = views.len());
         let task = Task { plan, reading, spine, budget, views, cutoff: cut.cutoff };
         tokio::task::spawn_blocking(move || {
@@ -273,7 +273,7 @@ impl SpineIntake {
 /// A join with all that it reads.
 struct Task {
     plan: Arc<Plan>,
-    reading: Reading,
+    reading: Arc<Reading>,
     spine: Spine,
     budget: Budget,
     views: BTreeMap<ViewId, ViewRows>,

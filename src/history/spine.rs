@@ -150,6 +150,11 @@ impl Budget {
         (most_views * self.threads).max(1)
     }
 
+    /// Whether the sorted keys of a spine of so many rows go to disk, about.
+    pub fn spills_sort(&self, plan: &Plan, rows: u64) -> bool {
+        rows.saturating_mul(SORTED_ROW_BYTES) > self.for_sort(plan.sorts.len()) as u64
+    }
+
     /// What a spine of so many rows will take, about.
     pub fn needs(&self, plan: &Plan, rows: u64) -> Needs {
         let taken = |row_bytes: usize| rows.saturating_mul(row_bytes as u64);
