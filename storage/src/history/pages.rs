@@ -151,7 +151,7 @@ fn pages_of_group<'a>(parquet: &'a ParquetMetaData, index: usize, columns: &Boun
     let slots = column(columns.slot);
     let rows_of_pages = match slots.index {
         Some(ColumnIndexMetaData::INT32(_)) => slots.rows(),
-        _ => vec![0..total],
+        _ => std::iter::once(0..total).collect(),
     };
     let bounds = |(number, rows): (usize, Range<usize>)| PageBounds {
         slots: slots.slots(number),

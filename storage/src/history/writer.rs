@@ -325,8 +325,8 @@ fn properties(spec: &HistoryViewSpec, shape: FileShape) -> WriterProperties {
         .set_compression(Compression::ZSTD(zstd))
         .set_max_row_group_row_count(Some(shape.group_rows))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        // A page ends where rows were handed over together, which are no more than this.
-        .set_write_batch_size(shape.page_rows)
+        // A page ends only where so many rows have been handed over, however long they are.
+        .set_write_batch_size(shape.page_rows.min(1024))
         .set_data_page_row_count_limit(shape.page_rows)
         .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_statistics_enabled(EnabledStatistics::Chunk)
