@@ -15,6 +15,7 @@ pub mod online;
 pub mod plan;
 pub mod serve;
 pub mod version;
+pub mod why;
 
 mod catalog;
 mod definitions;
@@ -74,6 +75,7 @@ pub enum ClientCommand {
     Ingest(ingest::Args),
     Online(online::Args),
     Historical(historical::Args),
+    Why(why::Args),
     Backup(backup::Args),
     Bench(bench::Args),
     Version(version::Args),
@@ -147,6 +149,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Ingest(args) => ingest::run(args, server).await,
         ClientCommand::Online(args) => online::run(args, server).await,
         ClientCommand::Historical(args) => historical::run(args, server).await,
+        ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
@@ -169,6 +172,7 @@ impl ClientCommand {
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
             Self::Historical(args) => args.format(),
+            Self::Why(args) => args.output.format,
             Self::Completions(_) => Format::Table,
         }
     }
@@ -232,6 +236,8 @@ mod tests {
             "hydrant historical get --service s --spine s.parquet --event-time t -o o.parquet --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time",
             "hydrant historical explain --service s --spine s.parquet --event-time t --final --cutoff 2026-01-01T00:00:00Z",
             "hydrant historical explain --service s --rows 1000 --format json",
+            "hydrant why --service s --key a=1,b=x --at 2013-12-30T22:30:00Z",
+            "hydrant why --service s --key a=1 --at 2013-12-30T22:30:00Z --feature v__f --feature v:g --final --cutoff 2026-01-01T00:00:00Z --losers 3 -o json",
             "hydrant bench online --service s --keys k.parquet --rate 1000 --duration 10s --warm-up 5s --connections 4 --deadline 10ms -o json --report r.html",
             "hydrant bench online --service s --key a=0..1000 --key b=x,y --shared b --candidates 100 --choice zipf --zipf 1.2 --rates 10,20,30 --burst 10x",
             "hydrant bench online --service s --keys k.parquet --find-rate --p99-limit 5ms --threads 2",
@@ -265,6 +271,9 @@ mod tests {
             "hydrant ingest weather f.parquet --known never",
             "hydrant historical get --service s --spine s.parquet --event-time t",
             "hydrant historical explain --service s",
+            "hydrant why --service s --at 2013-12-30T22:30:00Z",
+            "hydrant why --service s --key a=1",
+            "hydrant why --service s --key a=1 --key a=2 --at 2013-12-30T22:30:00Z",
             "hydrant historical explain --service s --spine s.parquet",
             "hydrant historical explain --service s --spine s.parquet --event-time t --rows 5",
             "hydrant get tables",

@@ -27,6 +27,7 @@ mod stream;
 mod tests;
 mod waiting;
 mod walk;
+mod why;
 mod work;
 mod zip;
 
@@ -37,3 +38,4 @@ pub use metrics::HistoryMetrics;
 pub use report::{Report, TableVersion};
 pub use service::{HistoricalRequest, History, HistoryOptions, HistoryParts, SpineIntake};
 pub use stream::HistoricalStream;
+pub use why::{Cause, Lost, Rule, ToldRow, Why, WhyCell, WhyLookup, WhyRequest};

@@ -262,6 +262,12 @@ impl Client {
         self.answer(answer)
     }
 
+    /// Why the values of one entity are what they are.
+    pub async fn why(&self, request: v1::WhyRequest) -> Result<v1::WhyResponse, Refusal> {
+        let answer = self.history().why(self.request(request)).await;
+        self.answer(answer)
+    }
+
     /// Makes a backup. `progress` is told of it now and then; dropping the future stops it.
     pub async fn create_backup(
         &self,
