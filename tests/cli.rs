@@ -114,6 +114,59 @@ async fn one_bad_row_refuses_its_whole_file_and_every_file_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_value_is_explained_in_words_and_for_programs() {
+    let scene = Scene::with_weather().await;
+    let why = ["why", "--service", "model", "--key", "origin=EWR", "--at", "2013-12-30T21:30:00Z"];
+    let shown = scene.succeed(&why);
+    for told in [
+        "model@1 at 2013-12-30T21:30:00Z, as known",
+        "airport_weather of origin=EWR",
+        "PRESENT  written",
+        "counted: the row of 2013-12-30T21:00:00Z (30 min before), known when it happened",
+        "happened 30 min after the instant",
+        "60 min older than the row that counts",
+        "sent by producer",
+    ] {
+        assert!(shown.contains(told), "{told} is missing in:\n{shown}");
+    }
+    let json = scene.succeed(&[&why[..], &["--feature", "airport_weather:temp", "-o", "json"]].concat());
+    let json: Json = serde_json::from_str(&json).expect("JSON");
+    let view = &json["views"][0];
+    let temp = &view["features"]["airport_weather__temp"];
+    assert_eq!((&temp["value"], &temp["cause"]), (&json!(31.0), &json!("WRITTEN")));
+    assert_eq!(view["winner"]["event_time"], "2013-12-30T21:00:00Z");
+    assert_eq!((&view["losers"][0]["rule"], &view["rows"]), (&json!("LATER_THAN_INSTANT"), &json!(3)));
+    let late = scene.succeed(&["why", "--service", "model", "--key", "origin=EWR", "--at", "2013-12-31T03:00:00Z"]);
+    assert!(late.contains("EXPIRED  5 h old, and the ttl is 3 h"), "{late}");
+    let nobody = scene.succeed(&["why", "--service", "model", "--key", "origin=XXX", "--at", "2013-12-31T03:00:00Z"]);
+    assert!(nobody.contains("there is no row of this key"), "{nobody}");
+    let refused = scene.refused_json(&[&why[..], &["--feature", "temp", "-o", "json"]].concat());
+    assert_eq!(refused["reason"], "COLUMN_NOT_FOUND");
+    assert!(refused["hint"].as_str().expect("a hint").contains("airport_weather__temp"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_training_set_would_be_made_is_told_of_a_file_or_of_a_number_of_rows() {
+    let scene = Scene::with_weather().await;
+    let shown = scene.succeed(&["historical", "explain", "--service", "model", "--rows", "1000000"]);
+    assert!(shown.contains("1,000,000 rows of a spine, sorted by (origin)"), "{shown}");
+    assert!(shown.contains("nothing has landed"), "{shown}");
+    let spine = scene.weather(&[Some("EWR"); 2], &[Some(START), Some(START + HOUR)]);
+    let of_file = ["historical", "explain", "--service", "model", "--spine", &spine, "--event-time", "event_timestamp"];
+    let json = scene.succeed(&[&of_file[..], &["--format", "json"]].concat());
+    let json: Json = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((&json["rows"], &json["mode"], &json["spilled_bytes"]), (&json!(2), &json!("as_known"), &json!(0)));
+    let view = &json["views"][0];
+    assert_eq!(
+        (&view["view"], &view["access"], &view["tail_rows"]),
+        (&json!("airport_weather@1"), &json!("merge"), &json!(3))
+    );
+    let wrong =
+        ["historical", "explain", "--service", "model", "--spine", &spine, "--event-time", "when", "--format", "json"];
+    assert_eq!(scene.refused_json(&wrong)["reason"], "SPINE_MISMATCH");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn columns_must_be_those_of_the_source() {
     let scene = Scene::with_definitions().await;
     let mut columns = weather_columns(&[Some("EWR")], &[Some(START)]);

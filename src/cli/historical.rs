@@ -1,4 +1,7 @@
-//! `hydrant historical get`: a training set for a spine, each value as it was known then.
+//! `hydrant historical get`: a training set for a spine, each value as it was known then; `hydrant
+//! historical explain`: how it would be made.
+
+mod explain;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -31,6 +34,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Get(GetArgs),
+    Explain(explain::ExplainArgs),
 }
 
 /// Join features to the rows of a spine, as of each row's time
@@ -84,13 +88,26 @@ const REPORT: &str = "hydrant.training_set";
 
 impl Args {
     pub(super) fn format(&self) -> Format {
-        let Command::Get(args) = &self.command;
-        args.format
+        match &self.command {
+            Command::Get(args) => args.format,
+            Command::Explain(args) => args.format,
+        }
+    }
+
+    /// Whether it writes its answer into a file.
+    pub(super) fn writes_file(&self) -> bool {
+        matches!(self.command, Command::Get(_))
     }
 }
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
-    let Command::Get(args) = args.command;
+    match args.command {
+        Command::Get(args) => get(args, server).await,
+        Command::Explain(args) => explain::run(args, server).await,
+    }
+}
+
+async fn get(args: GetArgs, server: &Server) -> Result<Done, Failure> {
     let started = Instant::now();
     let spine = ParquetInput::open(&args.spine)?;
     // Before the join, which may take long.

@@ -128,6 +128,11 @@ impl KeyTypes {
 }
 
 impl KeyArgument {
+    /// The keys and their values as they were written.
+    pub fn pairs(&self) -> BTreeMap<String, String> {
+        self.0.iter().cloned().collect()
+    }
+
     fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
     }

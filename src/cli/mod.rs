@@ -15,6 +15,7 @@ pub mod online;
 pub mod plan;
 pub mod serve;
 pub mod version;
+pub mod why;
 
 mod catalog;
 mod definitions;
@@ -74,6 +75,7 @@ pub enum ClientCommand {
     Ingest(ingest::Args),
     Online(online::Args),
     Historical(historical::Args),
+    Why(why::Args),
     Backup(backup::Args),
     Bench(bench::Args),
     Version(version::Args),
@@ -147,6 +149,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Ingest(args) => ingest::run(args, server).await,
         ClientCommand::Online(args) => online::run(args, server).await,
         ClientCommand::Historical(args) => historical::run(args, server).await,
+        ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
@@ -169,6 +172,7 @@ impl ClientCommand {
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
             Self::Historical(args) => args.format(),
+            Self::Why(args) => args.output.format,
             Self::Completions(_) => Format::Table,
         }
     }
@@ -196,7 +200,9 @@ impl ClientCommand {
             Self::Online(args) if args.writes_file() => {
                 failure.hint("no file was written; the same command begins again")
             }
-            Self::Historical(_) => failure.hint("no file was written; the same command begins again"),
+            Self::Historical(args) if args.writes_file() => {
+                failure.hint("no file was written; the same command begins again")
+            }
             _ => failure,
         }
     }
@@ -228,6 +234,10 @@ mod tests {
             "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --strict --with-status --with-event-time --batch-size 500",
             "hydrant online score --service s --keys k.parquet -o o.parquet --unpinned --format json",
             "hydrant historical get --service s --spine s.parquet --event-time t -o o.parquet --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time",
+            "hydrant historical explain --service s --spine s.parquet --event-time t --final --cutoff 2026-01-01T00:00:00Z",
+            "hydrant historical explain --service s --rows 1000 --format json",
+            "hydrant why --service s --key a=1,b=x --at 2013-12-30T22:30:00Z",
+            "hydrant why --service s --key a=1 --at 2013-12-30T22:30:00Z --feature v__f --feature v:g --final --cutoff 2026-01-01T00:00:00Z --losers 3 -o json",
             "hydrant bench online --service s --keys k.parquet --rate 1000 --duration 10s --warm-up 5s --connections 4 --deadline 10ms -o json --report r.html",
             "hydrant bench online --service s --key a=0..1000 --key b=x,y --shared b --candidates 100 --choice zipf --zipf 1.2 --rates 10,20,30 --burst 10x",
             "hydrant bench online --service s --keys k.parquet --find-rate --p99-limit 5ms --threads 2",
@@ -260,6 +270,12 @@ mod tests {
             "hydrant ingest weather",
             "hydrant ingest weather f.parquet --known never",
             "hydrant historical get --service s --spine s.parquet --event-time t",
+            "hydrant historical explain --service s",
+            "hydrant why --service s --at 2013-12-30T22:30:00Z",
+            "hydrant why --service s --key a=1",
+            "hydrant why --service s --key a=1 --key a=2 --at 2013-12-30T22:30:00Z",
+            "hydrant historical explain --service s --spine s.parquet",
+            "hydrant historical explain --service s --spine s.parquet --event-time t --rows 5",
             "hydrant get tables",
             "hydrant bench online --service s --keys k.parquet",
             "hydrant bench online --service s --rate 10",

@@ -77,7 +77,7 @@ impl Findings {
         let for_hits = budget.for_hits(&spine);
         let pending_hits = budget.for_pending_hits(plan, for_hits);
         let hit_memory = HitMemory::new(for_hits / 4 * 3);
-        let Spine { sorters, pieces, rows, last_time, digest, busy: intake } = spine;
+        let Spine { sorters, pieces, rows, last_time, digest, busy: intake, .. } = spine;
         let (ranges, range_of) = pieces.ranges(plan, budget);
         let ranges = Arc::new(ranges);
         let sort = |(number, sorter): (usize, SpineSorter)| Ok((number, sorter.finish(stop)?));

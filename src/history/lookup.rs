@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use arrow_array::{Array, ArrayRef};
 use bytes::Bytes;
-use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, SlotSet};
+use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, SlotSet, Sought, SoughtKeys};
 use hydrant_storage::keys::{SlotRange, slot_of};
 use hydrant_storage::order::Micros;
 use hydrant_storage::row::{OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::failure::JoinError;
 use super::service::History;
@@ -45,10 +46,7 @@ impl History {
             let message = format!("view '{}' keeps no history (offline: false), so the past can't be read", view.name);
             return Err(Error::new(Code::FailedPrecondition, "VIEW_WITHOUT_HISTORY", message).with("view", &view.name));
         }
-        let place = self.inner.lookups.clone().try_acquire_owned().map_err(|_| {
-            Error::new(Code::ResourceExhausted, "TOO_MANY_PINNED_READS", "too many reads of the past are under way")
-                .retry_after(Duration::from_millis(50))
-        })?;
+        let place = self.take_place()?;
         let metrics = self.inner.metrics.clone();
         metrics.lookups.add_for(permit.tenant(), 1);
         metrics.lookup_keys.add_for(permit.tenant(), keys.len() as u64);
@@ -64,6 +62,16 @@ impl History {
             found
         })
         .await
+    }
+}
+
+impl History {
+    /// A place among the reads of the past, held as long as one is under way.
+    pub(super) fn take_place(&self) -> Result<OwnedSemaphorePermit> {
+        self.inner.lookups.clone().try_acquire_owned().map_err(|_| {
+            Error::new(Code::ResourceExhausted, "TOO_MANY_PINNED_READS", "too many reads of the past are under way")
+                .retry_after(Duration::from_millis(50))
+        })
     }
 }
 
@@ -83,10 +91,14 @@ fn find_rows(rows: &ViewRows, keys: &[Vec<u8>], t: Micros, stop: &Stop) -> Resul
 
     find_in_tails(rows, &mut wanted, t, stop)?;
     let slots: SlotSet = wanted.iter().map(|wanted| wanted.slot).collect();
+    let mut keys = SoughtKeys::default();
+    wanted.iter().for_each(|wanted| keys.push(wanted.slot, wanted.key, t));
+    let sought =
+        Arc::new(Sought { slots: Some(slots.clone()), until: Some(t), cutoff: None, keys: Some(Arc::new(keys)) });
     let all: Vec<usize> = (0..view.features.len()).collect();
     for chain in rows.table().chains_with(Some(&slots), None) {
         stop.check()?;
-        let run = rows.table().open_chain(&chain, &all, Some(&slots))?;
+        let run = rows.table().open_chain_for(&chain, &all, &sought)?;
         let mut cursor = MergedRuns::new(vec![Box::new(Stoppable::new(run, stop))], None)?;
         for wanted in &mut wanted {
             let Some(row) = row_at(&mut cursor, wanted, t, stop)? else { continue };

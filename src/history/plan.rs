@@ -135,13 +135,18 @@ impl Plan {
         plan.output = plan.output_schema();
         check_names(&plan, selection, &mut wrong);
         refuse(wrong)?;
-        refuse_views_without_history(&plan.joins)?;
+        plan.joins.iter().try_for_each(|join| refuse_without_history(&join.view))?;
         Ok(plan)
     }
 
     /// About how many bytes an output row takes, for cutting batches.
     pub fn output_row_bytes(&self) -> usize {
         self.output.fields().iter().map(|field| type_bytes(field.data_type())).sum::<usize>().max(1)
+    }
+
+    /// About how many bytes a row of the spine takes, its time in microseconds beside it.
+    pub fn spine_row_bytes(&self) -> usize {
+        8 + self.spine.fields().iter().map(|field| type_bytes(field.data_type())).sum::<usize>()
     }
 
     /// About how many bytes the rows found for one spine row take.
@@ -297,17 +302,14 @@ fn refuse(wrong: Vec<Violation>) -> Result<(), Error> {
     Err(Error::invalid("SPINE_MISMATCH", message).with("column", column.to_owned()).violations(wrong))
 }
 
-fn refuse_views_without_history(joins: &[Join]) -> Result<(), Error> {
-    match joins.iter().find(|join| !join.view.offline) {
-        None => Ok(()),
-        Some(join) => {
-            let message = format!("view '{}' keeps no history (offline: false)", join.view.name);
-            let error = Error::new(Code::FailedPrecondition, "VIEW_WITHOUT_HISTORY", message);
-            Err(error
-                .with("view", &join.view.name)
-                .hint("it can't be changed later: define another view over the source"))
-        }
+/// FAILED_PRECONDITION for a view that keeps no history.
+pub(super) fn refuse_without_history(view: &View) -> Result<(), Error> {
+    if view.offline {
+        return Ok(());
     }
+    let message = format!("view '{}' keeps no history (offline: false)", view.name);
+    let error = Error::new(Code::FailedPrecondition, "VIEW_WITHOUT_HISTORY", message);
+    Err(error.with("view", &view.name).hint("it can't be changed later: define another view over the source"))
 }
 
 fn position_or_push<T>(items: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) -> usize {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use hydrant_storage::history::HistoryTables;
+use hydrant_storage::history::{HistoryTables, Sought};
 use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
 use hydrant_storage::threads::{Work, standing_back};
@@ -23,6 +23,7 @@ use super::failure::JoinError;
 use super::fan_in::FanIn;
 use super::metrics::HistoryMetrics;
 use super::plan::{Plan, Shape};
+use super::reading::{Access, Reading, TableFacts};
 use super::report::{Report, TableVersion};
 use super::sort::SortedSpine;
 use super::sources::{Cut, Share, ViewRows};
@@ -78,6 +79,19 @@ impl HistoryOptions {
     }
 }
 
+impl HistoryOptions {
+    /// RESOURCE_EXHAUSTED for a spine of more rows than may be.
+    pub(super) fn check_rows(&self, rows: u64) -> Result<()> {
+        let limit = self.max_spine_rows;
+        if rows <= limit {
+            return Ok(());
+        }
+        let message = format!("the spine has more than {limit} rows");
+        let error = Error::new(Code::ResourceExhausted, "SPINE_TOO_LONG", message).with("limit", limit);
+        Err(error.hint("ask in several parts, or raise `history.max_spine_rows`"))
+    }
+}
+
 /// What history is read through.
 #[derive(Clone, Debug)]
 pub struct HistoryParts {
@@ -97,7 +111,7 @@ pub struct History {
 pub(super) struct Inner {
     pub parts: HistoryParts,
     pub lookups: Arc<Semaphore>,
-    options: HistoryOptions,
+    pub options: HistoryOptions,
     pub metrics: Arc<HistoryMetrics>,
 }
 
@@ -151,7 +165,7 @@ impl History {
         Self::plan_in(&self.inner.parts.snapshots.load(), permit, request)
     }
 
-    fn plan_in(snapshot: &Snapshot, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
+    pub(super) fn plan_in(snapshot: &Snapshot, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
         permit.require(Action::ReadHistory)?;
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.select(tenant, &request.services, &request.features)?;
@@ -165,10 +179,7 @@ impl History {
     pub fn open(&self, permit: &Permit, request: HistoricalRequest) -> Result<SpineIntake> {
         let snapshot = self.inner.parts.snapshots.load();
         let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
-        let options = &self.inner.options;
-        let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
-        let &HistoryOptions { memory, batch_rows, threads, .. } = options;
-        let budget = Budget { memory, spill, batch_rows, threads, part_rows: PART_ROWS };
+        let budget = self.budget();
         Ok(SpineIntake {
             history: self.inner.clone(),
             snapshot,
@@ -178,6 +189,14 @@ impl History {
             cutoff: request.cutoff,
             budget,
         })
+    }
+
+    /// What one training set may take.
+    pub(super) fn budget(&self) -> Budget {
+        let options = &self.inner.options;
+        let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
+        let &HistoryOptions { memory, batch_rows, threads, .. } = options;
+        Budget { memory, spill, batch_rows, threads, part_rows: PART_ROWS }
     }
 
     /// The bytes that lie in spill files now.
@@ -204,12 +223,7 @@ impl SpineIntake {
     /// dropped, the training set can't be made any more.
     pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
         let mut taken = self.taken.take().ok_or_else(abandoned)?;
-        let limit = self.history.options.max_spine_rows;
-        if taken.writer.rows().saturating_add(batch.num_rows() as u64) > limit {
-            let message = format!("the spine has more than {limit} rows");
-            let error = Error::new(Code::ResourceExhausted, "SPINE_TOO_LONG", message).with("limit", limit);
-            return Err(error.hint("ask in several parts, or raise `history.max_spine_rows`"));
-        }
+        self.history.options.check_rows(taken.writer.rows().saturating_add(batch.num_rows() as u64))?;
         let pushed = blocking(move |_| {
             taken.writer.push(&batch)?;
             Ok(taken)
@@ -232,9 +246,12 @@ impl SpineIntake {
                 place.insert(cut.rows_of(tables, &snapshot, &join.view).await?);
             }
         }
-        let (sender, stream) = answer(plan.clone(), spine.rows, history.options.queued_batches);
+        let tables: Vec<TableFacts> = plan.joins.iter().map(|join| views[&join.view.id].facts(cut.cutoff)).collect();
+        let reading = Arc::new(Reading::new(&plan, spine.facts(), &tables, &budget));
+        tracing::debug!(plan = %reading.shown(&plan), "a training set is planned");
+        let (sender, stream) = answer(plan.clone(), reading.clone(), history.options.queued_batches);
         let span = tracing::debug_span!("join", %tenant, rows = spine.rows, views = views.len());
-        let task = Task { plan, spine, budget, views, cutoff: cut.cutoff };
+        let task = Task { plan, reading, spine, budget, views, cutoff: cut.cutoff };
         tokio::task::spawn_blocking(move || {
             let _span = span.entered();
             // A thread of the runtime has to serve others afterwards, and can't be raised again.
@@ -256,6 +273,7 @@ impl SpineIntake {
 /// A join with all that it reads.
 struct Task {
     plan: Arc<Plan>,
+    reading: Arc<Reading>,
     spine: Spine,
     budget: Budget,
     views: BTreeMap<ViewId, ViewRows>,
@@ -264,14 +282,19 @@ struct Task {
 
 impl Task {
     fn run(self, answer: &Answer, metrics: &HistoryMetrics) -> Result<Report, JoinError> {
-        let Self { plan, spine, budget, views, cutoff } = self;
+        let Self { plan, reading, spine, budget, views, cutoff } = self;
+        let last_time = spine.last_time;
         let open = |number: usize, part: &SortedSpine| {
             let join = &plan.joins[number];
             let (slots, memory) = (&part.slots, budget.for_runs(&plan));
             let wanted = FanIn { slots, cutoff: Some(cutoff), memory, spill: &budget.spill };
             let is_told = plan.joins[..number].iter().all(|other| other.view.id != join.view.id);
             let share = Share { slots: part.range, is_told };
-            Ok(RunRows::new(views[&join.view.id].open(&join.features, &wanted, share, &answer.stop)?))
+            let keys = if reading.access(number) == Access::Seek { part.sought().map(Arc::new) } else { None };
+            let (until, cutoff) = (Some(last_time), Some(cutoff));
+            let sought = Arc::new(Sought { slots: Some(slots.clone()), until, cutoff, keys });
+            let view = &views[&join.view.id];
+            Ok(RunRows::new(view.open(&join.features, &wanted, &sought, share, &answer.stop)?))
         };
         let findings = Findings::walk(&plan, spine, &budget, open, &answer.stop)?;
         let tables = views.values().map(ViewRows::version).collect();

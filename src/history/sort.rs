@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, UInt16Array, UInt64Array};
-use hydrant_storage::history::SlotSet;
+use hydrant_storage::history::{SlotSet, SoughtKeys};
 use hydrant_storage::keys::SlotRange;
 use hydrant_storage::order::Micros;
 
@@ -133,6 +133,11 @@ impl SpineSorter {
         self.keys.bytes() + self.entries.len() * size_of::<Entry>()
     }
 
+    /// Whether all of it is in memory.
+    pub fn is_in_memory(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// Sorts, merging what was spilled, unless stopped. The parts' slots ascend.
     pub fn finish(mut self, stop: &Stop) -> Result<Vec<SortedSpine>, JoinError> {
         if self.runs.is_empty() {
@@ -182,6 +187,17 @@ impl SpineSorter {
 }
 
 impl SortedSpine {
+    /// Which keys are still to come, and at which instants; `None` where they lie on disk.
+    pub fn sought(&self) -> Option<SoughtKeys> {
+        let Source::Memory { run, rest } = &self.source else { return None };
+        let mut sought = SoughtKeys::default();
+        for row in rest.clone() {
+            let Wanted { slot, key, time, .. } = run.row(row);
+            sought.push(slot, key, time);
+        }
+        Some(sought)
+    }
+
     /// The next row, in ascending order.
     #[allow(clippy::should_implement_trait)] // the row borrows from here
     pub fn next(&mut self) -> Result<Option<Wanted<'_>>, JoinError> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hydrant_storage::history::{
-    Chain, HistoryError, HistoryTables, MergedRuns, Run, RunBatch, TableSnapshot, TailRun, tail_rows,
+    Chain, HistoryError, HistoryTables, MergedRuns, Run, RunBatch, Sought, TableSnapshot, TailRun, tail_rows,
 };
 use hydrant_storage::keys::SlotRange;
 use hydrant_storage::order::Micros;
@@ -15,6 +15,7 @@ use hydrant_storage::partition::{ReadView, TailRows};
 
 use super::failure::{JoinError, history_error};
 use super::fan_in::{FanIn, OpenRun};
+use super::reading::TableFacts;
 use super::report::TableVersion;
 use super::work::{Stop, Stoppable};
 use crate::clock::rfc3339;
@@ -101,19 +102,20 @@ impl ViewRows {
         Ok(Self { view: view.clone(), table, tails, tail_rows: Arc::default() })
     }
 
-    /// The rows of the features in `projection`, in history order, of a walk's share at least. Blocks,
-    /// but not for long once `stop` is set.
+    /// The rows of the features in `projection`, in history order, of a walk's share at least, but for
+    /// those in files that nobody looks for. Blocks, but not for long once `stop` is set.
     pub fn open(
         &self,
         projection: &[usize],
         wanted: &FanIn<'_>,
+        sought: &Arc<Sought>,
         share: Share,
         stop: &Stop,
     ) -> Result<MergedRuns, JoinError> {
         let (slots, cutoff) = (Some(wanted.slots), wanted.cutoff);
         let open = |chain: &Chain<'_>| {
             stop.check()?;
-            let run = self.table.open_chain_in_order(chain, projection, slots, cutoff)?;
+            let run = self.table.open_chain_in_order(chain, projection, sought, cutoff)?;
             Ok(OpenRun { bytes: run.open_bytes(), run: Box::new(Stoppable::new(run, stop)) })
         };
         let mut chains = self.table.chains_with(slots, cutoff);
@@ -145,6 +147,20 @@ impl ViewRows {
     pub fn key_tails(&self) -> impl Iterator<Item = TailRows> {
         let View { tenant, id, .. } = *self.view;
         self.tails.iter().map(move |tail| tail.tail(tenant, id, self.table.landed_through))
+    }
+
+    /// What there is to be read of rows ingested at or before the cut-off.
+    pub fn facts(&self, cutoff: Micros) -> TableFacts {
+        let chains = self.table.chains_with(None, Some(cutoff));
+        let rows = |chain: &Chain<'_>| chain.files().iter().map(|file| file.rows()).sum();
+        let tails = self.tails.iter().filter_map(|tail| tail.view_state(self.view.id));
+        TableFacts {
+            delta_version: (!self.table.files.is_empty()).then_some(self.table.delta_version),
+            runs: chains.iter().map(rows).collect(),
+            files: chains.iter().map(|chain| chain.files().len() as u64).sum(),
+            bytes: chains.iter().map(Chain::bytes).sum(),
+            tail_rows: tails.map(|state| state.tail_rows).sum(),
+        }
     }
 
     /// What was read, for the report.

@@ -20,9 +20,13 @@ use super::digest::TableDigest;
 use super::failure::JoinError;
 use super::hits::Ranges;
 use super::plan::Plan;
+use super::reading::SpineFacts;
 use super::sort::{Parts, SpineSorter, Wanted};
 use super::spill::{Chunk, SpillFile, SpillSpace};
 use crate::error::Error;
+
+/// Of a sorted spine, about: a number a row, and a short distinct key with its place.
+const SORTED_ROW_BYTES: u64 = 16 + 22;
 
 /// How much memory a join's parts may take, and where they spill.
 #[derive(Clone, Debug)]
@@ -38,6 +42,15 @@ pub struct Budget {
     pub part_rows: usize,
 }
 
+/// What a spine takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Its rows and its sorted keys.
+    pub spine: u64,
+    /// What of it, and of the rows found, goes to disk.
+    pub spilled: u64,
+}
+
 /// A spine that is being taken in.
 #[derive(Debug)]
 pub struct SpineWriter {
@@ -46,6 +59,7 @@ pub struct SpineWriter {
     pieces: PieceWriter,
     digest: TableDigest,
     rows: u64,
+    first_time: Micros,
     last_time: Micros,
     key: Vec<u8>,
     busy: Duration,
@@ -58,7 +72,9 @@ pub struct Spine {
     pub sorters: Vec<SpineSorter>,
     pub pieces: Pieces,
     pub rows: u64,
-    /// The greatest event time.
+    /// The least event time,
+    pub first_time: Micros,
+    /// and the greatest.
     pub last_time: Micros,
     pub digest: TableDigest,
     /// What taking it in took.
@@ -138,6 +154,26 @@ impl Budget {
         (most_views * self.threads).max(1)
     }
 
+    /// Whether the sorted keys of a spine of so many rows go to disk, about.
+    pub fn spills_sort(&self, plan: &Plan, rows: u64) -> bool {
+        rows.saturating_mul(SORTED_ROW_BYTES) > self.for_sort(plan.sorts.len()) as u64
+    }
+
+    /// What a spine of so many rows will take, about.
+    pub fn needs(&self, plan: &Plan, rows: u64) -> Needs {
+        let taken = |row_bytes: usize| rows.saturating_mul(row_bytes as u64);
+        let (pieces, hits) = (taken(plan.spine_row_bytes()), taken(plan.hit_row_bytes()));
+        let sort = taken(SORTED_ROW_BYTES as usize);
+        let over = |bytes: u64, room: usize| if bytes > room as u64 { bytes } else { 0 };
+        let sorts = plan.sorts.len() as u64;
+        let spine = pieces.saturating_add(sort.saturating_mul(sorts));
+        let for_hits = (self.memory as u64 / 4 * 3).saturating_sub(spine).max(self.memory as u64 / 4);
+        let spilled = over(pieces, self.for_pieces())
+            .saturating_add(over(sort, self.for_sort(plan.sorts.len())).saturating_mul(sorts))
+            .saturating_add(hits.saturating_sub(for_hits / 4 * 3));
+        Needs { spine, spilled }
+    }
+
     /// Rows of a piece of the spine, and of the answer.
     fn piece_rows(&self, plan: &Plan) -> usize {
         const ANSWER_BYTES: usize = 4 << 20;
@@ -163,6 +199,7 @@ impl SpineWriter {
             digest: TableDigest::new(&plan.spine),
             plan,
             rows: 0,
+            first_time: Micros::MAX,
             last_time: Micros::MIN,
             key: Vec::new(),
             busy: Duration::ZERO,
@@ -212,6 +249,7 @@ impl SpineWriter {
             }
         }
         self.digest.update(batch)?;
+        self.first_time = times.values().iter().copied().fold(self.first_time, Micros::min);
         self.last_time = times.values().iter().copied().fold(self.last_time, Micros::max);
         self.rows += batch.num_rows() as u64;
         self.pieces.push(batch, times)
@@ -222,8 +260,16 @@ impl SpineWriter {
     }
 
     pub fn finish(self) -> Result<Spine, JoinError> {
-        let Self { sorters, pieces, digest, rows, last_time, busy, .. } = self;
-        Ok(Spine { sorters, pieces: pieces.finish()?, rows, last_time, digest, busy })
+        let Self { sorters, pieces, digest, rows, first_time, last_time, busy, .. } = self;
+        Ok(Spine { sorters, pieces: pieces.finish()?, rows, first_time, last_time, digest, busy })
+    }
+}
+
+impl Spine {
+    pub fn facts(&self) -> SpineFacts {
+        let times = (self.rows > 0).then_some((self.first_time, self.last_time));
+        let is_spilled = !self.sorters.iter().all(SpineSorter::is_in_memory);
+        SpineFacts { rows: self.rows, times, is_spilled }
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::failure::JoinError;
 use super::plan::Plan;
+use super::reading::Reading;
 use super::report::Report;
 use super::work::{self, Stop, Waiter};
 use crate::error::{Error, Result};
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct HistoricalStream {
     plan: Arc<Plan>,
-    rows: u64,
+    reading: Arc<Reading>,
     messages: mpsc::Receiver<Message>,
     report: Option<Report>,
     ended: bool,
@@ -43,11 +44,11 @@ pub struct Answer {
     pub stop: Stop,
 }
 
-/// A stream for an answer of `rows` rows, of which at most `batches` batches wait to be taken.
-pub fn answer(plan: Arc<Plan>, rows: u64, batches: usize) -> (Answer, HistoricalStream) {
+/// A stream for an answer, of which at most `batches` batches wait to be taken.
+pub fn answer(plan: Arc<Plan>, reading: Arc<Reading>, batches: usize) -> (Answer, HistoricalStream) {
     let (sender, messages) = mpsc::channel(batches.max(1));
     let (waiter, stop) = work::begin();
-    let stream = HistoricalStream { plan, rows, messages, report: None, ended: false, _waiter: waiter };
+    let stream = HistoricalStream { plan, reading, messages, report: None, ended: false, _waiter: waiter };
     (Answer { messages: sender, stop }, stream)
 }
 
@@ -61,9 +62,14 @@ impl HistoricalStream {
         &self.plan
     }
 
+    /// How its views are read.
+    pub fn reading(&self) -> &Arc<Reading> {
+        &self.reading
+    }
+
     /// How many rows the answer will have: as many as the spine.
     pub fn rows(&self) -> u64 {
-        self.rows
+        self.reading.spine.rows
     }
 
     /// Known when the stream has ended without an error.

@@ -1,5 +1,7 @@
 //! The join against a naive oracle: for every spine row and lookup, look at every row.
 
+mod data_sets;
+
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -22,6 +24,7 @@ use super::execute::{Findings, Outcome, RunRows};
 use super::failure::JoinError;
 use super::fan_in::{FanIn, OpenRun};
 use super::plan::{Plan, Shape};
+use super::reading::{Access, Reading, SpineFacts, TableFacts};
 use super::sort::SortedSpine;
 use super::spill::SpillSpace;
 use super::spine::{Budget, SpineWriter};
@@ -391,6 +394,38 @@ as_known join of a spine with 5 columns at its 't', definitions at revision 9
       no ttl: view2__word, view2__number
 ";
     assert_eq!(plan.to_string(), expected);
+}
+
+#[test]
+fn a_view_is_sought_where_few_rows_of_a_long_history_are_asked_for_and_merged_elsewhere() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spill = SpillSpace::new(directory.path(), 1 << 30, Arc::default());
+    let budget = Budget { memory: 256 << 20, spill, batch_rows: 16, threads: 2, part_rows: 8_192 };
+    let plan = plan_of(&selection([None; 4]), spine_batch(&[]).schema(), Mode::AsKnown);
+    let reading = |rows: u64, is_spilled: bool, runs: &[u64]| {
+        let table = TableFacts { runs: runs.to_vec(), files: 1, bytes: 1 << 30, ..TableFacts::default() };
+        let spine = SpineFacts { rows, times: None, is_spilled };
+        Reading::new(&plan, spine, &vec![table; plan.joins.len()], &budget)
+    };
+    let many = 50_000_000;
+    let few = reading(1_000, false, &[many]);
+    assert_eq!(few.access(0), Access::Seek);
+    assert!(few.views[0].rows < many / 10 && few.views[0].bytes < 1 << 27, "{few:?}");
+    assert_eq!((few.parts, few.threads, few.spilled), (1, 2, 0));
+    // Beside a long run, short ones are read whole and cost little.
+    assert_eq!(reading(1_000, false, &[many, 100_000, 90_000]).access(0), Access::Seek);
+    for (rows, is_spilled, runs) in [
+        (1_000_000, false, vec![many * 100]),
+        (1_000, true, vec![many]),
+        (1_000, false, vec![many / 50; 50]),
+        (1_000, false, vec![1_000]),
+        (1, false, vec![]),
+    ] {
+        assert_eq!(reading(rows, is_spilled, &runs).access(0), Access::Merge, "{rows} {is_spilled} {runs:?}");
+    }
+    assert!(reading(10_000_000, false, &[many]).spilled > 0);
+    let shown = few.shown(&plan).to_string();
+    assert!(shown.contains("seek view1 beside sort 0: seeks touch pages of about"), "{shown}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use hydrant_proto::v1;
 use hydrant_proto::v1::backup_service_client::BackupServiceClient;
+use hydrant_proto::v1::history_service_client::HistoryServiceClient;
 use hydrant_proto::v1::ingest_service_client::IngestServiceClient;
 use hydrant_proto::v1::online_service_client::OnlineServiceClient;
 use hydrant_proto::v1::registry_service_client::RegistryServiceClient;
@@ -246,6 +247,27 @@ impl Client {
         Ok(set)
     }
 
+    /// How a training set of a spine of so many rows would be made. Without a schema, of a spine that has
+    /// what is needed and nothing else.
+    pub async fn explain_training_set(
+        &self,
+        command: v1::HistoricalFeaturesCommand,
+        schema: Option<&SchemaRef>,
+        rows: u64,
+    ) -> Result<v1::ExplainTrainingSetResponse, Refusal> {
+        let header = |schema: &SchemaRef| FlightEncoder::begin(schema, MESSAGE_BYTES).1.data_header;
+        let spine_schema = schema.map(header).unwrap_or_default().to_vec();
+        let request = v1::ExplainTrainingSetRequest { command: Some(command), spine_schema, rows };
+        let answer = self.history().explain_training_set(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    /// Why the values of one entity are what they are.
+    pub async fn why(&self, request: v1::WhyRequest) -> Result<v1::WhyResponse, Refusal> {
+        let answer = self.history().why(self.request(request)).await;
+        self.answer(answer)
+    }
+
     /// Makes a backup. `progress` is told of it now and then; dropping the future stops it.
     pub async fn create_backup(
         &self,
@@ -294,6 +316,11 @@ impl Client {
 
     fn registry(&self) -> RegistryServiceClient<Channel> {
         let client = RegistryServiceClient::new(self.channel());
+        client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    fn history(&self) -> HistoryServiceClient<Channel> {
+        let client = HistoryServiceClient::new(self.channel());
         client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
     }
 

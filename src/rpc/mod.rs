@@ -7,6 +7,7 @@ pub mod client;
 pub mod codec;
 mod connections;
 pub mod flight;
+pub mod history;
 pub mod http;
 pub mod ingest;
 pub mod layers;

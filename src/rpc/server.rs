@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
+use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use super::UseCases;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
 use super::flight::{FlightLimits, FlightRpc};
+use super::history::HistoryRpc;
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
@@ -131,6 +133,9 @@ impl Server {
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
+        let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
+            .max_decoding_message_size(limit.as_usize())
+            .max_encoding_message_size(limit.as_usize());
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -143,6 +148,7 @@ impl Server {
             .add_service(ingest)
             .add_service(registry)
             .add_service(backup)
+            .add_service(history)
             .add_service(health_service.clone())
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
             .add_service(reflection().build_v1alpha().expect("the compiled-in descriptors are whole"));
@@ -208,6 +214,7 @@ impl ServerControl {
             IngestServiceServer::<IngestRpc>::NAME,
             RegistryServiceServer::<RegistryRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
+            HistoryServiceServer::<HistoryRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,
         ];
         for service in services {

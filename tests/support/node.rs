@@ -15,6 +15,7 @@ use hydrant::clock::ManualClock;
 use hydrant::config::{ByteSize, Config, Span};
 use hydrant::error::Result;
 use hydrant::history::plan::Plan;
+use hydrant::history::reading::Reading;
 use hydrant::history::{HistoricalRequest, Mode, Report};
 use hydrant::ingest::{DeleteRequest, IngestReport, IngestRequest, Producer};
 use hydrant::registry::catalog::TenantCatalog;
@@ -68,6 +69,7 @@ pub struct Training {
     pub table: RecordBatch,
     pub report: Report,
     pub plan: Arc<Plan>,
+    pub reading: Arc<Reading>,
 }
 
 /// How a training set is asked for.
@@ -416,7 +418,7 @@ impl TestNode {
         }
         let table = arrow_select::concat::concat_batches(&stream.schema(), &batches).expect("one schema");
         let report = stream.report().expect("a whole training set has a report").clone();
-        Ok(Training { table, report, plan: stream.plan().clone() })
+        Ok(Training { table, report, plan: stream.plan().clone(), reading: stream.reading().clone() })
     }
 
     /// One feature for one key at some instants.

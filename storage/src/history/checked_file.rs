@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use crc32fast::Hasher;
@@ -20,12 +20,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{FileWriter, Files};
 use crate::history::HistoryError;
+use crate::history::footers::{Footer, Footers};
 
 /// The file's metadata key of the block sums: eight hexadecimal digits each, in order.
 pub(crate) const BLOCK_SUMS: &str = "hydrant.block_crc32";
-const BLOCK_BYTES: usize = 1 << 16;
+/// The metadata key of how many bytes a block has; files without it have [`OLDER_BLOCK_BYTES`].
+pub(crate) const BLOCK_SIZE: &str = "hydrant.block_bytes";
+/// A page of few rows is smaller, and all of its block is read for it.
+pub(crate) const BLOCK_BYTES: usize = 1 << 14;
+const OLDER_BLOCK_BYTES: usize = 1 << 16;
+const MOST_BLOCK_BYTES: usize = 1 << 20;
 /// Of a column that is read page after page so much is read at once at most.
-pub(crate) const READ_AHEAD: usize = 4 * BLOCK_BYTES;
+pub(crate) const READ_AHEAD: usize = 1 << 18;
 
 /// Where the end part of a file starts, and its sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,8 +115,9 @@ pub(crate) struct CheckedFile {
     path: PathBuf,
     len: u64,
     data_bytes: u64,
+    /// Empty once it has been read.
     end: Bytes,
-    layout: OnceLock<Layout>,
+    footer: Option<Arc<Footer>>,
     /// What was read ahead, by column.
     ahead: Mutex<HashMap<usize, Ahead>>,
     /// Why the last read failed: the parquet crate hands errors on as text.
@@ -118,7 +125,8 @@ pub(crate) struct CheckedFile {
 }
 
 /// What a file's metadata says of its row groups' bytes.
-struct Layout {
+pub(crate) struct Layout {
+    block_bytes: usize,
     block_sums: Vec<u32>,
     /// Where each column's part of each row group begins and ends, ascending, and the column's number.
     chunks: Vec<(Range<u64>, usize)>,
@@ -133,14 +141,29 @@ struct Ahead {
     reach: usize,
 }
 
+impl Layout {
+    /// About the memory that it takes.
+    pub fn bytes(&self) -> usize {
+        size_of_val(self.block_sums.as_slice()) + size_of_val(self.chunks.as_slice())
+    }
+
+    fn of(metadata: &ArrowReaderMetadata, data_bytes: u64) -> Result<Self, String> {
+        let block_bytes = block_bytes(metadata).ok_or("the size of its blocks can't be told")?;
+        let block_sums =
+            read_block_sums(metadata, data_bytes, block_bytes).ok_or("its block checksums are missing or too few")?;
+        Ok(Self { block_bytes, block_sums, chunks: chunks(metadata.metadata())? })
+    }
+}
+
 impl CheckedFile {
-    /// Opens a file, checks its end part and reads what that says.
+    /// Opens a file, checks its end part and reads what that says, unless that is known.
     pub fn open(
         files: &Arc<dyn Files>,
         path: PathBuf,
         len: u64,
         end: FileEnd,
-    ) -> Result<(CheckedReader, ArrowReaderMetadata), HistoryError> {
+        footers: &Footers,
+    ) -> Result<(CheckedReader, Arc<Footer>), HistoryError> {
         let damaged = |offset, reason: String| HistoryError::DamagedPage { file: path.clone(), offset, reason };
         let end_bytes = len.checked_sub(end.data_bytes).and_then(|bytes| usize::try_from(bytes).ok());
         let end_bytes = end_bytes.ok_or_else(|| damaged(0, format!("it can't be {len} bytes long")))?;
@@ -148,38 +171,43 @@ impl CheckedFile {
         if found != len {
             return Err(damaged(found.min(len), format!("it is {found} bytes long, not {len}")));
         }
+        let file = |end_bytes: Bytes, footer: Option<Arc<Footer>>| {
+            CheckedReader(Arc::new(Self {
+                files: files.clone(),
+                path: path.clone(),
+                len,
+                data_bytes: end.data_bytes,
+                end: end_bytes,
+                footer,
+                ahead: Mutex::default(),
+                failure: Mutex::new(None),
+            }))
+        };
+        if let Some(known) = footers.get(&path) {
+            return Ok((file(Bytes::new(), Some(known.clone())), known));
+        }
         let read = files.read_range(&path, end.data_bytes, end_bytes).map_err(HistoryError::io(&path))?;
         if crc32fast::hash(&read) != end.crc32 {
             return Err(damaged(end.data_bytes, "the checksum of its footer doesn't match".to_owned()));
         }
-        let reader = CheckedReader(Arc::new(Self {
-            files: files.clone(),
-            path: path.clone(),
-            len,
-            data_bytes: end.data_bytes,
-            end: read.into(),
-            layout: OnceLock::new(),
-            ahead: Mutex::default(),
-            failure: Mutex::new(None),
-        }));
+        let reader = file(read.into(), None);
         let options =
             ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_page_index_policy(PageIndexPolicy::Required);
         let metadata = ArrowReaderMetadata::load(&reader, options).map_err(|error| reader.error(&error))?;
-        let sums = read_block_sums(&metadata, end.data_bytes)
-            .ok_or_else(|| damaged(end.data_bytes, "its block checksums are missing or too few".to_owned()))?;
-        let chunks = chunks(metadata.metadata()).map_err(|error| reader.error(&error))?;
-        reader.0.layout.get_or_init(|| Layout { block_sums: sums, chunks });
-        Ok((reader, metadata))
+        let layout = Layout::of(&metadata, end.data_bytes).map_err(|reason| damaged(end.data_bytes, reason))?;
+        let footer = Arc::new(Footer { metadata, layout });
+        footers.keep(&path, &footer);
+        Ok((file(Bytes::new(), Some(footer.clone())), footer))
     }
 
     /// Bytes of the row groups, checked. Pages of one column are mostly read one after the other, and
     /// are smaller than what is checked at once; so more of such a column is read than is asked for.
     fn read_checked(&self, start: u64, length: usize) -> Result<Bytes, HistoryError> {
         let stop = start + length as u64;
-        let chunks = self.layout.get().map(|layout| layout.chunks.as_slice()).unwrap_or_default();
+        let chunks = self.footer.as_ref().map(|footer| footer.layout.chunks.as_slice()).unwrap_or_default();
         let chunk = chunks.partition_point(|(chunk, _)| chunk.start <= start).checked_sub(1);
         let Some((chunk, column)) = chunk.map(|index| &chunks[index]).filter(|(chunk, _)| stop <= chunk.end) else {
-            return self.read_blocks(start, length);
+            return self.read_blocks(start, length, stop);
         };
         let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         let before = ahead.remove(column);
@@ -191,17 +219,24 @@ impl CheckedFile {
             Some(before) if before.asked_to == start => {
                 let reach = (2 * before.reach).clamp(length, READ_AHEAD.max(length));
                 let to_end = usize::try_from(chunk.end - start).unwrap_or(usize::MAX);
-                (self.read_blocks(start, reach.min(to_end))?, reach)
+                (self.read_blocks(start, reach.min(to_end), chunk.end)?, reach)
             }
-            _ => (self.read_blocks(start, length)?, length),
+            _ => (self.read_blocks(start, length, chunk.end)?, length),
         };
         let asked = now.split_to(length);
         ahead.insert(*column, Ahead { start: stop, bytes: now, asked_to: stop, reach });
         Ok(asked)
     }
 
-    fn read_blocks(&self, start: u64, length: usize) -> Result<Bytes, HistoryError> {
-        let block = BLOCK_BYTES as u64;
+    /// At least `length` bytes, and what else of their blocks lies before `end`: it is read all the same.
+    fn read_blocks(&self, start: u64, length: usize, end: u64) -> Result<Bytes, HistoryError> {
+        let layout = self.footer.as_ref().map(|footer| &footer.layout);
+        let layout = layout.ok_or_else(|| HistoryError::DamagedPage {
+            file: self.path.clone(),
+            offset: start,
+            reason: "a part of it was asked for before its footer".to_owned(),
+        })?;
+        let block = layout.block_bytes as u64;
         let stop = start + length as u64;
         let (first, last) = (start / block, stop.div_ceil(block));
         let from = first * block;
@@ -210,16 +245,15 @@ impl CheckedFile {
             .map_err(io::Error::other)
             .and_then(|length| self.files.read_range(&self.path, from, length))
             .map_err(HistoryError::io(&self.path))?;
-        let sums = self.layout.get().map(|layout| layout.block_sums.as_slice()).unwrap_or_default();
-        for (index, bytes) in (first..).zip(read.chunks(BLOCK_BYTES)) {
-            let expected = usize::try_from(index).ok().and_then(|index| sums.get(index));
+        for (index, bytes) in (first..).zip(read.chunks(layout.block_bytes)) {
+            let expected = usize::try_from(index).ok().and_then(|index| layout.block_sums.get(index));
             if expected != Some(&crc32fast::hash(bytes)) {
                 let reason = format!("the checksum of its block of {} bytes doesn't match", bytes.len());
                 return Err(HistoryError::DamagedPage { file: self.path.clone(), offset: index * block, reason });
             }
         }
-        let skipped = (start - from) as usize;
-        Ok(Bytes::from(read).slice(skipped..skipped + length))
+        let kept = (start - from) as usize..(to.min(end.max(stop)) - from) as usize;
+        Ok(Bytes::from(read).slice(kept))
     }
 }
 
@@ -259,7 +293,9 @@ impl ChunkReader for CheckedReader {
         let stop = stop.ok_or_else(|| ParquetError::EOF(format!("{length} bytes at {start} of {}", file.len)))?;
         if start >= file.data_bytes {
             let from = (start - file.data_bytes) as usize;
-            return Ok(file.end.slice(from..from + length));
+            let is_there = from.checked_add(length).is_some_and(|to| to <= file.end.len());
+            let read_before = || ParquetError::General(format!("{length} bytes at {start} were read before"));
+            return if is_there { Ok(file.end.slice(from..from + length)) } else { Err(read_before()) };
         }
         if stop > file.data_bytes {
             return Err(ParquetError::General(format!("{length} bytes at {start} are of two parts of the file")));
@@ -283,7 +319,7 @@ impl Read for ChunkRead {
         let file = &self.reader.0;
         let part_end = if self.position < file.data_bytes { file.data_bytes } else { file.len };
         let available = usize::try_from(part_end.saturating_sub(self.position)).unwrap_or(usize::MAX);
-        let length = buffer.len().min(available).min(BLOCK_BYTES);
+        let length = buffer.len().min(available).min(READ_AHEAD);
         let bytes = self.reader.get_bytes(self.position, length).map_err(io::Error::other)?;
         buffer[..length].copy_from_slice(&bytes);
         self.position += length as u64;
@@ -306,10 +342,21 @@ fn chunks(metadata: &ParquetMetaData) -> Result<Vec<(Range<u64>, usize)>, String
     Ok(chunks)
 }
 
-fn read_block_sums(metadata: &ArrowReaderMetadata, data_bytes: u64) -> Option<Vec<u32>> {
+fn metadata_value<'a>(metadata: &'a ArrowReaderMetadata, key: &str) -> Option<&'a str> {
     let pairs = metadata.metadata().file_metadata().key_value_metadata()?;
-    let text = pairs.iter().find(|pair| pair.key == BLOCK_SUMS)?.value.as_deref()?;
-    if !text.is_ascii() || text.len() as u64 != data_bytes.div_ceil(BLOCK_BYTES as u64) * 8 {
+    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
+}
+
+fn block_bytes(metadata: &ArrowReaderMetadata) -> Option<usize> {
+    match metadata_value(metadata, BLOCK_SIZE) {
+        None => Some(OLDER_BLOCK_BYTES),
+        Some(text) => text.parse().ok().filter(|bytes| (1..=MOST_BLOCK_BYTES).contains(bytes)),
+    }
+}
+
+fn read_block_sums(metadata: &ArrowReaderMetadata, data_bytes: u64, block_bytes: usize) -> Option<Vec<u32>> {
+    let text = metadata_value(metadata, BLOCK_SUMS)?;
+    if !text.is_ascii() || text.len() as u64 != data_bytes.div_ceil(block_bytes as u64) * 8 {
         return None;
     }
     (0..text.len()).step_by(8).map(|at| u32::from_str_radix(&text[at..at + 8], 16).ok()).collect()

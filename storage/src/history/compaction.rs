@@ -178,7 +178,8 @@ fn write(
         if let Some(checks) = checks.take() {
             let name = snapshot.new_name(through);
             let path = snapshot.directory.join(&name);
-            open = Some((name, OpenFile::create(snapshot.store.as_ref(), path, &snapshot.spec, checks)?));
+            open =
+                Some((name, OpenFile::create(snapshot.store.as_ref(), path, &snapshot.spec, snapshot.shape, checks)?));
         }
         if let Some((_, file)) = &mut open {
             file.write(batch)?;

@@ -7,12 +7,15 @@
 mod checked_file;
 pub mod compaction;
 mod delta;
+mod footers;
 mod gather;
 pub mod merge;
+mod pages;
 pub mod parquet_run;
 pub mod run;
 pub mod schema;
 pub mod snapshot;
+mod sought;
 mod synced_store;
 pub mod table;
 mod tables;
@@ -33,11 +36,13 @@ pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
 pub use snapshot::{Chain, ChainRun, DataFile, TableSnapshot};
+pub use sought::{Sought, SoughtKeys};
 pub use table::{FilePath, HeldTable, HistoryTable, KeptFiles, LandReport};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
 pub use tails::tail_rows;
 pub use vacuum::VacuumReport;
+pub use writer::{FileShape, PAGE_ROWS};
 
 /// Why history could not be written or read. Nothing that is damaged is ever answered as a value.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,4 @@
-//! A data file as a sorted run. Row groups and pages that hold none of the wanted slots are left
+//! A data file as a sorted run. Row groups and pages that hold nothing that is looked for are left
 //! out, and every byte that is read has been checked; a row that was asked for is delivered as it
 //! was written or not at all.
 
@@ -12,20 +12,19 @@ use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
 use arrow_buffer::{BooleanBuffer, ScalarBuffer};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
-};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
-use parquet::file::page_index::column_index::ColumnIndexMetaData;
-use parquet::file::page_index::offset_index::PageLocation;
 use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 
 use crate::files::Files;
 use crate::history::checked_file::{CheckedFile, CheckedReader, READ_AHEAD};
+use crate::history::footers::{Footer, Footers};
+use crate::history::pages::{BoundColumns, PageBounds, pages_of, wanted_pages};
 use crate::history::schema::{self, HistoryViewSpec};
+use crate::history::sought::Sought;
 use crate::history::writer::{DICTIONARY_BYTES, FileFacts, PAGE_ROWS};
-use crate::history::{HistoryError, Run, RunBatch, SlotSet};
+use crate::history::{HistoryError, Run, RunBatch};
 use crate::order::Micros;
 use crate::value::DataType;
 
@@ -36,7 +35,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// The rows of one data file.
 pub struct ParquetRun {
     reader: CheckedReader,
-    metadata: ArrowReaderMetadata,
+    footer: Arc<Footer>,
     mask: ProjectionMask,
     /// The projected features and their types.
     features: Vec<(String, DataType)>,
@@ -66,6 +65,15 @@ pub(crate) struct StandIns {
     pub ingest_time: Option<Micros>,
 }
 
+/// What is asked of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked<'a> {
+    /// The features, by their indices in the view.
+    pub projection: &'a [usize],
+    pub sought: &'a Sought,
+    pub stand_ins: Option<StandIns>,
+}
+
 /// What is still wanted of a row group.
 struct Group {
     index: usize,
@@ -74,27 +82,25 @@ struct Group {
     wanted: VecDeque<Range<usize>>,
 }
 
-/// The slots of a stretch of rows.
+/// Where a page begins, and the greatest slot in it.
 struct SlotPage {
-    rows: Range<usize>,
-    first_slot: u16,
+    first_row: usize,
     last_slot: u16,
 }
 
 impl ParquetRun {
-    /// Opens a file for the features with the given indices in the view, of rows in the given slots;
-    /// rows of other slots may come too.
+    /// Opens a file for the rows that are looked for; others may come too.
     pub(crate) fn open(
         files: &Arc<dyn Files>,
         path: PathBuf,
-        len: u64,
-        facts: &FileFacts,
+        (len, facts): (u64, &FileFacts),
         spec: &HistoryViewSpec,
-        projection: &[usize],
-        slots: Option<&SlotSet>,
-        stand_ins: Option<StandIns>,
+        asked: Asked<'_>,
+        footers: &Footers,
     ) -> Result<Self, HistoryError> {
-        let (reader, metadata) = CheckedFile::open(files, path, len, facts.end)?;
+        let Asked { projection, sought, stand_ins } = asked;
+        let (reader, footer) = CheckedFile::open(files, path, len, facts.end, footers)?;
+        let metadata = &footer.metadata;
         let features: Vec<(String, DataType)> =
             projection.iter().map(|index| &spec.features[*index]).map(|(name, t)| (name.to_string(), *t)).collect();
         let is_read = |name: &&str| !stand_ins.is_some_and(|stand_ins| stand_ins.replaces(name));
@@ -105,11 +111,14 @@ impl ParquetRun {
         let mask = ProjectionMask::roots(metadata.parquet_schema(), wanted_columns.filter_map(place));
 
         let parquet = metadata.metadata();
-        let slot_column = (0..metadata.parquet_schema().num_columns())
-            .find(|column| metadata.parquet_schema().column(*column).path().string() == schema::SLOT)
-            .ok_or_else(|| reader.damaged("it has no column of slots".to_owned()))?;
-        let groups: VecDeque<Group> = (0..parquet.num_row_groups())
-            .map(|index| Group::new(parquet, index, slot_column, slots))
+        let bounds = BoundColumns::of(parquet).ok_or_else(|| reader.damaged("it has no column of slots".to_owned()))?;
+        let pages = pages_of(parquet, &bounds);
+        let wanted = wanted_pages(&pages, sought);
+        let groups: VecDeque<Group> = pages
+            .iter()
+            .zip(wanted)
+            .enumerate()
+            .map(|(index, (pages, wanted))| Group::new(index, pages, &wanted))
             .filter(|group| !group.wanted.is_empty())
             .collect();
         // The parquet crate makes room for a whole batch, however few rows there are.
@@ -117,7 +126,7 @@ impl ParquetRun {
         let batch_rows = batch_rows(parquet, &mask).min(most_wanted.max(1));
         Ok(Self {
             reader,
-            metadata,
+            footer,
             mask,
             features,
             batch_rows,
@@ -138,7 +147,7 @@ impl ParquetRun {
     /// About the bytes that it takes while it is being read: what is known of the file, and of each
     /// projected column what is read ahead, a page, a dictionary and a batch's values.
     pub fn open_bytes(&self) -> usize {
-        let parquet = self.metadata.metadata();
+        let parquet = self.footer.metadata.metadata();
         let of_group = |group: &RowGroupMetaData| -> usize {
             let rows = usize::try_from(group.num_rows()).unwrap_or_default().max(1);
             let leaves = group.columns().iter().enumerate().filter(|(leaf, _)| self.mask.leaf_included(*leaf));
@@ -158,14 +167,15 @@ impl ParquetRun {
     /// came.
     fn next_row(&self) -> usize {
         let Some(group) = self.groups.front() else { return 0 };
-        let before = self.metadata.metadata().row_groups().iter().take(group.index);
+        let before = self.footer.metadata.metadata().row_groups().iter().take(group.index);
         let rows_before: i64 = before.map(RowGroupMetaData::num_rows).sum();
         usize::try_from(rows_before).unwrap_or_default() + group.wanted.front().map_or(0, |rows| rows.start)
     }
 
     fn start_group(&mut self) -> Result<(), HistoryError> {
         let Some(group) = self.groups.front() else { return Ok(()) };
-        let row_group = self.metadata.metadata().row_group(group.index);
+        let footer = self.footer.clone();
+        let row_group = footer.metadata.metadata().row_group(group.index);
         let total = usize::try_from(row_group.num_rows()).map_err(|error| self.reader.error(&error))?;
         let selection = RowSelection::from_consecutive_ranges(group.wanted.iter().cloned(), total);
         self.constants = constants(row_group);
@@ -174,7 +184,7 @@ impl ParquetRun {
         }
         self.repeated = repeated(&self.constants, self.batch_rows);
         self.known_at_once = group.wanted_rows() == total && self.is_known_at_once(row_group)?;
-        let parquet = self.metadata.parquet_schema();
+        let parquet = footer.metadata.parquet_schema();
         let is_spared =
             |name: &str| self.constants.contains_key(name) || (self.known_at_once && name == schema::KNOWN_TIME);
         let is_read = |leaf: &usize| {
@@ -182,7 +192,7 @@ impl ParquetRun {
             self.mask.leaf_included(*leaf) && !matches!(path.as_slice(), [name] if is_spared(name))
         };
         let mask = ProjectionMask::leaves(parquet, (0..parquet.num_columns()).filter(is_read));
-        let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(self.reader.clone(), self.metadata.clone())
+        let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(self.reader.clone(), footer.metadata.clone())
             .with_projection(mask)
             .with_row_groups(vec![group.index])
             .with_row_selection(selection)
@@ -353,18 +363,15 @@ impl Run for ParquetRun {
 }
 
 impl Group {
-    fn new(parquet: &ParquetMetaData, index: usize, slot_column: usize, slots: Option<&SlotSet>) -> Self {
-        let pages = slot_pages(parquet, index, slot_column);
+    fn new(index: usize, pages: &[PageBounds<'_>], is_wanted: &[bool]) -> Self {
         let mut wanted: VecDeque<Range<usize>> = VecDeque::new();
-        for page in &pages {
-            if !slots.is_none_or(|slots| slots.intersects(page.first_slot, page.last_slot)) {
-                continue;
-            }
+        for (page, _) in pages.iter().zip(is_wanted).filter(|(_, is_wanted)| **is_wanted) {
             match wanted.back_mut() {
                 Some(last) if last.end == page.rows.start => last.end = page.rows.end,
                 _ => wanted.push_back(page.rows.clone()),
             }
         }
+        let pages = pages.iter().map(|page| SlotPage { first_row: page.rows.start, last_slot: page.slots.1 }).collect();
         Self { index, pages, wanted }
     }
 
@@ -388,8 +395,8 @@ impl Group {
 
     /// Drops the wanted rows of pages that end before a slot; whether there were any.
     fn skip_to(&mut self, slot: u16) -> bool {
-        let first_row = self.pages.iter().find(|page| page.last_slot >= slot).map(|page| page.rows.start);
-        let first_row = first_row.unwrap_or(usize::MAX);
+        let page = self.pages.partition_point(|page| page.last_slot < slot);
+        let first_row = self.pages.get(page).map_or(usize::MAX, |page| page.first_row);
         let mut skipped = false;
         while let Some(first) = self.wanted.front_mut()
             && first.start < first_row
@@ -442,44 +449,6 @@ fn constants(group: &RowGroupMetaData) -> HashMap<&'static str, i64> {
         Some((name, value))
     };
     group.columns().iter().filter_map(of_column).collect()
-}
-
-/// The slots page by page, by the page index; else of the whole row group by its statistics; else
-/// all slots.
-fn slot_pages(parquet: &ParquetMetaData, index: usize, slot_column: usize) -> Vec<SlotPage> {
-    let group = parquet.row_group(index);
-    let rows = usize::try_from(group.num_rows()).unwrap_or_default();
-    let bounds = match parquet.column_index().map(|columns| &columns[index][slot_column]) {
-        Some(ColumnIndexMetaData::INT32(pages)) => Some((pages.min_values(), pages.max_values())),
-        _ => None,
-    };
-    let locations: Option<&[PageLocation]> =
-        parquet.offset_index().map(|columns| columns[index][slot_column].page_locations().as_slice());
-    if let (Some((least, greatest)), Some(locations)) = (bounds, locations)
-        && least.len() == locations.len()
-        && greatest.len() == locations.len()
-    {
-        let starts = locations.iter().map(|page| usize::try_from(page.first_row_index).unwrap_or_default());
-        let ends = starts.clone().skip(1).chain([rows]);
-        let of_page = |((start, end), (least, greatest)): ((usize, usize), (&i32, &i32))| SlotPage {
-            rows: start..end,
-            first_slot: to_slot(*least, 0),
-            last_slot: to_slot(*greatest, u16::MAX),
-        };
-        return starts.zip(ends).zip(least.iter().zip(greatest)).map(of_page).collect();
-    }
-    let (first_slot, last_slot) = match group.column(slot_column).statistics() {
-        Some(Statistics::Int32(slots)) => (
-            slots.min_opt().map_or(0, |least| to_slot(*least, 0)),
-            slots.max_opt().map_or(u16::MAX, |greatest| to_slot(*greatest, u16::MAX)),
-        ),
-        _ => (0, u16::MAX),
-    };
-    vec![SlotPage { rows: 0..rows, first_slot, last_slot }]
-}
-
-fn to_slot(value: i32, otherwise: u16) -> u16 {
-    u16::try_from(value).unwrap_or(otherwise)
 }
 
 /// So many rows that a batch of the projected columns takes about [`BATCH_BYTES`].

@@ -27,6 +27,9 @@ pub const DELETED: &str = "_deleted";
 /// The columns that order a file's rows, the leading one first.
 pub const SORT_COLUMNS: [&str; 6] = [SLOT, KEY, EVENT_TIME, KNOWN_TIME, FRAME, ORDINAL];
 
+/// The columns whose bounds are known page by page, so that a reader finds the pages that it needs.
+pub(crate) const BOUND_COLUMNS: [&str; 5] = [SLOT, KEY, EVENT_TIME, KNOWN_TIME, INGEST_TIME];
+
 /// The columns that every row has besides join keys and features.
 pub(crate) const ROW_COLUMNS: [&str; 10] =
     [SLOT, KEY, EVENT_TIME, KNOWN_TIME, INGEST_TIME, FRAME, ORDINAL, REVISION, FEATURE_COUNT, DELETED];

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use crate::files::Files;
 use crate::history::delta::ListedFile;
-use crate::history::parquet_run::{ParquetRun, StandIns};
+use crate::history::footers::Footers;
+use crate::history::parquet_run::{Asked, ParquetRun, StandIns};
 use crate::history::schema::HistoryViewSpec;
-use crate::history::writer::FileFacts;
+use crate::history::sought::Sought;
+use crate::history::writer::{FileFacts, FileShape};
 use crate::history::{HistoryError, Run, RunBatch, SlotSet};
 use crate::order::Micros;
 
@@ -26,6 +28,9 @@ pub struct TableSnapshot {
     pub(super) spec: Arc<HistoryViewSpec>,
     pub(super) directory: PathBuf,
     pub(super) store: Arc<dyn Files>,
+    pub(super) footers: Arc<Footers>,
+    /// Of the files that are written next.
+    pub(super) shape: FileShape,
 }
 
 /// A data file: rows in history order.
@@ -123,7 +128,18 @@ impl TableSnapshot {
         projection: &[usize],
         slots: Option<&SlotSet>,
     ) -> Result<ParquetRun, HistoryError> {
-        self.open_file(file, projection, slots, None)
+        self.open_run_for(file, projection, &Sought::of_slots(slots))
+    }
+
+    /// A file as a run, without the row groups and pages that hold nothing that is looked for; other
+    /// rows may come all the same. Blocks.
+    pub fn open_run_for(
+        &self,
+        file: &DataFile,
+        projection: &[usize],
+        sought: &Sought,
+    ) -> Result<ParquetRun, HistoryError> {
+        self.open_file(file, projection, sought, None)
     }
 
     /// All files that may hold rows of the slots ingested at or before the cut-off.
@@ -160,8 +176,18 @@ impl TableSnapshot {
         projection: &[usize],
         slots: Option<&SlotSet>,
     ) -> Result<ChainRun, HistoryError> {
+        self.open_chain_for(chain, projection, &Arc::new(Sought::of_slots(slots)))
+    }
+
+    /// A chain as one run, as [`TableSnapshot::open_run_for`] gives one of a file. Blocks.
+    pub fn open_chain_for(
+        &self,
+        chain: &Chain<'_>,
+        projection: &[usize],
+        sought: &Arc<Sought>,
+    ) -> Result<ChainRun, HistoryError> {
         let files = chain.files.iter().map(|file| ((*file).clone(), None)).collect();
-        self.chain_run(files, projection, slots)
+        self.chain_run(files, projection, sought)
     }
 
     /// A chain as one run whose rows are only to be put in order with those of the chains that it was
@@ -172,32 +198,33 @@ impl TableSnapshot {
         &self,
         chain: &Chain<'_>,
         projection: &[usize],
-        slots: Option<&SlotSet>,
+        sought: &Arc<Sought>,
         cutoff: Option<Micros>,
     ) -> Result<ChainRun, HistoryError> {
         // All rows are in one frame then: the first, so that tails and later chains come after it.
         let frame = Some(chain.frames().0).filter(|_| chain.is_apart && u32::try_from(chain.rows()).is_ok());
         let mut rows_before = 0;
         let stand_ins = |file: &DataFile| {
+            let frame = frame?;
             let first_ordinal = rows_before;
             rows_before += file.rows() as u32;
             let last = file.ingest_times().1;
             let ingest_time = cutoff.is_none_or(|cutoff| last <= cutoff).then_some(last);
-            frame.map(|frame| StandIns { frame, first_ordinal, ingest_time })
+            Some(StandIns { frame, first_ordinal, ingest_time })
         };
         let files: Vec<DataFile> = chain.files.iter().map(|file| (*file).clone()).collect();
         let stand_ins: Vec<Option<StandIns>> = files.iter().map(stand_ins).collect();
-        self.chain_run(files.into_iter().zip(stand_ins).collect(), projection, slots)
+        self.chain_run(files.into_iter().zip(stand_ins).collect(), projection, sought)
     }
 
     fn chain_run(
         &self,
         files: VecDeque<(DataFile, Option<StandIns>)>,
         projection: &[usize],
-        slots: Option<&SlotSet>,
+        sought: &Arc<Sought>,
     ) -> Result<ChainRun, HistoryError> {
-        let (projection, slots) = (projection.to_vec(), slots.cloned());
-        let mut run = ChainRun { snapshot: self.without_files(), projection, slots, open: None, files };
+        let (projection, sought) = (projection.to_vec(), sought.clone());
+        let mut run = ChainRun { snapshot: self.without_files(), projection, sought, open: None, files };
         run.open_next()?;
         Ok(run)
     }
@@ -206,18 +233,20 @@ impl TableSnapshot {
         &self,
         file: &DataFile,
         projection: &[usize],
-        slots: Option<&SlotSet>,
+        sought: &Sought,
         stand_ins: Option<StandIns>,
     ) -> Result<ParquetRun, HistoryError> {
-        let path = self.directory.join(&file.name);
-        ParquetRun::open(&self.store, path, file.bytes, &file.facts, &self.spec, projection, slots, stand_ins)
+        let (path, known) = (self.directory.join(&file.name), (file.bytes, &file.facts));
+        let asked = Asked { projection, sought, stand_ins };
+        ParquetRun::open(&self.store, path, known, &self.spec, asked, &self.footers)
     }
 
     /// What opening a file takes, without holding on to all files.
     fn without_files(&self) -> Self {
-        let Self { delta_version, landed_through, .. } = *self;
+        let Self { delta_version, landed_through, shape, .. } = *self;
         let (spec, directory, store) = (self.spec.clone(), self.directory.clone(), self.store.clone());
-        Self { delta_version, landed_through, files: Vec::new(), spec, directory, store }
+        let footers = self.footers.clone();
+        Self { delta_version, landed_through, files: Vec::new(), spec, directory, store, footers, shape }
     }
 }
 
@@ -240,7 +269,7 @@ pub struct ChainRun {
     /// Without files: it only opens them.
     snapshot: TableSnapshot,
     projection: Vec<usize>,
-    slots: Option<SlotSet>,
+    sought: Arc<Sought>,
     open: Option<(ParquetRun, DataFile)>,
     /// Those that come after it.
     files: VecDeque<(DataFile, Option<StandIns>)>,
@@ -257,7 +286,7 @@ impl ChainRun {
         // What the last one took goes before the next one takes its own.
         self.open = None;
         let Some((file, stand_ins)) = self.files.pop_front() else { return Ok(false) };
-        let run = self.snapshot.open_file(&file, &self.projection, self.slots.as_ref(), stand_ins)?;
+        let run = self.snapshot.open_file(&file, &self.projection, &self.sought, stand_ins)?;
         self.open = Some((run, file));
         Ok(true)
     }

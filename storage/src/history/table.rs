@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use crate::files::{Files, remove_if_there};
 use crate::history::compaction::{self, CompactReport, Merge, MergeOptions, Pace};
 use crate::history::delta::{DeltaLog, ListedFile, expected_columns};
+use crate::history::footers::Footers;
 use crate::history::schema::{Column, HistoryViewSpec};
 use crate::history::snapshot::{DataFile, Pin, TableSnapshot};
 use crate::history::synced_store::{SyncedStore, TEMPORARY_SUFFIX};
 use crate::history::vacuum::Retired;
-use crate::history::writer::write_file;
+use crate::history::writer::{FileShape, write_file};
 use crate::history::{HistoryError, Run};
 use crate::names::Name;
 use crate::order::Micros;
@@ -48,6 +49,17 @@ impl HistoryTable {
         root: &Path,
         spec: HistoryViewSpec,
     ) -> Result<Self, HistoryError> {
+        Self::open_with(files, root, spec, (Footers::new(0), FileShape::default())).await
+    }
+
+    /// The same; the ends of its files are kept where those of other tables are, and new files are cut
+    /// as is said.
+    pub(super) async fn open_with(
+        files: Arc<dyn Files>,
+        root: &Path,
+        spec: HistoryViewSpec,
+        (footers, shape): (Arc<Footers>, FileShape),
+    ) -> Result<Self, HistoryError> {
         let directory = root.join(spec.directory());
         let store = SyncedStore::new(files.clone(), root);
         let (made, made_files) = (directory.join(LOG_DIRECTORY), files.clone());
@@ -63,6 +75,8 @@ impl HistoryTable {
             spec: Arc::new(spec),
             directory: directory.clone(),
             store: files.clone(),
+            footers,
+            shape,
         };
         let snapshot = TableSnapshot { files: with_pins(log.files()?, &empty), ..empty };
         let current: HashSet<String> = snapshot.files.iter().map(|file| file.name.clone()).collect();
@@ -211,8 +225,8 @@ impl Inner {
         }
         let name = before.new_name(through);
         let (files, path, spec) = (self.files.clone(), self.directory.join(&name), before.spec.clone());
-        let landed = before.landed_through;
-        let write = move || write_file(files.as_ref(), &path, &spec, run.as_mut(), landed, through);
+        let (landed, shape) = (before.landed_through, before.shape);
+        let write = move || write_file(files.as_ref(), &path, &spec, shape, run.as_mut(), (landed, through));
         let Some(written) = blocking(write).await? else { return Ok(LandReport::default()) };
 
         let mut log = self.log.lock().await;
@@ -303,8 +317,17 @@ impl Inner {
         let before = self.current();
         let (delta_version, landed_through) = (log.version()?, log.landed_through().await?);
         let files = with_pins(log.files()?, &before);
-        let (directory, store) = (before.directory.clone(), before.store.clone());
-        let snapshot = TableSnapshot { delta_version, landed_through, files, spec, directory, store };
+        let (directory, store, footers) = (before.directory.clone(), before.store.clone(), before.footers.clone());
+        let snapshot = TableSnapshot {
+            delta_version,
+            landed_through,
+            files,
+            spec,
+            directory,
+            store,
+            footers,
+            shape: before.shape,
+        };
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
         Ok(())
     }

@@ -9,20 +9,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::OnceCell;
 
 use crate::files::Files;
+use crate::history::footers::Footers;
 use crate::history::table::finished;
+use crate::history::writer::FileShape;
 use crate::history::{HistoryError, HistoryTable, HistoryViewSpec};
+
+/// Bytes of the page indexes that are kept in memory, of all tables together.
+const FOOTER_BYTES: usize = 64 << 20;
 
 /// All tables under one root.
 pub struct HistoryTables {
     files: Arc<dyn Files>,
     root: PathBuf,
+    footers: Arc<Footers>,
+    shape: FileShape,
     opened: Mutex<HashMap<PathBuf, Arc<OnceCell<HistoryTable>>>>,
 }
 
 impl HistoryTables {
     /// There must be no other process with tables under `root`.
     pub fn new(files: Arc<dyn Files>, root: PathBuf) -> Self {
-        Self { files, root, opened: Mutex::default() }
+        Self::shaped(files, root, FileShape::default())
+    }
+
+    /// The same; files that are written are cut as is said.
+    pub fn shaped(files: Arc<dyn Files>, root: PathBuf, shape: FileShape) -> Self {
+        Self { files, root, footers: Footers::new(FOOTER_BYTES), shape, opened: Mutex::default() }
     }
 
     /// The table of a view, with columns for at least the features that `spec` lists. Dropping the
@@ -38,8 +50,9 @@ impl HistoryTables {
             Some(table) => table.clone(),
             None => {
                 let (files, root) = (self.files.clone(), self.root.clone());
+                let reading = (self.footers.clone(), self.shape);
                 let opening = async move {
-                    let open = || HistoryTable::open_or_create(files, &root, spec);
+                    let open = || HistoryTable::open_with(files, &root, spec, reading);
                     cell.get_or_try_init(open).await.cloned()
                 };
                 finished(tokio::spawn(opening)).await?

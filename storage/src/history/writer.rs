@@ -20,17 +20,32 @@ use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Files, remove_if_there};
-use crate::history::checked_file::{BLOCK_SUMS, FileEnd, SummedWriter};
+use crate::history::checked_file::{BLOCK_BYTES, BLOCK_SIZE, BLOCK_SUMS, FileEnd, SummedWriter};
 use crate::history::schema::{self, HistoryViewSpec};
 use crate::history::{HistoryError, Run, RunBatch};
 use crate::keys::KeyColumnsBuilder;
 use crate::order::Micros;
 use crate::value::{DataType, ScalarType};
 
-const ROW_GROUP_ROWS: usize = 128 * 1024;
 /// Bounds the writer's memory, and what a reader has to skip, where rows are wide.
 const ROW_GROUP_BYTES: usize = 64 << 20;
-pub(crate) const PAGE_ROWS: usize = 8 * 1024;
+/// Rows of a page. A row that is sought costs a page of each column, and each page its place in the
+/// page index.
+pub const PAGE_ROWS: usize = 2048;
+
+/// Into how much the rows of a data file are cut, at most. Readers don't depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileShape {
+    pub group_rows: usize,
+    pub page_rows: usize,
+}
+
+impl Default for FileShape {
+    fn default() -> Self {
+        Self { group_rows: 128 * 1024, page_rows: PAGE_ROWS }
+    }
+}
+
 /// A reader keeps the dictionary of each column in memory, so that only small ones pay.
 pub(crate) const DICTIONARY_BYTES: usize = 64 << 10;
 
@@ -74,12 +89,12 @@ pub(crate) fn write_file(
     files: &dyn Files,
     path: &Path,
     spec: &HistoryViewSpec,
+    shape: FileShape,
     run: &mut dyn Run,
-    landed: u64,
-    through: u64,
+    (landed, through): (u64, u64),
 ) -> Result<Option<WrittenFile>, HistoryError> {
     let Some(first) = run.next()? else { return Ok(None) };
-    let mut file = OpenFile::create(files, path.to_owned(), spec, RowChecks::new(landed, through))?;
+    let mut file = OpenFile::create(files, path.to_owned(), spec, shape, RowChecks::new(landed, through))?;
     let mut next = Some(first);
     while let Some(batch) = next {
         file.write(batch)?;
@@ -118,13 +133,14 @@ impl<'a> OpenFile<'a> {
         files: &'a dyn Files,
         path: PathBuf,
         spec: &'a HistoryViewSpec,
+        shape: FileShape,
         checks: RowChecks,
     ) -> Result<Self, HistoryError> {
         let unfinished = Unfinished { files, path, finished: false };
         let path = &unfinished.path;
         let schema = spec.file_schema();
         let sink = SummedWriter::new(files.create_new(path).map_err(HistoryError::io(path))?);
-        let options = ArrowWriterOptions::new().with_properties(properties(spec)).with_skip_arrow_metadata(true);
+        let options = ArrowWriterOptions::new().with_properties(properties(spec, shape)).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(sink, schema.clone(), options);
         let writer = writer.map_err(|error| to_error(path, error))?;
         Ok(Self { unfinished, spec, schema, writer, checks })
@@ -151,6 +167,7 @@ impl<'a> OpenFile<'a> {
         writer.sync().map_err(HistoryError::io(path))?;
         let sums = writer.inner_mut().start_end();
         writer.append_key_value_metadata(KeyValue::new(BLOCK_SUMS.to_owned(), sums));
+        writer.append_key_value_metadata(KeyValue::new(BLOCK_SIZE.to_owned(), BLOCK_BYTES.to_string()));
         let sink = writer.into_inner().map_err(|error| to_error(path, error))?;
         let bytes = sink.written();
         let end = sink.finish().map_err(HistoryError::io(path))?;
@@ -296,7 +313,7 @@ fn timestamps(values: &ScalarBuffer<Micros>) -> ArrayRef {
     Arc::new(array.with_timezone("UTC"))
 }
 
-fn properties(spec: &HistoryViewSpec) -> WriterProperties {
+fn properties(spec: &HistoryViewSpec, shape: FileShape) -> WriterProperties {
     let columns = spec.columns();
     let place = |name: &&str| columns.iter().position(|column| column.name == *name);
     let sorting = schema::SORT_COLUMNS.iter().filter_map(place);
@@ -306,13 +323,17 @@ fn properties(spec: &HistoryViewSpec) -> WriterProperties {
     let zstd = ZstdLevel::try_new(1).expect("1 is a level of zstd");
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(zstd))
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_row_count(Some(shape.group_rows))
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-        .set_data_page_row_count_limit(PAGE_ROWS)
+        // A page ends only where so many rows have been handed over, however long they are.
+        .set_write_batch_size(shape.page_rows.min(1024))
+        .set_data_page_row_count_limit(shape.page_rows)
         .set_dictionary_page_size_limit(DICTIONARY_BYTES)
         .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_column_statistics_enabled(ColumnPath::from(schema::SLOT), EnabledStatistics::Page)
         .set_sorting_columns(Some(sorting));
+    for name in schema::BOUND_COLUMNS {
+        properties = properties.set_column_statistics_enabled(ColumnPath::from(name), EnabledStatistics::Page);
+    }
     for column in &columns {
         properties = column_properties(properties, &column.name, column.data_type);
     }

@@ -73,7 +73,7 @@ async fn a_damaged_row_is_a_damaged_cell_is_counted_and_never_a_wrong_value() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_page_of_history_is_data_loss_naming_the_file_and_is_counted() {
-    let node = TestNode::start(SHOP).await;
+    let mut node = TestNode::start(SHOP).await;
     let rows =
         (0..500).map(|user| json!({"user_id": user, "happened": START, "plan": format!("plan {user}")})).collect();
     node.put("facts", rows).await;
@@ -88,12 +88,14 @@ async fn a_damaged_page_of_history_is_data_loss_naming_the_file_and_is_counted()
         let at = bytes.len() * tenth / 10;
         bytes[at] ^= 4;
         fs::write(file, &bytes).expect("written");
+        // What the file's end says was checked when it was read, and is remembered.
+        node.restart().await;
         let failed = node.try_train(&["user_facts:plan"], &wanted, AS_KNOWN).await;
         let failed = failed.expect_err("a byte is wrong");
         assert_eq!(failed.code, Code::DataLoss, "byte {at}: {failed}");
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         assert!(failed.message.contains(&name), "byte {at}: {failed}");
-        assert_eq!(node.use_cases().history.metrics().damaged.get(), tenth as u64);
+        assert_eq!(node.use_cases().history.metrics().damaged.get(), 1);
     }
     fs::write(file, &whole).expect("written");
     let trained = node.train(&["user_facts:plan"], &wanted, AS_KNOWN).await;

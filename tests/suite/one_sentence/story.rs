@@ -69,6 +69,8 @@ pub struct Tally {
     pub from_history: usize,
     pub recorded_cells: usize,
     pub training_cells: usize,
+    pub explained_cells: usize,
+    pub explained_losers: usize,
     pub present: usize,
     pub expired: usize,
     pub landings: usize,
@@ -124,7 +126,8 @@ impl Story {
             38..=40 => self.write_again().await,
             41..=57 => self.move_clock().await,
             58..=83 => self.read_unpinned().await,
-            84..=91 => self.read_pinned().await,
+            84..=89 => self.read_pinned().await,
+            90..=91 => self.explain().await,
             92..=94 => self.train().await,
             95 => self.land().await,
             96 => {
@@ -267,6 +270,8 @@ impl AddAssign for Tally {
         self.from_history += other.from_history;
         self.recorded_cells += other.recorded_cells;
         self.training_cells += other.training_cells;
+        self.explained_cells += other.explained_cells;
+        self.explained_losers += other.explained_losers;
         self.present += other.present;
         self.expired += other.expired;
         self.landings += other.landings;

@@ -8,6 +8,7 @@ mod damage;
 mod landing;
 mod merging;
 mod pruning;
+mod seeking;
 mod vacuum;
 
 use std::collections::VecDeque;

@@ -1,6 +1,8 @@
 //! What a story asks: unpinned reads, which are recorded; pinned ones; training sets of both modes
 //! with and without a cut-off. Whatever is answered is compared with the oracle.
 
+mod whys;
+
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch};
