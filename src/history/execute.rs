@@ -8,10 +8,10 @@ use std::sync::Arc;
 use arrow_array::{RecordBatch, UInt16Array};
 use hydrant_storage::history::{MergedRuns, RunBatch};
 use hydrant_storage::order::Micros;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::asof::{AsOf, HistoryRows, Stretch};
 use super::block::Block;
+use super::digest::content_hash;
 use super::failure::JoinError;
 use super::hits::{HitMemory, HitWriter, Hits};
 use super::plan::Plan;
@@ -20,7 +20,7 @@ use super::spine::{Budget, Spine};
 use super::waiting::WaitingRows;
 use super::walk::{JoinWalk, walk};
 use super::work::{Stop, in_parallel};
-use super::zip::Zip;
+use super::zip::{Found, StatusCounts, Zip};
 
 /// What is known when the last row has been answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,12 +36,11 @@ pub struct Outcome {
     pub nulls: Vec<u64>,
 }
 
-/// All rows that count, found and put down; history isn't read any more.
-#[derive(Debug)]
+/// All rows that count, found and put down; history isn't read any more. Clones are the same.
+#[derive(Clone, Debug)]
 pub struct Findings {
-    plan: Arc<Plan>,
-    zip: Zip,
-    rows: u64,
+    found: Arc<Found>,
+    pub rows: u64,
     differing: u64,
     spine_hash: String,
 }
@@ -91,31 +90,80 @@ impl Findings {
             differing += walked.differing;
         }
         let spine_hash = digest.finish(&plan.spine);
-        let zip = Zip::new(plan.clone(), pieces, ranges, range_of, hits)?;
-        Ok(Self { plan: plan.clone(), zip, rows, differing, spine_hash })
+        let found = Found { plan: plan.clone(), pieces, ranges, range_of, hits };
+        Ok(Self { found: Arc::new(found), rows, differing, spine_hash })
+    }
+
+    /// Puts all that is in memory on disk, for answers that are asked for later.
+    pub fn put_down(self, stop: &Stop) -> Result<Self, JoinError> {
+        let Self { mut found, rows, differing, spine_hash } = self;
+        let whole = Arc::get_mut(&mut found).expect("nobody else has it before it is put down");
+        whole.put_down(stop)?;
+        Ok(Self { found, rows, differing, spine_hash })
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.found.plan
     }
 
     /// Answers through `emit`, in the spine's order.
     pub fn answer(
-        mut self,
+        &self,
+        stop: &Stop,
+        emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
+    ) -> Result<Outcome, JoinError> {
+        Ok(self.outcome(&self.answer_to(0..self.rows, stop, emit)?))
+    }
+
+    /// Of a zip that has given all rows.
+    fn outcome(&self, zip: &Zip) -> Outcome {
+        Outcome {
+            rows: self.rows,
+            row_view_pairs: self.rows * self.plan().lookups.len() as u64,
+            differing: self.differing,
+            spine_hash: self.spine_hash.clone(),
+            content_hash: content_hash(&self.spine_hash, &zip.digest()),
+            nulls: zip.nulls().to_vec(),
+        }
+    }
+
+    /// As [`Self::answer`], counting statuses.
+    pub fn answer_counting(
+        &self,
         stop: &Stop,
         mut emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
-    ) -> Result<Outcome, JoinError> {
-        while let Some(batch) = self.zip.next_batch()? {
+    ) -> Result<(Outcome, Vec<StatusCounts>), JoinError> {
+        let mut zip = Zip::new(self.found.clone(), 0..self.rows)?;
+        zip.count_statuses();
+        while let Some(batch) = zip.next_batch()? {
             stop.check()?;
             emit(batch)?;
         }
-        let mut content = Xxh3::new();
-        content.update(self.spine_hash.as_bytes());
-        content.update(self.zip.digest().as_bytes());
-        Ok(Outcome {
-            rows: self.rows,
-            row_view_pairs: self.rows * self.plan.lookups.len() as u64,
-            differing: self.differing,
-            spine_hash: self.spine_hash,
-            content_hash: format!("{:032x}", content.digest128()),
-            nulls: self.zip.nulls().to_vec(),
-        })
+        Ok((self.outcome(&zip), zip.statuses().to_vec()))
+    }
+
+    /// Answers to these rows of the spine alone.
+    pub fn answer_rows(
+        &self,
+        rows: Range<u64>,
+        stop: &Stop,
+        emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
+    ) -> Result<(), JoinError> {
+        self.answer_to(rows, stop, emit).map(drop)
+    }
+
+    fn answer_to(
+        &self,
+        rows: Range<u64>,
+        stop: &Stop,
+        mut emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
+    ) -> Result<Zip, JoinError> {
+        let mut zip = Zip::new(self.found.clone(), rows)?;
+        while let Some(batch) = zip.next_batch()? {
+            stop.check()?;
+            emit(batch)?;
+        }
+        Ok(zip)
     }
 }
 

@@ -29,7 +29,7 @@ use super::sources::{Cut, Share, ViewRows};
 use super::spill::SpillSpace;
 use super::spine::{Budget, Spine, SpineWriter};
 use super::stream::{Answer, HistoricalStream, answer};
-use super::work::blocking;
+use super::work::{Stop, blocking};
 use crate::error::{Code, Error, Result};
 use crate::log::WriteLog;
 use crate::partition::Partitions;
@@ -97,7 +97,7 @@ pub struct History {
 pub(super) struct Inner {
     pub parts: HistoryParts,
     pub lookups: Arc<Semaphore>,
-    options: HistoryOptions,
+    pub options: HistoryOptions,
     pub metrics: Arc<HistoryMetrics>,
 }
 
@@ -151,7 +151,7 @@ impl History {
         Self::plan_in(&self.inner.parts.snapshots.load(), permit, request)
     }
 
-    fn plan_in(snapshot: &Snapshot, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
+    pub(super) fn plan_in(snapshot: &Snapshot, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
         permit.require(Action::ReadHistory)?;
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.select(tenant, &request.services, &request.features)?;
@@ -165,10 +165,7 @@ impl History {
     pub fn open(&self, permit: &Permit, request: HistoricalRequest) -> Result<SpineIntake> {
         let snapshot = self.inner.parts.snapshots.load();
         let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
-        let options = &self.inner.options;
-        let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
-        let &HistoryOptions { memory, batch_rows, threads, .. } = options;
-        let budget = Budget { memory, spill, batch_rows, threads, part_rows: PART_ROWS };
+        let budget = self.inner.budget();
         Ok(SpineIntake {
             history: self.inner.clone(),
             snapshot,
@@ -224,17 +221,9 @@ impl SpineIntake {
         let Taken { writer, permit } = taken.ok_or_else(abandoned)?;
         let (spine, permit) = blocking(move |_| Ok((writer.finish()?, permit))).await?;
 
-        let HistoryParts { log, partitions, tables, .. } = &history.parts;
-        let cut = Cut::take(log.as_ref(), partitions, cutoff, history.options.patience).await?;
-        let mut views: BTreeMap<ViewId, ViewRows> = BTreeMap::new();
-        for join in &plan.joins {
-            if let Entry::Vacant(place) = views.entry(join.view.id) {
-                place.insert(cut.rows_of(tables, &snapshot, &join.view).await?);
-            }
-        }
         let (sender, stream) = answer(plan.clone(), spine.rows, history.options.queued_batches);
-        let span = tracing::debug_span!("join", %tenant, rows = spine.rows, views = views.len());
-        let task = Task { plan, spine, budget, views, cutoff: cut.cutoff };
+        let task = history.task(&snapshot, plan, spine, budget, cutoff).await?;
+        let span = tracing::debug_span!("join", %tenant, rows = task.spine.rows, views = task.views.len());
         tokio::task::spawn_blocking(move || {
             let _span = span.entered();
             // A thread of the runtime has to serve others afterwards, and can't be raised again.
@@ -253,8 +242,36 @@ impl SpineIntake {
     }
 }
 
+impl Inner {
+    pub(super) fn budget(&self) -> Budget {
+        let &HistoryOptions { memory, batch_rows, threads, max_spill, .. } = &self.options;
+        let spill = SpillSpace::new(&self.options.spill_directory, max_spill, self.metrics.clone());
+        Budget { memory, spill, batch_rows, threads, part_rows: PART_ROWS }
+    }
+
+    /// Fixes what is read for a whole spine, once everything up to the cut-off can be.
+    pub(super) async fn task(
+        &self,
+        snapshot: &Snapshot,
+        plan: Arc<Plan>,
+        spine: Spine,
+        budget: Budget,
+        cutoff: Option<Micros>,
+    ) -> Result<Task> {
+        let HistoryParts { log, partitions, tables, .. } = &self.parts;
+        let cut = Cut::take(log.as_ref(), partitions, cutoff, self.options.patience).await?;
+        let mut views: BTreeMap<ViewId, ViewRows> = BTreeMap::new();
+        for join in &plan.joins {
+            if let Entry::Vacant(place) = views.entry(join.view.id) {
+                place.insert(cut.rows_of(tables, snapshot, &join.view).await?);
+            }
+        }
+        Ok(Task { plan, spine, budget, views, cutoff: cut.cutoff })
+    }
+}
+
 /// A join with all that it reads.
-struct Task {
+pub(super) struct Task {
     plan: Arc<Plan>,
     spine: Spine,
     budget: Budget,
@@ -264,6 +281,14 @@ struct Task {
 
 impl Task {
     fn run(self, answer: &Answer) -> Result<Report, JoinError> {
+        let (plan, cutoff) = (self.plan.clone(), self.cutoff);
+        let (findings, tables) = self.walk(&answer.stop)?;
+        let outcome = findings.answer(&answer.stop, |batch| answer.send(batch))?;
+        Ok(report(&plan, tables, cutoff, outcome))
+    }
+
+    /// Finds all rows that count, and lets go of history: a slow client must not keep old rows on disk.
+    pub(super) fn walk(self, stop: &Stop) -> Result<(Findings, Vec<TableVersion>), JoinError> {
         let Self { plan, spine, budget, views, cutoff } = self;
         let open = |number: usize, part: &SortedSpine| {
             let join = &plan.joins[number];
@@ -271,18 +296,14 @@ impl Task {
             let wanted = FanIn { slots, cutoff: Some(cutoff), memory, spill: &budget.spill };
             let is_told = plan.joins[..number].iter().all(|other| other.view.id != join.view.id);
             let share = Share { slots: part.range, is_told };
-            Ok(RunRows::new(views[&join.view.id].open(&join.features, &wanted, share, &answer.stop)?))
+            Ok(RunRows::new(views[&join.view.id].open(&join.features, &wanted, share, stop)?))
         };
-        let findings = Findings::walk(&plan, spine, &budget, open, &answer.stop)?;
-        let tables = views.values().map(ViewRows::version).collect();
-        // A slow client must not keep old rows on disk.
-        drop(views);
-        let outcome = findings.answer(&answer.stop, |batch| answer.send(batch))?;
-        Ok(report(&plan, tables, cutoff, outcome))
+        let findings = Findings::walk(&plan, spine, &budget, open, stop)?;
+        Ok((findings, views.values().map(ViewRows::version).collect()))
     }
 }
 
-fn report(plan: &Plan, tables: Vec<TableVersion>, cutoff: Micros, outcome: Outcome) -> Report {
+pub(super) fn report(plan: &Plan, tables: Vec<TableVersion>, cutoff: Micros, outcome: Outcome) -> Report {
     let names = plan.columns.iter().map(|column| column.name.clone());
     Report {
         rows: outcome.rows,

@@ -21,6 +21,7 @@ use super::hits::Ranges;
 use super::plan::Plan;
 use super::sort::{Parts, SpineSorter, Wanted};
 use super::spill::{Chunk, SpillFile, SpillSpace};
+use super::work::Stop;
 use crate::error::Error;
 
 /// How much memory a join's parts may take, and where they spill.
@@ -81,7 +82,6 @@ struct Piece {
 enum Place {
     Memory(RecordBatch),
     Spilled(Chunk),
-    Taken,
 }
 
 #[derive(Debug)]
@@ -139,6 +139,15 @@ impl Budget {
         const ANSWER_BYTES: usize = 4 << 20;
         let bytes = ANSWER_BYTES.min(self.memory / 32);
         (bytes / plan.output_row_bytes()).clamp(1, self.batch_rows.max(1))
+    }
+
+    /// Rows of an endpoint where its client doesn't say: as many whole ranges as make no more than
+    /// `most` endpoints of a spine's rows.
+    pub fn endpoint_rows(&self, plan: &Plan, rows: u64, most: u64) -> u64 {
+        let piece = self.piece_rows(plan);
+        let range = (self.range_rows(plan) / piece).max(1) * piece;
+        let range = u64::try_from(range).unwrap_or(u64::MAX);
+        range.saturating_mul(rows.div_ceil(range).div_ceil(most).max(1))
     }
 
     /// Rows of a range: its hits are in memory at once, as they were put down and in the spine's order,
@@ -229,17 +238,28 @@ impl Pieces {
         self.stored[piece].rows
     }
 
-    /// Takes a piece out: the spine's columns, and its times.
-    pub fn take(&mut self, piece: usize) -> Result<(Vec<ArrayRef>, Int64Array), JoinError> {
-        let batch = match std::mem::replace(&mut self.stored[piece].place, Place::Taken) {
-            Place::Memory(batch) => batch,
-            Place::Spilled(chunk) => self.spill.read(&chunk)?,
-            Place::Taken => return Err(JoinError::DamagedSpill),
+    /// The spine's columns of a piece, and its times.
+    pub fn read(&self, piece: usize) -> Result<(Vec<ArrayRef>, Int64Array), JoinError> {
+        let batch = match &self.stored[piece].place {
+            Place::Memory(batch) => batch.clone(),
+            Place::Spilled(chunk) => self.spill.read(chunk)?,
         };
         let mut columns = batch.columns().to_vec();
         let times = columns.pop().ok_or(JoinError::DamagedSpill)?;
         let times = times.as_any().downcast_ref::<Int64Array>().cloned().ok_or(JoinError::DamagedSpill)?;
         Ok((columns, times))
+    }
+
+    /// Puts what is in memory on disk.
+    pub fn put_down(&mut self, stop: &Stop) -> Result<(), JoinError> {
+        // What is in memory was stored since the last time.
+        for piece in self.stored.iter_mut().rev() {
+            let Place::Memory(batch) = &piece.place else { break };
+            stop.check()?;
+            piece.place = Place::Spilled(self.spill.append(batch)?);
+        }
+        self.held_bytes = 0;
+        Ok(())
     }
 
     /// Consecutive pieces put together into ranges that a zip holds in memory at once, and for each
@@ -309,17 +329,7 @@ impl PieceWriter {
         self.next += rows as u64;
         self.pieces.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
         self.pieces.stored.push(Piece { first, rows, place: Place::Memory(batch) });
-        if self.pieces.held_bytes > self.memory { self.spill_held() } else { Ok(()) }
-    }
-
-    fn spill_held(&mut self) -> Result<(), JoinError> {
-        // What is in memory was stored since the last time.
-        for piece in self.pieces.stored.iter_mut().rev() {
-            let Place::Memory(batch) = &piece.place else { break };
-            piece.place = Place::Spilled(self.pieces.spill.append(batch)?);
-        }
-        self.pieces.held_bytes = 0;
-        Ok(())
+        if self.pieces.held_bytes > self.memory { self.pieces.put_down(&Stop::default()) } else { Ok(()) }
     }
 
     fn finish(mut self) -> Result<Pieces, JoinError> {
