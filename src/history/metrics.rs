@@ -19,6 +19,9 @@ pub struct HistoryMetrics {
     pub lookup_keys: Arc<Counter>,
     pub spilled: Arc<Counter>,
     pub damaged: Arc<Counter>,
+    pub walks: Arc<Counter>,
+    pub pulls: Arc<Counter>,
+    pub pulled_rows: Arc<Counter>,
     /// What lies in spill files now.
     spilled_now: AtomicU64,
 }
@@ -37,6 +40,9 @@ impl Default for HistoryMetrics {
                 "hydrant.history.damaged",
                 "reads that met a damaged page, row of a tail or spilled piece",
             ),
+            walks: Counter::by_tenant("hydrant.history.walks", "walks for endpoints and saved training sets"),
+            pulls: Counter::by_tenant("hydrant.history.pulls", "endpoints pulled to their end"),
+            pulled_rows: Counter::by_tenant("hydrant.history.pulled_rows", "rows of the endpoints pulled"),
             spilled_now: AtomicU64::new(0),
         }
     }
@@ -53,6 +59,9 @@ impl HistoryMetrics {
             &self.lookup_keys,
             &self.spilled,
             &self.damaged,
+            &self.walks,
+            &self.pulls,
+            &self.pulled_rows,
         ];
         all.into_iter().cloned().collect()
     }
@@ -77,12 +86,34 @@ impl HistoryMetrics {
                 self.joins.add_for(tenant, 1);
                 self.rows.add_for(tenant, report.rows);
             }
-            Err(JoinError::Stopped) => self.given_up.add_for(tenant, 1),
-            Err(error) => {
-                self.failures.add_for(tenant, 1);
-                self.note_damage(error);
-            }
+            Err(error) => self.note_failure(tenant, error),
         }
+    }
+
+    /// A walk whose findings are kept.
+    pub(super) fn note_walk<T>(&self, tenant: &Name, outcome: &Result<T, JoinError>) {
+        match outcome {
+            Ok(_) => self.walks.add_for(tenant, 1),
+            Err(error) => self.note_failure(tenant, error),
+        }
+    }
+
+    pub(super) fn note_pull(&self, tenant: &Name, rows: u64, outcome: &Result<(), JoinError>) {
+        match outcome {
+            Ok(()) => {
+                self.pulls.add_for(tenant, 1);
+                self.pulled_rows.add_for(tenant, rows);
+            }
+            Err(error) => self.note_failure(tenant, error),
+        }
+    }
+
+    fn note_failure(&self, tenant: &Name, error: &JoinError) {
+        if matches!(error, JoinError::Stopped) {
+            return self.given_up.add_for(tenant, 1);
+        }
+        self.failures.add_for(tenant, 1);
+        self.note_damage(error);
     }
 
     pub(super) fn note_damage(&self, error: &JoinError) {

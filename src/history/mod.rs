@@ -16,6 +16,7 @@ mod metrics;
 pub mod plan;
 mod report;
 mod service;
+pub mod sets;
 mod sort;
 mod sources;
 mod spill;
@@ -29,6 +30,7 @@ mod work;
 mod zip;
 
 pub use asof::Mode;
+pub use digest::ContentDigest;
 pub use failure::JoinError;
 pub use metrics::HistoryMetrics;
 pub use report::{Report, TableVersion};

@@ -14,6 +14,7 @@ pub mod online;
 pub mod registry;
 pub mod server;
 pub mod status;
+pub mod training;
 pub mod wire;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::backup::Backups;
 use crate::clock::StoreTime;
 use crate::error::Result;
 use crate::history::History;
+use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
 use crate::partition::Partitions;
 use crate::registry::Registry;
@@ -39,6 +41,7 @@ pub struct UseCases {
     pub ingest: Ingest,
     pub serving: Serving,
     pub history: History,
+    pub training_sets: TrainingSets,
     pub backups: Backups,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,

@@ -13,6 +13,7 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
+use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
@@ -29,6 +30,7 @@ use super::layers::{CallLayer, Calls};
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
+use super::training::TrainingSetRpc;
 use crate::config::{Config, ServerConfig};
 
 /// How often a connection without traffic is asked whether its client still lives.
@@ -131,6 +133,8 @@ impl Server {
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
+        let training_sets = TrainingSetServiceServer::new(TrainingSetRpc::new(use_cases.clone()))
+            .max_encoding_message_size(limit.as_usize());
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -143,6 +147,7 @@ impl Server {
             .add_service(ingest)
             .add_service(registry)
             .add_service(backup)
+            .add_service(training_sets)
             .add_service(health_service.clone())
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
             .add_service(reflection().build_v1alpha().expect("the compiled-in descriptors are whole"));
@@ -208,6 +213,7 @@ impl ServerControl {
             IngestServiceServer::<IngestRpc>::NAME,
             RegistryServiceServer::<RegistryRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
+            TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,
         ];
         for service in services {
