@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
     "hydrant/v1/ingest.proto",
     "hydrant/v1/registry.proto",
     "hydrant/v1/training.proto",
+    "hydrant/v1/training_set.proto",
     "hydrant/v1/backup.proto",
     "hydrant/v1/history.proto",
 ];

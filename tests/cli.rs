@@ -12,6 +12,8 @@ mod score;
 #[path = "../examples/nycflights13/server.rs"]
 #[expect(dead_code, reason = "the story shows its commands; tests look at what they print")]
 mod server;
+#[path = "cli/training_set.rs"]
+mod training_set;
 #[path = "cli/ways_out.rs"]
 mod ways_out;
 

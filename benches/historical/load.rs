@@ -35,7 +35,9 @@ pub fn check_disk(folder: &Path, needed: u64) -> Result<()> {
 pub fn write_views(folder: &Path, rows: usize) -> Result<()> {
     std::thread::scope(|scope| {
         let writers = VIEWS.map(|view| scope.spawn(move || view.write(folder, rows)));
-        writers.into_iter().try_for_each(|writer| writer.join().map_err(|_| anyhow::anyhow!("a writer has panicked"))?)
+        writers
+            .into_iter()
+            .try_for_each(|writer| writer.join().map_err(|_| anyhow::anyhow!("a writer has panicked"))?)
     })
 }
 

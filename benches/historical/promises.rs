@@ -24,17 +24,21 @@ pub struct Measured {
 }
 
 impl Measured {
-    pub fn new(
-        workload: Workload,
-        sink: Sink,
-        own: &Joined,
-        spine: usize,
-        history: usize,
-        scan_seconds: f64,
-    ) -> Self {
+    pub fn new(workload: Workload, sink: Sink, own: &Joined, spine: usize, history: usize, scan_seconds: f64) -> Self {
         let Joined { seconds, first_rows, busy, peak_bytes, taken_bytes, .. } = *own;
         let rows = spine + history;
-        Self { workload, sink, seconds, first_rows, busy, peak_bytes, taken_bytes, rows, scan_seconds, rivals: Vec::new() }
+        Self {
+            workload,
+            sink,
+            seconds,
+            first_rows,
+            busy,
+            peak_bytes,
+            taken_bytes,
+            rows,
+            scan_seconds,
+            rivals: Vec::new(),
+        }
     }
 
     fn rows_per_second(&self) -> f64 {
@@ -64,9 +68,13 @@ impl Measured {
             tell(report, &of, what, self.busy / self.scan_seconds, Bound::AtMost(4.0))?;
         }
         match (self.workload, self.sink) {
-            (Workload::S, Sink::Arrow) => {
-                tell(report, &of, "seconds from the spine's last byte to the first rows", self.first_rows, Bound::Under(1.0))
-            }
+            (Workload::S, Sink::Arrow) => tell(
+                report,
+                &of,
+                "seconds from the spine's last byte to the first rows",
+                self.first_rows,
+                Bound::Under(1.0),
+            ),
             (Workload::M, _) => {
                 let what = "from the spine's last byte to the first rows / the whole";
                 tell(report, &of, what, self.first_rows / self.seconds, Bound::AtMost(0.9))
@@ -86,7 +94,13 @@ pub fn tell_growth(all: &[Measured], report: &mut Report) -> Result<()> {
     let of = |workload| all.iter().find(|one| one.workload == workload && one.sink == Sink::Arrow);
     if let Some((skew, s)) = of(Workload::Skew).zip(of(Workload::S)) {
         report.part(Workload::Skew.name());
-        tell(report, "join skew, answer as arrow", "seconds / those of S", skew.seconds / s.seconds, Bound::AtMost(1.5))?;
+        tell(
+            report,
+            "join skew, answer as arrow",
+            "seconds / those of S",
+            skew.seconds / s.seconds,
+            Bound::AtMost(1.5),
+        )?;
     }
     let Some(l) = of(Workload::L) else { return Ok(()) };
     report.part(Workload::L.name());

@@ -90,6 +90,11 @@ impl DataDir {
         self.root.join("history")
     }
 
+    /// Stored spines.
+    pub fn spines(&self) -> PathBuf {
+        self.root.join("spines")
+    }
+
     /// Where backups lie, unless the configuration says otherwise.
     pub fn backups(&self) -> PathBuf {
         self.root.join("backups")

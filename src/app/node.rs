@@ -2,7 +2,9 @@
 //! drive a node in process by a clock of their own; servers put listeners before it.
 
 use std::fmt::Display;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant_storage::files::{Files, LocalFiles};
@@ -14,12 +16,13 @@ use hydrant_storage::row::OwnedRow;
 use super::AppError;
 use super::data_dir::DataDir;
 use super::start_check;
-use crate::backup::{BackupOptions, BackupParts, Backups, Directories};
+use crate::backup::{BackupOptions, BackupParts, Backups, Directories, SpineFiles};
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
 use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
 use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
@@ -35,6 +38,7 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 #[derive(Debug)]
 pub struct Node {
     use_cases: UseCases,
+    sweeper: Sweeper,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -69,7 +73,7 @@ impl Node {
             start_check::no_data_without_definitions(&directory, log_end).map_err(opening("the registry"))?;
         }
         let barrier = Arc::new(LogBarrier(log.clone()));
-        let registry = Registry::open(metadata, store_time.clone(), barrier).await;
+        let registry = Registry::open(metadata.clone(), store_time.clone(), barrier).await;
         let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
 
@@ -102,6 +106,15 @@ impl Node {
             history_options(config, &directory),
         )
         .map_err(opening("history"))?;
+        let sets = SetsParts {
+            history: history.clone(),
+            registry: registry.clone(),
+            metadata,
+            store_time: store_time.clone(),
+            files: files.clone(),
+            directory: directory.spines(),
+        };
+        let training_sets = TrainingSets::open(sets, sets_options(config)).await.map_err(opening("training sets"))?;
         let landing = Landing::start(
             LandingParts {
                 snapshots: snapshots.clone(),
@@ -129,7 +142,9 @@ impl Node {
                 partitions: directory.partitions(),
                 history: directory.history(),
                 registry: directory.registry(),
+                spines: directory.spines(),
             },
+            spines: Arc::new(StoredSpines(training_sets.spines().clone())),
         };
         let options = backup_options(config, &directory);
         let backups = blocking(move || Backups::open(backup, options)).await?.map_err(opening("backups"))?;
@@ -149,8 +164,10 @@ impl Node {
         );
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
-        let use_cases = UseCases { tenancy, registry, ingest, serving, history, backups, partitions, store_time };
-        Ok(Self { use_cases, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
+        let sweeper = Sweeper::start(training_sets.clone());
+        let use_cases =
+            UseCases { tenancy, registry, ingest, serving, history, training_sets, backups, partitions, store_time };
+        Ok(Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
     }
 
     pub fn use_cases(&self) -> &UseCases {
@@ -187,7 +204,8 @@ impl Node {
     /// flushes and closes the partitions, and lets the log write what waits. What was acknowledged is durable
     /// either way.
     pub async fn close(self) {
-        let Self { use_cases, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
+        let Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
+        sweeper.end().await;
         use_cases.backups.shutdown().await;
         compaction.shutdown().await;
         landing.shutdown().await;
@@ -225,6 +243,54 @@ impl PinnedHistory for HistoryReads {
         t: Micros,
     ) -> Result<Vec<Option<OwnedRow>>> {
         self.0.rows_at(permit, view, keys, t).await
+    }
+}
+
+/// Lets backups take the stored spines, of which they know nothing else.
+#[derive(Debug)]
+struct StoredSpines(Spines);
+
+impl SpineFiles for StoredSpines {
+    fn hold(&self) -> Box<dyn Send> {
+        Box::new(self.0.hold())
+    }
+
+    fn files(&self) -> Vec<(PathBuf, String)> {
+        self.0.files()
+    }
+}
+
+/// Looks now and then for spines and findings that nobody needs any more, until it is dropped.
+#[derive(Debug)]
+struct Sweeper(tokio::task::JoinHandle<()>);
+
+impl Sweeper {
+    const INTERVAL: Duration = Duration::from_mins(1);
+
+    fn start(training_sets: TrainingSets) -> Self {
+        let sweep = async move {
+            let mut interval = tokio::time::interval(Self::INTERVAL);
+            loop {
+                interval.tick().await;
+                let training_sets = training_sets.clone();
+                if let Err(error) = tokio::task::spawn_blocking(move || training_sets.sweep()).await {
+                    tracing::warn!(%error, "spines that nobody needs were not looked for");
+                }
+            }
+        };
+        Self(tokio::spawn(sweep))
+    }
+
+    async fn end(mut self) {
+        self.0.abort();
+        // That it was ended is no news.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -279,6 +345,22 @@ fn history_options(config: &Config, directory: &DataDir) -> HistoryOptions {
         max_lookups: config.serving.max_history_reads,
         patience: config.history.patience.duration(),
         ..defaults
+    }
+}
+
+fn sets_options(config: &Config) -> SetsOptions {
+    let sets = &config.training_sets;
+    let micros = |span: Duration| Micros::try_from(span.as_micros()).unwrap_or(Micros::MAX);
+    SetsOptions {
+        spines: SpineOptions {
+            max_bytes: sets.spine_bytes.0,
+            max_count: sets.max_spines,
+            keep: micros(sets.keep_spines.duration()),
+            max_rows: config.history.max_spine_rows,
+        },
+        keep: KeepOptions { max_bytes: sets.found_bytes.0, keep: micros(sets.keep_found.duration()) },
+        pulls: PullOptions { max_pulls: sets.max_pulls, queued_batches: 2 },
+        max_sets: sets.max_saved,
     }
 }
 

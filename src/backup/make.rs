@@ -9,11 +9,12 @@
 //!    the table's frame tells which of the two counts.
 //! 4. The log, through its newest durable frame, which is no older than anything that partitions or
 //!    tables have seen; and store time.
-//! 5. The definitions, which every row of the log was written under.
+//! 5. The definitions, which every row of the log was written under, and the list of saved training sets.
+//! 6. The stored spines, of which none goes meanwhile: each that a listed training set needs is there.
 //!
 //! Checksums are taken last, when nothing is held any more.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use hydrant_storage::backup::{About, BackupWriter, Proceed, Shelf};
@@ -70,7 +71,10 @@ fn take(parts: &BackupParts, runtime: &Handle, backup: &mut BackupWriter<'_>) ->
     let made = parts.store_time.read();
     let frame = held.back_up(backup, name_of(&parts.directories.log)).map_err(to_error)?;
     drop(held);
+    let spines = parts.spines.hold();
     take_registry(parts, backup)?;
+    take_spines(parts, backup)?;
+    drop(spines);
     Ok(Taken { made, frame, revision })
 }
 
@@ -130,6 +134,12 @@ fn take_registry(parts: &BackupParts, backup: &mut BackupWriter<'_>) -> Result<(
         backup.link(&directory.join(name), &format!("{}/{name}", name_of(directory))).map_err(to_error)?;
     }
     Ok(())
+}
+
+fn take_spines(parts: &BackupParts, backup: &mut BackupWriter<'_>) -> Result<()> {
+    let below = name_of(&parts.directories.spines);
+    let link = |(from, path): (PathBuf, String)| backup.link(&from, &format!("{below}/{path}")).map_err(to_error);
+    parts.spines.files().into_iter().try_for_each(link)
 }
 
 /// A part of the data directory has in a backup the name that it has there.

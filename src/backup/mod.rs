@@ -6,6 +6,7 @@
 mod make;
 mod metrics;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,16 @@ pub struct BackupParts {
     pub store_time: Arc<StoreTime>,
     /// The parts of the data directory. In a backup they have the same names.
     pub directories: Directories,
+    pub spines: Arc<dyn SpineFiles>,
+}
+
+/// The stored spines, which backups know only as files.
+pub trait SpineFiles: fmt::Debug + Send + Sync {
+    /// Until what is returned is dropped, none goes.
+    fn hold(&self) -> Box<dyn Send>;
+
+    /// Where each lies, and its path below where spines lie. The bytes never change.
+    fn files(&self) -> Vec<(PathBuf, String)>;
 }
 
 #[derive(Clone, Debug)]
@@ -47,6 +58,7 @@ pub struct Directories {
     pub partitions: PathBuf,
     pub history: PathBuf,
     pub registry: PathBuf,
+    pub spines: PathBuf,
 }
 
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ use crate::error::Violation;
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::documents;
 use crate::registry::node::Place;
+use crate::registry::uses::TRAINING_SET;
 use crate::registry::world::Unread;
 use crate::registry::yaml::{self, FileProblem, Located};
 use crate::rpc::wire::definitions::{decode_definitions, decode_kind};
@@ -188,6 +189,9 @@ pub fn plural(kind: Kind) -> &'static str {
 
 /// `FeatureView/airport_weather`.
 pub fn reference(kind: i32, name: &str) -> Result<String, Failure> {
+    if kind == v1::Kind::TrainingSet as i32 {
+        return Ok(format!("{TRAINING_SET}/{name}"));
+    }
     Ok(format!("{}/{name}", decode_kind(kind)?.as_str()))
 }
 

@@ -81,10 +81,10 @@ struct GetArgs {
 }
 
 /// Rows of one record batch of the spine.
-const BATCH_ROWS: usize = 16_384;
+pub(super) const BATCH_ROWS: usize = 16_384;
 
 /// The key under which the report is kept in the file's metadata.
-const REPORT: &str = "hydrant.training_set";
+pub(super) const REPORT: &str = "hydrant.training_set";
 
 impl Args {
     pub(super) fn format(&self) -> Format {
@@ -125,6 +125,7 @@ async fn get(args: GetArgs, server: &Server) -> Result<Done, Failure> {
         cutoff: args.cutoff,
         with_status: args.with_status,
         with_event_time: args.with_event_time,
+        ..Default::default()
     };
     let sending = progress::rows("sending the spine", spine.rows());
     let set = client.training_set(command, spine.schema().clone(), batches(&spine, sending.clone())?).await;
@@ -174,7 +175,7 @@ pub(super) fn batches(
 }
 
 /// A spine without a column that is needed has perhaps one of another name.
-fn with_columns(refusal: Refusal, spine: &ParquetInput) -> Failure {
+pub(super) fn with_columns(refusal: Refusal, spine: &ParquetInput) -> Failure {
     const SHOWN: usize = 50;
     let failure = Failure::from(refusal);
     if failure.reason != "SPINE_MISMATCH" || failure.hint.is_some() {
@@ -203,7 +204,7 @@ fn summary(path: &str, report: &v1::TrainingSetReport, elapsed: Duration) -> Str
 }
 
 /// How often as known and final differ here, and which of the two the rows have.
-fn difference(report: &v1::TrainingSetReport) -> String {
+pub(super) fn difference(report: &v1::TrainingSetReport) -> String {
     if report.differing_rows == 0 {
         return "as known and final are the same here".to_owned();
     }

@@ -14,6 +14,7 @@ pub mod ingest;
 pub mod online;
 pub mod plan;
 pub mod serve;
+pub mod training_set;
 pub mod version;
 pub mod why;
 
@@ -76,6 +77,7 @@ pub enum ClientCommand {
     Online(online::Args),
     Historical(historical::Args),
     Why(why::Args),
+    TrainingSet(training_set::Args),
     Backup(backup::Args),
     Bench(bench::Args),
     Version(version::Args),
@@ -150,6 +152,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Online(args) => online::run(args, server).await,
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
+        ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
@@ -173,6 +176,7 @@ impl ClientCommand {
             Self::Delete(args) => args.output.format,
             Self::Historical(args) => args.format(),
             Self::Why(args) => args.output.format,
+            Self::TrainingSet(args) => args.format(),
             Self::Completions(_) => Format::Table,
         }
     }
@@ -194,6 +198,10 @@ impl ClientCommand {
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::TrainingSet(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             },
@@ -243,6 +251,12 @@ mod tests {
             "hydrant bench online --service s --keys k.parquet --find-rate --p99-limit 5ms --threads 2",
             "hydrant bench ingest weather w.parquet --batch 100 --rate 20000 --write",
             "hydrant bench historical --service s --spine s.parquet --event-time t --repeat 5 --parallel 2 --report r.html",
+            "hydrant training-set create flights --service s --service t@2 --spine s.parquet --event-time t --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time -o json",
+            "hydrant training-set get flights@1 -o json",
+            "hydrant training-set list",
+            "hydrant training-set pull flights@1 -o t.parquet --parallel 2 --format json",
+            "hydrant training-set verify flights",
+            "hydrant training-set delete flights@1",
             "hydrant backup create monday -o json",
             "hydrant backup list",
             "hydrant backup delete monday",
@@ -283,6 +297,9 @@ mod tests {
             "hydrant bench online --service s --keys k.parquet --rate 0",
             "hydrant bench online --service s --key a --rate 10",
             "hydrant serve --server 127.0.0.1:7600",
+            "hydrant training-set create flights --spine s.parquet --event-time t",
+            "hydrant training-set pull flights@1",
+            "hydrant training-set pull flights@1 -o t.parquet --parallel 0",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

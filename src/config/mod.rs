@@ -32,6 +32,7 @@ pub struct Config {
     pub landing: LandingConfig,
     pub compaction: CompactionConfig,
     pub history: HistoryConfig,
+    pub training_sets: TrainingSetsConfig,
     pub backup: BackupConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -149,6 +150,18 @@ pub struct HistoryConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct TrainingSetsConfig {
+    pub max_saved: usize,
+    pub max_spines: usize,
+    pub spine_bytes: ByteSize,
+    pub keep_spines: Span,
+    pub max_pulls: usize,
+    pub found_bytes: ByteSize,
+    pub keep_found: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BackupConfig {
     /// Empty: `backups` in the data directory.
     pub directory: PathBuf,
@@ -175,7 +188,7 @@ pub enum LogFormat {
 const LONGEST_RETENTION: Span = Span(Duration::from_hours(7 * 24));
 
 /// What a data directory is made of, besides backups.
-const DATA_PARTS: [&str; 5] = ["log", "registry", "partitions", "history", "spill"];
+const DATA_PARTS: [&str; 6] = ["log", "registry", "partitions", "history", "spill", "spines"];
 
 /// More often would be work for its own sake.
 const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
@@ -277,6 +290,9 @@ impl Config {
             ("compaction.runs_per_level", wide(self.compaction.runs_per_level), 2, 256),
             ("history.max_joins", wide(self.history.max_joins), 1, 1 << 10),
             ("history.threads", wide(self.history.threads), 0, 256),
+            ("training_sets.max_saved", wide(self.training_sets.max_saved), 0, 1 << 20),
+            ("training_sets.max_spines", wide(self.training_sets.max_spines), 1, 1 << 20),
+            ("training_sets.max_pulls", wide(self.training_sets.max_pulls), 1, 1 << 10),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
             ("backup.max_kept", wide(self.backup.max_kept), 1, 1 << 16),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
@@ -306,6 +322,8 @@ impl Config {
             ("compaction.memory", self.compaction.memory, mib(1), gib(1 << 14)),
             ("compaction.max_merge", self.compaction.max_merge, mib(1), gib(1 << 20)),
             ("history.memory", self.history.memory, mib(16), gib(1 << 14)),
+            ("training_sets.spine_bytes", self.training_sets.spine_bytes, mib(1), gib(1 << 20)),
+            ("training_sets.found_bytes", self.training_sets.found_bytes, ByteSize(0), gib(1 << 20)),
             ("history.max_spill", self.history.max_spill, mib(1), gib(1 << 20)),
         ]
     }
@@ -321,6 +339,8 @@ impl Config {
             ("partitions.max_reopen_delay", self.partitions.max_reopen_delay),
             ("compaction.retention", self.compaction.retention),
             ("history.patience", self.history.patience),
+            ("training_sets.keep_spines", self.training_sets.keep_spines),
+            ("training_sets.keep_found", self.training_sets.keep_found),
         ]
     }
 

@@ -18,6 +18,16 @@ pub struct TableDigest {
     rows: u64,
 }
 
+/// Hashes a training set batch by batch as it comes, by its spine's columns and those that were added,
+/// to the hash that its report has.
+#[derive(Debug)]
+pub struct ContentDigest {
+    spine: Schema,
+    added: Schema,
+    spine_digest: TableDigest,
+    added_digest: TableDigest,
+}
+
 /// Hashes one column: its nulls and its values as two streams of bytes, so that neither knows where
 /// a batch ended, and the columns inside it likewise.
 pub struct ColumnDigest {
@@ -32,14 +42,48 @@ impl std::fmt::Debug for ColumnDigest {
     }
 }
 
+/// Of a training set: over the hash of its spine and that of the columns that were added.
+pub fn content_hash(spine_hash: &str, added_hash: &str) -> String {
+    let mut content = Xxh3::new();
+    content.update(spine_hash.as_bytes());
+    content.update(added_hash.as_bytes());
+    format!("{:032x}", content.digest128())
+}
+
+impl ContentDigest {
+    /// Of a training set of which so many columns are the spine's.
+    pub fn new(schema: &Schema, spine_columns: usize) -> Self {
+        let (spine, added) = schema.fields().split_at(spine_columns.min(schema.fields().len()));
+        let (spine, added) = (Schema::new(spine.to_vec()), Schema::new(added.to_vec()));
+        let (spine_digest, added_digest) = (TableDigest::new(&spine), TableDigest::new(&added));
+        Self { spine, added, spine_digest, added_digest }
+    }
+
+    /// Takes the next rows. Refuses types that no spine can have.
+    pub fn update(&mut self, batch: &RecordBatch) -> Result<(), crate::error::Error> {
+        let (spine, added) = batch.columns().split_at(self.spine.fields().len());
+        self.spine_digest.update_columns(spine, batch.num_rows())?;
+        Ok(self.added_digest.update_columns(added, batch.num_rows())?)
+    }
+
+    /// The hash, in hex.
+    pub fn finish(&self) -> String {
+        content_hash(&self.spine_digest.finish(&self.spine), &self.added_digest.finish(&self.added))
+    }
+}
+
 impl TableDigest {
     pub fn new(schema: &Schema) -> Self {
         Self { columns: schema.fields().iter().map(|field| ColumnDigest::new(field.data_type())).collect(), rows: 0 }
     }
 
     pub fn update(&mut self, batch: &RecordBatch) -> Result<(), JoinError> {
-        self.rows += batch.num_rows() as u64;
-        for (digest, column) in self.columns.iter_mut().zip(batch.columns()) {
+        self.update_columns(batch.columns(), batch.num_rows())
+    }
+
+    fn update_columns(&mut self, columns: &[ArrayRef], rows: usize) -> Result<(), JoinError> {
+        self.rows += rows as u64;
+        for (digest, column) in self.columns.iter_mut().zip(columns) {
             digest.update(column)?;
         }
         Ok(())

@@ -4,24 +4,24 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow_array::{RecordBatch, UInt16Array};
 use hydrant_storage::history::{MergedRuns, RunBatch};
 use hydrant_storage::order::Micros;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::asof::{AsOf, HistoryRows, Stretch};
 use super::block::Block;
+use super::digest::content_hash;
 use super::failure::JoinError;
 use super::hits::{HitMemory, HitWriter, Hits};
+use super::metrics::HistoryMetrics;
 use super::plan::Plan;
 use super::sort::{SortedSpine, SpineSorter};
 use super::spine::{Budget, Spine};
 use super::waiting::WaitingRows;
 use super::walk::{JoinWalk, walk};
 use super::work::{Stop, in_parallel};
-use super::zip::Zip;
+use super::zip::{Found, StatusCounts, Zip};
 
 /// What is known when the last row has been answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,31 +35,16 @@ pub struct Outcome {
     pub content_hash: String,
     /// By output column.
     pub nulls: Vec<u64>,
-    pub busy: Busy,
 }
 
-/// What a join's own work took, by the clock; waiting for the client, for partitions and for a place is
-/// no part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy {
-    /// Taking the spine in.
-    pub intake: Duration,
-    /// Sorting it and walking the views.
-    pub walk: Duration,
-    /// Putting the answer together.
-    pub zip: Duration,
-}
-
-/// All rows that count, found and put down; history isn't read any more.
-#[derive(Debug)]
+/// All rows that count, found and put down; history isn't read any more. Clones are the same.
+#[derive(Clone, Debug)]
 pub struct Findings {
-    plan: Arc<Plan>,
-    zip: Zip,
-    rows: u64,
+    found: Arc<Found>,
+    pub rows: u64,
     differing: u64,
     spine_hash: String,
-    intake: Duration,
-    walk: Duration,
+    metrics: Arc<HistoryMetrics>,
 }
 
 impl Findings {
@@ -73,11 +58,20 @@ impl Findings {
         open: impl Fn(usize, &SortedSpine) -> Result<R, JoinError> + Sync,
         stop: &Stop,
     ) -> Result<Self, JoinError> {
-        let begun = Instant::now();
+        budget.spill.metrics().timed(|metrics| &metrics.walk_time, || Self::find(plan, spine, budget, open, stop))
+    }
+
+    fn find<R: HistoryRows>(
+        plan: &Arc<Plan>,
+        spine: Spine,
+        budget: &Budget,
+        open: impl Fn(usize, &SortedSpine) -> Result<R, JoinError> + Sync,
+        stop: &Stop,
+    ) -> Result<Self, JoinError> {
         let for_hits = budget.for_hits(&spine);
         let pending_hits = budget.for_pending_hits(plan, for_hits);
         let hit_memory = HitMemory::new(for_hits / 4 * 3);
-        let Spine { sorters, pieces, rows, last_time, digest, busy: intake, .. } = spine;
+        let Spine { sorters, pieces, rows, last_time, digest, .. } = spine;
         let (ranges, range_of) = pieces.ranges(plan, budget);
         let ranges = Arc::new(ranges);
         let sort = |(number, sorter): (usize, SpineSorter)| Ok((number, sorter.finish(stop)?));
@@ -108,37 +102,86 @@ impl Findings {
             differing += walked.differing;
         }
         let spine_hash = digest.finish(&plan.spine);
-        let zip = Zip::new(plan.clone(), pieces, ranges, range_of, hits)?;
-        Ok(Self { plan: plan.clone(), zip, rows, differing, spine_hash, intake, walk: begun.elapsed() })
+        let found = Found { plan: plan.clone(), pieces, ranges, range_of, hits };
+        Ok(Self { found: Arc::new(found), rows, differing, spine_hash, metrics: budget.spill.metrics().clone() })
+    }
+
+    /// Puts all that is in memory on disk, for answers that are asked for later.
+    pub fn put_down(mut self, stop: &Stop) -> Result<Self, JoinError> {
+        let whole = Arc::get_mut(&mut self.found).expect("nobody else has it before it is put down");
+        whole.put_down(stop)?;
+        Ok(self)
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.found.plan
     }
 
     /// Answers through `emit`, in the spine's order.
     pub fn answer(
-        mut self,
+        &self,
+        stop: &Stop,
+        emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
+    ) -> Result<Outcome, JoinError> {
+        Ok(self.outcome(&self.answer_to(0..self.rows, stop, emit)?))
+    }
+
+    /// Of a zip that has given all rows.
+    fn outcome(&self, zip: &Zip) -> Outcome {
+        Outcome {
+            rows: self.rows,
+            row_view_pairs: self.rows * self.plan().lookups.len() as u64,
+            differing: self.differing,
+            spine_hash: self.spine_hash.clone(),
+            content_hash: content_hash(&self.spine_hash, &zip.digest()),
+            nulls: zip.nulls().to_vec(),
+        }
+    }
+
+    /// As [`Self::answer`], counting statuses.
+    pub fn answer_counting(
+        &self,
+        stop: &Stop,
+        emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
+    ) -> Result<(Outcome, Vec<StatusCounts>), JoinError> {
+        let mut zip = Zip::new(self.found.clone(), 0..self.rows)?;
+        zip.count_statuses();
+        self.give_all(&mut zip, stop, emit)?;
+        Ok((self.outcome(&zip), zip.statuses().to_vec()))
+    }
+
+    /// Answers to these rows of the spine alone.
+    pub fn answer_rows(
+        &self,
+        rows: Range<u64>,
+        stop: &Stop,
+        emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
+    ) -> Result<(), JoinError> {
+        self.answer_to(rows, stop, emit).map(drop)
+    }
+
+    fn answer_to(
+        &self,
+        rows: Range<u64>,
+        stop: &Stop,
+        emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
+    ) -> Result<Zip, JoinError> {
+        let mut zip = Zip::new(self.found.clone(), rows)?;
+        self.give_all(&mut zip, stop, emit)?;
+        Ok(zip)
+    }
+
+    fn give_all(
+        &self,
+        zip: &mut Zip,
         stop: &Stop,
         mut emit: impl FnMut(RecordBatch) -> Result<(), JoinError>,
-    ) -> Result<Outcome, JoinError> {
-        let mut zip = Duration::ZERO;
-        loop {
-            let begun = Instant::now();
-            let next = self.zip.next_batch()?;
-            zip += begun.elapsed();
-            let Some(batch) = next else { break };
+    ) -> Result<(), JoinError> {
+        while let Some(batch) = self.metrics.timed(|metrics| &metrics.zip_time, || zip.next_batch())? {
             stop.check()?;
             emit(batch)?;
         }
-        let mut content = Xxh3::new();
-        content.update(self.spine_hash.as_bytes());
-        content.update(self.zip.digest().as_bytes());
-        Ok(Outcome {
-            rows: self.rows,
-            row_view_pairs: self.rows * self.plan.lookups.len() as u64,
-            differing: self.differing,
-            spine_hash: self.spine_hash,
-            content_hash: format!("{:032x}", content.digest128()),
-            nulls: self.zip.nulls().to_vec(),
-            busy: Busy { intake: self.intake, walk: self.walk, zip },
-        })
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use super::asof::Candidate;
 use super::block::Gather;
 use super::failure::JoinError;
 use super::spill::{Chunk, SpillFile, SpillSpace};
+use super::work::Stop;
 
 /// Ranges of consecutive spine ordinals: range `n` ends where range `n + 1` begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,26 +163,27 @@ impl HitWriter {
         self.hits.held_bytes += gathered;
         if self.memory.hold(gathered) {
             self.memory.release(self.hits.held_bytes);
-            self.hits.spill_all()?;
+            self.hits.put_down(&Stop::default())?;
         }
         Ok(())
     }
 }
 
 impl Hits {
-    /// Takes a range's hits out, in no order.
-    pub fn take(&mut self, range: usize) -> Result<Vec<HitBatch>, JoinError> {
-        let stored = std::mem::take(&mut self.stored[range]);
-        let read = |stored| match stored {
-            Stored::Memory(batch) => Ok(batch),
-            Stored::Spilled(chunk) => self.spill.read(&chunk),
+    /// A range's hits, in no order.
+    pub fn read(&self, range: usize) -> Result<Vec<HitBatch>, JoinError> {
+        let read = |stored: &Stored| match stored {
+            Stored::Memory(batch) => from_batch(batch),
+            Stored::Spilled(chunk) => from_batch(&self.spill.read(chunk)?),
         };
-        stored.into_iter().map(|stored| from_batch(&read(stored)?)).collect()
+        self.stored[range].iter().map(read).collect()
     }
 
-    fn spill_all(&mut self) -> Result<(), JoinError> {
+    /// Puts what is in memory on disk.
+    pub fn put_down(&mut self, stop: &Stop) -> Result<(), JoinError> {
         for stored in self.stored.iter_mut().flatten() {
             if let Stored::Memory(batch) = stored {
+                stop.check()?;
                 *stored = Stored::Spilled(self.spill.append(batch)?);
             }
         }

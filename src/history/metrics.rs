@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use hydrant_storage::names::Name;
 
-use super::execute::Busy;
 use super::failure::JoinError;
 use super::report::Report;
 use crate::counter::Counter;
@@ -23,6 +23,9 @@ pub struct HistoryMetrics {
     pub intake_time: Arc<Counter>,
     pub walk_time: Arc<Counter>,
     pub zip_time: Arc<Counter>,
+    pub walks: Arc<Counter>,
+    pub pulls: Arc<Counter>,
+    pub pulled_rows: Arc<Counter>,
     /// What lies in spill files now.
     spilled_now: AtomicU64,
 }
@@ -44,18 +47,21 @@ impl Default for HistoryMetrics {
             intake_time: Counter::new(
                 "hydrant.history.intake.time",
                 "us",
-                "time that training sets made took to take their spines in",
+                "time that training sets took to take their spines in",
             ),
             walk_time: Counter::new(
                 "hydrant.history.walk.time",
                 "us",
-                "time that training sets made took to sort their spines and to walk history",
+                "time that training sets took to sort their spines and to walk history",
             ),
             zip_time: Counter::new(
                 "hydrant.history.zip.time",
                 "us",
-                "time that training sets made took to put their answers together, waits for clients left out",
+                "time that training sets took to put their answers together, waits for clients left out",
             ),
+            walks: Counter::by_tenant("hydrant.history.walks", "walks for endpoints and saved training sets"),
+            pulls: Counter::by_tenant("hydrant.history.pulls", "endpoints pulled to their end"),
+            pulled_rows: Counter::by_tenant("hydrant.history.pulled_rows", "rows of the endpoints pulled"),
             spilled_now: AtomicU64::new(0),
         }
     }
@@ -75,6 +81,9 @@ impl HistoryMetrics {
             &self.intake_time,
             &self.walk_time,
             &self.zip_time,
+            &self.walks,
+            &self.pulls,
+            &self.pulled_rows,
         ];
         all.into_iter().cloned().collect()
     }
@@ -93,11 +102,12 @@ impl HistoryMetrics {
         self.spilled_now.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn note_busy(&self, busy: &Busy) {
-        let Busy { intake, walk, zip } = *busy;
-        for (counter, time) in [(&self.intake_time, intake), (&self.walk_time, walk), (&self.zip_time, zip)] {
-            counter.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-        }
+    /// Does a part of a join's own work, and adds the time that it takes to one of the counters of time.
+    pub(super) fn timed<T>(&self, time: impl Fn(&Self) -> &Counter, work: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let done = work();
+        time(self).add(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        done
     }
 
     pub(super) fn note(&self, tenant: &Name, outcome: &Result<Report, JoinError>) {
@@ -106,12 +116,34 @@ impl HistoryMetrics {
                 self.joins.add_for(tenant, 1);
                 self.rows.add_for(tenant, report.rows);
             }
-            Err(JoinError::Stopped) => self.given_up.add_for(tenant, 1),
-            Err(error) => {
-                self.failures.add_for(tenant, 1);
-                self.note_damage(error);
-            }
+            Err(error) => self.note_failure(tenant, error),
         }
+    }
+
+    /// A walk whose findings are kept.
+    pub(super) fn note_walk<T>(&self, tenant: &Name, outcome: &Result<T, JoinError>) {
+        match outcome {
+            Ok(_) => self.walks.add_for(tenant, 1),
+            Err(error) => self.note_failure(tenant, error),
+        }
+    }
+
+    pub(super) fn note_pull(&self, tenant: &Name, rows: u64, outcome: &Result<(), JoinError>) {
+        match outcome {
+            Ok(()) => {
+                self.pulls.add_for(tenant, 1);
+                self.pulled_rows.add_for(tenant, rows);
+            }
+            Err(error) => self.note_failure(tenant, error),
+        }
+    }
+
+    fn note_failure(&self, tenant: &Name, error: &JoinError) {
+        if matches!(error, JoinError::Stopped) {
+            return self.given_up.add_for(tenant, 1);
+        }
+        self.failures.add_for(tenant, 1);
+        self.note_damage(error);
     }
 
     pub(super) fn note_damage(&self, error: &JoinError) {

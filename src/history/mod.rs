@@ -18,6 +18,7 @@ pub mod plan;
 pub mod reading;
 mod report;
 mod service;
+pub mod sets;
 mod sort;
 mod sources;
 mod spill;
@@ -32,6 +33,7 @@ mod work;
 mod zip;
 
 pub use asof::Mode;
+pub use digest::ContentDigest;
 pub use explain::Explained;
 pub use failure::JoinError;
 pub use metrics::HistoryMetrics;

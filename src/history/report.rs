@@ -45,24 +45,33 @@ impl Report {
 
     /// The share of (row, view) pairs that the other mode answers otherwise.
     pub fn differing_share(&self) -> f64 {
-        if self.row_view_pairs == 0 { 0.0 } else { self.differing_rows as f64 / self.row_view_pairs as f64 }
+        share(self.differing_rows, self.row_view_pairs)
     }
 
     /// Said loudly where the choice of mode left much out, with the way out.
     pub fn warning(&self) -> Option<String> {
-        let share = self.differing_share();
-        (self.mode == Mode::AsKnown && share >= Self::LOUD_SHARE).then(|| {
+        Self::warning_of(self.mode, self.differing_rows, self.row_view_pairs)
+    }
+
+    /// The same of these numbers.
+    pub fn warning_of(mode: Mode, differing_rows: u64, row_view_pairs: u64) -> Option<String> {
+        let share = share(differing_rows, row_view_pairs);
+        (mode == Mode::AsKnown && share >= Self::LOUD_SHARE).then(|| {
             format!(
                 "{} of {} (row, view) pairs ({:.1} %) leave out a row that had happened by the spine row's time and became \
                  known later. If later corrections should count, ask for `final` (`--final`). If history was loaded as \
                  news, load its files again with known time `event` (`hydrant ingest … --known event`): then it is found, \
                  though the rows of the first load stay and are still counted here",
-                self.differing_rows,
-                self.row_view_pairs,
+                differing_rows,
+                row_view_pairs,
                 100.0 * share
             )
         })
     }
+}
+
+fn share(differing_rows: u64, row_view_pairs: u64) -> f64 {
+    if row_view_pairs == 0 { 0.0 } else { differing_rows as f64 / row_view_pairs as f64 }
 }
 
 #[cfg(test)]

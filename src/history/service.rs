@@ -30,7 +30,7 @@ use super::sources::{Cut, Share, ViewRows};
 use super::spill::SpillSpace;
 use super::spine::{Budget, Spine, SpineWriter};
 use super::stream::{Answer, HistoricalStream, answer};
-use super::work::blocking;
+use super::work::{Stop, blocking};
 use crate::error::{Code, Error, Result};
 use crate::log::WriteLog;
 use crate::partition::Partitions;
@@ -179,7 +179,7 @@ impl History {
     pub fn open(&self, permit: &Permit, request: HistoricalRequest) -> Result<SpineIntake> {
         let snapshot = self.inner.parts.snapshots.load();
         let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
-        let budget = self.budget();
+        let budget = self.inner.budget();
         Ok(SpineIntake {
             history: self.inner.clone(),
             snapshot,
@@ -238,25 +238,15 @@ impl SpineIntake {
         let Taken { writer, permit } = taken.ok_or_else(abandoned)?;
         let (spine, permit) = blocking(move |_| Ok((writer.finish()?, permit))).await?;
 
-        let HistoryParts { log, partitions, tables, .. } = &history.parts;
-        let cut = Cut::take(log.as_ref(), partitions, cutoff, history.options.patience).await?;
-        let mut views: BTreeMap<ViewId, ViewRows> = BTreeMap::new();
-        for join in &plan.joins {
-            if let Entry::Vacant(place) = views.entry(join.view.id) {
-                place.insert(cut.rows_of(tables, &snapshot, &join.view).await?);
-            }
-        }
-        let tables: Vec<TableFacts> = plan.joins.iter().map(|join| views[&join.view.id].facts(cut.cutoff)).collect();
-        let reading = Arc::new(Reading::new(&plan, spine.facts(), &tables, &budget));
-        tracing::debug!(plan = %reading.shown(&plan), "a training set is planned");
-        let (sender, stream) = answer(plan.clone(), reading.clone(), history.options.queued_batches);
-        let span = tracing::debug_span!("join", %tenant, rows = spine.rows, views = views.len());
-        let task = Task { plan, reading, spine, budget, views, cutoff: cut.cutoff };
+        let task = history.task(&snapshot, plan.clone(), spine, budget, cutoff).await?;
+        tracing::debug!(plan = %task.reading.shown(&plan), "a training set is planned");
+        let (sender, stream) = answer(plan, task.reading.clone(), history.options.queued_batches);
+        let span = tracing::debug_span!("join", %tenant, rows = task.spine.rows, views = task.views.len());
         tokio::task::spawn_blocking(move || {
             let _span = span.entered();
             // A thread of the runtime has to serve others afterwards, and can't be raised again.
             let not_started = |error| Error::internal(format!("no thread for a training set: {error}"));
-            let made = standing_back(Work::Training, || task.run(&sender, &history.metrics));
+            let made = standing_back(Work::Training, || task.run(&sender));
             let outcome = made.unwrap_or_else(|error| Err(not_started(error).into()));
             history.metrics.note(&tenant, &outcome);
             if let Err(error) = &outcome {
@@ -270,8 +260,38 @@ impl SpineIntake {
     }
 }
 
+impl Inner {
+    pub(super) fn budget(&self) -> Budget {
+        let &HistoryOptions { memory, batch_rows, threads, max_spill, .. } = &self.options;
+        let spill = SpillSpace::new(&self.options.spill_directory, max_spill, self.metrics.clone());
+        Budget { memory, spill, batch_rows, threads, part_rows: PART_ROWS }
+    }
+
+    /// Fixes what is read for a whole spine, once everything up to the cut-off can be.
+    pub(super) async fn task(
+        &self,
+        snapshot: &Snapshot,
+        plan: Arc<Plan>,
+        spine: Spine,
+        budget: Budget,
+        cutoff: Option<Micros>,
+    ) -> Result<Task> {
+        let HistoryParts { log, partitions, tables, .. } = &self.parts;
+        let cut = Cut::take(log.as_ref(), partitions, cutoff, self.options.patience).await?;
+        let mut views: BTreeMap<ViewId, ViewRows> = BTreeMap::new();
+        for join in &plan.joins {
+            if let Entry::Vacant(place) = views.entry(join.view.id) {
+                place.insert(cut.rows_of(tables, snapshot, &join.view).await?);
+            }
+        }
+        let tables: Vec<TableFacts> = plan.joins.iter().map(|join| views[&join.view.id].facts(cut.cutoff)).collect();
+        let reading = Arc::new(Reading::new(&plan, spine.facts(), &tables, &budget));
+        Ok(Task { plan, reading, spine, budget, views, cutoff: cut.cutoff })
+    }
+}
+
 /// A join with all that it reads.
-struct Task {
+pub(super) struct Task {
     plan: Arc<Plan>,
     reading: Arc<Reading>,
     spine: Spine,
@@ -281,7 +301,15 @@ struct Task {
 }
 
 impl Task {
-    fn run(self, answer: &Answer, metrics: &HistoryMetrics) -> Result<Report, JoinError> {
+    fn run(self, answer: &Answer) -> Result<Report, JoinError> {
+        let (plan, cutoff) = (self.plan.clone(), self.cutoff);
+        let (findings, tables) = self.walk(&answer.stop)?;
+        let outcome = findings.answer(&answer.stop, |batch| answer.send(batch))?;
+        Ok(report(&plan, tables, cutoff, outcome))
+    }
+
+    /// Finds all rows that count, and lets go of history: a slow client must not keep old rows on disk.
+    pub(super) fn walk(self, stop: &Stop) -> Result<(Findings, Vec<TableVersion>), JoinError> {
         let Self { plan, reading, spine, budget, views, cutoff } = self;
         let last_time = spine.last_time;
         let open = |number: usize, part: &SortedSpine| {
@@ -294,19 +322,14 @@ impl Task {
             let (until, cutoff) = (Some(last_time), Some(cutoff));
             let sought = Arc::new(Sought { slots: Some(slots.clone()), until, cutoff, keys });
             let view = &views[&join.view.id];
-            Ok(RunRows::new(view.open(&join.features, &wanted, &sought, share, &answer.stop)?))
+            Ok(RunRows::new(view.open(&join.features, &wanted, &sought, share, stop)?))
         };
-        let findings = Findings::walk(&plan, spine, &budget, open, &answer.stop)?;
-        let tables = views.values().map(ViewRows::version).collect();
-        // A slow client must not keep old rows on disk.
-        drop(views);
-        let outcome = findings.answer(&answer.stop, |batch| answer.send(batch))?;
-        metrics.note_busy(&outcome.busy);
-        Ok(report(&plan, tables, cutoff, outcome))
+        let findings = Findings::walk(&plan, spine, &budget, open, stop)?;
+        Ok((findings, views.values().map(ViewRows::version).collect()))
     }
 }
 
-fn report(plan: &Plan, tables: Vec<TableVersion>, cutoff: Micros, outcome: Outcome) -> Report {
+pub(super) fn report(plan: &Plan, tables: Vec<TableVersion>, cutoff: Micros, outcome: Outcome) -> Report {
     let names = plan.columns.iter().map(|column| column.name.clone());
     Report {
         rows: outcome.rows,

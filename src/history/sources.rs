@@ -61,11 +61,7 @@ impl Cut {
         let sealed = log.seal().await.map_err(log_error)?;
         let cutoff = cutoff.unwrap_or(sealed.time);
         if cutoff > sealed.time {
-            let (shown, now_shown) = (rfc3339(cutoff), rfc3339(sealed.time));
-            let message = format!("the cut-off {shown} has not come: store time is {now_shown}");
-            return Err(Error::invalid("CUTOFF_IN_FUTURE", message)
-                .with("cutoff", cutoff)
-                .with("store_time", sealed.time));
+            return Err(cutoff_in_future(cutoff, sealed.time));
         }
         partitions.wait_applied(sealed.frame, Instant::now() + patience).await?;
         Ok(Self { cutoff, tails: tails(partitions)? })
@@ -200,6 +196,11 @@ impl<R: Run> Run for Counted<R> {
     fn skip_to(&mut self, slot: u16, key: &[u8]) -> Result<(), HistoryError> {
         self.run.skip_to(slot, key)
     }
+}
+
+pub(super) fn cutoff_in_future(cutoff: Micros, now: Micros) -> Error {
+    let message = format!("the cut-off {} has not come: store time is {}", rfc3339(cutoff), rfc3339(now));
+    Error::invalid("CUTOFF_IN_FUTURE", message).with("cutoff", cutoff).with("store_time", now)
 }
 
 pub(super) fn log_error(error: LogError) -> Error {

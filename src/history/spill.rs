@@ -13,6 +13,7 @@ use arrow_array::RecordBatch;
 use arrow_ipc::CompressionType;
 use arrow_ipc::reader::StreamReader;
 use arrow_ipc::writer::{IpcWriteOptions, StreamWriter};
+use arrow_schema::{Schema, SchemaRef};
 
 use super::failure::JoinError;
 use super::metrics::HistoryMetrics;
@@ -49,6 +50,16 @@ impl SpillSpace {
         Arc::new(Self { directory: directory.to_owned(), limit, used: AtomicU64::new(0), metrics })
     }
 
+    /// Of all joins.
+    pub fn metrics(&self) -> &Arc<HistoryMetrics> {
+        &self.metrics
+    }
+
+    /// Bytes that lie in its files now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         self.metrics.release_spilled(bytes);
@@ -77,13 +88,7 @@ impl SpillFile {
     }
 
     pub fn append(&mut self, batch: &RecordBatch) -> Result<Chunk, JoinError> {
-        let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-        let mut bytes = Vec::new();
-        let mut writer = StreamWriter::try_new_with_options(&mut bytes, &batch.schema(), options)?;
-        writer.write(batch)?;
-        writer.finish()?;
-        drop(writer);
-
+        let bytes = encode_batches(&batch.schema(), Some(batch))?;
         let length = u32::try_from(bytes.len())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a spilled batch is longer than 4 GiB"))?;
         let file = match &mut self.file {
@@ -103,8 +108,7 @@ impl SpillFile {
         if crc32fast::hash(&bytes) != chunk.crc {
             return Err(JoinError::DamagedSpill);
         }
-        let mut reader = StreamReader::try_new(bytes.as_slice(), None)?;
-        reader.next().ok_or(JoinError::DamagedSpill)?.map_err(JoinError::from)
+        decode_batch(&bytes)
     }
 
     /// Gives the disk space back; chunks of before can't be read any more.
@@ -114,6 +118,28 @@ impl SpillFile {
             self.length = 0;
         }
     }
+}
+
+/// A batch as bytes that stand for themselves, compressed; without one, the schema alone.
+pub fn encode_batches(schema: &Schema, batch: Option<&RecordBatch>) -> Result<Vec<u8>, JoinError> {
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let mut bytes = Vec::new();
+    let mut writer = StreamWriter::try_new_with_options(&mut bytes, schema, options)?;
+    batch.map_or(Ok(()), |batch| writer.write(batch))?;
+    writer.finish()?;
+    drop(writer);
+    Ok(bytes)
+}
+
+/// The batch that was encoded.
+pub fn decode_batch(bytes: &[u8]) -> Result<RecordBatch, JoinError> {
+    let mut reader = StreamReader::try_new(bytes, None)?;
+    reader.next().ok_or(JoinError::DamagedSpill)?.map_err(JoinError::from)
+}
+
+/// The schema of what was encoded.
+pub fn decode_schema(bytes: &[u8]) -> Result<SchemaRef, JoinError> {
+    Ok(StreamReader::try_new(bytes, None)?.schema())
 }
 
 impl Drop for SpillFile {

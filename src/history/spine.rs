@@ -3,7 +3,6 @@
 //! here.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
@@ -19,10 +18,12 @@ use super::columns;
 use super::digest::TableDigest;
 use super::failure::JoinError;
 use super::hits::Ranges;
+use super::metrics::HistoryMetrics;
 use super::plan::Plan;
 use super::reading::SpineFacts;
 use super::sort::{Parts, SpineSorter, Wanted};
 use super::spill::{Chunk, SpillFile, SpillSpace};
+use super::work::Stop;
 use crate::error::Error;
 
 /// Of a sorted spine, about: a number a row, and a short distinct key with its place.
@@ -62,7 +63,7 @@ pub struct SpineWriter {
     first_time: Micros,
     last_time: Micros,
     key: Vec<u8>,
-    busy: Duration,
+    metrics: Arc<HistoryMetrics>,
 }
 
 /// A whole spine.
@@ -77,8 +78,6 @@ pub struct Spine {
     /// and the greatest.
     pub last_time: Micros,
     pub digest: TableDigest,
-    /// What taking it in took.
-    pub busy: Duration,
 }
 
 /// The spine's rows as they came, with their times in microseconds in a last column.
@@ -101,7 +100,6 @@ struct Piece {
 enum Place {
     Memory(RecordBatch),
     Spilled(Chunk),
-    Taken,
 }
 
 #[derive(Debug)]
@@ -181,6 +179,15 @@ impl Budget {
         (bytes / plan.output_row_bytes()).clamp(1, self.batch_rows.max(1))
     }
 
+    /// Rows of an endpoint where its client doesn't say: as many whole ranges as make no more than
+    /// `most` endpoints of a spine's rows.
+    pub fn endpoint_rows(&self, plan: &Plan, rows: u64, most: u64) -> u64 {
+        let piece = self.piece_rows(plan);
+        let range = (self.range_rows(plan) / piece).max(1) * piece;
+        let range = u64::try_from(range).unwrap_or(u64::MAX);
+        range.saturating_mul(rows.div_ceil(range).div_ceil(most).max(1))
+    }
+
     /// Rows of a range: its hits are in memory at once, as they were put down and in the spine's order,
     /// and the range of before as long as its last batches wait to be sent.
     fn range_rows(&self, plan: &Plan) -> usize {
@@ -202,16 +209,14 @@ impl SpineWriter {
             first_time: Micros::MAX,
             last_time: Micros::MIN,
             key: Vec::new(),
-            busy: Duration::ZERO,
+            metrics: budget.spill.metrics().clone(),
         }
     }
 
     /// Takes the next rows. After an error the spine is of no use.
     pub fn push(&mut self, batch: &RecordBatch) -> Result<(), JoinError> {
-        let begun = Instant::now();
-        let taken = self.take(batch);
-        self.busy += begun.elapsed();
-        taken
+        let metrics = self.metrics.clone();
+        metrics.timed(|metrics| &metrics.intake_time, || self.take(batch))
     }
 
     fn take(&mut self, batch: &RecordBatch) -> Result<(), JoinError> {
@@ -260,8 +265,8 @@ impl SpineWriter {
     }
 
     pub fn finish(self) -> Result<Spine, JoinError> {
-        let Self { sorters, pieces, digest, rows, first_time, last_time, busy, .. } = self;
-        Ok(Spine { sorters, pieces: pieces.finish()?, rows, first_time, last_time, digest, busy })
+        let Self { sorters, pieces, digest, rows, first_time, last_time, .. } = self;
+        Ok(Spine { sorters, pieces: pieces.finish()?, rows, first_time, last_time, digest })
     }
 }
 
@@ -287,17 +292,28 @@ impl Pieces {
         self.stored[piece].rows
     }
 
-    /// Takes a piece out: the spine's columns, and its times.
-    pub fn take(&mut self, piece: usize) -> Result<(Vec<ArrayRef>, Int64Array), JoinError> {
-        let batch = match std::mem::replace(&mut self.stored[piece].place, Place::Taken) {
-            Place::Memory(batch) => batch,
-            Place::Spilled(chunk) => self.spill.read(&chunk)?,
-            Place::Taken => return Err(JoinError::DamagedSpill),
+    /// The spine's columns of a piece, and its times.
+    pub fn read(&self, piece: usize) -> Result<(Vec<ArrayRef>, Int64Array), JoinError> {
+        let batch = match &self.stored[piece].place {
+            Place::Memory(batch) => batch.clone(),
+            Place::Spilled(chunk) => self.spill.read(chunk)?,
         };
         let mut columns = batch.columns().to_vec();
         let times = columns.pop().ok_or(JoinError::DamagedSpill)?;
         let times = times.as_any().downcast_ref::<Int64Array>().cloned().ok_or(JoinError::DamagedSpill)?;
         Ok((columns, times))
+    }
+
+    /// Puts what is in memory on disk.
+    pub fn put_down(&mut self, stop: &Stop) -> Result<(), JoinError> {
+        // What is in memory was stored since the last time.
+        for piece in self.stored.iter_mut().rev() {
+            let Place::Memory(batch) = &piece.place else { break };
+            stop.check()?;
+            piece.place = Place::Spilled(self.spill.append(batch)?);
+        }
+        self.held_bytes = 0;
+        Ok(())
     }
 
     /// Consecutive pieces put together into ranges that a zip holds in memory at once, and for each
@@ -367,17 +383,7 @@ impl PieceWriter {
         self.next += rows as u64;
         self.pieces.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
         self.pieces.stored.push(Piece { first, rows, place: Place::Memory(batch) });
-        if self.pieces.held_bytes > self.memory { self.spill_held() } else { Ok(()) }
-    }
-
-    fn spill_held(&mut self) -> Result<(), JoinError> {
-        // What is in memory was stored since the last time.
-        for piece in self.pieces.stored.iter_mut().rev() {
-            let Place::Memory(batch) = &piece.place else { break };
-            piece.place = Place::Spilled(self.pieces.spill.append(batch)?);
-        }
-        self.pieces.held_bytes = 0;
-        Ok(())
+        if self.pieces.held_bytes > self.memory { self.pieces.put_down(&Stop::default()) } else { Ok(()) }
     }
 
     fn finish(mut self) -> Result<Pieces, JoinError> {

@@ -62,6 +62,7 @@ pub fn walk<R: HistoryRows>(
         rows = rows.wrapping_add(1);
         if rows.is_multiple_of(ROWS_BETWEEN_LOOKS) {
             stop.check()?;
+            stop.note_passed(ROWS_BETWEEN_LOOKS.into());
         }
         for JoinWalk { as_of, hits, kept, differing } in &mut joins {
             let Counted { answered, otherwise } = as_of.at(&wanted, stop)?;

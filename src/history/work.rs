@@ -2,7 +2,7 @@
 //! by a hang-up, a deadline or an error, the work finds its [`Stop`] set and gives up. What the work
 //! has taken (a place, memory, disk) goes with it, not with who waited.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use hydrant_storage::history::{HistoryError, Run, RunBatch};
@@ -12,7 +12,14 @@ use crate::error::{Code, Error, Result};
 
 /// What the work asks now and then. The default one is never set.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    stop: AtomicBool,
+    /// How far the work is, in rows that it passes.
+    passed: AtomicU64,
+}
 
 /// Held by who waits; sets the stop when it is dropped.
 #[derive(Debug)]
@@ -26,12 +33,22 @@ pub fn begin() -> (Waiter, Stop) {
 
 impl Stop {
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.stop.load(Ordering::Relaxed)
+    }
+
+    /// Tells those who ask how far the work is that it has passed so many more rows.
+    pub fn note_passed(&self, rows: u64) {
+        self.0.passed.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Rows passed so far.
+    pub fn passed(&self) -> u64 {
+        self.0.passed.load(Ordering::Relaxed)
     }
 
     /// Nobody waits for what hasn't ended yet.
     pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.stop.store(true, Ordering::Relaxed);
     }
 
     /// `Err` if nobody waits any more.
@@ -51,6 +68,14 @@ pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Stop) -> Result<T, JoinError> + Send + 'static,
 ) -> Result<T> {
     let (_waiter, stop) = begin();
+    blocking_until(stop, work).await
+}
+
+/// The same, of work that ends when this stop is set.
+pub async fn blocking_until<T: Send + 'static>(
+    stop: Stop,
+    work: impl FnOnce(&Stop) -> Result<T, JoinError> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(move || work(&stop)).await {
         Ok(outcome) => Ok(outcome?),
         Err(error) => match error.try_into_panic() {

@@ -2,6 +2,7 @@
 //! request their statuses and event times. Which status a cell has, and when a default stands in,
 //! is said by `storage::order` alone.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
@@ -12,23 +13,36 @@ use hydrant_storage::order::{CellStatus, Micros, RowStatus, missing_cell_status,
 use hydrant_storage::row::ColumnBuilder;
 use hydrant_storage::slices::slice_bytes;
 use hydrant_storage::value::Value;
+use serde::{Deserialize, Serialize};
 
 use super::digest::TableDigest;
 use super::failure::JoinError;
 use super::hits::{HitBatch, Hits, Ranges};
 use super::plan::{Join, OutputColumn, Plan, PlannedLookup};
 use super::spine::Pieces;
+use super::work::Stop;
 
-/// Gives the answer batch by batch.
+/// A spine, and the rows that were found for it: what an answer is put together of, as often as need
+/// be.
+#[derive(Debug)]
+pub struct Found {
+    pub plan: Arc<Plan>,
+    pub pieces: Pieces,
+    pub ranges: Arc<Ranges>,
+    /// For each piece the range that it is in.
+    pub range_of: Vec<usize>,
+    /// Of each join, those of its walked parts.
+    pub hits: Vec<Vec<Hits>>,
+}
+
+/// Gives the answer, or that to some rows of the spine, batch by batch.
 #[derive(Debug)]
 pub struct Zip {
     plan: Arc<Plan>,
-    pieces: Pieces,
+    found: Arc<Found>,
+    /// Ordinals of the spine.
+    rows: Range<u64>,
     next_piece: usize,
-    range_of: Vec<usize>,
-    ranges: Arc<Ranges>,
-    /// Of each join, those of its walked parts.
-    hits: Vec<Vec<Hits>>,
     /// The hits of the range that is being answered, by join.
     range: Option<(usize, Vec<RangeHits>)>,
     /// For each column a default, if it has one, and a null, each an array of one row.
@@ -36,6 +50,18 @@ pub struct Zip {
     added: Schema,
     digest: TableDigest,
     nulls: Vec<u64>,
+    /// Of each column, if they are counted.
+    statuses: Option<Vec<StatusCounts>>,
+}
+
+/// How many cells of a column have each status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusCounts {
+    pub present: u64,
+    /// Written as null.
+    pub null: u64,
+    pub not_found: u64,
+    pub expired: u64,
 }
 
 /// One join's hits in one range, in the spine's order.
@@ -70,7 +96,7 @@ struct Hit {
 /// What one lookup says about the rows of a piece.
 #[derive(Debug)]
 struct FoundPiece {
-    rows: Vec<Found>,
+    rows: Vec<FoundRow>,
     /// Where its rows begin in the range.
     offset: usize,
     /// Whether some have no hit.
@@ -83,20 +109,16 @@ struct FoundPiece {
 
 /// What one lookup says about one row.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct FoundRow {
     status: RowStatus,
     event_time: Micros,
     feature_count: u16,
 }
 
 impl Zip {
-    pub fn new(
-        plan: Arc<Plan>,
-        pieces: Pieces,
-        ranges: Arc<Ranges>,
-        range_of: Vec<usize>,
-        hits: Vec<Vec<Hits>>,
-    ) -> Result<Self, JoinError> {
+    /// Of these rows of the spine, by their ordinals.
+    pub fn new(found: Arc<Found>, rows: Range<u64>) -> Result<Self, JoinError> {
+        let plan = found.plan.clone();
         let added = Schema::new(plan.output.fields()[plan.spine.fields().len()..].to_vec());
         let fillers = plan.columns.iter().map(|column| {
             let default = column.default.as_ref().unwrap_or(&Value::Null);
@@ -107,45 +129,75 @@ impl Zip {
             digest: TableDigest::new(&added),
             nulls: vec![0; plan.columns.len()],
             added,
+            next_piece: found.first_piece(rows.start),
             plan,
-            pieces,
-            next_piece: 0,
-            range_of,
-            ranges,
-            hits,
+            found,
+            rows,
             range: None,
+            statuses: None,
         })
+    }
+
+    /// Counts statuses from now on, whether or not the answer has them.
+    pub fn count_statuses(&mut self) {
+        self.statuses = Some(vec![StatusCounts::default(); self.plan.columns.len()]);
+    }
+
+    /// What was counted so far.
+    pub fn statuses(&self) -> &[StatusCounts] {
+        self.statuses.as_deref().unwrap_or_default()
     }
 
     /// The next rows, in the spine's order; `None` after the last.
     pub fn next_batch(&mut self) -> Result<Option<RecordBatch>, JoinError> {
-        let piece = self.next_piece;
-        if piece >= self.pieces.count() {
+        let (found, piece) = (self.found.clone(), self.next_piece);
+        let Found { pieces, ranges, range_of, .. } = found.as_ref();
+        if piece >= pieces.count() || pieces.first_ordinal(piece) >= self.rows.end {
             return Ok(None);
         }
         self.next_piece += 1;
-        let range = self.range_of[piece];
-        let next_range = range + 1;
-        let range_end = if next_range < self.ranges.count() { self.ranges.start(next_range) } else { u64::MAX };
+        let range = range_of[piece];
         let in_range = match self.range.take() {
             Some((current, in_range)) if current == range => in_range,
-            _ => self.load_range(range, range_end)?,
+            _ => found.load_range(range)?,
         };
-        let (mut columns, times) = self.pieces.take(piece)?;
-        let offset = (self.pieces.first_ordinal(piece) - self.ranges.start(range)) as usize;
-        let found: Vec<FoundPiece> =
+        let (mut columns, times) = pieces.read(piece)?;
+        let offset = (pieces.first_ordinal(piece) - ranges.start(range)) as usize;
+        let found_pieces: Vec<FoundPiece> =
             self.plan.lookups.iter().map(|lookup| find(lookup, &in_range[lookup.join], &times, offset)).collect();
         let spine_columns = columns.len();
         for number in 0..self.plan.columns.len() {
             let plan = self.plan.clone();
             let column = &plan.columns[number];
             let join = &in_range[plan.lookups[column.lookup].join];
-            self.append_column(number, column, &found[column.lookup], join, &mut columns)?;
+            self.append_column(number, column, &found_pieces[column.lookup], join, &mut columns)?;
         }
-        let added = RecordBatch::try_new(Arc::new(self.added.clone()), columns[spine_columns..].to_vec())?;
-        self.digest.update(&added)?;
+        if let Some(counts) = &mut self.statuses {
+            let beside = columns[spine_columns..].len() / self.plan.columns.len().max(1);
+            let values = columns[spine_columns..].iter().step_by(beside.max(1));
+            for ((counts, column), values) in counts.iter_mut().zip(&self.plan.columns).zip(values) {
+                counts.add(column, &found_pieces[column.lookup], values);
+            }
+        }
         self.range = Some((range, in_range));
-        Ok(Some(RecordBatch::try_new(self.plan.output.clone(), columns)?))
+        let whole = RecordBatch::try_new(self.plan.output.clone(), columns)?;
+        let wanted = self.wanted_of(piece);
+        let batch = if wanted.len() == whole.num_rows() { whole } else { whole.slice(wanted.start, wanted.len()) };
+        let added = RecordBatch::try_new(Arc::new(self.added.clone()), batch.columns()[spine_columns..].to_vec())?;
+        self.digest.update(&added)?;
+        let beside = 1 + usize::from(self.plan.with_status) + usize::from(self.plan.with_event_time);
+        for (nulls, values) in self.nulls.iter_mut().zip(added.columns().iter().step_by(beside)) {
+            *nulls += values.null_count() as u64;
+        }
+        Ok(Some(batch))
+    }
+
+    /// Which rows of a piece are asked for.
+    fn wanted_of(&self, piece: usize) -> Range<usize> {
+        let first = self.found.pieces.first_ordinal(piece);
+        let rows = self.found.pieces.rows_of(piece);
+        let within = |ordinal: u64| usize::try_from(ordinal.saturating_sub(first)).map_or(rows, |row| row.min(rows));
+        within(self.rows.start)..within(self.rows.end)
     }
 
     /// How many nulls each column held so far.
@@ -158,20 +210,8 @@ impl Zip {
         self.digest.finish(&self.added)
     }
 
-    fn load_range(&mut self, range: usize, end: u64) -> Result<Vec<RangeHits>, JoinError> {
-        let start = self.ranges.start(range);
-        let last = self.range_of.partition_point(|of| *of <= range) - 1;
-        let end = end.min(self.pieces.first_ordinal(last) + self.pieces.rows_of(last) as u64);
-        let rows = (end - start) as usize;
-        let of_join = |(join, parts): (&Join, &mut Vec<Hits>)| {
-            let batches: Result<Vec<Vec<HitBatch>>, _> = parts.iter_mut().map(|hits| hits.take(range)).collect();
-            RangeHits::new(join, batches?.into_iter().flatten().collect(), start, rows)
-        };
-        self.plan.joins.iter().zip(&mut self.hits).map(of_join).collect()
-    }
-
     fn append_column(
-        &mut self,
+        &self,
         number: usize,
         column: &OutputColumn,
         found_piece: &FoundPiece,
@@ -181,13 +221,13 @@ impl Zip {
         let [default, null] = &self.fillers[number];
         let FoundPiece { rows: found, offset, .. } = found_piece;
         let held = hits.values(column.projected, *offset, found.len())?;
-        let missing = |row: &Found| missing_cell_status(row.status, column.feature, usize::from(row.feature_count));
+        let missing = |row: &FoundRow| missing_cell_status(row.status, column.feature, usize::from(row.feature_count));
         let values = if found_piece.is_held(column) {
             held
         } else {
             const DEFAULT: (usize, usize) = (1, 0);
             const NULL: (usize, usize) = (2, 0);
-            let pick = |(place, row): (usize, &Found)| match missing(row) {
+            let pick = |(place, row): (usize, &FoundRow)| match missing(row) {
                 None => (0, place),
                 Some(status) if status.takes_default() => DEFAULT,
                 Some(_) => NULL,
@@ -195,8 +235,6 @@ impl Zip {
             let picked: Vec<(usize, usize)> = found.iter().enumerate().map(pick).collect();
             interleave(&[held.as_ref(), default.as_ref(), null.as_ref()], &picked)?
         };
-        self.nulls[number] += values.null_count() as u64;
-
         let statuses = self.plan.with_status.then(|| {
             let mut statuses = StringBuilder::with_capacity(found.len(), found.len() * 8);
             for (row, found) in found.iter().enumerate() {
@@ -216,6 +254,40 @@ impl Zip {
         columns.extend(statuses);
         columns.extend(event_times);
         Ok(())
+    }
+}
+
+impl Found {
+    /// Puts what is in memory on disk.
+    pub fn put_down(&mut self, stop: &Stop) -> Result<(), JoinError> {
+        self.pieces.put_down(stop)?;
+        self.hits.iter_mut().flatten().try_for_each(|hits| hits.put_down(stop))
+    }
+
+    /// The piece that a row is in.
+    fn first_piece(&self, ordinal: u64) -> usize {
+        let (mut first, mut end) = (0, self.pieces.count());
+        while first < end {
+            let middle = first + (end - first) / 2;
+            if self.pieces.first_ordinal(middle) + self.pieces.rows_of(middle) as u64 <= ordinal {
+                first = middle + 1;
+            } else {
+                end = middle;
+            }
+        }
+        first
+    }
+
+    fn load_range(&self, range: usize) -> Result<Vec<RangeHits>, JoinError> {
+        let Self { plan, pieces, ranges, range_of, hits } = self;
+        let start = ranges.start(range);
+        let last = range_of.partition_point(|of| *of <= range) - 1;
+        let rows = (pieces.first_ordinal(last) + pieces.rows_of(last) as u64 - start) as usize;
+        let of_join = |(join, parts): (&Join, &Vec<Hits>)| {
+            let batches: Result<Vec<Vec<HitBatch>>, _> = parts.iter().map(|hits| hits.read(range)).collect();
+            RangeHits::new(join, batches?.into_iter().flatten().collect(), start, rows)
+        };
+        plan.joins.iter().zip(hits).map(of_join).collect()
     }
 }
 
@@ -264,6 +336,19 @@ fn put_together(sources: &[ArrayRef], places: &[(usize, usize)]) -> Result<Array
     Ok(interleave(&sources, places)?)
 }
 
+impl StatusCounts {
+    fn add(&mut self, column: &OutputColumn, piece: &FoundPiece, values: &ArrayRef) {
+        for (row, found) in piece.rows.iter().enumerate() {
+            match missing_cell_status(found.status, column.feature, usize::from(found.feature_count)) {
+                None if values.is_null(row) => self.null += 1,
+                None => self.present += 1,
+                Some(CellStatus::Expired) => self.expired += 1,
+                Some(_) => self.not_found += 1,
+            }
+        }
+    }
+}
+
 impl FoundPiece {
     /// Whether the column is what the range's hits hold, nulls where there is none.
     fn is_held(&self, column: &OutputColumn) -> bool {
@@ -288,7 +373,7 @@ fn find(lookup: &PlannedLookup, hits: &RangeHits, times: &Int64Array, offset: us
         piece.least_features =
             hit.map_or(piece.least_features, |hit| piece.least_features.min(hit.feature_count.into()));
         let Hit { event_time, feature_count } = hit.unwrap_or(Hit { event_time: 0, feature_count: 0 });
-        piece.rows.push(Found { status, event_time, feature_count });
+        piece.rows.push(FoundRow { status, event_time, feature_count });
     }
     piece
 }

@@ -10,6 +10,7 @@ use super::definition::Kind;
 use super::lineage;
 use super::plan::{Stamp, tenant};
 use super::state::State;
+use super::uses::{TRAINING_SET, Uses};
 
 /// How many users a refusal lists.
 const SHOWN_USERS: usize = 20;
@@ -18,24 +19,26 @@ const SHOWN_USERS: usize = 20;
 const SHOWN_VERSIONS: usize = 20;
 
 /// The state without a definition.
-pub(super) fn draft(state: &State, tenant_name: &Name, kind: Kind, name: &Name, etag: &str) -> Result<State> {
+pub(super) fn draft(
+    state: &State,
+    tenant_name: &Name,
+    kind: Kind,
+    name: &Name,
+    etag: &str,
+    uses: &Uses,
+) -> Result<State> {
     let old = tenant(state, tenant_name)?;
     let stored = old.stored(kind, name).ok_or_else(|| not_found(kind, name))?;
     if kind == Kind::Tenant {
         return Err(Error::new(Code::FailedPrecondition, "TENANT_IN_USE", format!("tenant '{name}' can't be deleted")));
     }
     check_etag(kind, name, &stored.etag(), etag)?;
-    let users = lineage::users_of(old, kind, name);
+    let mut users = lineage::users_of(old, kind, name);
+    if kind == Kind::FeatureService {
+        users.extend(training_sets(uses, tenant_name, name, None));
+    }
     if !users.is_empty() {
-        let shown = users.iter().take(SHOWN_USERS).cloned().collect::<Vec<_>>().join(", ");
-        let more = users.len().saturating_sub(SHOWN_USERS);
-        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        let message = format!("{} '{name}' is in use by {shown}{more}", kind.as_str());
-        return Err(Error::new(Code::FailedPrecondition, "DEFINITION_IN_USE", message)
-            .hint("delete what uses it first; of a service every version counts (`hydrant delete service NAME@N` deletes one)")
-            .with("kind", kind.as_str())
-            .with("name", name)
-            .with("used_by", shown));
+        return Err(in_use(kind, name.as_str(), &users));
     }
     let mut next = state.clone();
     next.revision += 1;
@@ -67,6 +70,7 @@ pub(super) fn draft_version(
     (service, number): (&Name, u32),
     etag: &str,
     stamp: &Stamp,
+    uses: &Uses,
 ) -> Result<State> {
     let kind = Kind::FeatureService;
     let mut next = state.clone();
@@ -86,11 +90,35 @@ pub(super) fn draft_version(
             .with("service", service)
             .with("version", number));
     }
+    let users = training_sets(uses, tenant_name, service, Some(number));
+    if !users.is_empty() {
+        return Err(in_use(kind, &format!("{service}@{number}"), &users));
+    }
     found.versions.remove(index);
     found.stored.revision = next.revision;
     found.stored.updated = stamp.now;
     found.stored.updated_by.clone_from(&stamp.by);
     Ok(next)
+}
+
+fn training_sets(uses: &Uses, tenant: &Name, service: &Name, number: Option<u32>) -> Vec<String> {
+    let users = uses.of_service(tenant, service, number);
+    users.into_iter().map(|(_, training_set)| format!("{TRAINING_SET}/{training_set}")).collect()
+}
+
+fn in_use(kind: Kind, name: &str, users: &[String]) -> Error {
+    let shown = users.iter().take(SHOWN_USERS).cloned().collect::<Vec<_>>().join(", ");
+    let more = users.len().saturating_sub(SHOWN_USERS);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let message = format!("{} '{name}' is in use by {shown}{more}", kind.as_str());
+    Error::new(Code::FailedPrecondition, "DEFINITION_IN_USE", message)
+        .hint(
+            "delete what uses it first; of a service every version counts (`hydrant delete service NAME@N` deletes one), \
+             and so do saved training sets (`hydrant training-set delete NAME@N`)",
+        )
+        .with("kind", kind.as_str())
+        .with("name", name)
+        .with("used_by", shown)
 }
 
 /// Refuses (ABORTED) if the definition isn't the one that the caller has seen; an empty etag is

@@ -26,6 +26,8 @@ pub struct Edge {
 pub struct Lineage {
     pub upstream: Vec<Edge>,
     pub downstream: Vec<Edge>,
+    /// Saved training sets, `name@version`, each behind a service that it is made of.
+    pub training_sets: Vec<(Name, String)>,
 }
 
 /// The lineage of a definition within its tenant.
@@ -35,6 +37,7 @@ pub fn of(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Lineage {
     Lineage {
         upstream: walk(&edges, &start, |edge| (&edge.to, &edge.from)),
         downstream: walk(&edges, &start, |edge| (&edge.from, &edge.to)),
+        training_sets: Vec::new(),
     }
 }
 
@@ -44,7 +47,7 @@ pub fn of_version(catalog: &TenantCatalog, version: &ServiceVersion) -> Lineage 
     let service = (Kind::FeatureService, version.service.clone());
     edges.retain(|edge| edge.to != service);
     edges.extend(version.lookups.iter().map(|lookup| service_edge(&lookup.view.name, &version.service)));
-    Lineage { upstream: walk(&edges, &service, |edge| (&edge.to, &edge.from)), downstream: Vec::new() }
+    Lineage { upstream: walk(&edges, &service, |edge| (&edge.to, &edge.from)), ..Lineage::default() }
 }
 
 /// Every definition downstream of one, in order.

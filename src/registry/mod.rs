@@ -11,6 +11,7 @@ pub mod node;
 pub mod plan;
 pub mod selection;
 pub mod table;
+pub mod uses;
 pub mod values;
 pub mod world;
 pub mod yaml;
@@ -30,6 +31,7 @@ mod validation;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +55,7 @@ use self::lineage::Lineage;
 use self::listing::{Described, Page};
 use self::plan::{Plan, Stamp};
 use self::state::State;
+use self::uses::Uses;
 use self::world::Unread;
 
 /// Under which the registry's state is kept.
@@ -98,6 +101,7 @@ struct Shared {
     /// One change at a time; holds the version of the persisted state.
     writer: Mutex<u64>,
     waiting: Semaphore,
+    uses: Uses,
 }
 
 /// A state that nobody sees yet.
@@ -152,6 +156,7 @@ impl Registry {
             state: ArcSwap::from_pointee(state),
             writer: Mutex::new(version),
             waiting: Semaphore::new(MAX_WAITING_CHANGES),
+            uses: Uses::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -164,6 +169,16 @@ impl Registry {
     /// For those who read snapshots for as long as they live.
     pub fn reader(&self) -> SnapshotReader {
         self.shared.snapshot.clone()
+    }
+
+    /// Who holds on to versions of services from outside.
+    pub fn uses(&self) -> &Uses {
+        &self.shared.uses
+    }
+
+    /// Waits until no change that was begun before is under way: its snapshot is published then.
+    pub async fn settle(&self) {
+        drop(self.shared.writer.lock().await);
     }
 
     /// Follows the revision. A snapshot of it is published before it is told.
@@ -241,18 +256,18 @@ impl Registry {
     /// Deletes a definition that nothing uses, and tells the new revision. FAILED_PRECONDITION lists
     /// who uses it.
     pub async fn delete(&self, permit: &Permit, kind: Kind, name: &Name, etag: String) -> Result<u64> {
-        let (tenant, name) = (permit.tenant().clone(), name.clone());
+        let (tenant, name, uses) = (permit.tenant().clone(), name.clone(), self.shared.uses.clone());
         let edit = move |state: &State, _: &Stamp| {
-            deletion::draft(state, &tenant, kind, &name, &etag).map(|next| ((), Some(next)))
+            deletion::draft(state, &tenant, kind, &name, &etag, &uses).map(|next| ((), Some(next)))
         };
         self.change(permit, edit).await.map(|((), snapshot)| snapshot.revision)
     }
 
     /// Deletes one version of a service that is not its current one, and tells the new revision.
     pub async fn delete_version(&self, permit: &Permit, service: &Name, number: u32, etag: String) -> Result<u64> {
-        let (tenant, service) = (permit.tenant().clone(), service.clone());
+        let (tenant, service, uses) = (permit.tenant().clone(), service.clone(), self.shared.uses.clone());
         let edit = move |state: &State, stamp: &Stamp| {
-            let next = deletion::draft_version(state, &tenant, (&service, number), &etag, stamp)?;
+            let next = deletion::draft_version(state, &tenant, (&service, number), &etag, stamp, &uses)?;
             Ok(((), Some(next)))
         };
         self.change(permit, edit).await.map(|((), snapshot)| snapshot.revision)
@@ -283,7 +298,14 @@ impl Registry {
         permit.require(Action::ReadDefinitions)?;
         let snapshot = self.snapshot();
         described(&snapshot, permit, kind, name)?;
-        Ok(lineage::of(snapshot.tenant(permit.tenant())?, kind, name))
+        let lineage = lineage::of(snapshot.tenant(permit.tenant())?, kind, name);
+        let downstream = lineage.downstream.iter().map(|edge| &edge.to);
+        let reached = downstream.filter(|(kind, _)| *kind == Kind::FeatureService).map(|(_, service)| service);
+        let itself = Some(name).filter(|_| kind == Kind::FeatureService);
+        let services: BTreeSet<&Name> = reached.chain(itself).collect();
+        let of = |service: &Name| self.training_sets_of(permit, service, None);
+        let training_sets = services.into_iter().flat_map(of).collect();
+        Ok(Lineage { training_sets, ..lineage })
     }
 
     /// What one version of a service is made of.
@@ -292,7 +314,14 @@ impl Registry {
         let snapshot = self.snapshot();
         let tenant = snapshot.tenant(permit.tenant())?;
         let described = listing::get_version(tenant, service, number)?;
-        Ok(described.frozen.map(|version| lineage::of_version(tenant, &version)).unwrap_or_default())
+        let lineage = described.frozen.map(|version| lineage::of_version(tenant, &version)).unwrap_or_default();
+        let training_sets = self.training_sets_of(permit, service, Some(number));
+        Ok(Lineage { training_sets, ..lineage })
+    }
+
+    fn training_sets_of(&self, permit: &Permit, service: &Name, number: Option<u32>) -> Vec<(Name, String)> {
+        let users = self.shared.uses.of_service(permit.tenant(), service, number);
+        users.into_iter().map(|(_, training_set)| (service.clone(), training_set)).collect()
     }
 
     fn stamp(&self, permit: &Permit) -> Stamp {

@@ -3,6 +3,7 @@
 //! Flight is. It never retries by itself: whether a request may be sent twice is its caller's to say.
 
 pub mod lean;
+pub mod training_sets;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use crate::registry::definition::{Definition, Kind};
 use crate::registry::world::Unread;
 
 pub use super::status::Refusal;
+pub use crate::history::ContentDigest;
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -15,6 +15,7 @@ pub mod online;
 pub mod registry;
 pub mod server;
 pub mod status;
+pub mod training;
 pub mod wire;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::backup::Backups;
 use crate::clock::StoreTime;
 use crate::error::Result;
 use crate::history::History;
+use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
 use crate::partition::Partitions;
 use crate::registry::Registry;
@@ -40,6 +42,7 @@ pub struct UseCases {
     pub ingest: Ingest,
     pub serving: Serving,
     pub history: History,
+    pub training_sets: TrainingSets,
     pub backups: Backups,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,

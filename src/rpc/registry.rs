@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use hydrant_proto::v1;
 use hydrant_proto::v1::registry_service_server::RegistryService;
+use hydrant_storage::names::Name;
 use tonic::{Request, Response, Status};
 
 use super::UseCases;
@@ -117,13 +118,13 @@ impl RegistryRpc {
     fn lineage(&self, request: &v1::GetLineageRequest) -> Result<v1::GetLineageResponse> {
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
-        let Lineage { upstream, downstream } = match decode_versioned_name(kind, &request.name)? {
+        let Lineage { upstream, downstream, training_sets } = match decode_versioned_name(kind, &request.name)? {
             (name, None) => self.use_cases.registry.lineage(&permit, kind, &name)?,
             (name, Some(version)) => self.use_cases.registry.lineage_of_version(&permit, &name, version)?,
         };
         Ok(v1::GetLineageResponse {
             upstream: upstream.iter().map(encode_edge).collect(),
-            downstream: downstream.iter().map(encode_edge).collect(),
+            downstream: downstream.iter().map(encode_edge).chain(training_sets.iter().map(encode_use)).collect(),
         })
     }
 
@@ -227,6 +228,16 @@ fn encode_changes(plan: &Plan) -> Vec<v1::Change> {
         affects: change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect(),
     });
     changes.collect()
+}
+
+/// From a service to a saved training set.
+fn encode_use((service, training_set): &(Name, String)) -> v1::LineageEdge {
+    v1::LineageEdge {
+        from_kind: v1::Kind::FeatureService.into(),
+        from_name: service.to_string(),
+        to_kind: v1::Kind::TrainingSet.into(),
+        to_name: training_set.clone(),
+    }
 }
 
 fn encode_edge(edge: &Edge) -> v1::LineageEdge {

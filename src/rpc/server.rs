@@ -14,6 +14,7 @@ use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
+use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
@@ -31,6 +32,7 @@ use super::layers::{CallLayer, Calls};
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
+use super::training::TrainingSetRpc;
 use crate::config::{Config, ServerConfig};
 
 /// How often a connection without traffic is asked whether its client still lives.
@@ -136,6 +138,8 @@ impl Server {
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
+        let training_sets = TrainingSetServiceServer::new(TrainingSetRpc::new(use_cases.clone()))
+            .max_encoding_message_size(limit.as_usize());
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
@@ -149,6 +153,7 @@ impl Server {
             .add_service(registry)
             .add_service(backup)
             .add_service(history)
+            .add_service(training_sets)
             .add_service(health_service.clone())
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
             .add_service(reflection().build_v1alpha().expect("the compiled-in descriptors are whole"));
@@ -215,6 +220,7 @@ impl ServerControl {
             RegistryServiceServer::<RegistryRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
+            TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,
         ];
         for service in services {

@@ -13,5 +13,6 @@ pub mod partition;
 pub mod record;
 pub mod row;
 pub mod slices;
+pub mod spines;
 pub mod threads;
 pub mod value;

@@ -8,3 +8,4 @@ mod lifecycle;
 mod services;
 mod streaming;
 mod support;
+mod training_sets;

@@ -5,4 +5,5 @@
 pub mod node;
 pub mod oracle;
 pub mod random;
+pub mod sets;
 pub mod table;

@@ -23,8 +23,15 @@ use crate::tenancy::{Action, Demand};
 
 pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answers<FlightData>, Status> {
     let command = match upload.asked().map_err(to_status)? {
-        Asked::HistoricalFeatures(command) => command,
-        Asked::Ingest(_) | Asked::Path(..) => {
+        Asked::HistoricalFeatures(command) if command.spine.is_empty() && command.endpoint_rows == 0 => command,
+        Asked::HistoricalFeatures(_) => {
+            let refusal =
+                Error::invalid("BAD_DESCRIPTOR", "the command names a stored spine, which DoExchange has no use for");
+            return Err(to_status(
+                refusal.hint("ask GetFlightInfo for endpoints, or leave `spine` and `endpoint_rows` out"),
+            ));
+        }
+        Asked::Ingest(_) | Asked::Path(..) | Asked::StoreSpine | Asked::TrainingSet(_) => {
             let refusal = Error::invalid("BAD_DESCRIPTOR", "DoExchange takes a spine");
             return Err(to_status(refusal.hint("send a HistoricalFeaturesCommand")));
         }

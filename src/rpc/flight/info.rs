@@ -56,6 +56,11 @@ fn schema(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<Schema> 
             let beside = Beside { status: command.with_status, event_time: command.with_event_time };
             Ok(beside.schema(&snapshot.select(&catalog, &command.services, &command.features)?))
         }
+        // With a spine there are endpoints.
+        Asked::TrainingSet(_) | Asked::StoreSpine => {
+            Err(Error::invalid("BAD_DESCRIPTOR", "a spine that is put has no schema of its own")
+                .hint("put it (DoPut), then ask for what is made of it"))
+        }
         Asked::Path(kind, name) => match kind.as_str() {
             SOURCE => source(&catalog, &name),
             VIEW => {

@@ -1,10 +1,14 @@
-//! Arrow Flight: training sets by DoExchange, bulk ingest by DoPut, and what there is to read and
-//! write by ListFlights, GetFlightInfo and GetSchema. What is sent comes from strangers: every
+//! Arrow Flight: training sets by DoExchange, or by DoGet from spines that DoPut has stored; bulk ingest
+//! by DoPut; and what there is to read and write by ListFlights, GetFlightInfo and GetSchema. What is sent comes from strangers: every
 //! message is measured and decoded off the runtime's threads, and an odd one is refused.
 
+mod actions;
+mod endpoints;
 mod exchange;
 mod info;
 mod put;
+mod store;
+mod tickets;
 
 use std::time::Duration;
 
@@ -74,26 +78,43 @@ impl FlightService for FlightRpc {
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        info::of(&self.use_cases, request.into_inner()).map(Response::new).map_err(to_status)
+        let descriptor = request.into_inner();
+        let info = match endpoints::asked(&descriptor).map_err(to_status)? {
+            Some(asked) => endpoints::info(&self.use_cases, descriptor, asked).await,
+            None => info::of(&self.use_cases, descriptor),
+        };
+        info.map(Response::new).map_err(to_status)
     }
 
     async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        Err(to_status(not_yet_served("PollFlightInfo", "POLL_NOT_SERVED").hint("use GetFlightInfo")))
+        Err(to_status(
+            not_yet_served("PollFlightInfo", "POLL_NOT_SERVED")
+                .hint("use GetFlightInfo, and the action training_set.progress"),
+        ))
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
-        info::schema_of(&self.use_cases, request.into_inner()).map(Response::new).map_err(to_status)
+        let descriptor = request.into_inner();
+        let schema = match endpoints::asked(&descriptor).map_err(to_status)? {
+            Some(asked) => endpoints::schema(&self.use_cases, asked).await,
+            None => info::schema_of(&self.use_cases, descriptor),
+        };
+        schema.map(Response::new).map_err(to_status)
     }
 
-    async fn do_get(&self, _: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
-        let refusal = not_yet_served("DoGet", "DO_GET_NOT_SERVED");
-        Err(to_status(refusal.hint("training sets are made by DoExchange: send the spine, take the rows")))
+    async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        let deadline = layers::stream_deadline(request.extensions());
+        let ticket = request.into_inner();
+        endpoints::get(&self.use_cases, &ticket, deadline).await.map(Response::new).map_err(to_status)
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let deadline = layers::stream_deadline(request.extensions());
-        let upload = Upload::begin(request.into_inner(), self.limits).await?;
-        put::put(self.clone(), upload, deadline).map(Response::new).map_err(to_status)
+        let mut upload = Upload::begin(request.into_inner(), self.limits).await?;
+        match upload.asked().map_err(to_status)? {
+            Asked::StoreSpine => store::store(self, upload).await.map(Response::new),
+            asked => put::put(self.clone(), upload, asked, deadline).map(Response::new).map_err(to_status),
+        }
     }
 
     async fn do_exchange(
@@ -104,14 +125,13 @@ impl FlightService for FlightRpc {
         exchange::exchange(self, upload).await.map(Response::new)
     }
 
-    async fn do_action(&self, _: Request<FlightAction>) -> Result<Response<Self::DoActionStream>, Status> {
-        Err(to_status(
-            not_yet_served("DoAction", "ACTIONS_NOT_SERVED").hint("definitions and state are served by gRPC"),
-        ))
+    async fn do_action(&self, request: Request<FlightAction>) -> Result<Response<Self::DoActionStream>, Status> {
+        let result = actions::act(&self.use_cases, request.into_inner()).map_err(to_status)?;
+        Ok(Response::new(stream::iter([Ok(result)]).boxed()))
     }
 
     async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
-        Ok(Response::new(stream::empty().boxed()))
+        Ok(Response::new(stream::iter(actions::all().map(Ok)).boxed()))
     }
 }
 
@@ -120,6 +140,8 @@ impl FlightService for FlightRpc {
 enum Asked {
     HistoricalFeatures(v1::HistoricalFeaturesCommand),
     Ingest(v1::IngestCommand),
+    StoreSpine,
+    TrainingSet(v1::TrainingSetCommand),
     /// `source`, `view` or `service`, and its name.
     Path(String, String),
 }
@@ -137,6 +159,8 @@ fn read_descriptor(descriptor: FlightDescriptor) -> Result<Asked> {
                     Ok(Asked::HistoricalFeatures(command))
                 }
                 Some(v1::flight_command::Command::Ingest(command)) => Ok(Asked::Ingest(command)),
+                Some(v1::flight_command::Command::StoreSpine(_)) => Ok(Asked::StoreSpine),
+                Some(v1::flight_command::Command::TrainingSet(command)) => Ok(Asked::TrainingSet(command)),
                 None => Err(wrong("the descriptor's command is empty".to_owned())),
             }
         }

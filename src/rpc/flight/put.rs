@@ -33,13 +33,18 @@ struct Batches {
     deadline: Option<Instant>,
 }
 
-pub(super) fn put(rpc: FlightRpc, mut upload: Upload, deadline: Option<Instant>) -> Result<Answers<PutResult>> {
-    let command = match upload.asked()? {
+pub(super) fn put(
+    rpc: FlightRpc,
+    upload: Upload,
+    asked: Asked,
+    deadline: Option<Instant>,
+) -> Result<Answers<PutResult>> {
+    let command = match asked {
         Asked::Ingest(command) => command,
         Asked::Path(kind, source) if kind == "source" => v1::IngestCommand { source, ..Default::default() },
-        Asked::Path(..) | Asked::HistoricalFeatures(_) => {
-            return Err(Error::invalid("BAD_DESCRIPTOR", "DoPut takes rows of a source")
-                .hint("send an IngestCommand, or the path source/NAME"));
+        Asked::Path(..) | Asked::HistoricalFeatures(_) | Asked::StoreSpine | Asked::TrainingSet(_) => {
+            return Err(Error::invalid("BAD_DESCRIPTOR", "DoPut takes rows of a source, or a spine")
+                .hint("send an IngestCommand, the path source/NAME, or a StoreSpineCommand"));
         }
     };
     let known_time = decode_request_known_time(command.known_time.clone())?;

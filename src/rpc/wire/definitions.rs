@@ -51,8 +51,10 @@ pub fn decode_kind(kind: i32) -> Result<Kind> {
         Ok(v1::Kind::FeatureView) => Ok(Kind::FeatureView),
         Ok(v1::Kind::FeatureService) => Ok(Kind::FeatureService),
         Ok(v1::Kind::Tenant) => Ok(Kind::Tenant),
-        Ok(v1::Kind::Unspecified) | Err(_) => Err(Error::invalid("UNKNOWN_KIND", format!("there is no kind {kind}"))
-            .hint("use ENTITY, SOURCE, FEATURE_VIEW, FEATURE_SERVICE or TENANT")),
+        Ok(v1::Kind::Unspecified | v1::Kind::TrainingSet) | Err(_) => {
+            Err(Error::invalid("UNKNOWN_KIND", format!("there is no kind {kind}"))
+                .hint("use ENTITY, SOURCE, FEATURE_VIEW, FEATURE_SERVICE or TENANT"))
+        }
     }
 }
 

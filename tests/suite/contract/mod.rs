@@ -15,6 +15,7 @@ mod s12_corruption;
 mod s13_provenance;
 mod s14_backups;
 mod s15_explanations;
+mod s16_training_sets;
 
 use serde_json::{Value as Json, json};
 

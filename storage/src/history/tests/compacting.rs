@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::files::LossyFiles;
-use crate::history::Chain;
+use crate::history::{Chain, Sought};
 
 /// (key, event time, known time, seed of the values, deleted)
 type Drawn = (u16, i64, i64, u64, bool);
@@ -165,7 +165,9 @@ proptest! {
 /// at one instant which comes first.
 fn assert_order(snapshot: &TableSnapshot, expected: &[Row], projection: &[usize], cutoff: Option<i64>) {
     let open = |chain: &Chain<'_>| {
-        Box::new(snapshot.open_chain_in_order(chain, projection, &Arc::new(Sought::of_slots(None)), cutoff).expect("open")) as Box<dyn Run>
+        Box::new(
+            snapshot.open_chain_in_order(chain, projection, &Arc::new(Sought::of_slots(None)), cutoff).expect("open"),
+        ) as Box<dyn Run>
     };
     let runs = snapshot.chains_with(None, cutoff).iter().map(open).collect();
     let mut cursor = MergedRuns::new(runs, cutoff).expect("merge");
@@ -197,7 +199,8 @@ fn what_tells_where_rows_come_from_is_not_read_where_only_their_order_is_wanted(
         table.land(ModelRun::new(&spec, &[row(1, 0, 0, 4, 0)], 7), 4, 0).await.expect("land");
         let snapshot = table.snapshot();
         for chain in snapshot.chains_with(None, None) {
-            let mut run = snapshot.open_chain_in_order(&chain, &[0], &Arc::new(Sought::of_slots(None)), None).expect("open");
+            let mut run =
+                snapshot.open_chain_in_order(&chain, &[0], &Arc::new(Sought::of_slots(None)), None).expect("open");
             let mut frames = BTreeSet::new();
             while let Some(batch) = run.next().expect("read") {
                 assert!(batch.revisions.iter().all(|revision| *revision == 0));
