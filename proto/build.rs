@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
     "hydrant/v1/ingest.proto",
     "hydrant/v1/registry.proto",
     "hydrant/v1/training.proto",
     "hydrant/v1/backup.proto",
+    "hydrant/v1/backfill.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

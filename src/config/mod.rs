@@ -32,6 +32,7 @@ pub struct Config {
     pub landing: LandingConfig,
     pub compaction: CompactionConfig,
     pub history: HistoryConfig,
+    pub backfill: BackfillConfig,
     pub backup: BackupConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -149,6 +150,14 @@ pub struct HistoryConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct BackfillConfig {
+    pub memory: ByteSize,
+    pub threads: usize,
+    pub max_staged: ByteSize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BackupConfig {
     /// Empty: `backups` in the data directory.
     pub directory: PathBuf,
@@ -175,7 +184,7 @@ pub enum LogFormat {
 const LONGEST_RETENTION: Span = Span(Duration::from_hours(7 * 24));
 
 /// What a data directory is made of, besides backups.
-const DATA_PARTS: [&str; 5] = ["log", "registry", "partitions", "history", "spill"];
+const DATA_PARTS: [&str; 6] = ["log", "registry", "partitions", "history", "backfill", "spill"];
 
 /// More often would be work for its own sake.
 const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
@@ -277,6 +286,7 @@ impl Config {
             ("compaction.runs_per_level", wide(self.compaction.runs_per_level), 2, 256),
             ("history.max_joins", wide(self.history.max_joins), 1, 1 << 10),
             ("history.threads", wide(self.history.threads), 0, 256),
+            ("backfill.threads", wide(self.backfill.threads), 0, 256),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
             ("backup.max_kept", wide(self.backup.max_kept), 1, 1 << 16),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
@@ -307,6 +317,8 @@ impl Config {
             ("compaction.max_merge", self.compaction.max_merge, mib(1), gib(1 << 20)),
             ("history.memory", self.history.memory, mib(16), gib(1 << 14)),
             ("history.max_spill", self.history.max_spill, mib(1), gib(1 << 20)),
+            ("backfill.memory", self.backfill.memory, mib(16), gib(1 << 14)),
+            ("backfill.max_staged", self.backfill.max_staged, mib(1), gib(1 << 20)),
         ]
     }
 

@@ -110,6 +110,18 @@ impl WriteLog for WatchedLog {
         self.inner.seal().await
     }
 
+    fn unsettled(&self) -> Vec<SharedFrame> {
+        self.inner.unsettled()
+    }
+
+    fn settle(&self, frame: u64) {
+        self.inner.settle(frame);
+    }
+
+    fn settled(&self) -> watch::Receiver<u64> {
+        self.inner.settled()
+    }
+
     fn trim(&self, through: u64) -> Result<(), LogError> {
         self.inner.trim(through)
     }

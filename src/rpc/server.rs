@@ -10,6 +10,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
+use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
@@ -20,6 +21,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::UseCases;
+use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
 use super::flight::{FlightLimits, FlightRpc};
@@ -130,6 +132,7 @@ impl Server {
         let registry = RegistryServiceServer::new(RegistryRpc::new(use_cases.clone(), ports))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
+        let backfill = BackfillServiceServer::new(BackfillRpc::new(use_cases.clone()));
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
         let reflection = || {
             tonic_reflection::server::Builder::configure()
@@ -142,6 +145,7 @@ impl Server {
             .add_service(online)
             .add_service(ingest)
             .add_service(registry)
+            .add_service(backfill)
             .add_service(backup)
             .add_service(health_service.clone())
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
@@ -207,6 +211,7 @@ impl ServerControl {
             OnlineServer::NAME,
             IngestServiceServer::<IngestRpc>::NAME,
             RegistryServiceServer::<RegistryRpc>::NAME,
+            BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,
         ];

@@ -24,7 +24,7 @@ use crate::tenancy::{Action, Demand};
 pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answers<FlightData>, Status> {
     let command = match upload.asked().map_err(to_status)? {
         Asked::HistoricalFeatures(command) => command,
-        Asked::Ingest(_) | Asked::Path(..) => {
+        Asked::Ingest(_) | Asked::Backfill(_) | Asked::Path(..) => {
             let refusal = Error::invalid("BAD_DESCRIPTOR", "DoExchange takes a spine");
             return Err(to_status(refusal.hint("send a HistoricalFeaturesCommand")));
         }

@@ -2,6 +2,7 @@
 //! write by ListFlights, GetFlightInfo and GetSchema. What is sent comes from strangers: every
 //! message is measured and decoded off the runtime's threads, and an odd one is refused.
 
+mod backfill;
 mod exchange;
 mod info;
 mod put;
@@ -93,7 +94,7 @@ impl FlightService for FlightRpc {
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let deadline = layers::stream_deadline(request.extensions());
         let upload = Upload::begin(request.into_inner(), self.limits).await?;
-        put::put(self.clone(), upload, deadline).map(Response::new).map_err(to_status)
+        put::put(self.clone(), upload, deadline).await.map(Response::new).map_err(to_status)
     }
 
     async fn do_exchange(
@@ -120,6 +121,7 @@ impl FlightService for FlightRpc {
 enum Asked {
     HistoricalFeatures(v1::HistoricalFeaturesCommand),
     Ingest(v1::IngestCommand),
+    Backfill(v1::BackfillCommand),
     /// `source`, `view` or `service`, and its name.
     Path(String, String),
 }
@@ -137,6 +139,7 @@ fn read_descriptor(descriptor: FlightDescriptor) -> Result<Asked> {
                     Ok(Asked::HistoricalFeatures(command))
                 }
                 Some(v1::flight_command::Command::Ingest(command)) => Ok(Asked::Ingest(command)),
+                Some(v1::flight_command::Command::Backfill(command)) => Ok(Asked::Backfill(command)),
                 None => Err(wrong("the descriptor's command is empty".to_owned())),
             }
         }

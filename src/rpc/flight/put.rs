@@ -16,7 +16,7 @@ use super::super::ingest::{Unseen, decode_producer, encode_report, of_request, v
 use super::super::status::to_status;
 use super::super::wire::definitions::decode_request_known_time;
 use super::super::wire::ipc::Decoded;
-use super::{Answers, Asked, FlightRpc, Upload};
+use super::{Answers, Asked, FlightRpc, Upload, backfill};
 use crate::error::{Error, Result};
 use crate::ingest::IngestRequest;
 use crate::registry::definition::KnownTimeRule;
@@ -33,13 +33,14 @@ struct Batches {
     deadline: Option<Instant>,
 }
 
-pub(super) fn put(rpc: FlightRpc, mut upload: Upload, deadline: Option<Instant>) -> Result<Answers<PutResult>> {
+pub(super) async fn put(rpc: FlightRpc, mut upload: Upload, deadline: Option<Instant>) -> Result<Answers<PutResult>> {
     let command = match upload.asked()? {
         Asked::Ingest(command) => command,
+        Asked::Backfill(command) => return backfill::put(&rpc, upload, command).await,
         Asked::Path(kind, source) if kind == "source" => v1::IngestCommand { source, ..Default::default() },
         Asked::Path(..) | Asked::HistoricalFeatures(_) => {
             return Err(Error::invalid("BAD_DESCRIPTOR", "DoPut takes rows of a source")
-                .hint("send an IngestCommand, or the path source/NAME"));
+                .hint("send an IngestCommand, a BackfillCommand, or the path source/NAME"));
         }
     };
     let known_time = decode_request_known_time(command.known_time.clone())?;

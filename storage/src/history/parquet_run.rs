@@ -24,7 +24,7 @@ use parquet::file::statistics::Statistics;
 use crate::files::Files;
 use crate::history::checked_file::{CheckedFile, CheckedReader, READ_AHEAD};
 use crate::history::schema::{self, HistoryViewSpec};
-use crate::history::writer::{DICTIONARY_BYTES, FileFacts, PAGE_ROWS};
+use crate::history::writer::{DICTIONARY_BYTES, FileFacts, PAGE_ROWS, TakenIn};
 use crate::history::{HistoryError, Run, RunBatch, SlotSet};
 use crate::order::Micros;
 use crate::value::DataType;
@@ -45,10 +45,12 @@ pub struct ParquetRun {
     groups: VecDeque<Group>,
     rows: Option<ParquetRecordBatchReader>,
     /// The columns that hold one number in all rows of the row group that is being read: its statistics
-    /// tell it, and the column's bytes are left alone.
+    /// tell it, or what took the file in, and the column's bytes are left alone.
     constants: HashMap<&'static str, i64>,
     /// Whether each row of that row group was known when it happened, so that one column tells both.
     known_at_once: bool,
+    /// What holds for all rows, whatever the file's columns say.
+    taken_in: Option<TakenIn>,
 }
 
 /// What is still wanted of a row group.
@@ -107,6 +109,7 @@ impl ParquetRun {
             rows: None,
             constants: HashMap::new(),
             known_at_once: false,
+            taken_in: facts.taken_in,
         })
     }
 
@@ -140,7 +143,14 @@ impl ParquetRun {
         let total = usize::try_from(row_group.num_rows()).map_err(|error| self.reader.error(&error))?;
         let selection = RowSelection::from_consecutive_ranges(group.wanted.iter().cloned(), total);
         self.constants = constants(row_group);
-        self.known_at_once = group.wanted_rows() == total && self.is_known_at_once(row_group)?;
+        if let Some(TakenIn { frame, ingest_time, known_on_arrival }) = self.taken_in {
+            self.constants.extend([(schema::FRAME, frame.cast_signed()), (schema::INGEST_TIME, ingest_time)]);
+            if known_on_arrival {
+                self.constants.insert(schema::KNOWN_TIME, ingest_time);
+            }
+        }
+        let is_known = self.constants.contains_key(schema::KNOWN_TIME);
+        self.known_at_once = !is_known && group.wanted_rows() == total && self.is_known_at_once(row_group)?;
         let parquet = self.metadata.parquet_schema();
         let is_spared =
             |name: &str| self.constants.contains_key(name) || (self.known_at_once && name == schema::KNOWN_TIME);
