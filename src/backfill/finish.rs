@@ -66,7 +66,7 @@ pub struct Finishing {
 pub(super) struct Whole {
     pub inner: Arc<Inner>,
     pub permit: Permit,
-    pub place: OwnedSemaphorePermit,
+    pub place: Arc<OwnedSemaphorePermit>,
     pub target: Arc<Target>,
     pub request: BackfillRequest,
     pub ledger: Ledger,

@@ -27,7 +27,8 @@ const LARGEST_PIECE: usize = 1 << 30;
 pub struct Intake {
     inner: Arc<Inner>,
     permit: Permit,
-    place: OwnedSemaphorePermit,
+    /// Given back when nothing is staged any more, also after this was dropped.
+    place: Arc<OwnedSemaphorePermit>,
     target: Arc<Target>,
     request: BackfillRequest,
     /// Rows of the backfill that were taken.
@@ -78,7 +79,7 @@ impl Intake {
         let rows = request.first_row;
         let piece = Piece::new(&target, rows);
         let taken = Taken { piece, ledger: ledger.map(Staged::Idle), bad_rows: 0, named: Vec::new() };
-        Self { inner, permit, place, target, request, rows, staged: rows, taken: Some(taken) }
+        Self { inner, permit, place: Arc::new(place), target, request, rows, staged: rows, taken: Some(taken) }
     }
 
     /// The rows of the backfill that were taken, and those that are durable.
@@ -127,6 +128,10 @@ impl Intake {
             return Err(self.refusal(taken));
         }
         if self.rows < self.request.rows {
+            // Who is told may go on at once, after what is durable by then.
+            if let Some(ledger) = taken.ledger.take() {
+                ledger.idle().await?;
+            }
             let message = format!("{} of {} rows came, and then the upload ended", self.rows, self.request.rows);
             return Err(Error::invalid("BACKFILL_INCOMPLETE", message)
                 .hint("run the same command again: what is staged is not sent again"));
@@ -157,7 +162,7 @@ impl Intake {
         }
         let next = Piece::new(&self.target, self.rows);
         let piece = std::mem::replace(&mut taken.piece, next);
-        let (target, metrics) = (self.target.clone(), self.inner.metrics.clone());
+        let (target, metrics, place) = (self.target.clone(), self.inner.metrics.clone(), self.place.clone());
         let staging = blocking(move || {
             let mut ledger = ledger;
             let staged = standing_back(Work::Training, || {
@@ -166,6 +171,7 @@ impl Intake {
                 metrics.staged.add(rows);
                 Ok(ledger)
             });
+            drop(place);
             staged.map_err(|error| Error::internal(format!("no thread for staging rows: {error}")))?
         });
         taken.ledger = Some(Staged::Busy(tokio::spawn(staging)));

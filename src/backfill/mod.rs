@@ -12,6 +12,9 @@ mod ledger;
 mod metrics;
 mod target;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::path::PathBuf;

@@ -13,11 +13,12 @@ use hydrant_storage::record::SharedFrame;
 use hydrant_storage::row::{Cell, OwnedRow, RowHeader, RowKind};
 use tokio::sync::watch;
 
-use super::{DeleteRequest, Ingest, IngestReport, IngestRequest, IngestSettings, MAX_NAMED, Outcome, Producer};
+use super::{DeleteRequest, Ingest, IngestReport, IngestRequest, IngestSettings, Outcome, Producer};
 use crate::error::{Code, Error};
 use crate::log::{AppendError, AppendRequest, Appended, LogError, Sealed, WriteLog};
 use crate::registry::definition::KnownTimeRule;
 use crate::registry::{Registry, yaml};
+use crate::rows::MAX_NAMED;
 use crate::tenancy::Action;
 use crate::testing::{SECOND, START, TestLog, TestStore, permit};
 

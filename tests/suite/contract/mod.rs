@@ -14,6 +14,7 @@ mod s09_keys_and_values;
 mod s12_corruption;
 mod s13_provenance;
 mod s14_backups;
+mod s15_backfills;
 
 use serde_json::{Value as Json, json};
 

@@ -8,6 +8,7 @@ mod damage;
 mod landing;
 mod merging;
 mod pruning;
+mod staging;
 mod vacuum;
 
 use std::collections::VecDeque;
