@@ -173,8 +173,8 @@ fn remove_all(files: &dyn Files, directory: &Path, backfill: &str) -> io::Result
     Ok(())
 }
 
-/// Keeps what is staged of the backfills that were worked on last, and removes that of others. Blocks.
-pub(super) fn keep_newest(files: &dyn Files, directory: &Path, kept: usize) -> io::Result<()> {
+/// The backfills of which something is staged, the one that was worked on last at the end. Blocks.
+pub(super) fn unfinished(files: &dyn Files, directory: &Path) -> io::Result<Vec<String>> {
     let mut manifests = Vec::new();
     for entry in files.list(directory)? {
         let Some(name) = entry.name.to_str() else { continue };
@@ -183,12 +183,22 @@ pub(super) fn keep_newest(files: &dyn Files, directory: &Path, kept: usize) -> i
         }
     }
     manifests.sort_unstable();
+    Ok(manifests.into_iter().map(|(_, backfill)| backfill).collect())
+}
+
+/// Keeps what is staged of the backfills that were worked on last, and removes that of others and of those
+/// that have come to their end. Blocks.
+pub(super) fn keep_newest(files: &dyn Files, directory: &Path, done: &[String], kept: usize) -> io::Result<()> {
+    for backfill in done {
+        remove_all(files, directory, backfill)?;
+    }
+    let manifests = unfinished(files, directory)?;
     let surplus = manifests.len().saturating_sub(kept);
-    for (_, backfill) in &manifests[..surplus] {
+    for backfill in &manifests[..surplus] {
         tracing::info!(backfill, "what was staged of a backfill that did not come to its end is removed");
         remove_all(files, directory, backfill)?;
     }
-    let kept: Vec<&str> = manifests[surplus..].iter().map(|(_, backfill)| backfill.as_str()).collect();
+    let kept: Vec<&str> = manifests[surplus..].iter().map(String::as_str).collect();
     for entry in files.list(directory)? {
         let of_kept = |name: &str| name.split('.').next().is_some_and(|backfill| kept.contains(&backfill));
         if !entry.metadata.is_dir && !entry.name.to_str().is_some_and(of_kept) {

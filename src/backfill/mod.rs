@@ -165,9 +165,23 @@ impl Backfills {
     /// Removes what is of no use any more of backfills that did not come to their end.
     pub async fn open(parts: BackfillParts, options: BackfillOptions) -> Result<Self> {
         let (files, directory) = (parts.files.clone(), options.directory.clone());
-        blocking(move || {
+        let listed = blocking(move || {
             let made = files.create_dir_all(&directory);
-            let kept = made.and_then(|()| ledger::keep_newest(files.as_ref(), &directory, MAX_UNFINISHED));
+            let listed = made.and_then(|()| ledger::unfinished(files.as_ref(), &directory));
+            listed.map_err(|error| disk_error(&directory, &error))
+        });
+        let mut done = Vec::new();
+        for backfill in listed.await? {
+            for table in parts.tables.opened() {
+                if table.taken_in(&backfill).await.map_err(|error| staging_error(&error))?.is_some() {
+                    done.push(backfill);
+                    break;
+                }
+            }
+        }
+        let (files, directory) = (parts.files.clone(), options.directory.clone());
+        blocking(move || {
+            let kept = ledger::keep_newest(files.as_ref(), &directory, &done, MAX_UNFINISHED);
             kept.map_err(|error| disk_error(&directory, &error))
         })
         .await?;
