@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md tells how the parts fit together; the modules stand here in reading order.
 
 pub mod app;
+pub mod backfill;
 pub mod backup;
 pub mod bench;
 pub mod cli;
@@ -16,8 +17,10 @@ pub mod history;
 pub mod ingest;
 pub mod landing;
 pub mod log;
+pub mod materialize;
 pub mod partition;
 pub mod registry;
+pub mod rows;
 pub mod rpc;
 pub mod serving;
 pub mod telemetry;

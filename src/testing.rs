@@ -259,12 +259,13 @@ impl TestStore {
                 revision: view.applied.revision,
                 feature_count: packer.feature_count(),
                 body: Bytes::from(body),
+                origin: None,
             }
         });
         let mut records: Vec<RowRecord> = records.collect();
         records.sort_by_key(|row| (row.slot, row.ordinal));
         let prepared = self.registry.snapshot().revision;
-        let request = AppendRequest { rows: records.clone(), stamp: None, prepared };
+        let request = AppendRequest::of_rows(records.clone(), None, prepared);
         let appended = self.log.append(request).await.expect("the log takes it");
         let mut written = self.written.lock().expect("no test panicked here");
         written.extend(records.into_iter().map(|record| {
@@ -433,6 +434,18 @@ impl WriteLog for TestLog {
 
     async fn seal(&self) -> Result<Sealed, LogError> {
         self.inner.seal().await
+    }
+
+    fn unsettled(&self) -> Vec<SharedFrame> {
+        self.inner.unsettled()
+    }
+
+    fn settle(&self, frame: u64) {
+        self.inner.settle(frame);
+    }
+
+    fn settled(&self) -> watch::Receiver<u64> {
+        self.inner.settled()
     }
 
     fn trim(&self, through: u64) -> Result<(), LogError> {

@@ -1,6 +1,8 @@
 //! The command line against a real server: what is printed where, exit codes, and the answer to bad
 //! input. Each test has a server of its own.
 
+#[path = "cli/backfill.rs"]
+mod backfill;
 #[path = "cli/backup.rs"]
 mod backup;
 #[path = "cli/bench.rs"]

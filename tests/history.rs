@@ -220,11 +220,12 @@ impl World {
                     revision: view.applied.revision,
                     feature_count: packer.feature_count(),
                     body: body.into(),
+                    origin: None,
                 }
             })
             .collect();
         records.sort_by_key(|record| (record.slot, record.ordinal));
-        let appended = self.log.append(AppendRequest { rows: records, stamp: None, prepared: 0 }).await.expect("taken");
+        let appended = self.log.append(AppendRequest::of_rows(records, None, 0)).await.expect("taken");
         self.clock.advance(Duration::from_millis(1));
         appended.ingest_time
     }

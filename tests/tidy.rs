@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 6] = ["config", "error", "clock", "telemetry", "counter", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 27] = [
+const MODULES: [(&str, &[&str]); 29] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -62,6 +62,7 @@ const MODULES: [(&str, &[&str]); 27] = [
     ("aggregate", &[]),
     ("tenancy", &["cluster"]),
     ("registry", &["cluster", "tenancy"]),
+    ("rows", &["registry"]),
     ("partition", &["log", "registry", "aggregate", "tenancy"]),
     ("testing", LOWER),
     ("ingest", LOWER),
@@ -69,6 +70,7 @@ const MODULES: [(&str, &[&str]); 27] = [
     ("landing", LOWER),
     ("compaction", LOWER),
     ("history", LOWER),
+    ("backfill", LOWER),
     ("backup", LOWER),
     ("materialize", LOWER),
     ("freshness", LOWER),
@@ -80,17 +82,19 @@ const MODULES: [(&str, &[&str]); 27] = [
     ("lib", &[]),
 ];
 
-const LOWER: &[&str] = &["partition", "log", "registry", "tenancy", "cluster", "aggregate"];
+const LOWER: &[&str] = &["rows", "partition", "log", "registry", "tenancy", "cluster", "aggregate"];
 const USE_CASES_AND_LOWER: &[&str] = &[
     "ingest",
     "serving",
     "landing",
     "compaction",
     "history",
+    "backfill",
     "backup",
     "materialize",
     "freshness",
     "quality",
+    "rows",
     "partition",
     "log",
     "registry",

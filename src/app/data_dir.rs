@@ -100,6 +100,11 @@ impl DataDir {
         self.root.join("backups")
     }
 
+    /// What is staged of backfills.
+    pub fn backfill(&self) -> PathBuf {
+        self.root.join("backfill")
+    }
+
     pub fn spill(&self) -> PathBuf {
         self.root.join("spill")
     }

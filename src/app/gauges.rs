@@ -182,7 +182,7 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     count_admission(instruments, &observed);
     node.use_cases().tenancy.waits().export(instruments);
 
-    let UseCases { partitions, ingest, serving, history, backups, .. } = node.use_cases();
+    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, .. } = node.use_cases();
     let counters = [
         node.log_metrics().counters(),
         partitions.metrics().counters(),
@@ -191,6 +191,8 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         history.metrics().counters(),
         node.landing().metrics().counters(),
         node.compaction().metrics().counters(),
+        backfills.metrics().counters(),
+        materialize.metrics().counters(),
         backups.metrics().counters(),
     ];
     for counter in counters.into_iter().flatten() {

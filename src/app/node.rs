@@ -16,6 +16,7 @@ use hydrant_storage::row::OwnedRow;
 use super::AppError;
 use super::data_dir::DataDir;
 use super::start_check;
+use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
 use crate::backup::{BackupOptions, BackupParts, Backups, Directories, SpineFiles};
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
@@ -27,6 +28,7 @@ use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
 use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
+use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
@@ -79,7 +81,7 @@ impl Node {
 
         let tables = Arc::new(HistoryTables::new(files.clone(), directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
-        start_check::history_within_log(landed.newest(), log_end).map_err(opening("history"))?;
+        start_check::history_within_log(newest_in(&tables), log_end).map_err(opening("history"))?;
 
         let storage = partition_options(config);
         let resources = SharedResources::new(&storage).map_err(|error| refused("the online store", error))?;
@@ -127,6 +129,29 @@ impl Node {
             landing_options(config),
         )
         .map_err(opening("landing"))?;
+        // What was taken in before a crash is history before anybody asks.
+        if let Err(error) = landing.take_in_now().await {
+            tracing::error!(%error, "training sets wait until the backfill that was taken in is history");
+        }
+        let taking_in = Arc::new(tokio::sync::Mutex::new(()));
+        let backfill = BackfillParts {
+            files: files.clone(),
+            snapshots: snapshots.clone(),
+            log: log.clone(),
+            tables: tables.clone(),
+            store_time: store_time.clone(),
+            takes_in: Arc::new(LandingTakesIn(landing.clone())),
+            taking_in: taking_in.clone(),
+        };
+        let options = backfill_options(config, &directory);
+        let materialize = Materialize::new(MaterializeParts {
+            snapshots: snapshots.clone(),
+            log: log.clone(),
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            store_time: store_time.clone(),
+        });
+        let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
         let compaction = Compaction::start(compacting, compaction_options(config));
         let compaction = compaction.map_err(opening("compaction"))?;
@@ -137,6 +162,7 @@ impl Node {
             tables: tables.clone(),
             snapshots: snapshots.clone(),
             store_time: store_time.clone(),
+            taking_in,
             directories: Directories {
                 log: directory.log(),
                 partitions: directory.partitions(),
@@ -165,8 +191,19 @@ impl Node {
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
         let sweeper = Sweeper::start(training_sets.clone());
-        let use_cases =
-            UseCases { tenancy, registry, ingest, serving, history, training_sets, backups, partitions, store_time };
+        let use_cases = UseCases {
+            tenancy,
+            registry,
+            ingest,
+            serving,
+            history,
+            training_sets,
+            backfills,
+            materialize,
+            backups,
+            partitions,
+            store_time,
+        };
         Ok(Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
     }
 
@@ -207,6 +244,8 @@ impl Node {
         let Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
         sweeper.end().await;
         use_cases.backups.shutdown().await;
+        use_cases.backfills.shutdown().await;
+        use_cases.materialize.shutdown().await;
         compaction.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
@@ -291,6 +330,17 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Lets backfills have landing take in what they have staged.
+#[derive(Debug)]
+struct LandingTakesIn(Landing);
+
+#[async_trait]
+impl TakesIn for LandingTakesIn {
+    async fn take_in_now(&self) -> Result<()> {
+        self.0.take_in_now().await
     }
 }
 
@@ -389,6 +439,24 @@ fn compaction_options(config: &Config) -> CompactionOptions {
     }
 }
 
+fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
+    let threads = match config.backfill.threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    BackfillOptions {
+        directory: directory.backfill(),
+        memory: config.backfill.memory.as_usize(),
+        threads,
+        max_staged: config.backfill.max_staged.0,
+        max_key_bytes: config.ingest.max_key.as_usize(),
+        file_bytes: config.compaction.file.0,
+        runs_per_level: config.compaction.runs_per_level,
+        landing_bytes: config.landing.tail.0,
+        patience: config.history.patience.duration(),
+    }
+}
+
 fn backup_options(config: &Config, directory: &DataDir) -> BackupOptions {
     let configured = config.backup.directory.clone();
     let directory = if configured.as_os_str().is_empty() { directory.backups() } else { configured };
@@ -425,6 +493,11 @@ fn serving_settings(config: &Config) -> ServingSettings {
         read_threads: config.serving.read_threads,
         default_deadline: config.server.max_call_time.duration(),
     }
+}
+
+/// The newest frame of which history has rows.
+fn newest_in(tables: &HistoryTables) -> u64 {
+    tables.opened().iter().map(|table| table.snapshot().newest_frame()).max().unwrap_or(0)
 }
 
 /// Runs what reads or writes files where it may wait for them.

@@ -25,6 +25,7 @@ use tokio::runtime::Handle;
 
 use super::{BackupParts, disk_full, to_error};
 use crate::error::{Code, Error, Result};
+use crate::log::WriteLog as _;
 
 /// What was taken, before it is summed up.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,14 @@ pub(super) fn make(
 
 fn take(parts: &BackupParts, runtime: &Handle, backup: &mut BackupWriter<'_>) -> Result<Taken> {
     let revision = parts.snapshots.load().revision;
+    // A control record without the files that it takes in could not be restored.
+    let _nothing_is_taken_in = parts.taking_in.blocking_lock();
+    if !parts.log.unsettled().is_empty() {
+        let message = "a backfill was taken in by the log, and history doesn't have its rows yet";
+        return Err(Error::new(Code::Unavailable, "BACKFILL_PENDING", message)
+            .retry_after(std::time::Duration::from_secs(1))
+            .hint("make the backup again; if it stays so, the server's log tells why the rows can't be taken in"));
+    }
     let held = parts.log.hold();
     take_partitions(parts, backup)?;
     take_history(parts, runtime, backup)?;

@@ -38,6 +38,8 @@ pub struct BackupParts {
     pub tables: Arc<HistoryTables>,
     pub snapshots: SnapshotReader,
     pub store_time: Arc<StoreTime>,
+    /// Held by who has the log take files into tables, until they are there.
+    pub taking_in: Arc<tokio::sync::Mutex<()>>,
     /// The parts of the data directory. In a backup they have the same names.
     pub directories: Directories,
     pub spines: Arc<dyn SpineFiles>,

@@ -94,7 +94,32 @@ impl ParquetInput {
         Ok(reader.map(move |batch| batch.map_err(|error| damaged(&error))))
     }
 
-    /// The same, decoded on a thread of its own while the receiver works on earlier ones. The
+    /// The same with all columns, from a row on.
+    pub fn batches_from(
+        &self,
+        rows: usize,
+        first: u64,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, Failure>> + Send + use<>, Failure> {
+        let file = File::open(&self.path).map_err(|error| Failure::file(&self.path, "be read", &error))?;
+        let path = self.path.clone();
+        let damaged = move |error: &dyn std::fmt::Display| Failure::file(&path, "be read as Parquet", error);
+        let mut skipped = 0;
+        let groups = self.metadata.metadata().row_groups().iter().enumerate();
+        let wanted = groups.skip_while(|(_, group)| {
+            let rows = u64::try_from(group.num_rows()).unwrap_or(0);
+            let is_before = skipped + rows <= first;
+            skipped += if is_before { rows } else { 0 };
+            is_before
+        });
+        let wanted: Vec<usize> = wanted.map(|(index, _)| index).collect();
+        let offset = usize::try_from(first.saturating_sub(skipped)).unwrap_or(usize::MAX);
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
+        let builder = builder.with_batch_size(rows).with_row_groups(wanted).with_offset(offset);
+        let reader = builder.build().map_err(|error| damaged(&told(&error)))?;
+        Ok(reader.map(move |batch| batch.map_err(|error| damaged(&error))))
+    }
+
+    /// All rows, decoded on a thread of its own while the receiver works on earlier ones. The
     /// thread ends when the receiver is dropped.
     pub fn read_ahead(&self, rows: usize) -> Result<mpsc::Receiver<Result<RecordBatch, Failure>>, Failure> {
         let batches = self.batches(rows, None)?;

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod backfill;
 pub mod backup;
 pub mod bench;
 pub mod completions;
@@ -11,6 +12,7 @@ pub mod describe;
 pub mod get;
 pub mod historical;
 pub mod ingest;
+pub mod materialize;
 pub mod online;
 pub mod plan;
 pub mod serve;
@@ -74,6 +76,8 @@ pub enum ClientCommand {
     Describe(describe::Args),
     Delete(delete::Args),
     Ingest(ingest::Args),
+    Backfill(backfill::Args),
+    Materialize(materialize::Args),
     Online(online::Args),
     Historical(historical::Args),
     Why(why::Args),
@@ -149,6 +153,8 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Describe(args) => describe::run(args, server).await,
         ClientCommand::Delete(args) => delete::run(args, server).await,
         ClientCommand::Ingest(args) => ingest::run(args, server).await,
+        ClientCommand::Backfill(args) => backfill::run(args, server).await,
+        ClientCommand::Materialize(args) => materialize::run(args, server).await,
         ClientCommand::Online(args) => online::run(args, server).await,
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
@@ -169,6 +175,8 @@ impl ClientCommand {
             Self::Get(args) => args.output.format,
             Self::Describe(args) => args.output.format,
             Self::Ingest(args) => args.output.format,
+            Self::Backfill(args) => args.output.format,
+            Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
             Self::Backup(args) => args.format(),
             Self::Bench(args) => args.format(),
@@ -195,6 +203,8 @@ impl ClientCommand {
         let failure = Failure::new("INTERRUPTED", "interrupted");
         match self {
             Self::Ingest(_) => failure.hint(ingest::GO_ON),
+            Self::Backfill(_) => failure.hint(backfill::GO_ON),
+            Self::Materialize(_) => failure.hint(materialize::GO_ON),
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
@@ -237,6 +247,8 @@ mod tests {
             "hydrant delete entity airport",
             "hydrant delete service delay_model@1 -o json",
             "hydrant ingest weather a.parquet b.parquet --known event+10m --ignore-extra",
+            "hydrant backfill weather a.parquet b.parquet --known event+10m --from 2025-01-01T00:00:00Z --to 2026-01-01T00:00:00Z --ignore-extra --again b --no-materialize --dry-run -o json",
+            "hydrant materialize airport_weather station_weather -o json",
             "hydrant online get --service s --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6 --at 2013-12-30T22:30:00Z -o json",
             "hydrant online get --service s --keys keys.parquet",
             "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --strict --with-status --with-event-time --batch-size 500",
@@ -283,6 +295,9 @@ mod tests {
             "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --unpinned",
             "hydrant ingest weather",
             "hydrant ingest weather f.parquet --known never",
+            "hydrant backfill weather",
+            "hydrant backfill weather f.parquet --from yesterday",
+            "hydrant materialize",
             "hydrant historical get --service s --spine s.parquet --event-time t",
             "hydrant historical explain --service s",
             "hydrant why --service s --at 2013-12-30T22:30:00Z",

@@ -33,6 +33,7 @@ pub struct Config {
     pub compaction: CompactionConfig,
     pub history: HistoryConfig,
     pub training_sets: TrainingSetsConfig,
+    pub backfill: BackfillConfig,
     pub backup: BackupConfig,
     pub telemetry: TelemetryConfig,
 }
@@ -162,6 +163,14 @@ pub struct TrainingSetsConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct BackfillConfig {
+    pub memory: ByteSize,
+    pub threads: usize,
+    pub max_staged: ByteSize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BackupConfig {
     /// Empty: `backups` in the data directory.
     pub directory: PathBuf,
@@ -188,7 +197,7 @@ pub enum LogFormat {
 const LONGEST_RETENTION: Span = Span(Duration::from_hours(7 * 24));
 
 /// What a data directory is made of, besides backups.
-const DATA_PARTS: [&str; 6] = ["log", "registry", "partitions", "history", "spill", "spines"];
+const DATA_PARTS: [&str; 7] = ["log", "registry", "partitions", "history", "backfill", "spill", "spines"];
 
 /// More often would be work for its own sake.
 const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
@@ -293,6 +302,7 @@ impl Config {
             ("training_sets.max_saved", wide(self.training_sets.max_saved), 0, 1 << 20),
             ("training_sets.max_spines", wide(self.training_sets.max_spines), 1, 1 << 20),
             ("training_sets.max_pulls", wide(self.training_sets.max_pulls), 1, 1 << 10),
+            ("backfill.threads", wide(self.backfill.threads), 0, 256),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
             ("backup.max_kept", wide(self.backup.max_kept), 1, 1 << 16),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
@@ -325,6 +335,8 @@ impl Config {
             ("training_sets.spine_bytes", self.training_sets.spine_bytes, mib(1), gib(1 << 20)),
             ("training_sets.found_bytes", self.training_sets.found_bytes, ByteSize(0), gib(1 << 20)),
             ("history.max_spill", self.history.max_spill, mib(1), gib(1 << 20)),
+            ("backfill.memory", self.backfill.memory, mib(16), gib(1 << 14)),
+            ("backfill.max_staged", self.backfill.max_staged, mib(1), gib(1 << 20)),
         ]
     }
 

@@ -5,12 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::{Array, ArrayRef};
 use bytes::Bytes;
 use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, SlotSet, Sought, SoughtKeys};
 use hydrant_storage::keys::{SlotRange, slot_of};
 use hydrant_storage::order::Micros;
-use hydrant_storage::row::{OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
+use hydrant_storage::row::OwnedRow;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::failure::JoinError;
@@ -103,7 +102,7 @@ fn find_rows(rows: &ViewRows, keys: &[Vec<u8>], t: Micros, stop: &Stop) -> Resul
         for wanted in &mut wanted {
             let Some(row) = row_at(&mut cursor, wanted, t, stop)? else { continue };
             if wanted.is_less_than(&row) {
-                wanted.found = Some(pack(&row, &view.layout)?);
+                wanted.found = Some(row.pack(&view.layout)?);
             }
         }
     }
@@ -162,27 +161,4 @@ impl Wanted<'_> {
     fn is_less_than(&self, row: &RowAt) -> bool {
         self.found.as_ref().is_none_or(|found| found.header().version < row.version())
     }
-}
-
-/// The row as the online store would have it.
-fn pack(row: &RowAt, layout: &RowLayout) -> Result<OwnedRow, JoinError> {
-    // A later definition may have added features that this one doesn't know.
-    let known = layout.len().min(usize::from(row.feature_count()));
-    let kind = if row.deleted() { RowKind::Tombstone } else { RowKind::Full };
-    let header = RowHeader {
-        kind,
-        version: row.version(),
-        ingest_time: row.ingest_time(),
-        revision: row.revision(),
-        feature_count: known as u16,
-    };
-    let mut body = Vec::new();
-    if kind == RowKind::Full {
-        // A row is packed with the features that it was written with.
-        let written_with = RowLayout::new(&layout.types()[..known]);
-        let cells = row.batch.features[..known].iter().map(|column| Some(column.slice(row.index, 1) as ArrayRef));
-        let packed = RowPacker::new(&written_with, cells.collect()).and_then(|packer| packer.pack(0, &mut body));
-        packed.map_err(|error| Error::internal(format!("a row of history doesn't fit its view: {error}")))?;
-    }
-    Ok(OwnedRow::new(header, body.into()))
 }

@@ -6,7 +6,6 @@ mod asof;
 mod block;
 mod columns;
 mod digest;
-mod distinct_keys;
 mod execute;
 mod explain;
 mod failure;

@@ -8,11 +8,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, BinaryArray, Int64Array, RecordBatch, UInt16Array, UInt64Array};
-use hydrant_storage::history::{SlotSet, SoughtKeys};
+use hydrant_storage::history::{DistinctKeys, SlotSet, SoughtKeys};
 use hydrant_storage::keys::SlotRange;
 use hydrant_storage::order::Micros;
 
-use super::distinct_keys::DistinctKeys;
 use super::failure::JoinError;
 use super::spill::{Chunk, SpillFile, SpillSpace};
 use super::work::Stop;

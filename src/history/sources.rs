@@ -20,7 +20,7 @@ use super::report::TableVersion;
 use super::work::{Stop, Stoppable};
 use crate::clock::rfc3339;
 use crate::error::{Code, Error, Result};
-use crate::log::{LogError, WriteLog};
+use crate::log::{LogError, WriteLog, wait_settled};
 use crate::partition::Partitions;
 use crate::registry::catalog::{Snapshot, View};
 
@@ -63,7 +63,16 @@ impl Cut {
         if cutoff > sealed.time {
             return Err(cutoff_in_future(cutoff, sealed.time));
         }
-        partitions.wait_applied(sealed.frame, Instant::now() + patience).await?;
+        let deadline = Instant::now() + patience;
+        partitions.wait_applied(sealed.frame, deadline).await?;
+        // What a control record takes in is ingested with it, and its tables must have it.
+        if !wait_settled(log, sealed.frame, deadline).await {
+            let message =
+                "a backfill was taken in by the log before the cut-off, and history doesn't have its rows yet";
+            return Err(Error::new(Code::Unavailable, "BACKFILL_PENDING", message)
+                .retry_after(Duration::from_secs(1))
+                .hint("ask again; if it stays so, the server's log tells why the rows can't be taken in"));
+        }
         Ok(Self { cutoff, tails: tails(partitions)? })
     }
 

@@ -2,12 +2,9 @@
 //! over the source, and then it is one frame, or nothing. Ingest writes to no store and waits for no
 //! partition; what it acknowledges is durable, and visible once applied.
 
-mod bad_rows;
-mod columns;
 mod metrics;
 mod payload;
 mod records;
-mod times;
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +19,6 @@ use hydrant_storage::record::{ProducerStamp, RowRecord};
 use hydrant_storage::slices::slice_bytes;
 use tracing::Instrument as _;
 
-pub use self::bad_rows::MAX_NAMED;
 pub use self::metrics::IngestMetrics;
 
 use crate::clock::StoreTime;
@@ -33,9 +29,6 @@ use crate::registry::SnapshotReader;
 use crate::registry::catalog::TenantCatalog;
 use crate::registry::definition::KnownTimeRule;
 use crate::tenancy::{Action, Permit};
-
-/// A batch column with this name deletes where it is true.
-pub const DELETED_COLUMN: &str = "_deleted";
 
 /// Bounds of one request.
 #[derive(Clone, Debug)]
@@ -160,7 +153,7 @@ impl Ingest {
     }
 
     /// Takes all rows of the request or none. Refusals: INVALID_ARGUMENT (naming columns, or up to
-    /// [`MAX_NAMED`] bad rows), NOT_FOUND (no such source), FAILED_PRECONDITION (a source without
+    /// [`MAX_NAMED`](crate::rows::MAX_NAMED) bad rows), NOT_FOUND (no such source), FAILED_PRECONDITION (a source without
     /// views), RESOURCE_EXHAUSTED (a quota is used up, too much has not landed, or the disk is full),
     /// UNAVAILABLE (the log takes no more for the moment, or definitions keep changing, with when to try
     /// again; or OUTCOME_UNKNOWN: the log ended before it answered), FAILED_PRECONDITION or
@@ -251,7 +244,7 @@ impl Ingest {
     async fn append(&self, tenant: &Name, prepared: Prepared, revision: u64) -> Result<IngestReport, AppendError> {
         let Prepared { rows, request_rows, deletes, views, stamp } = prepared;
         let partitions = self.partitions_of(&rows);
-        let appended = self.log.append(AppendRequest { rows, stamp, prepared: revision }).await?;
+        let appended = self.log.append(AppendRequest::of_rows(rows, stamp, revision)).await?;
         let outcome = if appended.already { Outcome::AlreadyApplied } else { Outcome::Applied };
         self.metrics.requests.add_for(tenant, 1);
         if appended.already {

@@ -3,7 +3,7 @@
 
 use arrow_array::{Array, ArrayRef, BooleanArray};
 use bytes::Bytes;
-use hydrant_storage::cast::{micros_of, to_exact};
+use hydrant_storage::cast::to_exact;
 use hydrant_storage::keys::{KeyReader, slot_of};
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
@@ -11,14 +11,12 @@ use hydrant_storage::record::{ProducerStamp, RowRecord};
 use hydrant_storage::row::RowPacker;
 use hydrant_storage::value::{DataType, ScalarType};
 
-use super::bad_rows::BadRows;
-use super::columns::SourceColumns;
 use super::payload::{PayloadHash, stamp};
-use super::times::{Latest, RowTimes, TimeColumn, resolve};
 use super::{DeleteRequest, IngestRequest, IngestSettings, Prepared, ViewRows};
 use crate::error::{Code, Error, Result, Violation};
 use crate::registry::catalog::{Source, TenantCatalog, View};
 use crate::registry::definition::KnownTimeRule;
+use crate::rows::{BadRows, Latest, RowTimes, SourceColumns, TimeColumn, resolve, source_of};
 
 /// Checks a request and packs its rows.
 pub(super) fn prepare_rows(
@@ -39,10 +37,10 @@ pub(super) fn prepare_rows(
     let columns = SourceColumns::read(source, rule, &request.batch, request.ignore_extra, &mut bad_rows)?;
     let latest = Latest { store_time: now, max_future: source.max_future };
     let known_column = match rule {
-        KnownTimeRule::Column(name) => Some(time_column(&columns, name)?),
+        KnownTimeRule::Column(name) => Some(columns.times(name)?),
         _ => None,
     };
-    let times = resolve(time_column(&columns, &source.event_time)?, rule, known_column, latest, &mut bad_rows);
+    let times = resolve(columns.times(&source.event_time)?, rule, known_column, latest, &mut bad_rows);
     let mut records = Records::new(rows, &times, columns.deleted.as_ref(), settings);
     for view in &source.views {
         records.add_view(view, &columns, &mut bad_rows)?;
@@ -117,18 +115,6 @@ fn delete_stamp(
         hash.piece(&row.event_time.to_le_bytes());
     }
     stamp(tenant.id, producer, hash.finish())
-}
-
-fn source_of<'a>(tenant: &'a TenantCatalog, name: &str) -> Result<&'a Source> {
-    let source = tenant.sources.get(name).map(AsRef::as_ref);
-    source.ok_or_else(|| Error::not_found("SOURCE_NOT_FOUND", format!("there is no source '{name}'")))
-}
-
-fn time_column<'a>(columns: &'a SourceColumns, name: &'a Name) -> Result<TimeColumn<'a>> {
-    let array = columns.get(name).ok_or_else(|| Error::internal(format!("column '{name}' was checked and is gone")))?;
-    let micros =
-        micros_of(array).ok_or_else(|| Error::internal(format!("column '{name}' is declared as no timestamp")))?;
-    Ok(TimeColumn { name: name.as_str(), micros, nulls: array.nulls() })
 }
 
 fn columns_with_types<'a>(
@@ -278,6 +264,7 @@ impl<'a> Records<'a> {
                 revision: view.applied.revision,
                 feature_count,
                 body: Bytes::new(),
+                origin: None,
             };
             self.drafts.push(Draft { record, key_at, body_at, end: self.buffer.len() });
             counts.rows += 1;

@@ -13,11 +13,12 @@ use hydrant_storage::record::SharedFrame;
 use hydrant_storage::row::{Cell, OwnedRow, RowHeader, RowKind};
 use tokio::sync::watch;
 
-use super::{DeleteRequest, Ingest, IngestReport, IngestRequest, IngestSettings, MAX_NAMED, Outcome, Producer};
+use super::{DeleteRequest, Ingest, IngestReport, IngestRequest, IngestSettings, Outcome, Producer};
 use crate::error::{Code, Error};
 use crate::log::{AppendError, AppendRequest, Appended, LogError, Sealed, WriteLog};
 use crate::registry::definition::KnownTimeRule;
 use crate::registry::{Registry, yaml};
+use crate::rows::MAX_NAMED;
 use crate::tenancy::Action;
 use crate::testing::{SECOND, START, TestLog, TestStore, permit};
 
@@ -108,6 +109,18 @@ impl WriteLog for WatchedLog {
 
     async fn seal(&self) -> Result<Sealed, LogError> {
         self.inner.seal().await
+    }
+
+    fn unsettled(&self) -> Vec<SharedFrame> {
+        self.inner.unsettled()
+    }
+
+    fn settle(&self, frame: u64) {
+        self.inner.settle(frame);
+    }
+
+    fn settled(&self) -> watch::Receiver<u64> {
+        self.inner.settled()
     }
 
     fn trim(&self, through: u64) -> Result<(), LogError> {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use super::{Landed, LandingFailed, LandingMetrics, LandingOptions, LandingParts, round};
+use super::{Landed, LandingFailed, LandingMetrics, LandingOptions, LandingParts, round, take_in};
 use crate::error::{Code, Error, Result};
 
 /// Landing, as its callers see it. Cheap to clone.
@@ -73,6 +73,16 @@ impl Landing {
         self.actor.send(Land).await.unwrap_or_else(|_| Err(stopped().into()))
     }
 
+    /// Takes in what backfills have staged, as far as control records in the log say so now.
+    pub async fn take_in_now(&self) -> Result<()> {
+        let busy = || {
+            Error::new(Code::ResourceExhausted, "LANDING_BUSY", "many callers wait for a landing already")
+                .retry_after(Duration::from_secs(1))
+        };
+        let _place = self.places.try_acquire().map_err(|_| busy())?;
+        self.actor.send(TakeInStaged).await.unwrap_or_else(|_| Err(stopped()))
+    }
+
     pub fn metrics(&self) -> &LandingMetrics {
         &self.metrics
     }
@@ -101,6 +111,13 @@ struct Land;
 
 impl Message for Land {
     type Result = Result<Landed, LandingFailed>;
+}
+
+#[derive(Debug)]
+struct TakeInStaged;
+
+impl Message for TakeInStaged {
+    type Result = Result<()>;
 }
 
 #[derive(Debug)]
@@ -141,6 +158,17 @@ impl Handler<Land> for LandingActor {
             actor.failed = outcome.is_err();
             outcome
         })))
+    }
+}
+
+impl Handler<TakeInStaged> for LandingActor {
+    type Result = AtomicResponse<Self, Result<()>>;
+
+    fn handle(&mut self, _: TakeInStaged, _: &mut Self::Context) -> Self::Result {
+        let (parts, options) = (self.parts.clone(), self.options.clone());
+        let work = self.runtime.spawn(async move { take_in::take_in(&parts, &options).await });
+        let done = async move { work.await.unwrap_or_else(|error| Err(ended(&error))) };
+        AtomicResponse::new(Box::pin(done.into_actor(self)))
     }
 }
 
@@ -191,6 +219,10 @@ impl LandingActor {
         // After a failure the tails are as full as before: soon again, but not at once.
         let soon = waited >= self.options.check_every() * 5;
         let full = tail_bytes >= self.options.tail_bytes;
+        let is_staged = !self.parts.log.unsettled().is_empty();
+        if is_staged && (soon || !self.failed) {
+            return true;
+        }
         tail_bytes > 0 && (waited >= self.options.interval || soon && (full || self.failed))
     }
 }

@@ -1,10 +1,11 @@
 //! Landing: brings rows from the partitions' tails into history, exactly once, and then lets the
-//! tails go. One actor commits for all views, so that one cut of the tails serves them all; it
+//! tails go; and takes in what backfills have staged for it. One actor commits for all views, so that one cut of the tails serves them all; it
 //! never reads online state, and nobody waits for it but who asks to.
 
 mod actor;
 mod metrics;
 mod round;
+mod take_in;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -11,6 +11,7 @@ use hydrant_storage::names::{Name, TenantId, ViewId};
 use hydrant_storage::partition::ReadView;
 use tracing::Instrument as _;
 
+use super::take_in::take_in;
 use super::{Landed, LandedView, LandingFailed, LandingOptions, LandingParts, is_fatal};
 use crate::error::{Code, Error, Result};
 use crate::partition::LandedFrames;
@@ -35,7 +36,7 @@ pub(super) async fn land(parts: &LandingParts, options: &LandingOptions) -> Resu
     let snapshot = parts.snapshots.load();
 
     let mut landed = Landed { through, views: Vec::new() };
-    let mut first_failure = None;
+    let mut first_failure = take_in(parts, options).await.err();
     for (tenant, view) in offline_views(&snapshot) {
         let span = tracing::debug_span!("land_view", %tenant, view = %view.name, through);
         let landing = land_view(parts, options, tenant, view, &tails, &mut landed);
@@ -133,13 +134,13 @@ async fn drop_tails(parts: &LandingParts, options: &LandingOptions, view: &View,
     Ok(())
 }
 
-fn offline_views(snapshot: &Snapshot) -> impl Iterator<Item = (&Name, &Arc<View>)> {
+pub(super) fn offline_views(snapshot: &Snapshot) -> impl Iterator<Item = (&Name, &Arc<View>)> {
     let tenants = snapshot.tenants.iter();
     let views = tenants.flat_map(|(name, tenant)| tenant.views.values().map(move |view| (name, view)));
     views.filter(|(_, view)| view.offline)
 }
 
-fn failed(view: &View, error: &hydrant_storage::history::HistoryError) -> Error {
+pub(super) fn failed(view: &View, error: &hydrant_storage::history::HistoryError) -> Error {
     let code = if error.is_damage() { Code::DataLoss } else { Code::Unavailable };
     Error::new(code, "LANDING_FAILED", format!("the history of view '{}': {error}", view.name)).with("view", &view.name)
 }

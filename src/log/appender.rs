@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hydrant_storage::files::{FileWriter, Files, is_out_of_space};
 use hydrant_storage::order::Micros;
 use hydrant_storage::record::{Frame, ProducerStamp, RowRecord};
@@ -16,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::clock_file::{ClockFile, ClockRecord, ClockWriteError};
 use super::codec::{self, EncodedRecords, FrameHead};
+use super::controls::Controls;
 use super::metrics::LogMetrics;
 use super::producers::{Checkpoint, Producers, Verdict};
 use super::recent::{RecentFrames, SizedFrame};
@@ -39,6 +41,7 @@ pub enum Command {
 /// A request that waits for the log.
 pub struct QueuedRequest {
     pub rows: Vec<RowRecord>,
+    pub control: Option<Bytes>,
     pub records: EncodedRecords,
     pub stamp: Option<ProducerStamp>,
     pub prepared: u64,
@@ -80,6 +83,7 @@ pub struct Appender {
     pub required: u64,
     pub segments: Arc<Segments>,
     pub recent: Arc<RecentFrames>,
+    pub controls: Arc<Controls>,
     pub durable: watch::Sender<u64>,
     pub metrics: Arc<LogMetrics>,
     /// Whether the last write of the bound failed, so that it is said once.
@@ -209,12 +213,12 @@ impl Appender {
         // First, so that ingest times are wall time if the wall clock has moved on.
         let mut failure = self.keep_bound_ahead().err();
         for request in requests {
-            let QueuedRequest { rows, records, stamp, prepared, answer, permits } = request;
+            let QueuedRequest { rows, control, records, stamp, prepared, answer, permits } = request;
             let staged = match failure {
                 None if prepared < self.required => {
                     Ok(Err(AppendError::Outdated { prepared, required: self.required }))
                 }
-                None => self.stage(rows, &records, stamp, group),
+                None => self.stage(rows, control, &records, stamp, group),
                 Some(_) => Ok(Err(AppendError::Closed)),
             };
             let result = staged.unwrap_or_else(|failed| {
@@ -233,6 +237,7 @@ impl Appender {
     fn stage(
         &mut self,
         rows: Vec<RowRecord>,
+        control: Option<Bytes>,
         records: &EncodedRecords,
         stamp: Option<ProducerStamp>,
         group: &mut Group,
@@ -256,7 +261,7 @@ impl Appender {
         if let Some(stamp) = &stamp {
             self.producers.record(stamp, number, ingest_time);
         }
-        let frame = Arc::new(Frame { number, ingest_time, stamp, rows });
+        let frame = Arc::new(Frame { number, ingest_time, stamp, rows, control });
         group.frames.push(SizedFrame { frame, len: records.frame_len(stamp.is_some()) });
         Ok(Ok(Appended { frame: number, ingest_time, already: false }))
     }
@@ -309,7 +314,11 @@ impl Appender {
         self.next_frame += group.frames.len() as u64;
         self.metrics.appends.add(group.frames.len() as u64);
         self.segments.extend(group.frames.iter().map(|sized| sized.len));
-        group.frames.drain(..).for_each(|sized| self.recent.push(sized));
+        for sized in group.frames.drain(..) {
+            // Before the frame is told of: who then waits until it is settled finds it.
+            self.controls.note(&sized.frame);
+            self.recent.push(sized);
+        }
         self.durable.send_replace(self.next_frame - 1);
     }
 

@@ -3,14 +3,17 @@
 //! `length u32 | crc32 u32 | format u8 | kind u8 | in_group u32 | number u64 | ingest_time i64 |
 //! stamped u8 [producer u128 | sequence u64 | payload_hash u128] | count u32 | records`
 //!
+//! A frame's kind says whether its records are rows, `count` of them, or one control record of `count`
+//! bytes, which mean nothing here.
+//!
 //! `length` counts what follows the checksum, which is over the length and what follows. `in_group`
 //! counts the frames before it in the same write. Decoding trusts nothing: any bytes give a frame or
 //! an error, and take no more memory than they are long.
 
 use bytes::Bytes;
 use hydrant_storage::names::{TenantId, ViewId};
-use hydrant_storage::order::Micros;
-use hydrant_storage::record::{Frame, ProducerStamp, RowRecord};
+use hydrant_storage::order::{Micros, Position};
+use hydrant_storage::record::{Frame, Origin, ProducerStamp, RowRecord};
 
 /// Why bytes are no frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,6 +62,7 @@ pub struct Decoded {
 /// The records of a request: everything of its frame that does not depend on where it goes.
 #[derive(Clone, Debug)]
 pub struct EncodedRecords {
+    kind: u8,
     count: u32,
     bytes: Vec<u8>,
 }
@@ -75,7 +79,15 @@ impl EncodedRecords {
         let mut bytes = Vec::with_capacity(size);
         rows.iter().for_each(|row| put_record(row, &mut bytes));
         let count = u32::try_from(rows.len()).expect("fewer rows than bytes");
-        Ok(Self { count, bytes })
+        Ok(Self { kind: KIND_ROWS, count, bytes })
+    }
+
+    /// Of a control record; or the bytes that it takes, if they are more than `limit`.
+    pub fn control(record: &[u8], limit: usize) -> Result<Self, usize> {
+        if record.len() > limit.min(MAX_LENGTH - FIXED_LEN - STAMP_LEN) {
+            return Err(record.len());
+        }
+        Ok(Self { kind: KIND_CONTROL, count: record.len() as u32, bytes: record.to_vec() })
     }
 
     /// The bytes that these rows take.
@@ -97,7 +109,7 @@ pub fn encode(head: &FrameHead, records: &EncodedRecords, out: &mut Vec<u8>) {
     put_u32(u32::try_from(length).expect("records are bounded"), out);
     put_u32(0, out);
     out.push(FORMAT);
-    out.push(KIND_ROWS);
+    out.push(records.kind);
     put_u32(head.in_group, out);
     out.extend_from_slice(&head.number.to_le_bytes());
     out.extend_from_slice(&head.ingest_time.to_le_bytes());
@@ -121,10 +133,10 @@ pub fn decode(bytes: &Bytes) -> Result<Decoded, FrameError> {
         FORMAT => {}
         tag => return Err(FrameError::Unknown { what: "frame format", tag }),
     }
-    match reader.u8()? {
-        KIND_ROWS => {}
+    let kind = match reader.u8()? {
+        kind @ (KIND_ROWS | KIND_CONTROL) => kind,
         tag => return Err(FrameError::Unknown { what: "frame kind", tag }),
-    }
+    };
     let in_group = reader.u32()?;
     let number = reader.u64()?;
     let ingest_time = reader.i64()?;
@@ -134,6 +146,16 @@ pub fn decode(bytes: &Bytes) -> Result<Decoded, FrameError> {
         _ => return Err(FrameError::Malformed("the stamp's flag is neither 0 nor 1")),
     };
     let count = reader.u32()? as usize;
+    if u64::from(in_group) >= number {
+        return Err(FrameError::Malformed("more frames of its write come before it than there are"));
+    }
+    if kind == KIND_CONTROL {
+        if count != reader.bytes.len() {
+            return Err(FrameError::Malformed("the control record is not as long as it says"));
+        }
+        let frame = Frame { number, ingest_time, stamp, rows: Vec::new(), control: Some(reader.bytes) };
+        return Ok(Decoded { frame, in_group, len });
+    }
     if count > reader.bytes.len() / RECORD_LEN {
         return Err(FrameError::Malformed("there are fewer bytes than the records take"));
     }
@@ -147,10 +169,7 @@ pub fn decode(bytes: &Bytes) -> Result<Decoded, FrameError> {
     if !is_ordered(&rows) {
         return Err(FrameError::Malformed("the records do not ascend by slot and ordinal"));
     }
-    if u64::from(in_group) >= number {
-        return Err(FrameError::Malformed("more frames of its write come before it than there are"));
-    }
-    Ok(Decoded { frame: Frame { number, ingest_time, stamp, rows }, in_group, len })
+    Ok(Decoded { frame: Frame { number, ingest_time, stamp, rows, control: None }, in_group, len })
 }
 
 /// Whether rows ascend by slot and ordinal, as a frame has them.
@@ -187,17 +206,21 @@ pub struct FoundFrame {
 // Tags are never used again for something else.
 const FORMAT: u8 = 1;
 const KIND_ROWS: u8 = 1;
+const KIND_CONTROL: u8 = 2;
 const RECORD_ROW: u8 = 1;
 const FLAG_TOMBSTONE: u8 = 1;
 const FLAG_KNOWN_TIME: u8 = 2;
+const FLAG_ORIGIN: u8 = 4;
 
 /// Length and checksum.
 const LEAD_LEN: usize = 4 + 4;
 /// What every frame has between checksum and records.
 const FIXED_LEN: usize = 1 + 1 + 4 + 8 + 8 + 1 + 4;
 const STAMP_LEN: usize = 16 + 8 + 16;
-/// What every record has: all but known time, key and body.
+/// What every record has: all but known time, origin, key and body.
 const RECORD_LEN: usize = 1 + 1 + 4 + 4 + 2 + 4 + 8 + 8 + 2 + 4 + 4;
+/// Frame, ordinal and ingest time.
+const ORIGIN_LEN: usize = 8 + 4 + 8;
 /// A length must fit in 32 bits; half of that leaves no sum to overflow.
 const MAX_LENGTH: usize = 1 << 31;
 
@@ -231,14 +254,16 @@ fn checksum(length: &[u8], body: &[u8]) -> u32 {
 }
 
 fn record_len(row: &RowRecord) -> usize {
-    RECORD_LEN + row.known_time.map_or(0, |_| 8) + row.key.len() + row.body.len()
+    let optional = row.known_time.map_or(0, |_| 8) + row.origin.map_or(0, |_| ORIGIN_LEN);
+    RECORD_LEN + optional + row.key.len() + row.body.len()
 }
 
 fn put_record(row: &RowRecord, out: &mut Vec<u8>) {
     let known_flag = row.known_time.map_or(0, |_| FLAG_KNOWN_TIME);
     let tombstone_flag = if row.tombstone { FLAG_TOMBSTONE } else { 0 };
+    let origin_flag = row.origin.map_or(0, |_| FLAG_ORIGIN);
     out.push(RECORD_ROW);
-    out.push(known_flag | tombstone_flag);
+    out.push(known_flag | tombstone_flag | origin_flag);
     put_u32(row.tenant.0, out);
     put_u32(row.view.0, out);
     out.extend_from_slice(&row.slot.to_le_bytes());
@@ -246,6 +271,11 @@ fn put_record(row: &RowRecord, out: &mut Vec<u8>) {
     out.extend_from_slice(&row.event_time.to_le_bytes());
     if let Some(known_time) = row.known_time {
         out.extend_from_slice(&known_time.to_le_bytes());
+    }
+    if let Some(Origin { position, ingest_time }) = row.origin {
+        out.extend_from_slice(&position.frame.to_le_bytes());
+        put_u32(position.ordinal, out);
+        out.extend_from_slice(&ingest_time.to_le_bytes());
     }
     out.extend_from_slice(&row.revision.to_le_bytes());
     out.extend_from_slice(&row.feature_count.to_le_bytes());
@@ -262,7 +292,7 @@ fn read_record(reader: &mut Reader) -> Result<RowRecord, FrameError> {
         tag => return Err(FrameError::Unknown { what: "record kind", tag }),
     }
     let flags = reader.u8()?;
-    if flags & !(FLAG_TOMBSTONE | FLAG_KNOWN_TIME) != 0 {
+    if flags & !(FLAG_TOMBSTONE | FLAG_KNOWN_TIME | FLAG_ORIGIN) != 0 {
         return Err(FrameError::Unknown { what: "record flags", tag: flags });
     }
     let tenant = TenantId(reader.u32()?);
@@ -271,6 +301,7 @@ fn read_record(reader: &mut Reader) -> Result<RowRecord, FrameError> {
     let ordinal = reader.u32()?;
     let event_time = reader.i64()?;
     let known_time = if flags & FLAG_KNOWN_TIME != 0 { Some(reader.i64()?) } else { None };
+    let origin = if flags & FLAG_ORIGIN != 0 { Some(read_origin(reader)?) } else { None };
     let revision = reader.u64()?;
     let feature_count = reader.u16()?;
     let key_len = reader.u32()? as usize;
@@ -287,7 +318,13 @@ fn read_record(reader: &mut Reader) -> Result<RowRecord, FrameError> {
         revision,
         feature_count,
         body: reader.bytes(body_len)?,
+        origin,
     })
+}
+
+fn read_origin(reader: &mut Reader) -> Result<Origin, FrameError> {
+    let position = Position { frame: reader.u64()?, ordinal: reader.u32()? };
+    Ok(Origin { position, ingest_time: reader.i64()? })
 }
 
 fn put_u32(value: u32, out: &mut Vec<u8>) {
@@ -347,8 +384,10 @@ mod tests {
         let ids = (any::<u32>(), any::<u32>(), any::<u16>(), any::<u64>(), any::<u16>());
         let times = (any::<i64>(), any::<Option<i64>>(), any::<bool>());
         let bytes = (prop::collection::vec(any::<u8>(), 0..20), prop::collection::vec(any::<u8>(), 0..60));
-        let row = (ids, times, bytes).prop_map(
-            |((tenant, view, slot, revision, feature_count), (event_time, known_time, tombstone), (key, body))| {
+        let origin = any::<Option<(u64, u32, i64)>>();
+        let row =
+            (ids, times, bytes, origin).prop_map(|(ids, (event_time, known_time, tombstone), (key, body), origin)| {
+                let (tenant, view, slot, revision, feature_count) = ids;
                 RowRecord {
                     tenant: TenantId(tenant),
                     view: ViewId(view),
@@ -361,9 +400,12 @@ mod tests {
                     revision,
                     feature_count,
                     body: body.into(),
+                    origin: origin.map(|(frame, ordinal, ingest_time)| Origin {
+                        position: Position { frame, ordinal },
+                        ingest_time,
+                    }),
                 }
-            },
-        );
+            });
         prop::collection::vec(row, 0..6).prop_map(|mut rows| {
             rows.sort_by_key(|row| row.slot);
             rows.iter_mut().enumerate().for_each(|(at, row)| row.ordinal = at as u32);
@@ -398,7 +440,25 @@ mod tests {
             let decoded = decode(&bytes.into()).expect("a frame");
             prop_assert_eq!((decoded.len, decoded.in_group), (len, head.in_group));
             let FrameHead { number, ingest_time, stamp, .. } = head;
-            prop_assert_eq!(decoded.frame, Frame { number, ingest_time, stamp, rows });
+            prop_assert_eq!(decoded.frame, Frame { number, ingest_time, stamp, rows, control: None });
+        }
+
+        #[test]
+        fn a_control_record_reads_as_it_was_written(
+            head in head(), record in prop::collection::vec(any::<u8>(), 0..200), behind in any::<[u8; 5]>()
+        ) {
+            let records = EncodedRecords::control(&record, 1 << 20).expect("small");
+            let mut bytes = Vec::new();
+            encode(&head, &records, &mut bytes);
+            let len = bytes.len();
+            prop_assert_eq!(records.frame_len(head.stamp.is_some()), len);
+            prop_assert!(decode(&Bytes::copy_from_slice(&bytes[..len - 1])).expect_err("cut short").may_be_torn());
+            bytes.extend_from_slice(&behind);
+            let decoded = decode(&bytes.into()).expect("a frame");
+            prop_assert_eq!(decoded.len, len);
+            let FrameHead { number, ingest_time, stamp, .. } = head;
+            let control = Some(Bytes::from(record));
+            prop_assert_eq!(decoded.frame, Frame { number, ingest_time, stamp, rows: Vec::new(), control });
         }
 
         #[test]
@@ -476,7 +536,9 @@ mod tests {
             revision: 1,
             feature_count: 0,
             body: vec![0; 1000].into(),
+            origin: None,
         };
         assert_eq!(EncodedRecords::new(&[row.clone(), row], 2_000).err(), Some(2 * (RECORD_LEN + 1003)));
+        assert_eq!(EncodedRecords::control(&[0; 2_001], 2_000).err(), Some(2_001));
     }
 }

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use hydrant_storage::names::{TenantId, ViewId};
 use hydrant_storage::record::{ProducerStamp, RowRecord, SharedFrame};
 
-use super::{AppendError, AppendRequest, Appended, LogError, WriteLog};
+use super::{AppendError, AppendRequest, Appended, LogError, WriteLog, wait_settled};
 
 /// Checks everything; `fresh` gives an empty log each time.
 pub async fn check<F>(fresh: F)
@@ -23,6 +23,8 @@ where
     what_was_prepared_under_less_than_required_is_handed_back(&*fresh().await).await;
     rows_out_of_order_are_refused(&*fresh().await).await;
     trimming_keeps_all_that_comes_after(fresh().await).await;
+    a_control_record_is_read_as_it_was_sent_and_taken_once(&*fresh().await).await;
+    a_control_record_keeps_the_log_until_it_is_settled(fresh().await).await;
 }
 
 /// A request of `rows` rows that differ with `tag`.
@@ -39,8 +41,9 @@ pub fn sample_request(tag: u64, rows: u32, stamp: Option<ProducerStamp>) -> Appe
         revision: tag,
         feature_count: 3,
         body: if ordinal % 3 == 2 { Bytes::new() } else { Bytes::from(tag.to_le_bytes().repeat(4)) },
+        origin: None,
     };
-    AppendRequest { rows: (0..rows).map(row).collect(), stamp, prepared: 0 }
+    AppendRequest::of_rows((0..rows).map(row).collect(), stamp, 0)
 }
 
 /// A stamp of a producer, with a payload that differs with `payload`.
@@ -182,4 +185,54 @@ async fn trimming_keeps_all_that_comes_after(log: Arc<dyn WriteLog>) {
     assert_eq!(read_all(&*log, through).expect("readable").len(), 79);
     let again = append(&*log, stamped(0)).await;
     assert_eq!(again, Appended { already: true, ..taken[0] }, "what was trimmed is still taken once");
+}
+
+/// A control record that differs with `tag`.
+pub fn sample_control(tag: u64, stamp: Option<ProducerStamp>) -> AppendRequest {
+    AppendRequest::of_control(Bytes::from(format!("control {tag}")), stamp, 0)
+}
+
+async fn a_control_record_is_read_as_it_was_sent_and_taken_once(log: &dyn WriteLog) {
+    let before = append(log, sample_request(1, 3, None)).await;
+    let stamp = Some(sample_stamp(3, 1, 1));
+    let taken = append(log, sample_control(1, stamp)).await;
+    let after = append(log, sample_request(2, 3, None)).await;
+    assert!(before.frame < taken.frame && taken.frame < after.frame);
+    assert!(before.ingest_time < taken.ingest_time && taken.ingest_time < after.ingest_time);
+    assert_eq!(append(log, sample_control(1, stamp)).await, Appended { already: true, ..taken });
+    let frames = read_all(log, before.frame).expect("readable");
+    assert_eq!(frames.len(), 2);
+    assert_eq!((frames[0].number, frames[0].ingest_time), (taken.frame, taken.ingest_time));
+    assert!(frames[0].rows.is_empty(), "partitions pass over it");
+    assert_eq!(frames[0].control, sample_control(1, None).control);
+    let both = AppendRequest { rows: sample_request(1, 1, None).rows, ..sample_control(1, None) };
+    let refused = log.append(both).await;
+    assert!(matches!(refused, Err(AppendError::Unordered)), "{refused:?}");
+}
+
+async fn a_control_record_keeps_the_log_until_it_is_settled(log: Arc<dyn WriteLog>) {
+    let soon = || std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let trim = async |through| {
+        let trimmed = log.clone();
+        tokio::task::spawn_blocking(move || trimmed.trim(through)).await.expect("no panic").expect("trimmed");
+    };
+    let first = append(&*log, sample_request(0, 30, None)).await;
+    assert!(wait_settled(&*log, first.frame, soon()).await, "there is no control record");
+    let controls = [append(&*log, sample_control(1, None)).await, append(&*log, sample_control(2, None)).await];
+    let mut last = controls[1];
+    for tag in 0..200 {
+        last = append(&*log, sample_request(tag, 30, None)).await;
+    }
+    for (number, control) in controls.iter().enumerate() {
+        let unsettled: Vec<u64> = log.unsettled().iter().map(|frame| frame.number).collect();
+        assert_eq!(unsettled, controls[number..].iter().map(|control| control.frame).collect::<Vec<_>>());
+        assert!(wait_settled(&*log, control.frame - 1, soon()).await);
+        assert!(!wait_settled(&*log, control.frame, std::time::Instant::now()).await);
+        trim(last.frame).await;
+        assert_eq!(read_all(&*log, control.frame - 1).expect("kept")[0].number, control.frame);
+        log.settle(control.frame);
+    }
+    assert!(log.unsettled().is_empty());
+    assert!(wait_settled(&*log, last.frame, soon()).await);
+    trim(last.frame).await;
 }

@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 use super::appender::{ActiveSegment, Appender, AppenderLimits, Command, Fatal, QueuedRequest};
 use super::clock_file::{ClockFile, ClockRecord, FoundClock};
 use super::codec::{self, EncodedRecords};
+use super::controls::Controls;
 use super::metrics::LogMetrics;
 use super::producers::{Checkpoint, Horizon, Producers};
 use super::recent::{RecentFrames, SizedFrame};
@@ -83,6 +84,7 @@ pub struct LocalLog {
     pub(super) time: Arc<StoreTime>,
     pub(super) segments: Arc<Segments>,
     recent: Arc<RecentFrames>,
+    controls: Arc<Controls>,
     durable: watch::Receiver<u64>,
     queue: Queue,
     metrics: Arc<LogMetrics>,
@@ -106,9 +108,12 @@ impl LocalLog {
         let known = if let FoundClock::Record(record) = found_clock { record } else { ClockRecord::default() };
         let mut dedup = Dedup::read(&*files, directory, &options)?;
         let recent = Arc::new(RecentFrames::new(options.recent_bytes));
+        let controls = Arc::new(Controls::default());
         let recovered = recovery::recover(&*files, directory, known, &mut |frame, len| {
             dedup.replay(&frame);
-            recent.push(SizedFrame { frame: Arc::new(frame), len });
+            let frame = Arc::new(frame);
+            controls.note(&frame);
+            recent.push(SizedFrame { frame, len });
         })?;
         let producers = dedup.finish(&*files, directory, &recovered)?;
         let (time, clock_file) = begin_time(&*files, directory, &options, clock, found_clock, &recovered)?;
@@ -136,6 +141,7 @@ impl LocalLog {
             required: 0,
             segments: segments.clone(),
             recent: recent.clone(),
+            controls: controls.clone(),
             durable: durable_sender,
             metrics: metrics.clone(),
             bound_stuck: false,
@@ -160,6 +166,7 @@ impl LocalLog {
             time: time.clone(),
             segments,
             recent,
+            controls,
             durable,
             queue,
             metrics,
@@ -189,16 +196,23 @@ impl LocalLog {
     }
 
     async fn append_one(&self, request: AppendRequest) -> Result<Appended, AppendError> {
-        let AppendRequest { rows, stamp, prepared } = request;
+        let AppendRequest { rows, control, stamp, prepared } = request;
         let limit = self.max_request_bytes;
-        let (rows, records) = encode(rows, limit).await?;
+        let (rows, records) = match &control {
+            None => encode(rows, limit).await?,
+            Some(_) if !rows.is_empty() => return Err(AppendError::Unordered),
+            Some(record) => {
+                let records = EncodedRecords::control(record, limit);
+                (rows, records.map_err(|bytes| AppendError::TooLarge { bytes, limit })?)
+            }
+        };
         let bytes = records.frame_len(stamp.is_some());
         if bytes > limit {
             return Err(AppendError::TooLarge { bytes, limit });
         }
         let permits = self.queue.enter(bytes)?;
         let (answer, answered) = oneshot::channel();
-        let queued = QueuedRequest { rows, records, stamp, prepared, answer, permits };
+        let queued = QueuedRequest { rows, control, records, stamp, prepared, answer, permits };
         self.queue.send(Command::Append(queued)).map_err(|refused| match refused {
             QueueRefusal::Full => AppendError::Overloaded { retry_after: RETRY_AFTER },
             QueueRefusal::Closed => AppendError::Closed,
@@ -273,8 +287,21 @@ impl WriteLog for LocalLog {
         answered.await.unwrap_or(Err(LogError::Closed))
     }
 
+    fn unsettled(&self) -> Vec<SharedFrame> {
+        self.controls.unsettled()
+    }
+
+    fn settle(&self, frame: u64) {
+        self.controls.settle(frame);
+    }
+
+    fn settled(&self) -> watch::Receiver<u64> {
+        self.controls.settled()
+    }
+
     fn trim(&self, through: u64) -> Result<(), LogError> {
         let _one_at_a_time = self.trimming.lock().unwrap_or_else(PoisonError::into_inner);
+        let through = through.min(*self.controls.settled().borrow());
         if !self.segments.can_trim(through) {
             return Ok(());
         }

@@ -6,6 +6,7 @@ mod appender;
 mod clock_file;
 pub mod codec;
 pub mod conformance;
+mod controls;
 mod held;
 pub mod local;
 mod metrics;
@@ -20,9 +21,10 @@ use std::fmt::Debug;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use hydrant_storage::order::Micros;
 use hydrant_storage::record::{ProducerStamp, RowRecord, SharedFrame};
 use tokio::sync::watch;
@@ -54,8 +56,19 @@ pub trait WriteLog: Send + Sync + Debug {
     /// Draws a line: see [`Sealed`]. Store time has caught up with the wall clock afterwards.
     async fn seal(&self) -> Result<Sealed, LogError>;
 
-    /// Lets go of frames up to `through`, as far as whole segments allow. What is needed to take
-    /// later duplicates of them once is made durable first. Writes to disk and blocks; for longer where
+    /// The durable control records that are not settled, the oldest first. After a restart all that the log
+    /// still has are among them.
+    fn unsettled(&self) -> Vec<SharedFrame>;
+
+    /// What the control record of this frame asks for is done, durably. Until then the log keeps it.
+    fn settle(&self, frame: u64);
+
+    /// Every control record through this frame is settled; no frame is newer where there is none.
+    fn settled(&self) -> watch::Receiver<u64>;
+
+    /// Lets go of frames up to `through`, but of none from the first control record on that isn't settled,
+    /// as far as whole segments allow. What is needed to take later duplicates of them once is made durable
+    /// first. Writes to disk and blocks; for longer where
     /// a backup holds the log meanwhile.
     fn trim(&self, through: u64) -> Result<(), LogError>;
 }
@@ -65,11 +78,30 @@ pub trait WriteLog: Send + Sync + Debug {
 pub struct AppendRequest {
     /// In ascending order of (slot, ordinal).
     pub rows: Vec<RowRecord>,
+    /// A control record, in the place of rows.
+    pub control: Option<Bytes>,
     /// Who sent it; without one, a request sent twice is taken twice.
     pub stamp: Option<ProducerStamp>,
     /// Which state of the caller's the rows were made by: a number that only rises, and that means
     /// nothing to the log but what [`WriteLog::require`] compares it with.
     pub prepared: u64,
+}
+
+impl AppendRequest {
+    pub fn of_rows(rows: Vec<RowRecord>, stamp: Option<ProducerStamp>, prepared: u64) -> Self {
+        Self { rows, control: None, stamp, prepared }
+    }
+
+    pub fn of_control(record: Bytes, stamp: Option<ProducerStamp>, prepared: u64) -> Self {
+        Self { rows: Vec::new(), control: Some(record), stamp, prepared }
+    }
+}
+
+/// Waits until every control record through frame `through` is settled; false: it was not by `deadline`.
+pub async fn wait_settled(log: &dyn WriteLog, through: u64, deadline: Instant) -> bool {
+    let mut settled = log.settled();
+    let waited = settled.wait_for(|settled| *settled >= through);
+    matches!(tokio::time::timeout_at(deadline.into(), waited).await, Ok(Ok(_)))
 }
 
 /// Where a request is in the log.
@@ -97,7 +129,7 @@ pub struct Sealed {
 pub enum AppendError {
     #[error("the request takes {bytes} bytes in the log, {limit} are allowed")]
     TooLarge { bytes: usize, limit: usize },
-    #[error("the rows of a request must ascend by slot and ordinal")]
+    #[error("the rows of a request must ascend by slot and ordinal, and a control record has none beside it")]
     Unordered,
     /// To be prepared again, and sent then.
     #[error("the request was prepared under {prepared}, and {required} is required by now")]

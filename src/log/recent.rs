@@ -88,7 +88,7 @@ mod tests {
         let recent = RecentFrames::new(350);
         assert_eq!(numbers(recent.read_from(0, 100)), None);
         for number in 1..=5 {
-            let frame = Arc::new(Frame { number, ingest_time: 0, stamp: None, rows: Vec::new() });
+            let frame = Arc::new(Frame { number, ingest_time: 0, stamp: None, rows: Vec::new(), control: None });
             recent.push(SizedFrame { frame, len: 100 });
         }
         assert_eq!(numbers(recent.read_from(1, 1000)), None);

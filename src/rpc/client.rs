@@ -16,6 +16,7 @@ use arrow_schema::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use hydrant_proto::v1;
+use hydrant_proto::v1::backfill_service_client::BackfillServiceClient;
 use hydrant_proto::v1::backup_service_client::BackupServiceClient;
 use hydrant_proto::v1::history_service_client::HistoryServiceClient;
 use hydrant_proto::v1::ingest_service_client::IngestServiceClient;
@@ -43,6 +44,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest message taken from a server: the largest that its configuration allows.
 const MAX_MESSAGE: usize = 1 << 30;
+
+/// Where much is sent; well below what a server takes by default.
+const LARGE_MESSAGE_BYTES: usize = 8 << 20;
 
 /// Refusals may list many problems, and travel in headers.
 const MAX_HEADERS: u32 = 64 * 1024;
@@ -301,6 +305,57 @@ impl Client {
         let request = v1::DeleteBackupRequest { name: name.to_owned() };
         let answer = BackupServiceClient::new(self.channel()).delete_backup(self.request(request)).await;
         self.answer(answer).map(drop)
+    }
+
+    /// How far a backfill is.
+    pub async fn get_backfill(&self, backfill: v1::BackfillCommand) -> Result<v1::GetBackfillResponse, Refusal> {
+        let request = v1::GetBackfillRequest { backfill: Some(backfill) };
+        let answer = BackfillServiceClient::new(self.channel()).get_backfill(self.request(request)).await;
+        self.answer(answer)
+    }
+
+    /// Sends the rows of a backfill from `first_row` on, and waits until it is taken in; `progress` is told of
+    /// it. Dropping the future stops it, unless it is taken in already.
+    pub async fn backfill(
+        &self,
+        command: v1::BackfillCommand,
+        schema: SchemaRef,
+        batches: impl Stream<Item = Result<RecordBatch, Refusal>> + Send + 'static,
+        mut progress: impl FnMut(&v1::BackfillProgress),
+    ) -> Result<v1::BackfillReport, Refusal> {
+        let command = v1::FlightCommand { command: Some(v1::flight_command::Command::Backfill(command)) };
+        let (upload, failed) = upload(command, schema, batches, LARGE_MESSAGE_BYTES);
+        let mut flight = self.flight().await?;
+        let told = |status: Status| failed.take().unwrap_or_else(|| failure(&self.server, &status));
+        let mut answers = flight.do_put(upload).await.map_err(told)?.into_inner();
+        while let Some(answer) = answers.message().await.map_err(told)? {
+            let answer = v1::BackfillResponse::decode(answer.app_metadata).map_err(unreadable)?;
+            match answer.told {
+                Some(v1::backfill_response::Told::Progress(told)) => progress(&told),
+                Some(v1::backfill_response::Told::Report(report)) => return Ok(report),
+                None => {}
+            }
+        }
+        Err(failed.take().unwrap_or_else(|| unreadable("the backfill ended without telling what came of it")))
+    }
+
+    /// Brings the history of a view online. `progress` is told of it; dropping the future stops it.
+    pub async fn materialize(
+        &self,
+        view: &str,
+        since_frame: Option<u64>,
+        mut progress: impl FnMut(&v1::MaterializeResponse),
+    ) -> Result<v1::MaterializeResponse, Refusal> {
+        let request = v1::MaterializeRequest { view: view.to_owned(), since_frame };
+        let told = BackfillServiceClient::new(self.channel()).materialize(request).await;
+        let mut told = self.answer(told)?;
+        while let Some(message) = told.message().await.map_err(|status| failure(&self.server, &status))? {
+            progress(&message);
+            if message.done {
+                return Ok(message);
+            }
+        }
+        Err(unreadable("the answer ended before all was online"))
     }
 
     /// Arrow Flight, for what this client doesn't wrap.

@@ -281,7 +281,7 @@ fn known_method(path: &str) -> &'static str {
     METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)).unwrap_or("unknown")
 }
 
-const METHODS: [&str; 30] = [
+const METHODS: [&str; 32] = [
     "hydrant.v1.OnlineService/GetOnlineFeatures",
     "hydrant.v1.OnlineService/StreamOnlineFeatures",
     "hydrant.v1.IngestService/Ingest",
@@ -296,6 +296,8 @@ const METHODS: [&str; 30] = [
     "hydrant.v1.RegistryService/Apply",
     "hydrant.v1.RegistryService/GetLineage",
     "hydrant.v1.RegistryService/GetServerInfo",
+    "hydrant.v1.BackfillService/GetBackfill",
+    "hydrant.v1.BackfillService/Materialize",
     "hydrant.v1.BackupService/CreateBackup",
     "hydrant.v1.BackupService/ListBackups",
     "hydrant.v1.BackupService/DeleteBackup",

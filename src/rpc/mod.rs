@@ -2,6 +2,7 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod backfill;
 pub mod backup;
 pub mod client;
 pub mod codec;
@@ -23,12 +24,14 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
 use crate::error::Result;
 use crate::history::History;
 use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
+use crate::materialize::Materialize;
 use crate::partition::Partitions;
 use crate::registry::Registry;
 use crate::serving::Serving;
@@ -43,6 +46,8 @@ pub struct UseCases {
     pub serving: Serving,
     pub history: History,
     pub training_sets: TrainingSets,
+    pub backfills: Backfills,
+    pub materialize: Materialize,
     pub backups: Backups,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,

@@ -10,6 +10,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
+use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
@@ -22,6 +23,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::UseCases;
+use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
 use super::flight::{FlightLimits, FlightRpc};
@@ -134,6 +136,7 @@ impl Server {
         let registry = RegistryServiceServer::new(RegistryRpc::new(use_cases.clone(), ports))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
+        let backfill = BackfillServiceServer::new(BackfillRpc::new(use_cases.clone()));
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
@@ -151,6 +154,7 @@ impl Server {
             .add_service(online)
             .add_service(ingest)
             .add_service(registry)
+            .add_service(backfill)
             .add_service(backup)
             .add_service(history)
             .add_service(training_sets)
@@ -218,6 +222,7 @@ impl ServerControl {
             OnlineServer::NAME,
             IngestServiceServer::<IngestRpc>::NAME,
             RegistryServiceServer::<RegistryRpc>::NAME,
+            BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,

@@ -1,5 +1,5 @@
 //! What the log carries: frames of records. A frame is one request; a record is one row of one
-//! view, packed once at ingest. How frames become bytes, and that each record carries its kind, is
+//! view, packed once at ingest, or what is to be done beside the partitions. How frames become bytes, and that each record carries its kind, is
 //! the log's affair.
 
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use bytes::Bytes;
 use crate::names::{TenantId, ViewId};
 use crate::order::{Micros, Position, RowVersion};
 
-/// One row of one view, as ingest made it. Its ingest time and position are its frame's.
+/// One row of one view, as ingest made it. Its ingest time and position are its frame's, unless it was
+/// taken in before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowRecord {
     pub tenant: TenantId,
@@ -30,16 +31,27 @@ pub struct RowRecord {
     pub feature_count: u16,
     /// The packed features (see [`crate::row`]); empty for a tombstone.
     pub body: Bytes,
+    /// Where and when the row was taken in first, where history has it and the frame only brings it online.
+    pub origin: Option<Origin>,
+}
+
+/// Where and when a row was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub position: Position,
+    pub ingest_time: Micros,
 }
 
 impl RowRecord {
     /// What orders this row among its key's, once its frame is stamped.
     pub fn version(&self, frame: u64, ingest_time: Micros) -> RowVersion {
-        RowVersion {
-            event_time: self.event_time,
-            known_time: self.known_time.unwrap_or(ingest_time),
-            position: Position { frame, ordinal: self.ordinal },
-        }
+        let Origin { position, ingest_time } = self.taken_in(frame, ingest_time);
+        RowVersion { event_time: self.event_time, known_time: self.known_time.unwrap_or(ingest_time), position }
+    }
+
+    /// Where and when the row was taken in: by its frame, unless history had it before.
+    pub fn taken_in(&self, frame: u64, ingest_time: Micros) -> Origin {
+        self.origin.unwrap_or(Origin { position: Position { frame, ordinal: self.ordinal }, ingest_time })
     }
 }
 
@@ -53,7 +65,7 @@ pub struct ProducerStamp {
     pub payload_hash: u128,
 }
 
-/// One request in the log.
+/// One request in the log: rows, or a control record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// Counts from 1 without gaps.
@@ -63,6 +75,8 @@ pub struct Frame {
     pub stamp: Option<ProducerStamp>,
     /// In ascending order of (slot, ordinal), so that a partition finds its rows by bisection.
     pub rows: Vec<RowRecord>,
+    /// What is to be done beside the partitions, which pass over it; such a frame has no rows.
+    pub control: Option<Bytes>,
 }
 
 impl Frame {

@@ -11,6 +11,7 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use futures::StreamExt as _;
 use hydrant::app::{AppError, Node};
+use hydrant::backfill::{BackfillReport, BackfillRequest};
 use hydrant::clock::ManualClock;
 use hydrant::config::{ByteSize, Config, Span};
 use hydrant::error::Result;
@@ -18,6 +19,7 @@ use hydrant::history::plan::Plan;
 use hydrant::history::reading::Reading;
 use hydrant::history::{HistoricalRequest, Mode, Report};
 use hydrant::ingest::{DeleteRequest, IngestReport, IngestRequest, Producer};
+use hydrant::materialize::Progress;
 use hydrant::registry::catalog::TenantCatalog;
 use hydrant::registry::definition::{Definition, KnownTimeRule};
 use hydrant::registry::selection::SelectedService;
@@ -364,6 +366,37 @@ impl TestNode {
             event_times: answer.event_times(),
             provenance: answer.provenance,
         }))
+    }
+
+    // Backfills.
+
+    /// A backfill of these rows, all of which are new.
+    pub fn backfill_of(&self, source: &str, id: &str, batches: &[RecordBatch]) -> BackfillRequest {
+        BackfillRequest {
+            source: source.to_owned(),
+            id: id.to_owned(),
+            rows: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
+            first_row: 0,
+            known_time: None,
+            from: None,
+            to: None,
+            ignore_extra: false,
+            validate_only: false,
+        }
+    }
+
+    pub async fn backfill(&self, request: BackfillRequest, batches: &[RecordBatch]) -> Result<BackfillReport> {
+        let mut intake = self.use_cases().backfills.begin(&self.permit(Action::Write), request).await?;
+        for batch in batches {
+            intake.push(batch.clone()).await?;
+        }
+        intake.finish().await?.done().await
+    }
+
+    /// Brings the history of a view online, and lets reads see it.
+    pub async fn materialize(&self, view: &str, since_frame: Option<u64>) -> Result<Progress> {
+        let permit = self.permit(Action::Write);
+        self.use_cases().materialize.begin(&permit, view, since_frame).await?.done().await
     }
 
     pub async fn read(&self, what: &[&str], keys: Json) -> Online {

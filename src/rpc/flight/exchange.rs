@@ -31,7 +31,7 @@ pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answ
                 refusal.hint("ask GetFlightInfo for endpoints, or leave `spine` and `endpoint_rows` out"),
             ));
         }
-        Asked::Ingest(_) | Asked::Path(..) | Asked::StoreSpine | Asked::TrainingSet(_) => {
+        Asked::Ingest(_) | Asked::Backfill(_) | Asked::Path(..) | Asked::StoreSpine | Asked::TrainingSet(_) => {
             let refusal = Error::invalid("BAD_DESCRIPTOR", "DoExchange takes a spine");
             return Err(to_status(refusal.hint("send a HistoricalFeaturesCommand")));
         }

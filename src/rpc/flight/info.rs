@@ -52,6 +52,7 @@ fn schema(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<Schema> 
     let (snapshot, catalog) = definitions(use_cases)?;
     match read_descriptor(descriptor)? {
         Asked::Ingest(command) => source(&catalog, &command.source),
+        Asked::Backfill(command) => source(&catalog, &command.source),
         Asked::HistoricalFeatures(command) => {
             let beside = Beside { status: command.with_status, event_time: command.with_event_time };
             Ok(beside.schema(&snapshot.select(&catalog, &command.services, &command.features)?))

@@ -3,6 +3,7 @@
 //! message is measured and decoded off the runtime's threads, and an odd one is refused.
 
 mod actions;
+mod backfill;
 mod endpoints;
 mod exchange;
 mod info;
@@ -113,7 +114,7 @@ impl FlightService for FlightRpc {
         let mut upload = Upload::begin(request.into_inner(), self.limits).await?;
         match upload.asked().map_err(to_status)? {
             Asked::StoreSpine => store::store(self, upload).await.map(Response::new),
-            asked => put::put(self.clone(), upload, asked, deadline).map(Response::new).map_err(to_status),
+            asked => put::put(self.clone(), upload, asked, deadline).await.map(Response::new).map_err(to_status),
         }
     }
 
@@ -142,6 +143,7 @@ enum Asked {
     Ingest(v1::IngestCommand),
     StoreSpine,
     TrainingSet(v1::TrainingSetCommand),
+    Backfill(v1::BackfillCommand),
     /// `source`, `view` or `service`, and its name.
     Path(String, String),
 }
@@ -161,6 +163,7 @@ fn read_descriptor(descriptor: FlightDescriptor) -> Result<Asked> {
                 Some(v1::flight_command::Command::Ingest(command)) => Ok(Asked::Ingest(command)),
                 Some(v1::flight_command::Command::StoreSpine(_)) => Ok(Asked::StoreSpine),
                 Some(v1::flight_command::Command::TrainingSet(command)) => Ok(Asked::TrainingSet(command)),
+                Some(v1::flight_command::Command::Backfill(command)) => Ok(Asked::Backfill(command)),
                 None => Err(wrong("the descriptor's command is empty".to_owned())),
             }
         }

@@ -16,7 +16,7 @@ use super::super::ingest::{Unseen, decode_producer, encode_report, of_request, v
 use super::super::status::to_status;
 use super::super::wire::definitions::decode_request_known_time;
 use super::super::wire::ipc::Decoded;
-use super::{Answers, Asked, FlightRpc, Upload};
+use super::{Answers, Asked, FlightRpc, Upload, backfill};
 use crate::error::{Error, Result};
 use crate::ingest::IngestRequest;
 use crate::registry::definition::KnownTimeRule;
@@ -33,7 +33,7 @@ struct Batches {
     deadline: Option<Instant>,
 }
 
-pub(super) fn put(
+pub(super) async fn put(
     rpc: FlightRpc,
     upload: Upload,
     asked: Asked,
@@ -41,10 +41,11 @@ pub(super) fn put(
 ) -> Result<Answers<PutResult>> {
     let command = match asked {
         Asked::Ingest(command) => command,
+        Asked::Backfill(command) => return backfill::put(&rpc, upload, command).await,
         Asked::Path(kind, source) if kind == "source" => v1::IngestCommand { source, ..Default::default() },
         Asked::Path(..) | Asked::HistoricalFeatures(_) | Asked::StoreSpine | Asked::TrainingSet(_) => {
             return Err(Error::invalid("BAD_DESCRIPTOR", "DoPut takes rows of a source, or a spine")
-                .hint("send an IngestCommand, the path source/NAME, or a StoreSpineCommand"));
+                .hint("send an IngestCommand, a BackfillCommand, the path source/NAME, or a StoreSpineCommand"));
         }
     };
     let known_time = decode_request_known_time(command.known_time.clone())?;

@@ -11,15 +11,13 @@
 //! that stay as they are).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use tokio::sync::OwnedMutexGuard;
 
-use crate::files::{Files, remove_if_there};
 use crate::history::gather::GatheredRun;
+use crate::history::outputs::{Outputs, Target, write_run};
 use crate::history::snapshot::{Chain, DataFile, TableSnapshot};
-use crate::history::writer::{OpenFile, RowChecks, RunPlace, WrittenFile};
+use crate::history::writer::{Purpose, RowChecks, RunPlace};
 use crate::history::{HistoryError, MergedRuns, Run};
 
 /// Runs that are merged at a time at most, if `runs_per_level` isn't more.
@@ -60,35 +58,6 @@ pub struct Merge {
     pub(super) inputs: Vec<DataFile>,
     pub(super) outputs: Outputs,
     pub(super) _alone: OwnedMutexGuard<()>,
-}
-
-/// Files that were written; removed if they aren't kept.
-#[derive(Debug)]
-pub(super) struct Outputs {
-    files: Arc<dyn Files>,
-    directory: PathBuf,
-    pub written: Vec<(String, WrittenFile)>,
-}
-
-impl Outputs {
-    fn new(files: Arc<dyn Files>, directory: PathBuf) -> Self {
-        Self { files, directory, written: Vec::new() }
-    }
-
-    /// They are the table's, or may be.
-    pub fn keep(&mut self) -> Vec<(String, WrittenFile)> {
-        std::mem::take(&mut self.written)
-    }
-}
-
-impl Drop for Outputs {
-    fn drop(&mut self) {
-        for (name, _) in &self.written {
-            if let Err(error) = remove_if_there(self.files.as_ref(), &self.directory.join(name)) {
-                tracing::warn!(file = name, %error, "a file of a merge that failed is left until the next start");
-            }
-        }
-    }
 }
 
 impl TableSnapshot {
@@ -136,9 +105,14 @@ pub(super) fn merge(
         return Ok(None);
     }
     let merged_runs = runs.len();
-    let outputs = write(snapshot, GatheredRun::new(MergedRuns::new(runs, None)?), level, options.file_bytes, pace)?;
-    let (given, taken): (u64, u64) =
-        (inputs.iter().map(DataFile::rows).sum(), outputs.written.iter().map(|(_, file)| file.facts.rows).sum());
+    let mut outputs = write(snapshot, GatheredRun::new(MergedRuns::new(runs, None)?), options.file_bytes, pace)?;
+    let numbers = snapshot.files.iter().filter_map(|file| file.facts.place).map(|place| place.run);
+    // What a merge makes is numbered above all that merges have made, so that no number comes again.
+    let run = numbers.filter(|run| *run < RunPlace::TAKEN_IN).max().unwrap_or(0) + 1;
+    for ((_, written), file) in outputs.written.iter_mut().zip(0..) {
+        written.facts.place = Some(RunPlace { run, level, file });
+    }
+    let (given, taken): (u64, u64) = (inputs.iter().map(DataFile::rows).sum(), outputs.rows());
     if given != taken {
         let reason = format!("{taken} rows came out of a merge of {given}");
         return Err(HistoryError::BadRows { reason });
@@ -150,44 +124,12 @@ pub(super) fn merge(
 fn write(
     snapshot: &TableSnapshot,
     mut rows: GatheredRun,
-    level: u32,
     file_bytes: u64,
     pace: &mut Pace,
 ) -> Result<Outputs, HistoryError> {
-    let through = snapshot.landed_through;
-    let numbers = snapshot.files.iter().filter_map(|file| file.facts.place).map(|place| place.run);
-    // What a merge makes is numbered above all that there are, so that no number comes again.
-    let run = numbers.max().unwrap_or(0) + 1;
-    let mut outputs = Outputs::new(snapshot.store.clone(), snapshot.directory.clone());
-    let mut checks = Some(RowChecks::new(0, through));
-    let mut open: Option<(String, OpenFile<'_>)> = None;
-    let mut told = 0;
-    loop {
-        let next = rows.next()?;
-        if let Some((name, file)) = open.take_if(|(_, file)| next.is_none() || file.bytes() >= file_bytes) {
-            let place = RunPlace { run, level, file: outputs.written.len() as u32 };
-            let (written, for_next) = file.finish(Some(place))?;
-            checks = Some(for_next);
-            outputs.written.push((name, written));
-            if !pace(written.bytes.saturating_sub(told)) {
-                return Err(HistoryError::GivenUp);
-            }
-            told = 0;
-        }
-        let Some(batch) = next else { return Ok(outputs) };
-        if let Some(checks) = checks.take() {
-            let name = snapshot.new_name(through);
-            let path = snapshot.directory.join(&name);
-            open =
-                Some((name, OpenFile::create(snapshot.store.as_ref(), path, &snapshot.spec, snapshot.shape, checks)?));
-        }
-        if let Some((_, file)) = &mut open {
-            file.write(batch)?;
-            let bytes = file.bytes();
-            if !pace(bytes.saturating_sub(told)) {
-                return Err(HistoryError::GivenUp);
-            }
-            told = told.max(bytes);
-        }
-    }
+    let through = snapshot.newest_frame();
+    let (files, directory, spec) = (&snapshot.store, snapshot.directory.as_path(), snapshot.spec.as_ref());
+    let target = Target { files, directory, spec, purpose: Purpose::Table(snapshot.shape), file_bytes };
+    let new_name = || snapshot.new_name(through);
+    write_run(&mut rows, &target, &new_name, RowChecks::new(0, through), pace.as_mut())
 }

@@ -1,5 +1,5 @@
-//! The log of a history table, in Delta Lake's format: which files the table has, its columns, and
-//! the frame through which rows have landed, all of which change in one commit. The only user of
+//! The log of a history table, in Delta Lake's format: which files the table has, its columns, the
+//! frame through which rows have landed, and which backfills were taken in, all of which change in one commit. The only user of
 //! deltalake; it never touches a data file's content.
 
 use std::collections::HashMap;
@@ -24,6 +24,11 @@ use crate::value::{DataType, ScalarType};
 
 /// Under this id the table's log carries the frame through which rows have landed.
 pub const LANDING_APPLICATION: &str = "hydrant-landing";
+
+/// Under such an id it carries, for each backfill, the frame with which that was taken in.
+fn backfill_application(backfill: &str) -> String {
+    format!("hydrant-backfill-{backfill}")
+}
 
 /// The tag of a file under which its [`FileFacts`] lie.
 const FACTS_TAG: &str = "hydrant.file";
@@ -153,6 +158,35 @@ impl DeltaLog {
         self.commit(properties, vec![Action::Add(add)], operation).await
     }
 
+    /// The frame with which a backfill was taken in, if it was.
+    pub async fn taken_in(&self, backfill: &str) -> Result<Option<u64>, HistoryError> {
+        let state = self.table.snapshot().map_err(|error| self.error(error))?;
+        let log_store = self.table.log_store();
+        let frame = state.transaction_version(log_store.as_ref(), backfill_application(backfill)).await;
+        let frame = frame.map_err(|error| self.error(error))?;
+        frame.map(|frame| u64::try_from(frame).map_err(|error| self.error(error))).transpose()
+    }
+
+    /// Adds the files of a backfill, and that it was taken in. On an error the commit may have been made or
+    /// not: [`DeltaLog::reload`] tells.
+    pub async fn commit_take_in(
+        &mut self,
+        backfill: &str,
+        files: &[ListedFile],
+        frame: u64,
+        now: Micros,
+    ) -> Result<(), HistoryError> {
+        let frame = i64::try_from(frame).map_err(|error| self.error(error))?;
+        let taken = Transaction::new_with_last_update(backfill_application(backfill), frame, Some(to_millis(now)));
+        let mut actions = Vec::with_capacity(files.len());
+        for ListedFile { name, bytes, facts } in files {
+            let written = WrittenFile { bytes: *bytes, facts: *facts };
+            actions.push(Action::Add(self.add_of(name, &written, now, true)?));
+        }
+        let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
+        self.commit(commit_properties().with_application_transaction(taken), actions, operation).await
+    }
+
     /// Puts files in the place of others that hold the same rows. On an error the commit may have been
     /// made or not: [`DeltaLog::reload`] tells.
     pub async fn commit_compaction(
@@ -277,6 +311,16 @@ fn commit_properties() -> CommitProperties {
 }
 
 fn statistics(facts: &FileFacts) -> String {
+    if facts.taken_in.is_some() {
+        // What other engines see in its columns is not what it was taken in with.
+        let (least, greatest) = (facts.first_slot, facts.last_slot);
+        let (least, greatest) = (serde_json::json!({ "_slot": least }), serde_json::json!({ "_slot": greatest }));
+        let nulls = serde_json::json!({ "_slot": 0 });
+        let all = serde_json::json!({
+            "numRecords": facts.rows, "minValues": least, "maxValues": greatest, "nullCount": nulls,
+        });
+        return all.to_string();
+    }
     serde_json::json!({
         "numRecords": facts.rows,
         "minValues": { "_slot": facts.first_slot, "_frame": facts.first_frame },

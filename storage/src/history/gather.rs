@@ -11,7 +11,7 @@ use crate::history::{HistoryError, MergedRuns, Run, RunBatch};
 
 /// The rows of a batch at most, its bytes about, and the batches that they come from. Files are cut
 /// where a batch ends, and tests want many.
-const BATCH_ROWS: usize = if cfg!(test) { 16 } else { 8 * 1024 };
+pub(super) const BATCH_ROWS: usize = if cfg!(test) { 16 } else { 8 * 1024 };
 const BATCH_BYTES: usize = 1 << 20;
 const BATCH_SOURCES: usize = 64;
 
@@ -48,7 +48,7 @@ impl Run for GatheredRun {
 }
 
 /// The rows, each given by its batch and its place there. There is at least one.
-fn gather(sources: &[Arc<RunBatch>], rows: &[(usize, usize)]) -> Result<RunBatch, HistoryError> {
+pub(super) fn gather(sources: &[Arc<RunBatch>], rows: &[(usize, usize)]) -> Result<RunBatch, HistoryError> {
     fn values<T: arrow_buffer::ArrowNativeType>(
         sources: &[Arc<RunBatch>],
         rows: &[(usize, usize)],

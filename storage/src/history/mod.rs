@@ -7,20 +7,24 @@
 mod checked_file;
 pub mod compaction;
 mod delta;
+mod distinct_keys;
 mod footers;
 mod gather;
 pub mod merge;
+mod outputs;
 mod pages;
 pub mod parquet_run;
 pub mod run;
 pub mod schema;
 pub mod snapshot;
 mod sought;
+pub mod staging;
 mod synced_store;
 pub mod table;
 mod tables;
 pub mod tail_run;
 mod tails;
+mod take_in;
 pub mod vacuum;
 mod writer;
 
@@ -31,18 +35,22 @@ use std::path::{Path, PathBuf};
 
 pub use compaction::{CompactReport, Merge, MergeOptions, Pace};
 pub use delta::LANDING_APPLICATION;
+pub use distinct_keys::DistinctKeys;
 pub use merge::MergedRuns;
 pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
+pub use schema::absent;
 pub use snapshot::{Chain, ChainRun, DataFile, TableSnapshot};
 pub use sought::{Sought, SoughtKeys};
+pub use staging::{StagedFile, StagedRows, Staging, StagingOptions, StagingWatch};
 pub use table::{FilePath, HeldTable, HistoryTable, KeptFiles, LandReport};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
 pub use tails::tail_rows;
+pub use take_in::{TakeIn, TakeInTable};
 pub use vacuum::VacuumReport;
-pub use writer::{FileShape, PAGE_ROWS};
+pub use writer::{FileShape, PAGE_ROWS, TakenIn};
 
 /// Why history could not be written or read. Nothing that is damaged is ever answered as a value.
 #[derive(Debug, thiserror::Error)]

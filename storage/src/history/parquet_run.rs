@@ -23,7 +23,7 @@ use crate::history::footers::{Footer, Footers};
 use crate::history::pages::{BoundColumns, PageBounds, pages_of, wanted_pages};
 use crate::history::schema::{self, HistoryViewSpec};
 use crate::history::sought::Sought;
-use crate::history::writer::{DICTIONARY_BYTES, FileFacts, PAGE_ROWS};
+use crate::history::writer::{DICTIONARY_BYTES, FileFacts, PAGE_ROWS, TakenIn};
 use crate::history::{HistoryError, Run, RunBatch};
 use crate::order::Micros;
 use crate::value::DataType;
@@ -44,10 +44,12 @@ pub struct ParquetRun {
     groups: VecDeque<Group>,
     rows: Option<ParquetRecordBatchReader>,
     /// The columns that hold one number in all rows of the row group that is being read: its statistics
-    /// tell it, and the column's bytes are left alone.
+    /// tell it, or what took the file in, and the column's bytes are left alone.
     constants: HashMap<&'static str, i64>,
     /// Whether each row of that row group was known when it happened, so that one column tells both.
     known_at_once: bool,
+    /// What holds for all rows, whatever the file's columns say.
+    taken_in: Option<TakenIn>,
     stand_ins: Option<StandIns>,
     /// A batch's worth of each of the constants that are as long as a time, for all batches.
     repeated: HashMap<&'static str, ScalarBuffer<i64>>,
@@ -134,6 +136,7 @@ impl ParquetRun {
             rows: None,
             constants: HashMap::new(),
             known_at_once: false,
+            taken_in: facts.taken_in,
             stand_ins,
             repeated: HashMap::new(),
         })
@@ -179,11 +182,18 @@ impl ParquetRun {
         let total = usize::try_from(row_group.num_rows()).map_err(|error| self.reader.error(&error))?;
         let selection = RowSelection::from_consecutive_ranges(group.wanted.iter().cloned(), total);
         self.constants = constants(row_group);
+        if let Some(TakenIn { frame, ingest_time, known_on_arrival }) = self.taken_in {
+            self.constants.extend([(schema::FRAME, frame.cast_signed()), (schema::INGEST_TIME, ingest_time)]);
+            if known_on_arrival {
+                self.constants.insert(schema::KNOWN_TIME, ingest_time);
+            }
+        }
         if let Some(stand_ins) = &self.stand_ins {
             self.constants.extend(stand_ins.constants());
         }
         self.repeated = repeated(&self.constants, self.batch_rows);
-        self.known_at_once = group.wanted_rows() == total && self.is_known_at_once(row_group)?;
+        let is_known = self.constants.contains_key(schema::KNOWN_TIME);
+        self.known_at_once = !is_known && group.wanted_rows() == total && self.is_known_at_once(row_group)?;
         let parquet = footer.metadata.parquet_schema();
         let is_spared =
             |name: &str| self.constants.contains_key(name) || (self.known_at_once && name == schema::KNOWN_TIME);

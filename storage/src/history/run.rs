@@ -15,6 +15,7 @@ use arrow_select::filter::{FilterBuilder, FilterPredicate};
 use crate::history::HistoryError;
 use crate::keys::SlotRange;
 use crate::order::{Micros, Position, RowVersion};
+use crate::row::{OwnedRow, RowHeader, RowKind, RowLayout, RowPacker};
 use crate::slices::slice_bytes;
 
 /// A source of rows in history order. Reading blocks: use it inside a blocking task.
@@ -105,8 +106,25 @@ impl RunBatch {
         first_past(rows.start, rows.end, |row| self.event_times[row] <= until)
     }
 
+    /// So many of its rows, from one on. They share its memory.
+    pub fn slice(&self, from: usize, rows: usize) -> Self {
+        Self {
+            slots: self.slots.slice(from, rows),
+            keys: self.keys.slice(from, rows),
+            event_times: self.event_times.slice(from, rows),
+            known_times: self.known_times.slice(from, rows),
+            ingest_times: self.ingest_times.slice(from, rows),
+            frames: self.frames.slice(from, rows),
+            ordinals: self.ordinals.slice(from, rows),
+            revisions: self.revisions.slice(from, rows),
+            feature_counts: self.feature_counts.slice(from, rows),
+            deleted: self.deleted.slice(from, rows),
+            features: self.features.iter().map(|column| column.slice(from, rows)).collect(),
+        }
+    }
+
     /// The rows for which `keep` is set, one bit a row.
-    pub(crate) fn filtered(&self, keep: BooleanBuffer) -> Result<Self, HistoryError> {
+    pub fn filtered(&self, keep: BooleanBuffer) -> Result<Self, HistoryError> {
         fn values<T: ArrowPrimitiveType>(
             values: &ScalarBuffer<T::Native>,
             keep: &FilterPredicate,
@@ -188,6 +206,29 @@ impl RowAt {
 
     pub fn deleted(&self) -> bool {
         self.batch.deleted.value(self.index)
+    }
+
+    /// The row as the online store has it; its batch has all features of the view, in their order.
+    pub fn pack(&self, layout: &RowLayout) -> Result<OwnedRow, HistoryError> {
+        // A later definition may have added features that this one doesn't know.
+        let known = layout.len().min(usize::from(self.feature_count()));
+        let kind = if self.deleted() { RowKind::Tombstone } else { RowKind::Full };
+        let header = RowHeader {
+            kind,
+            version: self.version(),
+            ingest_time: self.ingest_time(),
+            revision: self.revision(),
+            feature_count: known as u16,
+        };
+        let mut body = Vec::new();
+        if kind == RowKind::Full {
+            // A row is packed with the features that it was written with.
+            let written_with = RowLayout::new(&layout.types()[..known]);
+            let cells = self.batch.features[..known].iter().map(|column| Some(column.slice(self.index, 1)));
+            let packed = RowPacker::new(&written_with, cells.collect()).and_then(|packer| packer.pack(0, &mut body));
+            packed.map_err(|error| HistoryError::Encoding(format!("a row doesn't fit its view: {error}")))?;
+        }
+        Ok(OwnedRow::new(header, body.into()))
     }
 
     /// History order: (slot, key, event time, known time, position).

@@ -135,7 +135,7 @@ pub(crate) fn from_file(data_type: DataType, array: &ArrayRef) -> Result<ArrayRe
 }
 
 /// A column that a file doesn't have, since the feature was added later.
-pub(crate) fn absent(data_type: DataType, rows: usize) -> ArrayRef {
+pub fn absent(data_type: DataType, rows: usize) -> ArrayRef {
     new_null_array(&data_type.to_arrow(), rows)
 }
 

@@ -67,6 +67,11 @@ impl DataFile {
         self.facts.rows
     }
 
+    /// The frame of its rows that is the newest.
+    pub fn last_frame(&self) -> u64 {
+        self.facts.last_frame
+    }
+
     /// The least and the greatest slot of its rows.
     pub fn slots(&self) -> (u16, u16) {
         (self.facts.first_slot, self.facts.last_slot)
@@ -117,6 +122,12 @@ impl<'a> Chain<'a> {
 impl TableSnapshot {
     pub fn spec(&self) -> &Arc<HistoryViewSpec> {
         &self.spec
+    }
+
+    /// No row of the files is of a later frame.
+    pub fn newest_frame(&self) -> u64 {
+        let of_files = self.files.iter().map(|file| file.facts.last_frame);
+        of_files.max().unwrap_or(0).max(self.landed_through)
     }
 
     /// A file as a run of the features with the given indices in the view's list. With slots, row

@@ -206,7 +206,7 @@ pub(super) struct Inner {
     /// and one merge, which nobody who lands waits for.
     compacting: Arc<tokio::sync::Mutex<()>>,
     /// Held for a commit, and until what it made of the table is published.
-    log: tokio::sync::Mutex<DeltaLog>,
+    pub(super) log: tokio::sync::Mutex<DeltaLog>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -313,7 +313,7 @@ impl Inner {
         self.publish(&log, Arc::new(spec)).await
     }
 
-    async fn publish(&self, log: &DeltaLog, spec: Arc<HistoryViewSpec>) -> Result<(), HistoryError> {
+    pub(super) async fn publish(&self, log: &DeltaLog, spec: Arc<HistoryViewSpec>) -> Result<(), HistoryError> {
         let before = self.current();
         let (delta_version, landed_through) = (log.version()?, log.landed_through().await?);
         let files = with_pins(log.files()?, &before);
@@ -332,7 +332,7 @@ impl Inner {
         Ok(())
     }
 
-    fn current(&self) -> Arc<TableSnapshot> {
+    pub(super) fn current(&self) -> Arc<TableSnapshot> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -393,8 +393,11 @@ fn remove_leftovers(
     current: &HashSet<String>,
     removed: &HashMap<String, i64>,
 ) -> Result<Vec<Retired>, HistoryError> {
-    let is_data = |name: &str| name.starts_with(DATA_PREFIX) && name.ends_with(DATA_SUFFIX) && !current.contains(name);
-    remove_where(files, directory, |name| is_data(name) && !removed.contains_key(name))?;
+    let is_data = |name: &str| name.ends_with(DATA_SUFFIX) && !current.contains(name);
+    // What is staged is its backfill's, who knows whether it is still to be taken in.
+    remove_where(files, directory, |name| {
+        name.starts_with(DATA_PREFIX) && is_data(name) && !removed.contains_key(name)
+    })?;
     remove_where(files, &directory.join(LOG_DIRECTORY), |name| name.ends_with(TEMPORARY_SUFFIX))?;
     let entries = files.list(directory).map_err(HistoryError::io(directory))?;
     let retired = entries.into_iter().filter_map(|entry| {

@@ -63,17 +63,44 @@ pub(crate) struct FileFacts {
     /// Where compaction has put it; a file that landed is a run by itself, of level 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<RunPlace>,
+    /// Of a file that a backfill has taken in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_in: Option<TakenIn>,
+}
+
+/// What all rows of a file have in common that a backfill has taken in, in the place of what its columns
+/// say: they were written before it was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenIn {
+    pub frame: u64,
+    pub ingest_time: Micros,
+    /// Whether the ingest time is their known time too.
+    pub known_on_arrival: bool,
 }
 
 /// Where a file stands among those that one merge has written, which are one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunPlace {
-    /// No two runs of a table have the same number.
+    /// No two runs of a table have the same number: merges count from 1, and what a backfill has taken in
+    /// is numbered by its frame, from [`RunPlace::TAKEN_IN`].
     pub run: u64,
     /// How often its rows have been merged at most.
     pub level: u32,
     /// In history order, all of its rows come after those of the files with a lower one.
     pub file: u32,
+}
+
+impl RunPlace {
+    pub const TAKEN_IN: u64 = 1 << 63;
+}
+
+/// What a file is written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To be part of a table.
+    Table(FileShape),
+    /// To be read once, and soon: it is quick to write and to read.
+    Passing,
 }
 
 /// A data file, durable and not yet part of the table.
@@ -94,7 +121,8 @@ pub(crate) fn write_file(
     (landed, through): (u64, u64),
 ) -> Result<Option<WrittenFile>, HistoryError> {
     let Some(first) = run.next()? else { return Ok(None) };
-    let mut file = OpenFile::create(files, path.to_owned(), spec, shape, RowChecks::new(landed, through))?;
+    let purpose = Purpose::Table(shape);
+    let mut file = OpenFile::create(files, path.to_owned(), spec, RowChecks::new(landed, through), purpose)?;
     let mut next = Some(first);
     while let Some(batch) = next {
         file.write(batch)?;
@@ -133,14 +161,15 @@ impl<'a> OpenFile<'a> {
         files: &'a dyn Files,
         path: PathBuf,
         spec: &'a HistoryViewSpec,
-        shape: FileShape,
         checks: RowChecks,
+        purpose: Purpose,
     ) -> Result<Self, HistoryError> {
         let unfinished = Unfinished { files, path, finished: false };
         let path = &unfinished.path;
         let schema = spec.file_schema();
         let sink = SummedWriter::new(files.create_new(path).map_err(HistoryError::io(path))?);
-        let options = ArrowWriterOptions::new().with_properties(properties(spec, shape)).with_skip_arrow_metadata(true);
+        let options =
+            ArrowWriterOptions::new().with_properties(properties(spec, purpose)).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(sink, schema.clone(), options);
         let writer = writer.map_err(|error| to_error(path, error))?;
         Ok(Self { unfinished, spec, schema, writer, checks })
@@ -181,8 +210,8 @@ impl<'a> OpenFile<'a> {
 
 /// What must hold of all rows, and what is gathered about them.
 pub(crate) struct RowChecks {
-    /// Without the first.
-    frames: RangeInclusive<u64>,
+    /// Without the first. `None`: the rows have no frame yet.
+    frames: Option<RangeInclusive<u64>>,
     previous: Option<Arc<RunBatch>>,
     rows: u64,
     slots: Option<(u16, u16)>,
@@ -193,7 +222,12 @@ pub(crate) struct RowChecks {
 impl RowChecks {
     /// For rows of frames after `landed` through `through`.
     pub fn new(landed: u64, through: u64) -> Self {
-        Self::after(landed..=through, None)
+        Self::after(Some(landed..=through), None)
+    }
+
+    /// For rows that are not taken in yet.
+    pub fn staged() -> Self {
+        Self::after(None, None)
     }
 
     /// For the rows of the run's next file.
@@ -201,7 +235,7 @@ impl RowChecks {
         Self::after(self.frames, self.previous)
     }
 
-    fn after(frames: RangeInclusive<u64>, previous: Option<Arc<RunBatch>>) -> Self {
+    fn after(frames: Option<RangeInclusive<u64>>, previous: Option<Arc<RunBatch>>) -> Self {
         let (seen_frames, ingest_times) = ((u64::MAX, 0), (Micros::MAX, Micros::MIN));
         Self { frames, previous, rows: 0, slots: None, seen_frames, ingest_times }
     }
@@ -222,8 +256,10 @@ impl RowChecks {
                 }
             }
             let frame = version.position.frame;
-            if frame <= *self.frames.start() || frame > *self.frames.end() {
-                let (landed, through) = (self.frames.start(), self.frames.end());
+            if let Some(frames) = &self.frames
+                && (frame <= *frames.start() || frame > *frames.end())
+            {
+                let (landed, through) = (frames.start(), frames.end());
                 return refused(format!("frame {frame} is not after {landed} and through {through}"));
             }
             let (count, features) = (usize::from(batch.feature_counts[row]), batch.features.len());
@@ -253,6 +289,7 @@ impl RowChecks {
             last_ingest_time: self.ingest_times.1,
             end,
             place,
+            taken_in: None,
         }
     }
 }
@@ -266,7 +303,9 @@ fn to_record_batch(spec: &HistoryViewSpec, schema: &SchemaRef, batch: &RunBatch)
     }
     let rows = batch.rows();
     let mut keys = KeyColumnsBuilder::new(&spec.key_types(), rows);
-    for row in 0..rows {
+    // A passing file has no columns of join keys.
+    let with_keys = if spec.join_keys.is_empty() { 0 } else { rows };
+    for row in 0..with_keys {
         keys.append(batch.keys.value(row))
             .map_err(|error| refused(format!("the key of the row at {}: {error}", batch.version(row).position)))?;
     }
@@ -313,7 +352,33 @@ fn timestamps(values: &ScalarBuffer<Micros>) -> ArrayRef {
     Arc::new(array.with_timezone("UTC"))
 }
 
-fn properties(spec: &HistoryViewSpec, shape: FileShape) -> WriterProperties {
+fn properties(spec: &HistoryViewSpec, purpose: Purpose) -> WriterProperties {
+    match purpose {
+        Purpose::Table(shape) => table_properties(spec, shape),
+        Purpose::Passing => passing_properties(),
+    }
+}
+
+/// A dictionary only where one value is in all rows or nearly: its column then takes next to nothing.
+fn passing_properties() -> WriterProperties {
+    let alike = [schema::INGEST_TIME, schema::FRAME, schema::REVISION, schema::FEATURE_COUNT, schema::DELETED];
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::LZ4_RAW)
+        .set_dictionary_enabled(false)
+        .set_max_row_group_row_count(Some(FileShape::default().group_rows))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_data_page_row_count_limit(PAGE_ROWS)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_column_statistics_enabled(ColumnPath::from(schema::SLOT), EnabledStatistics::Page);
+    for name in alike {
+        properties = properties
+            .set_column_dictionary_enabled(ColumnPath::from(name), true)
+            .set_column_statistics_enabled(ColumnPath::from(name), EnabledStatistics::Chunk);
+    }
+    properties.build()
+}
+
+fn table_properties(spec: &HistoryViewSpec, shape: FileShape) -> WriterProperties {
     let columns = spec.columns();
     let place = |name: &&str| columns.iter().position(|column| column.name == *name);
     let sorting = schema::SORT_COLUMNS.iter().filter_map(place);

@@ -151,7 +151,8 @@ impl PartitionStore {
             let header = header_of(row, version, applied);
             row_buffer.clear();
             encode_row(&name, &header, &row.body, &mut row_buffer);
-            if policy.offline && applied.frame > policy.landed {
+            // What history had before doesn't land once more.
+            if policy.offline && applied.frame > policy.landed && row.origin.is_none() {
                 key_buffer.clear();
                 TailKey { name, version }.encode(&mut key_buffer);
                 batch.put_cf(self.database.tail(), &key_buffer, &row_buffer);
@@ -325,7 +326,7 @@ fn header_of(row: &RowRecord, version: RowVersion, applied: Applied) -> RowHeade
     RowHeader {
         kind: if row.tombstone { RowKind::Tombstone } else { RowKind::Full },
         version,
-        ingest_time: applied.ingest_time,
+        ingest_time: row.taken_in(applied.frame, applied.ingest_time).ingest_time,
         revision: row.revision,
         feature_count: row.feature_count,
     }

@@ -213,6 +213,7 @@ fn row(key: i64, event_time: Micros, value: i64) -> RowRecord {
         revision: 1,
         feature_count: 1,
         body: body(value),
+        origin: None,
     }
 }
 

@@ -16,6 +16,7 @@ mod s13_provenance;
 mod s14_backups;
 mod s15_explanations;
 mod s16_training_sets;
+mod s17_backfills;
 
 use serde_json::{Value as Json, json};
 

@@ -3,6 +3,7 @@
 //! those of unpinned reads are kept for the end, when training sets have to repeat them.
 
 mod asking;
+mod backfilling;
 mod writing;
 
 use std::collections::BTreeMap;
@@ -74,6 +75,8 @@ pub struct Tally {
     pub present: usize,
     pub expired: usize,
     pub landings: usize,
+    pub backfilled: usize,
+    pub brought_online: u64,
     pub merges: u64,
     pub restarts: usize,
     pub restores: usize,
@@ -120,7 +123,8 @@ impl Story {
 
     pub async fn step(&mut self) {
         match self.random.below(100) {
-            0..=29 => self.write().await,
+            0..=27 => self.write().await,
+            28..=29 => self.backfill().await,
             30..=34 => self.delete().await,
             35..=37 => self.write_bad_rows().await,
             38..=40 => self.write_again().await,
@@ -275,6 +279,8 @@ impl AddAssign for Tally {
         self.present += other.present;
         self.expired += other.expired;
         self.landings += other.landings;
+        self.backfilled += other.backfilled;
+        self.brought_online += other.brought_online;
         self.merges += other.merges;
         self.restarts += other.restarts;
         self.restores += other.restores;

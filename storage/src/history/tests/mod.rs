@@ -9,6 +9,7 @@ mod landing;
 mod merging;
 mod pruning;
 mod seeking;
+mod staging;
 mod vacuum;
 
 use std::collections::VecDeque;

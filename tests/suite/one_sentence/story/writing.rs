@@ -24,25 +24,25 @@ pub(super) struct Sending {
 }
 
 /// Columns by name, as they are sent.
-struct Columns(Vec<(String, DataType, Vec<Value>)>);
+pub(super) struct Columns(pub Vec<(String, DataType, Vec<Value>)>);
 
 impl Columns {
-    fn get(&self, name: &str, row: usize) -> Option<&Value> {
+    pub fn get(&self, name: &str, row: usize) -> Option<&Value> {
         self.0.iter().find(|(column, ..)| column == name).map(|(_, _, values)| &values[row])
     }
 
-    fn micros(&self, name: &str, row: usize) -> i64 {
+    pub fn micros(&self, name: &str, row: usize) -> i64 {
         match self.get(name, row) {
             Some(Value::Timestamp(micros)) => *micros,
             other => panic!("'{name}' is {other:?} and no time"),
         }
     }
 
-    fn is_deleted(&self, row: usize) -> bool {
+    pub fn is_deleted(&self, row: usize) -> bool {
         matches!(self.get(DELETED, row), Some(Value::Bool(true)))
     }
 
-    fn batch(&self) -> RecordBatch {
+    pub fn batch(&self) -> RecordBatch {
         let arrays = self.0.iter().map(|(name, data_type, values)| (name, table::column(*data_type, values), true));
         RecordBatch::try_from_iter_with_nullable(arrays).expect("columns of one length")
     }
@@ -200,16 +200,16 @@ impl Story {
         }
     }
 
-    fn views_of(&self, source: usize) -> Vec<usize> {
+    pub(super) fn views_of(&self, source: usize) -> Vec<usize> {
         (0..self.world.views.len()).filter(|view| self.world.views[*view].source == source).collect()
     }
 
-    fn key_names(&self, view: usize) -> Vec<String> {
+    pub(super) fn key_names(&self, view: usize) -> Vec<String> {
         self.world.views[view].keys.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// Rows of a pure source are known on arrival, whatever the request.
-    fn override_of(&mut self, source: usize) -> Option<KnownTimeRule> {
+    pub(super) fn override_of(&mut self, source: usize) -> Option<KnownTimeRule> {
         if self.world.sources[source].is_pure() || !self.random.chance(20) {
             return None;
         }
@@ -230,7 +230,7 @@ impl Story {
         }
     }
 
-    fn columns(&mut self, source: usize, rule: &KnownTimeRule) -> Columns {
+    pub(super) fn columns(&mut self, source: usize, rule: &KnownTimeRule) -> Columns {
         let WorldSource { columns: declared, max_future, .. } = self.world.sources[source].clone();
         let views = self.views_of(source);
         let is_key = |name: &str| name.starts_with('e');
@@ -308,7 +308,7 @@ impl Story {
 
 const DAY: i64 = 86_400_000_000;
 
-fn value_of_feature(sent: Option<&Value>, feature: &WorldFeature) -> Value {
+pub(super) fn value_of_feature(sent: Option<&Value>, feature: &WorldFeature) -> Value {
     match sent {
         None => Value::Null,
         Some(Value::Int32(narrow)) if feature.data_type == DataType::Scalar(ScalarType::Int64) => {

@@ -8,8 +8,18 @@ use crate::error::{Error, Violation};
 /// How many bad rows a refusal names.
 pub const MAX_NAMED: usize = 20;
 
+/// A row that can't be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadRow {
+    /// Its place in the request.
+    pub row: usize,
+    pub column: String,
+    /// The first problem found of it.
+    pub reason: String,
+}
+
 #[derive(Debug)]
-pub(super) struct BadRows {
+pub struct BadRows {
     is_bad: Vec<bool>,
     /// The first problem found of each of the first rows: (column, reason).
     named: BTreeMap<usize, (String, String)>,
@@ -37,6 +47,17 @@ impl BadRows {
 
     pub fn contains(&self, row: usize) -> bool {
         self.is_bad[row]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    /// How many rows are bad, and the first of them.
+    pub fn into_named(self) -> (usize, Vec<BadRow>) {
+        let bad = self.is_bad.iter().filter(|bad| **bad).count();
+        let named = self.named.into_iter().map(|(row, (column, reason))| BadRow { row, column, reason });
+        (bad, named.collect())
     }
 
     /// The refusal, where there is a bad row.

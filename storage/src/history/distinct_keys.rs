@@ -1,12 +1,12 @@
-//! The distinct keys of a spine, numbered as they come and then in their order. Most spines ask for
-//! the same keys over and over, so that rows of four numbers can be sorted in place of keys. It
-//! knows keys only as bytes.
+//! The distinct keys of rows that are to be sorted, numbered as they come and then in their order. Most
+//! rows are of the same keys over and over, so that numbers can be sorted in place of keys. It knows
+//! keys only as bytes.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
+use crate::keys::{SlotRange, hash_key};
 use hashbrown::HashTable;
-use hydrant_storage::keys::{SlotRange, hash_key};
 
 #[derive(Debug)]
 pub struct DistinctKeys {

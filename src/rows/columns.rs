@@ -4,19 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, cast::AsArray};
-use hydrant_storage::cast::{Exact, to_exact};
+use hydrant_storage::cast::{Exact, micros_of, to_exact};
 use hydrant_storage::names::Name;
 use hydrant_storage::value::{DataType, ScalarType};
 
 use super::DELETED_COLUMN;
 use super::bad_rows::BadRows;
+use super::times::TimeColumn;
 use crate::error::{Error, Result, Violation};
-use crate::registry::catalog::Source;
+use crate::registry::catalog::{Source, TenantCatalog};
 use crate::registry::definition::KnownTimeRule;
 
-/// The request's columns by name, each of the exact type that the source declares.
+/// The columns of a batch by name, each of the exact type that the source declares.
 #[derive(Debug)]
-pub(super) struct SourceColumns {
+pub struct SourceColumns {
     columns: BTreeMap<Name, ArrayRef>,
     pub deleted: Option<BooleanArray>,
 }
@@ -86,6 +87,15 @@ impl SourceColumns {
         Err(hint.into_iter().fold(error, Error::hint))
     }
 
+    /// A column of times, which was declared as such and was needed.
+    pub fn times<'a>(&'a self, name: &'a Name) -> Result<TimeColumn<'a>> {
+        let gone = || Error::internal(format!("column '{name}' was checked and is gone"));
+        let array = self.get(name).ok_or_else(gone)?;
+        let other = || Error::internal(format!("column '{name}' is declared as no timestamp"));
+        let micros = micros_of(array).ok_or_else(other)?;
+        Ok(TimeColumn { name: name.as_str(), micros, nulls: array.nulls() })
+    }
+
     pub fn get(&self, name: &Name) -> Option<&ArrayRef> {
         self.columns.get(name)
     }
@@ -106,6 +116,11 @@ impl SourceColumns {
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &ArrayRef)> {
         self.columns.iter()
     }
+}
+
+pub fn source_of<'a>(tenant: &'a TenantCatalog, name: &str) -> Result<&'a Source> {
+    let source = tenant.sources.get(name).map(AsRef::as_ref);
+    source.ok_or_else(|| Error::not_found("SOURCE_NOT_FOUND", format!("there is no source '{name}'")))
 }
 
 fn needed_columns(source: &Source, rule: &KnownTimeRule, wrong: &mut Vec<Violation>) -> BTreeSet<Name> {

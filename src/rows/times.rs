@@ -9,7 +9,7 @@ use crate::registry::definition::KnownTimeRule;
 
 /// The times of a request's rows. Where a row is bad its times mean nothing.
 #[derive(Debug)]
-pub(super) struct RowTimes {
+pub struct RowTimes {
     pub event: Vec<Micros>,
     /// `None`: known on arrival.
     pub known: Option<Vec<Micros>>,
@@ -17,14 +17,14 @@ pub(super) struct RowTimes {
 
 /// A column of times with where it is null.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TimeColumn<'a> {
+pub struct TimeColumn<'a> {
     pub name: &'a str,
     pub micros: &'a [Micros],
     pub nulls: Option<&'a arrow_buffer::NullBuffer>,
 }
 
 /// The known times that `rule` gives; `column` is the one that it names, if it names one.
-pub(super) fn resolve(
+pub fn resolve(
     event: TimeColumn<'_>,
     rule: &KnownTimeRule,
     column: Option<TimeColumn<'_>>,
@@ -53,7 +53,7 @@ pub(super) fn resolve(
 
 /// How far ahead times may lie.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Latest {
+pub struct Latest {
     pub store_time: Micros,
     pub max_future: Micros,
 }

@@ -1,0 +1,196 @@
+//! Brings history online: of each key of a view the newest row that has come, and the rows that are still
+//! to come, as rows of the log that keep the position and the times with which they were taken in first.
+//! Partitions apply them by the one comparator, so that nothing newer is overwritten, and to bring the same
+//! once more changes nothing. It writes to the log only, and stands back behind reads and other writes.
+
+mod metrics;
+mod work;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hydrant_storage::history::HistoryTables;
+use hydrant_storage::threads::{Work, stand_back};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+pub use self::metrics::MaterializeMetrics;
+
+use self::work::Task;
+use crate::clock::StoreTime;
+use crate::error::{Code, Error, Result};
+use crate::log::WriteLog;
+use crate::partition::Partitions;
+use crate::registry::SnapshotReader;
+use crate::tenancy::{Action, Permit};
+
+/// What history is brought online with.
+#[derive(Clone, Debug)]
+pub struct MaterializeParts {
+    pub snapshots: SnapshotReader,
+    pub log: Arc<dyn WriteLog>,
+    pub partitions: Partitions,
+    pub tables: Arc<HistoryTables>,
+    pub store_time: Arc<StoreTime>,
+}
+
+/// The use case. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Materialize {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    parts: MaterializeParts,
+    /// One view at a time.
+    working: Arc<Semaphore>,
+    stopping: AtomicBool,
+    metrics: MaterializeMetrics,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows of history that were read, of so many.
+    pub rows: u64,
+    pub total_rows: u64,
+    /// Keys of those rows; one that lies in several runs of files counts once in each.
+    pub keys: u64,
+    /// Rows that were brought online, or are to come online when they are due.
+    pub written: u64,
+}
+
+/// What is told of it.
+#[derive(Debug)]
+pub enum Told {
+    Progress(Progress),
+    /// Nothing follows.
+    Done(Result<Progress>),
+}
+
+/// History on its way online. Dropping it stops the work; what was brought online stays.
+#[derive(Debug)]
+pub struct Materializing {
+    progress: watch::Receiver<Progress>,
+    outcome: oneshot::Receiver<Result<Progress>>,
+}
+
+impl Materialize {
+    pub fn new(parts: MaterializeParts) -> Self {
+        let (working, stopping) = (Arc::new(Semaphore::new(1)), AtomicBool::new(false));
+        Self { inner: Arc::new(Inner { parts, working, stopping, metrics: MaterializeMetrics::default() }) }
+    }
+
+    /// Begins with a view of the caller's tenant; with a frame, only with files that hold rows of it or of
+    /// later ones. Refusals: NOT_FOUND (no such view), FAILED_PRECONDITION (it keeps no history, or is not
+    /// online), RESOURCE_EXHAUSTED (another is being brought online).
+    pub async fn begin(&self, permit: &Permit, view: &str, since_frame: Option<u64>) -> Result<Materializing> {
+        permit.require(Action::Write)?;
+        let inner = self.inner.clone();
+        let snapshot = inner.parts.snapshots.load();
+        let found = snapshot.tenant(permit.tenant())?.views.get(view).cloned();
+        let found = found.ok_or_else(|| Error::not_found("VIEW_NOT_FOUND", format!("there is no view '{view}'")))?;
+        if !found.offline {
+            let message = format!("view '{view}' keeps no history (offline: false) to bring online");
+            return Err(Error::new(Code::FailedPrecondition, "VIEW_WITHOUT_HISTORY", message).with("view", view));
+        }
+        if !found.online {
+            let message = format!("view '{view}' is not online (online: false)");
+            return Err(Error::new(Code::FailedPrecondition, "VIEW_NOT_ONLINE", message).with("view", view));
+        }
+        let place = self.enter()?;
+        let table = inner.parts.tables.table(found.history_spec(permit.tenant())).await;
+        let table = table.map_err(|error| work::history_error(&error))?.snapshot();
+        let (told, progress) = watch::channel(Progress::default());
+        let (done, outcome) = oneshot::channel();
+        let task = Task { tenant: permit.tenant().clone(), view: found, table, since_frame };
+        let runtime = Handle::current();
+        let thread = std::thread::Builder::new().name("hydrant-materialize".to_owned());
+        let started = thread.spawn(move || {
+            stand_back(Work::Training);
+            inner.run(task, &runtime, place, &told, done);
+        });
+        started.map_err(|error| Error::internal(format!("no thread to bring history online: {error}")))?;
+        Ok(Materializing { progress, outcome })
+    }
+
+    pub fn metrics(&self) -> &MaterializeMetrics {
+        &self.inner.metrics
+    }
+
+    /// Stops what is under way and lets none begin.
+    pub async fn shutdown(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
+        // Only a closed semaphore refuses, and then somebody else has shut down.
+        if let Ok(place) = self.inner.working.acquire().await {
+            self.inner.working.close();
+            drop(place);
+        }
+    }
+
+    fn enter(&self) -> Result<OwnedSemaphorePermit> {
+        self.inner.working.clone().try_acquire_owned().map_err(|refused| match refused {
+            tokio::sync::TryAcquireError::NoPermits => {
+                Error::new(Code::ResourceExhausted, "MATERIALIZE_BUSY", "the history of a view is being brought online")
+                    .hint("wait until that has ended: there is one at a time")
+                    .retry_after(Duration::from_secs(1))
+            }
+            tokio::sync::TryAcquireError::Closed => {
+                Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is stopping")
+            }
+        })
+    }
+}
+
+impl Inner {
+    /// To be called where it may block.
+    fn run(
+        &self,
+        task: Task,
+        runtime: &Handle,
+        place: OwnedSemaphorePermit,
+        told: &watch::Sender<Progress>,
+        done: oneshot::Sender<Result<Progress>>,
+    ) {
+        let mut proceed = |progress: &Progress| {
+            told.send_replace(*progress);
+            !done.is_closed() && !self.stopping.load(Ordering::Acquire)
+        };
+        let view = task.view.name.clone();
+        let outcome = task.run(&self.parts, runtime, &mut proceed);
+        self.metrics.note(&outcome);
+        match &outcome {
+            Ok(Progress { rows, keys, written, .. }) => {
+                tracing::info!(%view, rows, keys, written, "history was brought online");
+            }
+            Err(error) => tracing::info!(%view, %error, "history was not brought online to its end"),
+        }
+        drop(place);
+        // Whoever asked may have gone.
+        let _ = done.send(outcome);
+    }
+}
+
+impl Materializing {
+    /// What there is to tell next: progress now and then, and in the end what came of it.
+    pub async fn next(&mut self) -> Told {
+        let ended = || Err(Error::internal("the thread that brings history online ended early"));
+        tokio::select! {
+            biased;
+            outcome = &mut self.outcome => Told::Done(outcome.unwrap_or_else(|_| ended())),
+            Ok(()) = self.progress.changed() => Told::Progress(*self.progress.borrow_and_update()),
+        }
+    }
+
+    /// Waits for the end.
+    pub async fn done(mut self) -> Result<Progress> {
+        loop {
+            if let Told::Done(outcome) = self.next().await {
+                return outcome;
+            }
+        }
+    }
+}
