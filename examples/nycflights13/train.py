@@ -74,9 +74,11 @@ def training_set(options):
 
 
 def columns(batch, names):
-    """A matrix of the columns, and behind them for each whether it has no value."""
+    """A matrix of the columns, and behind them for each whether it has no value. Delays have a long
+    tail, which a logarithm draws in."""
     values = [pc.cast(batch[name], "float64") for name in names]
     filled = np.column_stack([pc.fill_null(column, 0.0).to_numpy() for column in values])
+    filled = np.sign(filled) * np.log1p(np.abs(filled))
     missing = np.column_stack([column.is_null().to_numpy(zero_copy_only=False) for column in values])
     return np.hstack([filled, missing.astype(float)])
 
@@ -93,6 +95,8 @@ def examples(batch, features):
 class Learner:
     """Learns batch by batch, and remembers what it guessed of the flights it is judged by."""
 
+    LARGEST = 4.0  # of an input, in standard deviations: one odd value must not throw the model off
+
     def __init__(self, features):
         self.features = features
         self.scaler = StandardScaler()
@@ -104,10 +108,13 @@ class Learner:
         is_past = times < OCTOBER
         if is_past.any():
             self.scaler.partial_fit(inputs[is_past])
-            self.model.partial_fit(self.scaler.transform(inputs[is_past]), labels[is_past], classes=[0, 1])
+            self.model.partial_fit(self.scaled(inputs[is_past]), labels[is_past], classes=[0, 1])
         if not is_past.all():
             self.labels.append(labels[~is_past])
-            self.guesses.append(self.model.decision_function(self.scaler.transform(inputs[~is_past])))
+            self.guesses.append(self.model.decision_function(self.scaled(inputs[~is_past])))
+
+    def scaled(self, inputs):
+        return np.clip(self.scaler.transform(inputs), -self.LARGEST, self.LARGEST)
 
     def area(self):
         """The area under the ROC curve: 0.5 is guessing, 1 is knowing."""
