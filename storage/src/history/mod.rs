@@ -40,7 +40,7 @@ pub use sought::{Sought, SoughtKeys};
 pub use table::{FilePath, HeldTable, HistoryTable, KeptFiles, LandReport};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
-pub use tails::tail_rows;
+pub use tails::{tail_rows, tail_rows_of};
 pub use vacuum::VacuumReport;
 pub use writer::{FileShape, PAGE_ROWS};
 
