@@ -3,6 +3,8 @@
 
 #[path = "history/compaction.rs"]
 mod compaction;
+#[path = "history/seeking.rs"]
+mod seeking;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -578,6 +580,8 @@ async fn a_read_of_the_past_that_nobody_waits_for_stops_and_gives_its_place_back
     }
     let (view, permit) = (world.view(), permit(Action::ReadOnline));
     let read = || world.history.rows_at(&permit, &view, vec![world.key(1)], START);
+    // What the files' ends say is remembered from the first read on.
+    read().await.expect("read");
     let before = disk.operations();
     assert!(read().await.expect("read")[0].is_some());
     let whole = disk.operations() - before;

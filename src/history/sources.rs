@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use hydrant_storage::history::{
     Chain, HistoryError, HistoryTables, MergedRuns, Run, RunBatch, Sought, TableSnapshot, TailRun, tail_rows,
+    tail_rows_of,
 };
 use hydrant_storage::keys::SlotRange;
 use hydrant_storage::order::Micros;
-use hydrant_storage::partition::{ReadView, TailRows};
+use hydrant_storage::partition::{ReadView, TailRow, TailRows};
 
 use super::failure::{JoinError, history_error};
 use super::fan_in::{FanIn, OpenRun};
@@ -133,11 +134,28 @@ impl ViewRows {
             let held = tail.range();
             held.first <= range.last && range.first <= held.last
         });
-        let rows = tail_rows(shared.cloned().collect(), self.view.tenant, self.view.id, landed);
-        let tail = TailRun::new(rows, self.view.layout.clone(), projection.to_vec(), landed + 1..=u64::MAX);
-        let tail = Counted { run: tail, cutoff, share, rows: self.tail_rows.clone() };
-        runs.push(Box::new(Stoppable::new(tail, stop)));
+        let (shared, tenant, id) = (shared.cloned().collect(), self.view.tenant, self.view.id);
+        runs.push(match &sought.keys {
+            Some(keys) => {
+                let rows = tail_rows_of(shared, tenant, id, landed, keys.clone());
+                Box::new(Stoppable::new(self.tail_run(rows, projection, cutoff, share), stop))
+            }
+            None => {
+                let rows = tail_rows(shared, tenant, id, landed);
+                Box::new(Stoppable::new(self.tail_run(rows, projection, cutoff, share), stop))
+            }
+        });
         Ok(MergedRuns::new(runs, cutoff)?)
+    }
+
+    /// Rows of the tails as a run, counted for the report.
+    fn tail_run<I>(&self, rows: I, projection: &[usize], cutoff: Option<Micros>, share: Share) -> Counted<TailRun<I>>
+    where
+        I: Iterator<Item = Result<TailRow, HistoryError>> + Send,
+    {
+        let frames = self.table.landed_through + 1..=u64::MAX;
+        let run = TailRun::new(rows, self.view.layout.clone(), projection.to_vec(), frames);
+        Counted { run, cutoff, share, rows: self.tail_rows.clone() }
     }
 
     pub fn view(&self) -> &Arc<View> {

@@ -22,6 +22,63 @@ async fn still_serves(server: &TestServer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn wrong_questions_about_history_are_refused_and_odd_ones_answered() {
+    let server = TestServer::start().await;
+    server.apply_weather().await;
+    server.ingest_weather().await;
+    let entities = read_request(&["EWR"]).entities;
+    let good = || v1::WhyRequest {
+        services: vec!["delay_model".into()],
+        entities: entities.clone(),
+        at: NOON,
+        ..Default::default()
+    };
+    let cases: Vec<(v1::WhyRequest, Code, &str)> = vec![
+        (v1::WhyRequest::default(), Code::InvalidArgument, "feature"),
+        (v1::WhyRequest { services: vec!["nobody".into()], ..good() }, Code::NotFound, "nobody"),
+        (v1::WhyRequest { entities: Vec::new(), ..good() }, Code::InvalidArgument, "entity columns"),
+        (v1::WhyRequest { entities: vec![v1::Column::default()], ..good() }, Code::InvalidArgument, ""),
+        (v1::WhyRequest { losers: Some(u32::MAX), ..good() }, Code::InvalidArgument, "100"),
+        (v1::WhyRequest { columns: vec!["x".repeat(10_000)], ..good() }, Code::NotFound, "xxx"),
+        (v1::WhyRequest { cutoff: Some(i64::MAX), ..good() }, Code::InvalidArgument, "cut-off"),
+    ];
+    for (request, code, named) in cases {
+        let refusal = server.client.why(request.clone()).await.expect_err("refused");
+        assert_eq!(refusal.code, code, "{request:?}: {refusal:?}");
+        assert!(refusal.message.contains(named) && !refusal.reason.is_empty(), "{refusal:?}");
+    }
+    for at in [i64::MIN, i64::MAX] {
+        for is_final in [false, true] {
+            let told = server.client.why(v1::WhyRequest { at, r#final: is_final, ..good() }).await.expect("explained");
+            assert_eq!(told.views[0].winner.is_some(), at > 0);
+        }
+    }
+
+    let command = v1::HistoricalFeaturesCommand {
+        services: vec!["delay_model".into()],
+        event_time: "at".into(),
+        ..Default::default()
+    };
+    let mut history = v1::history_service_client::HistoryServiceClient::new(server.client.channel());
+    let mut explain = async |command: &v1::HistoricalFeaturesCommand, spine_schema: Vec<u8>, rows: u64| {
+        let request = v1::ExplainTrainingSetRequest { command: Some(command.clone()), spine_schema, rows };
+        history.explain_training_set(request).await
+    };
+    for odd in [vec![0], vec![255; 64], vec![0; 100_000], b"no flatbuffer at all, not at all".to_vec()] {
+        let refused = explain(&command, odd, 1).await.expect_err("refused");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    }
+    let refused = explain(&v1::HistoricalFeaturesCommand::default(), Vec::new(), 1).await.expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused:?}");
+    let refused = explain(&command, Vec::new(), u64::MAX).await.expect_err("refused");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused:?}");
+    let told = explain(&command, Vec::new(), 1_000_000).await.expect("told").into_inner();
+    assert_eq!((told.rows, told.views.len()), (1_000_000, 1));
+    still_serves(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_read_is_refused_naming_what_is_wrong() {
     let server = TestServer::start().await;
     server.apply_weather().await;

@@ -50,9 +50,21 @@ impl BoundColumns {
     }
 }
 
-/// The pages of each row group.
-pub(super) fn pages_of<'a>(parquet: &'a ParquetMetaData, columns: &BoundColumns) -> Vec<Vec<PageBounds<'a>>> {
-    (0..parquet.num_row_groups()).map(|group| pages_of_group(parquet, group, columns)).collect()
+/// The pages of each row group; of one with none of the sought slots none, since looking at all pages of
+/// a large file would take longer than reading some.
+pub(super) fn pages_of<'a>(
+    parquet: &'a ParquetMetaData,
+    columns: &BoundColumns,
+    sought: &Sought,
+) -> Vec<Vec<PageBounds<'a>>> {
+    let pages = |group: usize| {
+        let (first, last) = slot_bounds(parquet.row_group(group).column(columns.slot).statistics());
+        match sought.slots.as_ref().is_none_or(|slots| slots.intersects(first, last)) {
+            true => pages_of_group(parquet, group, columns),
+            false => Vec::new(),
+        }
+    };
+    (0..parquet.num_row_groups()).map(pages).collect()
 }
 
 /// For each page of each row group whether it may hold something that is looked for.
@@ -204,16 +216,12 @@ impl<'a> ColumnPages<'a> {
 
     /// Of a page of the column of slots, or of all rows where its pages aren't told apart.
     fn slots(&self, page: usize) -> (u16, u16) {
-        let (least, greatest) = match (self.index, self.statistics) {
-            (Some(ColumnIndexMetaData::INT32(pages)), _) => {
-                (pages.min_value(page).copied(), pages.max_value(page).copied())
+        match self.index {
+            Some(ColumnIndexMetaData::INT32(pages)) => {
+                (to_slot(pages.min_value(page), 0), to_slot(pages.max_value(page), u16::MAX))
             }
-            (_, Some(Statistics::Int32(slots))) => (slots.min_opt().copied(), slots.max_opt().copied()),
-            _ => (None, None),
-        };
-        let slot =
-            |value: Option<i32>, otherwise| value.and_then(|value| u16::try_from(value).ok()).unwrap_or(otherwise);
-        (slot(least, 0), slot(greatest, u16::MAX))
+            _ => slot_bounds(self.statistics),
+        }
     }
 
     fn keys(&self, rows: &Range<usize>) -> Option<(&'a [u8], &'a [u8])> {
@@ -232,6 +240,18 @@ impl<'a> ColumnPages<'a> {
             _ => None,
         }
     }
+}
+
+/// The least and the greatest slot of a row group.
+fn slot_bounds(statistics: Option<&Statistics>) -> (u16, u16) {
+    match statistics {
+        Some(Statistics::Int32(slots)) => (to_slot(slots.min_opt(), 0), to_slot(slots.max_opt(), u16::MAX)),
+        _ => (0, u16::MAX),
+    }
+}
+
+fn to_slot(value: Option<&i32>, otherwise: u16) -> u16 {
+    value.and_then(|value| u16::try_from(*value).ok()).unwrap_or(otherwise)
 }
 
 /// The least first and the greatest second; `None` if one isn't known.

@@ -114,7 +114,7 @@ impl ParquetRun {
 
         let parquet = metadata.metadata();
         let bounds = BoundColumns::of(parquet).ok_or_else(|| reader.damaged("it has no column of slots".to_owned()))?;
-        let pages = pages_of(parquet, &bounds);
+        let pages = pages_of(parquet, &bounds, sought);
         let wanted = wanted_pages(&pages, sought);
         let groups: VecDeque<Group> = pages
             .iter()

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::history::SlotSet;
+use crate::keys::SlotRange;
 use crate::order::Micros;
 
 /// Which rows of a view are of use to somebody who asks which row counts.
@@ -62,10 +63,20 @@ impl SoughtKeys {
         self.slots.is_empty()
     }
 
+    /// A key's slot and bytes.
+    pub fn get(&self, number: usize) -> (u16, &[u8]) {
+        (self.slots[number], self.key(number))
+    }
+
+    /// The keys of some slots, by their numbers.
+    pub fn of_slots(&self, range: SlotRange) -> Range<usize> {
+        let from = self.slots.partition_point(|slot| *slot < range.first);
+        from..self.slots.partition_point(|slot| *slot <= range.last)
+    }
+
     /// The keys of a page by their numbers. The bounds of keys are known where the page has one slot.
     pub(crate) fn within(&self, (first, last): (u16, u16), keys: Option<(&[u8], &[u8])>) -> Range<usize> {
-        let from = self.slots.partition_point(|slot| *slot < first);
-        let to = self.slots.partition_point(|slot| *slot <= last);
+        let Range { start: from, end: to } = self.of_slots(SlotRange { first, last });
         match keys.filter(|_| first == last) {
             None => from..to,
             Some((least, greatest)) => {
