@@ -131,6 +131,9 @@ def test_a_saved_training_set_is_pulled_by_its_name(store):
     parts = [pull(store.addresses["flight"], endpoint.ticket) for endpoint in info.endpoints]
     table = pa.concat_tables(parts)
     assert table["airport_weather__temp"].to_pylist() == [3.0, None, None]
+    # Whoever knows its name needs no message of Hydrant's.
+    [endpoint] = store.flight.get_flight_info(flight.FlightDescriptor.for_path("training_set", "saved_here")).endpoints
+    assert pull(store.addresses["flight"], endpoint.ticket).equals(table.combine_chunks())
     prepared = store.api.message("hydrant.v1.PreparedTrainingSet").FromString(info.app_metadata)
     assert (prepared.training_set, prepared.content_hash) == ("saved_here@1", created.content_hash)
     *_, verified = store.api.stream("hydrant.v1.TrainingSetService", "VerifyTrainingSet", name="saved_here")
