@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use futures::FutureExt as _;
 use futures::future::join_all;
-use hydrant::error::Code;
+use hydrant::error::{Code, Error};
 use hydrant::history::ContentDigest;
 use hydrant::history::sets::Progress;
 use hydrant::registry::definition::Kind;
@@ -196,6 +196,23 @@ async fn endpoints_that_are_pulled_at_once_share_one_walk() {
     node.sets().forget_found();
     assert_eq!(node.pull(&prepared, endpoints[5].clone()).await, first[5]);
     assert_eq!(node.walks(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_not_let_in_keeps_no_other_from_walking() {
+    let node = TestNode::start(SHOP).await;
+    let id = node.store(&spine(&json!([{"user_id": 1, "friend_id": 2, "at": START}]))).await;
+    let prepared = node.prepare(stored(id, &["model"], AS_KNOWN)).await;
+    let permit = || node.permit(Action::ReadHistory);
+    for _ in 0..20 {
+        let not_let_in = || async { Err(Error::new(Code::ResourceExhausted, "TOO_MANY_JOINS", "not now")) }.boxed();
+        let first = node.sets().pull(permit(), &prepared, 0..1, Box::new(not_let_in));
+        let second = node.sets().pull(permit(), &prepared, 0..1, node.admission());
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!(first.map(drop).expect_err("not let in").reason, "TOO_MANY_JOINS");
+        assert!(second.is_ok());
+        node.sets().forget_found();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
