@@ -488,7 +488,7 @@ def test_what_flight_could_do_and_hydrant_does_not_is_refused_and_not_ignored(st
     with pytest.raises(pa.ArrowInvalid, match="descriptor"):
         store.flight.get_schema(flight.FlightDescriptor.for_command(b"SELECT 1"))
     with pytest.raises(pa.ArrowInvalid, match="no use for"):
-        train(store, spine([], []), spine="0" * 32)
+        train(store, spine([], []), endpoint_rows=10)
 
 
 # Clients that go away

@@ -460,3 +460,22 @@ async fn a_damaged_spine_is_data_loss_naming_it_and_putting_it_again_mends_it() 
     node.restart().await;
     assert_eq!(node.pull_saved("set", set.version, 0).await.num_rows(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spine_that_was_lost_and_is_put_again_stays_with_its_training_set() {
+    let mut node = TestNode::start(SHOP).await;
+    let wanted = spine(&json!([{"user_id": 1, "friend_id": 2, "at": START}]));
+    let id = node.store(&wanted).await;
+    node.save("set", stored(id, &["model"], AS_KNOWN)).await;
+    node.close().await;
+    std::fs::remove_file(node.data_directory().join(format!("spines/default/{id}.spine"))).expect("it was there");
+    node.open().await.expect("the others are served");
+    let permit = node.permit(Action::ReadHistory);
+    let refusal = node.sets().prepare_saved(&permit, &set_name("set"), None).await.expect_err("it was lost");
+    assert_eq!(refusal.reason, "SPINE_NOT_FOUND");
+    node.store(&wanted).await;
+    node.sets().sweep();
+    node.advance(30 * DAY).await;
+    node.sets().sweep();
+    assert_eq!(node.pull_saved("set", 1, 0).await.num_rows(), 1);
+}
