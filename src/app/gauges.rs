@@ -32,6 +32,10 @@ const SERVING: Metric =
     Metric { name: "hydrant.partition.serving", unit: Metric::COUNT, help: "1 where a partition can be read, else 0." };
 const FRAMES: Metric =
     Metric { name: "hydrant.log.frames", unit: Metric::COUNT, help: "Requests that the log has made durable." };
+const SPINES: Metric =
+    Metric { name: "hydrant.spines.stored", unit: Metric::COUNT, help: "Spines that are stored, by tenant." };
+const SPINE_BYTES: Metric =
+    Metric { name: "hydrant.spines.disk", unit: Metric::BYTES, help: "Disk that stored spines take, by tenant." };
 const REVISION: Metric =
     Metric { name: "hydrant.registry.revision", unit: Metric::COUNT, help: "The revision of the definitions." };
 const CACHE: Metric =
@@ -159,6 +163,8 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     });
     gauge(&JOINS, |node, gauge| gauge.observe(node.use_cases.tenancy.in_flight(Class::Training) as f64, &[]));
     gauge(&SPILL, |node, gauge| gauge.observe(node.use_cases.history.spilled_bytes() as f64, &[]));
+    gauge(&SPINES, |node, gauge| node.tell_spines(gauge, |spines, _| spines as f64));
+    gauge(&SPINE_BYTES, |node, gauge| node.tell_spines(gauge, |_, bytes| bytes as f64));
     gauge(&FILES, |node, gauge| node.tell_tables(gauge, |table| table.files.len() as f64));
     gauge(&RUNS, |node, gauge| node.tell_tables(gauge, |table| table.chains_with(None, None).len() as f64));
     gauge(&TO_MERGE, |node, gauge| {
@@ -202,6 +208,15 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
 }
 
 impl Observed {
+    /// A number of each tenant's stored spines.
+    fn tell_spines(&self, gauge: &dyn AsyncInstrument<f64>, number: fn(usize, u64) -> f64) {
+        let spines = self.use_cases.training_sets.spines();
+        for tenant in self.use_cases.registry.snapshot().tenants.keys() {
+            let (count, bytes) = spines.usage(tenant);
+            gauge.observe(number(count, bytes), &[Label::new("tenant", tenant.to_string())]);
+        }
+    }
+
     /// A number of each history table.
     fn tell_tables(&self, gauge: &dyn AsyncInstrument<f64>, number: impl Fn(&TableSnapshot) -> f64) {
         for table in self.tables.opened() {

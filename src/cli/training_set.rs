@@ -12,6 +12,7 @@ use hydrant_storage::order::Micros;
 use indicatif::ProgressBar;
 use serde_json::{Value as Json, json};
 
+use super::definitions::reference as edge_end;
 use super::input::ParquetInput;
 use super::output::{self, Format, ResultOutput, Tone};
 use super::{Done, Failure, Server, historical, progress, time};
@@ -217,20 +218,12 @@ fn show(bar: &ProgressBar, told: &v1::TrainingSetProgress) {
 async fn get(args: &GetArgs, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
     let set = client.get_training_set(&args.name).await?;
-    let mut lineage = Vec::new();
-    for service in &set.services {
-        lineage.push(
-            json!({"from": format!("FeatureService/{service}"), "to": format!("TrainingSet/{}", reference(&set))}),
-        );
-        let of_service = client.get_lineage(crate::registry::definition::Kind::FeatureService, service).await?;
-        for edge in of_service.upstream {
-            let from = super::definitions::reference(edge.from_kind, &edge.from_name)?;
-            let edge = json!({"from": from, "to": super::definitions::reference(edge.to_kind, &edge.to_name)?});
-            if !lineage.contains(&edge) {
-                lineage.push(edge);
-            }
-        }
-    }
+    let edge = |edge: v1::LineageEdge| {
+        let (from, to) = (edge_end(edge.from_kind, &edge.from_name)?, edge_end(edge.to_kind, &edge.to_name)?);
+        Ok(json!({"from": from, "to": to}))
+    };
+    let edges = client.get_training_set_lineage(&reference(&set)).await?;
+    let lineage: Vec<Json> = edges.into_iter().map(edge).collect::<Result<_, Failure>>()?;
     let mut shown = document(&set);
     shown["lineage"] = json!({ "upstream": lineage });
     output::print_as(args.output.format, &shown, || described(&set, &shown["lineage"]["upstream"]))?;

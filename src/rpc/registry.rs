@@ -3,17 +3,17 @@
 use async_trait::async_trait;
 use hydrant_proto::v1;
 use hydrant_proto::v1::registry_service_server::RegistryService;
-use hydrant_storage::names::Name;
 use tonic::{Request, Response, Status};
 
 use super::UseCases;
 use super::status::to_status;
+use super::training::decode_reference;
 use super::wire::definitions::{
     decode_definitions, decode_kind, decode_unread, decode_versioned_name, encode_definition, encode_kind,
     encode_problem, encode_status,
 };
 use crate::error::{Code, Error, Result};
-use crate::registry::definition::Definition;
+use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
 use crate::registry::plan::{Action as Change, Plan};
@@ -116,16 +116,37 @@ impl RegistryRpc {
     }
 
     fn lineage(&self, request: &v1::GetLineageRequest) -> Result<v1::GetLineageResponse> {
+        if request.kind == v1::Kind::TrainingSet as i32 {
+            return self.lineage_of_training_set(&request.name);
+        }
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let Lineage { upstream, downstream, training_sets } = match decode_versioned_name(kind, &request.name)? {
             (name, None) => self.use_cases.registry.lineage(&permit, kind, &name)?,
             (name, Some(version)) => self.use_cases.registry.lineage_of_version(&permit, &name, version)?,
         };
+        let uses = training_sets.into_iter().map(|(service, set)| encode_use(service.to_string(), set));
         Ok(v1::GetLineageResponse {
             upstream: upstream.iter().map(encode_edge).collect(),
-            downstream: downstream.iter().map(encode_edge).chain(training_sets.iter().map(encode_use)).collect(),
+            downstream: downstream.iter().map(encode_edge).chain(uses).collect(),
         })
+    }
+
+    /// What a saved training set is made of: versions of services, and what these are made of.
+    fn lineage_of_training_set(&self, name: &str) -> Result<v1::GetLineageResponse> {
+        let (name, version) = decode_reference(name)?;
+        let set = self.use_cases.training_sets.get(&self.use_cases.permit(Action::ReadHistory)?, &name, version)?;
+        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+        let mut upstream = Vec::new();
+        for reference in &set.services {
+            if let (service, Some(number)) = decode_versioned_name(Kind::FeatureService, reference)? {
+                let lineage = self.use_cases.registry.lineage_of_version(&permit, &service, number)?;
+                let new = lineage.upstream.iter().map(encode_edge).filter(|edge| !upstream.contains(edge));
+                upstream.extend(new.collect::<Vec<_>>());
+            }
+            upstream.push(encode_use(reference.clone(), set.reference()));
+        }
+        Ok(v1::GetLineageResponse { upstream, downstream: Vec::new() })
     }
 
     fn info(&self) -> v1::GetServerInfoResponse {
@@ -231,12 +252,12 @@ fn encode_changes(plan: &Plan) -> Vec<v1::Change> {
 }
 
 /// From a service to a saved training set.
-fn encode_use((service, training_set): &(Name, String)) -> v1::LineageEdge {
+fn encode_use(service: String, training_set: String) -> v1::LineageEdge {
     v1::LineageEdge {
         from_kind: v1::Kind::FeatureService.into(),
-        from_name: service.to_string(),
+        from_name: service,
         to_kind: v1::Kind::TrainingSet.into(),
-        to_name: training_set.clone(),
+        to_name: training_set,
     }
 }
 

@@ -48,8 +48,8 @@ def rows(prefix: str, count: int) -> pa.Table:
 
 
 def test_workers_pull_endpoints_in_parallel_and_get_what_one_exchange_gives(store):
-    store.put("weather", weather([(f"G{n}", NOON + n, float(n), 0.5 * n, "n") for n in range(7)]))
-    sent = rows("G", 2_000)
+    store.put("weather", weather([(f"endpoint{n}", NOON + n, float(n), 0.5 * n, "n") for n in range(7)]))
+    sent = rows("endpoint", 2_000)
     stored = store_spine(store, sent)
     assert (stored.rows, stored.was_there, len(stored.id)) == (2_000, False, 32)
     assert store_spine(store, sent).was_there
@@ -75,12 +75,12 @@ def test_workers_pull_endpoints_in_parallel_and_get_what_one_exchange_gives(stor
     assert report.spine_hash == stored.spine_hash
 
     # A worker that fails begins its endpoint again, and rows that came meanwhile change nothing.
-    store.put("weather", weather([(f"G{n}", NOON + n, -1.0, -1.0, "late") for n in range(7)]))
+    store.put("weather", weather([(f"endpoint{n}", NOON + n, -1.0, -1.0, "late") for n in range(7)]))
     assert pull(address, info.endpoints[5].ticket).equals(parts[5])
 
 
 def test_a_worker_that_hangs_up_in_the_middle_begins_again_where_it_wants(store):
-    sent = rows("H", 50_000)
+    sent = rows("hung", 50_000)
     stored = store_spine(store, sent)
     ticket = flight_info(store, stored.id, endpoint_rows=50_000).endpoints[0].ticket
     with flight.connect(f"grpc://{store.addresses['flight']}") as client:
@@ -119,18 +119,21 @@ def test_a_made_up_ticket_is_refused_and_the_server_goes_on(store, ticket):
 
 
 def test_a_saved_training_set_is_pulled_by_its_name(store):
-    store.put("weather", weather([("S1", NOON, 3.0, 4.0, "a")]))
-    stored = store_spine(store, spine(["S1", None, "S1"], [NOON, NOON, NOON - 1]))
+    store.put("weather", weather([("saved1", NOON, 3.0, 4.0, "a")]))
+    stored = store_spine(store, spine(["saved1", None, "saved1"], [NOON, NOON, NOON - 1]))
     fields = {"name": "saved_here", "services": ["weather_model"], "spine": stored.id, "event_time": "asked_at"}
     *told, last = store.api.stream("hydrant.v1.TrainingSetService", "CreateTrainingSet", **fields)
     created = last.created.training_set
     assert (created.name, created.version, created.rows) == ("saved_here", 1, 3)
     assert told and all(message.HasField("progress") for message in told)
-    store.put("weather", weather([("S1", NOON - 1, 5.0, 6.0, "late")]))
+    store.put("weather", weather([("saved1", NOON - 1, 5.0, 6.0, "late")]))
     info = store.flight.get_flight_info(store.command(training_set={"name": "saved_here@1", "endpoint_rows": 1}))
     parts = [pull(store.addresses["flight"], endpoint.ticket) for endpoint in info.endpoints]
     table = pa.concat_tables(parts)
     assert table["airport_weather__temp"].to_pylist() == [3.0, None, None]
+    # Whoever knows its name needs no message of Hydrant's.
+    [endpoint] = store.flight.get_flight_info(flight.FlightDescriptor.for_path("training_set", "saved_here")).endpoints
+    assert pull(store.addresses["flight"], endpoint.ticket).equals(table.combine_chunks())
     prepared = store.api.message("hydrant.v1.PreparedTrainingSet").FromString(info.app_metadata)
     assert (prepared.training_set, prepared.content_hash) == ("saved_here@1", created.content_hash)
     *_, verified = store.api.stream("hydrant.v1.TrainingSetService", "VerifyTrainingSet", name="saved_here")
@@ -138,7 +141,7 @@ def test_a_saved_training_set_is_pulled_by_its_name(store):
 
 
 def test_many_workers_that_hang_up_leave_no_place_taken(store):
-    stored = store_spine(store, rows("J", 20_000))
+    stored = store_spine(store, rows("left", 20_000))
     endpoints = flight_info(store, stored.id, endpoint_rows=1_000).endpoints
 
     def hang_up(endpoint):

@@ -282,8 +282,17 @@ async fn saved_training_sets_are_listed_page_by_page_and_a_client_that_hangs_up_
     let wrong = v1::ListTrainingSetsRequest { page_size: 0, page_token: "%%".to_owned() };
     assert_eq!(from_status(&service.list_training_sets(wrong).await.expect_err("no token")).reason, "BAD_PAGE_TOKEN");
     assert!(server.client.verify_training_set("set_1", |_| ()).await.expect("verified").is_same);
-    let descriptor = FlightDescriptor::new_path(vec!["training_set".to_owned(), "set_1".to_owned()]);
+    let lineage = server.client.get_training_set_lineage("set_1").await.expect("told");
+    let edges: Vec<(&str, &str)> =
+        lineage.iter().map(|edge| (edge.from_name.as_str(), edge.to_name.as_str())).collect();
+    assert!(edges.contains(&("weather", "airport_weather")), "{edges:?}");
+    assert_eq!(edges.last(), Some(&("delay_model@1", "set_1@1")));
+    // Whoever knows its name needs no command.
+    let descriptor = |name: &str| FlightDescriptor::new_path(vec!["training_set".to_owned(), name.to_owned()]);
     let mut flight = server.client.flight().await.expect("it listens");
-    assert_eq!(from_status(&flight.get_flight_info(descriptor).await.expect_err("a kind")).reason, "UNKNOWN_KIND");
+    let info = flight.get_flight_info(descriptor("set_1@1")).await.expect("endpoints").into_inner();
+    assert_eq!((info.endpoint.len(), info.total_records), (1, 10));
+    let refusal = from_status(&flight.get_flight_info(descriptor("set_1@2")).await.expect_err("there is none"));
+    assert_eq!(refusal.reason, "TRAINING_SET_NOT_FOUND");
     server.stop().await;
 }

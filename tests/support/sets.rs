@@ -44,7 +44,7 @@ impl TestNode {
 
     pub async fn try_store(&self, spine: &RecordBatch) -> Result<Put> {
         let permit = self.permit(Action::ReadHistory);
-        let mut upload = self.sets().spines().begin(&permit, spine.schema())?;
+        let mut upload = self.sets().spines().begin(permit, spine.schema()).await?;
         upload.push(spine.clone()).await?;
         upload.finish().await
     }

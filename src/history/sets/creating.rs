@@ -128,7 +128,8 @@ impl TrainingSets {
                 return Err(too_many(told).with("limit", limit));
             }
             let (next, set) = catalog.with(tenant, set);
-            let needs = Needs { _spine: Some(prepared.spine), _services: uses_of(&inner.registry, tenant, &set) };
+            let services = uses_of(&inner.registry, tenant, &set);
+            let needs = Needs { spine_id: set.spine, spine: Some(prepared.spine), _services: services };
             sets.persist(&mut persisted, next).await?;
             let key = (tenant.clone(), set.name.clone(), set.version);
             inner.needs.lock().unwrap_or_else(PoisonError::into_inner).insert(key, needs);

@@ -112,17 +112,20 @@ impl Jobs {
 
     /// Lets go of what was found, except for those who read it now.
     pub fn forget_all(&self) {
-        self.lock().retain(|_, job| matches!(job, Job::Walking(_)));
+        let gone: Vec<(Key, Job)> = self.lock().extract_if(|_, job| matches!(job, Job::Found { .. })).collect();
+        drop(gone);
     }
 
-    /// Lets go of what has not been used for long enough, or is too much.
+    /// Lets go of what has not been used for long enough, or is too much. Blocks: large files take their
+    /// time to go, though nobody waits for the table meanwhile.
     pub fn trim(&self, now: Micros) {
         let mut table = self.lock();
         let oldest = now.saturating_sub(self.options.keep);
-        table.retain(|_, job| match job {
-            Job::Walking(walking) => walking.strong_count() > 0,
-            Job::Found { last_used, .. } => *last_used >= oldest,
-        });
+        let is_old = |job: &mut Job| match job {
+            Job::Walking(walking) => walking.strong_count() == 0,
+            Job::Found { last_used, .. } => *last_used < oldest,
+        };
+        let mut gone: Vec<Job> = table.extract_if(|_, job| is_old(job)).map(|(_, job)| job).collect();
         let mut found: Vec<(Micros, Key, u64)> = table
             .iter()
             .filter_map(|(key, job)| match job {
@@ -138,8 +141,10 @@ impl Jobs {
                 break;
             }
             bytes -= of_it;
-            table.remove(&key);
+            gone.extend(table.remove(&key));
         }
+        drop(table);
+        drop(gone);
     }
 
     pub fn progress(&self, prepared: &Prepared) -> Progress {
@@ -182,14 +187,22 @@ impl TrainingSets {
     /// What counts for each row of a prepared training set: as it was found before, by a walk under way,
     /// or by a new one. Dropping the future ends a walk that nobody else waits for.
     pub(super) async fn found(&self, prepared: &Prepared, admission: Admission) -> Result<Arc<Kept>> {
-        let walking = match self.known_or_begun(prepared, admission) {
-            Known::Found(kept) => return Ok(kept),
-            Known::Walking(walking) => walking,
-        };
-        let mut outcome = walking.outcome.clone();
-        let ended = outcome.wait_for(Option::is_some).await;
-        let ended = ended.map_err(|_| Error::internal("a walk ended without an outcome"))?;
-        ended.as_ref().expect("it was waited for").clone()
+        let (mut admission, mut has_waited) = (Some(admission), false);
+        loop {
+            let walking = match self.known_or_begun(prepared, &mut admission) {
+                Known::Found(kept) => return Ok(kept),
+                Known::Walking(walking) => walking,
+                Known::Nothing => return Err(Error::internal("a walk was begun, and is not there")),
+            };
+            let mut outcome = walking.outcome.clone();
+            let ended = outcome.wait_for(Option::is_some).await;
+            let ended = ended.map_err(|_| Error::internal("a walk ended without an outcome"))?;
+            match ended.as_ref().expect("it was waited for") {
+                // Whoever began it was not let in, or had no time left; that says nothing of the others.
+                Err(error) if admission.is_some() && !has_waited && is_of_its_caller(error) => has_waited = true,
+                ended => return ended.clone(),
+            }
+        }
     }
 
     /// Walks anew, whatever was found before; `told` is where it can be asked how far it is.
@@ -206,7 +219,8 @@ impl TrainingSets {
         self.walk(prepared.clone(), admission, walk).await
     }
 
-    fn known_or_begun(&self, prepared: &Prepared, admission: Admission) -> Known {
+    /// Takes the admission where it begins a walk.
+    fn known_or_begun(&self, prepared: &Prepared, admission: &mut Option<Admission>) -> Known {
         let mut table = self.jobs().lock();
         let key = key_of(prepared);
         match table.get_mut(&key) {
@@ -221,6 +235,7 @@ impl TrainingSets {
             }
             None => {}
         }
+        let Some(admission) = admission.take() else { return Known::Nothing };
         let walking = self.begin_walk(prepared, admission);
         table.insert(key, Job::Walking(Arc::downgrade(&walking)));
         Known::Walking(walking)
@@ -240,9 +255,12 @@ impl TrainingSets {
                     Err(_) => table.remove(&key),
                 };
             }
-            sets.jobs().trim(sets.now());
             // Whoever waited may have gone.
             let _ = sender.send(Some(walked));
+            let trimmed = tokio::task::spawn_blocking(move || sets.jobs().trim(sets.now())).await;
+            if let Err(error) = trimmed {
+                tracing::warn!(%error, "what was found before was not looked through");
+            }
         });
         Arc::new(Walking { outcome, walk, task: task.abort_handle() })
     }
@@ -290,4 +308,11 @@ impl TrainingSets {
 enum Known {
     Found(Arc<Kept>),
     Walking(Arc<Walking>),
+    /// And whoever asks has begun one already.
+    Nothing,
+}
+
+/// Whether a walk was not begun for reasons of whoever wanted to.
+fn is_of_its_caller(error: &Error) -> bool {
+    ["DEADLINE_EXCEEDED", "TOO_MANY_JOINS", "QUOTA_EXCEEDED"].contains(&error.reason)
 }

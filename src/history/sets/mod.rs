@@ -19,7 +19,7 @@ use bytes::Bytes;
 use hydrant_storage::files::Files;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
-use hydrant_storage::spines::SpineShelf;
+use hydrant_storage::spines::{SpineId, SpineShelf};
 
 use super::service::History;
 use crate::clock::StoreTime;
@@ -94,8 +94,9 @@ type SetKey = (Name, Name, u32);
 
 #[derive(Debug)]
 struct Needs {
-    /// `None`: it is not there, which was told at the start.
-    _spine: Option<Arc<StoredSpine>>,
+    spine_id: SpineId,
+    /// `None`: it is not there, which was told at the start, until it is put again.
+    spine: Option<Arc<StoredSpine>>,
     _services: Vec<UseHold>,
 }
 
@@ -119,7 +120,7 @@ impl TrainingSets {
             let spine = spines.get(tenant, set.spine).inspect_err(|_| {
                 tracing::error!(%tenant, training_set = set.reference(), spine = %set.spine, "its spine is not there");
             });
-            let needs = Needs { _spine: spine.ok(), _services: uses_of(&registry, tenant, set) };
+            let needs = Needs { spine_id: set.spine, spine: spine.ok(), _services: uses_of(&registry, tenant, set) };
             ((tenant.clone(), set.name.clone(), set.version), needs)
         });
         let needs = Mutex::new(needs.collect());
@@ -154,6 +155,11 @@ impl TrainingSets {
     /// Blocks.
     pub fn sweep(&self) {
         self.inner.jobs.trim(self.now());
+        for ((tenant, ..), needs) in self.inner.needs.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            if needs.spine.is_none() {
+                needs.spine = self.inner.spines.get(tenant, needs.spine_id).ok();
+            }
+        }
         self.inner.spines.sweep();
     }
 

@@ -141,29 +141,30 @@ impl Spines {
         Ok(Self { inner: Arc::new(Inner { shelf, options, time, state: Mutex::new(state), naming: Mutex::new(()) }) })
     }
 
-    /// Begins to store a spine of these columns. RESOURCE_EXHAUSTED where the tenant has as many as it
-    /// may have.
-    pub fn begin(&self, permit: &Permit, schema: SchemaRef) -> Result<SpineUpload> {
+    /// Begins to store a spine of these columns.
+    pub async fn begin(&self, permit: Permit, schema: SchemaRef) -> Result<SpineUpload> {
         permit.require(Action::ReadHistory)?;
-        let tenant = permit.tenant().clone();
-        self.sweep();
-        let room = Room { spines: self.clone(), tenant: tenant.clone(), bytes: 0 };
-        let mut new = self.inner.shelf.begin(&tenant).map_err(to_error)?;
-        let encoded_schema = encode_batches(&schema, None)?;
-        new.append(&encoded_schema, 0).map_err(to_error)?;
-        let writing = Writing {
-            new,
-            room,
-            digest: TableDigest::new(&schema),
-            schema,
-            encoded_schema,
-            rows: 0,
-            buffered: Vec::new(),
-            buffered_rows: 0,
-            buffered_bytes: 0,
-            _permit: permit.clone(),
-        };
-        Ok(SpineUpload { spines: self.clone(), writing: Some(writing) })
+        let spines = self.clone();
+        let writing = blocking(move |_| {
+            spines.sweep();
+            let tenant = permit.tenant().clone();
+            let mut new = spines.inner.shelf.begin(&tenant).map_err(to_error)?;
+            let encoded_schema = encode_batches(&schema, None)?;
+            new.append(&encoded_schema, 0).map_err(to_error)?;
+            Ok(Writing {
+                new,
+                room: Room { spines, tenant, bytes: 0 },
+                digest: TableDigest::new(&schema),
+                schema,
+                encoded_schema,
+                rows: 0,
+                buffered: Vec::new(),
+                buffered_rows: 0,
+                buffered_bytes: 0,
+                _permit: permit,
+            })
+        });
+        Ok(SpineUpload { spines: self.clone(), writing: Some(writing.await?) })
     }
 
     /// A spine by its id. NOT_FOUND, with the way out, if there is none, or not any more.
@@ -200,6 +201,13 @@ impl Spines {
                 }
             });
         }
+    }
+
+    /// How many a tenant has, and their bytes of disk.
+    pub fn usage(&self, tenant: &Name) -> (usize, u64) {
+        let state = self.lock();
+        let stored = state.tenants.get(tenant);
+        stored.map_or((0, 0), |spines| (spines.len(), spines.values().map(|spine| spine.bytes()).sum()))
     }
 
     /// Lets no file go until what is returned is dropped.
@@ -419,9 +427,8 @@ impl Room {
     /// Takes as many bytes as the spine has by now, or refuses them.
     fn grow_to(&mut self, bytes: u64) -> Result<()> {
         let max_bytes = self.spines.inner.options.max_bytes;
+        let (_, held) = self.spines.usage(&self.tenant);
         let mut state = self.spines.lock();
-        let stored = state.tenants.get(&self.tenant);
-        let held = stored.map_or(0, |spines| spines.values().map(|spine| spine.bytes()).sum::<u64>());
         let incoming = state.incoming.get(&self.tenant).copied().unwrap_or_default();
         let wanted = held.saturating_add(incoming - self.bytes).saturating_add(bytes);
         if wanted > max_bytes {

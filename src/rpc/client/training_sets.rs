@@ -139,6 +139,13 @@ impl Client {
         self.answer(answer)
     }
 
+    /// What a saved training set is made of.
+    pub async fn get_training_set_lineage(&self, name: &str) -> Result<Vec<v1::LineageEdge>, Refusal> {
+        let request = v1::GetLineageRequest { kind: v1::Kind::TrainingSet.into(), name: name.to_owned() };
+        let answer = self.registry().get_lineage(self.request(request)).await;
+        Ok(self.answer(answer)?.upstream)
+    }
+
     /// Every version of every saved training set, page after page.
     pub async fn list_training_sets(&self) -> Result<Vec<v1::TrainingSet>, Refusal> {
         let (mut sets, mut page_token) = (Vec::new(), String::new());

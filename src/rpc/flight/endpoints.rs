@@ -26,6 +26,9 @@ use crate::history::Mode;
 use crate::history::sets::{Prepared, PulledRows, SavedSet, StoredRequest};
 use crate::tenancy::Action;
 
+/// The kind of path that names a saved training set.
+const TRAINING_SET: &str = "training_set";
+
 /// What has endpoints.
 #[derive(Clone, Debug)]
 pub(super) enum WithEndpoints {
@@ -49,6 +52,10 @@ pub(super) fn asked(descriptor: &FlightDescriptor) -> Result<Option<WithEndpoint
         Asked::TrainingSet(command) => {
             let (name, version) = decode_reference(&command.name)?;
             Ok(Some(WithEndpoints::Saved { name, version, endpoint_rows: command.endpoint_rows }))
+        }
+        Asked::Path(kind, name) if kind == TRAINING_SET => {
+            let (name, version) = decode_reference(&name)?;
+            Ok(Some(WithEndpoints::Saved { name, version, endpoint_rows: 0 }))
         }
         _ => Ok(None),
     }

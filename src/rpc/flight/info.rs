@@ -72,7 +72,7 @@ fn schema(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<Schema> 
             SERVICE => Ok(Beside::default().schema(&snapshot.select(&catalog, &[name], &[])?)),
             other => {
                 let told = format!("there is no kind '{}' of flight", other.chars().take(80).collect::<String>());
-                Err(Error::not_found("UNKNOWN_KIND", told).hint("use source, view or service"))
+                Err(Error::not_found("UNKNOWN_KIND", told).hint("use source, view, service or training_set"))
             }
         },
     }

@@ -150,7 +150,7 @@ enum Asked {
 
 /// Reads a descriptor: a FlightCommand, or a path of a kind and a name.
 fn read_descriptor(descriptor: FlightDescriptor) -> Result<Asked> {
-    let hint = "send a FlightCommand of package hydrant.v1, or a path such as source/weather, view/airport_weather, service/delay_model";
+    let hint = "send a FlightCommand of package hydrant.v1, or a path such as source/weather, view/airport_weather, service/delay_model, training_set/flights@1";
     let wrong = |told: String| Error::invalid("BAD_DESCRIPTOR", told).hint(hint);
     match descriptor.r#type() {
         DescriptorType::Cmd => {

@@ -25,8 +25,8 @@ pub(super) async fn store(rpc: &FlightRpc, mut upload: Upload) -> Result<Answers
         match (held, storing.as_mut()) {
             (Decoded::Schema(schema), _) => {
                 let permit = use_cases.admit(Action::ReadHistory, Demand { cost: 1, ..Demand::default() }).await;
-                let begun = permit.and_then(|permit| use_cases.training_sets.spines().begin(&permit, schema));
-                storing = Some(begun.map_err(to_status)?);
+                let spines = use_cases.training_sets.spines();
+                storing = Some(spines.begin(permit.map_err(to_status)?, schema).await.map_err(to_status)?);
             }
             (Decoded::Batch(batch), Some(storing)) => storing.push(batch).await.map_err(to_status)?,
             (Decoded::Batch(_), None) | (Decoded::Nothing, _) => {}

@@ -210,7 +210,7 @@ impl SpineShelf {
         let path = self.path(tenant, id);
         let note = path.with_extension(PUT_EXTENSION);
         let files = self.files.as_ref();
-        let removed = files::remove_if_there(files, &path).and_then(|()| files::remove_if_there(files, &note));
+        let removed = files::remove_if_there(files, &note).and_then(|()| files::remove_if_there(files, &path));
         let directory = self.directory.join(tenant.as_str());
         removed.and_then(|()| files.sync_dir(&directory)).map_err(SpineError::io(&path))
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arrow_array::RecordBatch;
 use futures::FutureExt as _;
 use futures::future::join_all;
-use hydrant::error::Code;
+use hydrant::error::{Code, Error};
 use hydrant::history::ContentDigest;
 use hydrant::history::sets::Progress;
 use hydrant::registry::definition::Kind;
@@ -196,6 +196,23 @@ async fn endpoints_that_are_pulled_at_once_share_one_walk() {
     node.sets().forget_found();
     assert_eq!(node.pull(&prepared, endpoints[5].clone()).await, first[5]);
     assert_eq!(node.walks(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_not_let_in_keeps_no_other_from_walking() {
+    let node = TestNode::start(SHOP).await;
+    let id = node.store(&spine(&json!([{"user_id": 1, "friend_id": 2, "at": START}]))).await;
+    let prepared = node.prepare(stored(id, &["model"], AS_KNOWN)).await;
+    let permit = || node.permit(Action::ReadHistory);
+    for _ in 0..20 {
+        let not_let_in = || async { Err(Error::new(Code::ResourceExhausted, "TOO_MANY_JOINS", "not now")) }.boxed();
+        let first = node.sets().pull(permit(), &prepared, 0..1, Box::new(not_let_in));
+        let second = node.sets().pull(permit(), &prepared, 0..1, node.admission());
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!(first.map(drop).expect_err("not let in").reason, "TOO_MANY_JOINS");
+        assert!(second.is_ok());
+        node.sets().forget_found();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,4 +459,23 @@ async fn a_damaged_spine_is_data_loss_naming_it_and_putting_it_again_mends_it() 
     assert_eq!(node.pull_saved("set", set.version, 0).await.num_rows(), 1);
     node.restart().await;
     assert_eq!(node.pull_saved("set", set.version, 0).await.num_rows(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spine_that_was_lost_and_is_put_again_stays_with_its_training_set() {
+    let mut node = TestNode::start(SHOP).await;
+    let wanted = spine(&json!([{"user_id": 1, "friend_id": 2, "at": START}]));
+    let id = node.store(&wanted).await;
+    node.save("set", stored(id, &["model"], AS_KNOWN)).await;
+    node.close().await;
+    std::fs::remove_file(node.data_directory().join(format!("spines/default/{id}.spine"))).expect("it was there");
+    node.open().await.expect("the others are served");
+    let permit = node.permit(Action::ReadHistory);
+    let refusal = node.sets().prepare_saved(&permit, &set_name("set"), None).await.expect_err("it was lost");
+    assert_eq!(refusal.reason, "SPINE_NOT_FOUND");
+    node.store(&wanted).await;
+    node.sets().sweep();
+    node.advance(30 * DAY).await;
+    node.sets().sweep();
+    assert_eq!(node.pull_saved("set", 1, 0).await.num_rows(), 1);
 }
