@@ -441,7 +441,8 @@ fn compaction_options(config: &Config) -> CompactionOptions {
 
 fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
     let threads = match config.backfill.threads {
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        // One of them waits for the disk.
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 1,
         threads => threads,
     };
     BackfillOptions {

@@ -2,24 +2,28 @@
 //! next rows come. Dropped, it leaves what is durable, to go on with.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::RecordBatch;
 use hydrant_storage::slices::slice_bytes;
 use hydrant_storage::threads::{Work, standing_back};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::check::{Checked, check};
 use super::finish::{Finishing, Whole};
-use super::ledger::{Ledger, Piece};
+use super::ledger::{Ledger, Piece, PieceWriter};
 use super::target::Target;
 use super::{BackfillRequest, Inner, blocking};
 use crate::error::{Code, Error, Result, Violation};
 use crate::rows::{BadRow, MAX_NAMED};
 use crate::tenancy::Permit;
 
-/// The share of the memory that rows take until they are staged, while as many are being staged.
-const PIECE_SHARE: usize = 4;
+/// Pieces that are sorted and written at a time: one of them waits for the disk.
+const WRITERS: usize = 2;
+/// The share of the memory that rows take until they are staged: so many for each piece that is written,
+/// one for the next, and as much for what is sorted.
+const PIECE_SHARE: usize = WRITERS + 3;
 /// What a piece takes at most: rows are numbered in 32 bits there.
 const LARGEST_PIECE: usize = 1 << 30;
 
@@ -33,8 +37,9 @@ pub struct Intake {
     request: BackfillRequest,
     /// Rows of the backfill that were taken.
     rows: u64,
-    /// Rows of it that are durable.
-    staged: u64,
+    /// Of it, what is durable.
+    staged: Arc<Durable>,
+    writers: Arc<Semaphore>,
     /// `None`: an earlier batch was refused, or given up.
     taken: Option<Taken>,
 }
@@ -44,15 +49,24 @@ struct Taken {
     piece: Piece,
     /// Where rows are staged; `None` where they are only checked.
     ledger: Option<Staged>,
+    writer: Option<PieceWriter>,
     bad_rows: u64,
     named: Vec<(u64, BadRow)>,
 }
 
-/// One piece is staged at a time.
+/// Pieces are written several at a time, and noted one after the other.
 #[derive(Debug)]
 enum Staged {
     Idle(Ledger),
+    /// The last piece on its way; the one before it is noted first.
     Busy(JoinHandle<Result<Ledger>>),
+}
+
+/// What of a backfill is durable and noted.
+#[derive(Debug, Default)]
+struct Durable {
+    rows: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Staged {
@@ -78,13 +92,18 @@ impl Intake {
     ) -> Self {
         let rows = request.first_row;
         let piece = Piece::new(&target, rows);
-        let taken = Taken { piece, ledger: ledger.map(Staged::Idle), bad_rows: 0, named: Vec::new() };
-        Self { inner, permit, place: Arc::new(place), target, request, rows, staged: rows, taken: Some(taken) }
+        let staged = Arc::new(Durable::default());
+        staged.rows.store(rows, Ordering::Relaxed);
+        staged.bytes.store(ledger.as_ref().map_or(0, Ledger::bytes), Ordering::Relaxed);
+        let writer = ledger.as_ref().map(Ledger::writer);
+        let taken = Taken { piece, ledger: ledger.map(Staged::Idle), writer, bad_rows: 0, named: Vec::new() };
+        let (place, writers) = (Arc::new(place), Arc::new(Semaphore::new(WRITERS)));
+        Self { inner, permit, place, target, request, rows, staged, writers, taken: Some(taken) }
     }
 
     /// The rows of the backfill that were taken, and those that are durable.
     pub fn rows(&self) -> (u64, u64) {
-        (self.rows, self.staged)
+        (self.rows, self.staged.rows.load(Ordering::Relaxed))
     }
 
     /// Takes the next rows; ready for more when it returns. Bad rows are told by [`Intake::finish`]: so many
@@ -146,12 +165,9 @@ impl Intake {
         Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger }))
     }
 
-    /// Begins to stage what has come together, once the piece before it is staged.
+    /// Begins to stage what has come together, once not too many pieces are on their way.
     async fn stage(&mut self, taken: &mut Taken) -> Result<()> {
-        let Some(staged) = taken.ledger.take() else { return Ok(()) };
-        let ledger = staged.idle().await?;
-        self.staged = ledger.manifest.rows;
-        let (bytes, limit) = (ledger.bytes(), self.inner.options.max_staged);
+        let (bytes, limit) = (self.staged.bytes.load(Ordering::Relaxed), self.inner.options.max_staged);
         if bytes > limit {
             let message =
                 format!("the backfill's sorted rows take {bytes} bytes; 'backfill.max_staged' allows {limit}");
@@ -160,20 +176,30 @@ impl Intake {
                 .with("limit", limit)
                 .hint("load it in several parts, or raise the option"));
         }
+        let turn = self.writers.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Error::internal("nobody closes the turns of a backfill's writers"))?;
+        let (Some(before), Some(writer)) = (taken.ledger.take(), &mut taken.writer) else { return Ok(()) };
+        let writer = writer.for_next(&self.target);
         let next = Piece::new(&self.target, self.rows);
         let piece = std::mem::replace(&mut taken.piece, next);
         let (target, metrics, place) = (self.target.clone(), self.inner.metrics.clone(), self.place.clone());
-        let staging = blocking(move || {
-            let mut ledger = ledger;
-            let staged = standing_back(Work::Training, || {
-                let rows = piece.selected;
-                ledger.add(&target, piece)?;
-                metrics.staged.add(rows);
-                Ok(ledger)
+        let durable = self.staged.clone();
+        let staging = async move {
+            let written = blocking(move || {
+                let written = standing_back(Work::Training, || writer.write(&target, piece));
+                written.map_err(|error| Error::internal(format!("no thread for staging rows: {error}")))?
             });
-            drop(place);
-            staged.map_err(|error| Error::internal(format!("no thread for staging rows: {error}")))?
-        });
+            // Written beside the piece before it, and noted after it.
+            let written = written.await;
+            let (mut ledger, written) = (before.idle().await?, written?);
+            let (rows, bytes) = (ledger.manifest.selected, written.bytes());
+            let ledger = blocking(move || ledger.note(written).map(|()| ledger)).await?;
+            metrics.staged.add(ledger.manifest.selected - rows);
+            durable.rows.store(ledger.manifest.rows, Ordering::Relaxed);
+            durable.bytes.fetch_add(bytes, Ordering::Relaxed);
+            drop((turn, place));
+            Ok(ledger)
+        };
         taken.ledger = Some(Staged::Busy(tokio::spawn(staging)));
         Ok(())
     }

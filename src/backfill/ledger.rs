@@ -77,8 +77,60 @@ pub(super) struct Ledger {
     /// With which their names begin.
     backfill: String,
     pub manifest: Manifest,
+}
+
+/// Writes pieces, several at a time if need be.
+#[derive(Clone, Debug)]
+pub(super) struct PieceWriter {
+    files: Arc<dyn Files>,
+    directory: PathBuf,
+    backfill: String,
     /// For the names of runs, which are never used again.
     next_run: u64,
+}
+
+/// A piece that is durable.
+#[derive(Debug)]
+pub(super) struct WrittenPiece {
+    /// By the view's id.
+    views: BTreeMap<u32, StagedView>,
+    selected: u64,
+    through: u64,
+}
+
+impl WrittenPiece {
+    pub fn bytes(&self) -> u64 {
+        self.views.values().flat_map(|view| &view.runs).map(|run| run.bytes).sum()
+    }
+}
+
+impl PieceWriter {
+    /// One to write the next piece with; this one goes on with those after it.
+    pub fn for_next(&mut self, target: &Target) -> Self {
+        let next = self.clone();
+        self.next_run += target.views.len() as u64;
+        next
+    }
+
+    /// Sorts and writes rows. Blocks.
+    pub fn write(self, target: &Target, piece: Piece) -> Result<WrittenPiece> {
+        let Piece { views, null_keys, selected, through, .. } = piece;
+        let mut written = WrittenPiece { views: BTreeMap::new(), selected, through };
+        for (((view, rows), null_keys), number) in target.views.iter().zip(views).zip(null_keys).zip(self.next_run..) {
+            let staged = written.views.entry(view.id.0).or_default();
+            staged.null_keys = null_keys;
+            if rows.is_empty() {
+                continue;
+            }
+            let name = format!("{}.run-{}-{number}.parquet", self.backfill, view.id.0);
+            let spec = target.spec_of(view);
+            // Only its runs are written here.
+            let (runs, table) = (self.directory.as_path(), self.directory.as_path());
+            let staging = Staging { files: &self.files, spec: &spec, runs, table, backfill: &self.backfill };
+            staged.runs.push(rows.write(&staging, name).map_err(|error| staging_error(&error))?);
+        }
+        Ok(written)
+    }
 }
 
 impl Ledger {
@@ -93,9 +145,9 @@ impl Ledger {
                 fresh
             }
         };
-        let ledger = Self { files: files.clone(), directory, backfill, manifest, next_run: 0 };
+        let ledger = Self { files: files.clone(), directory, backfill, manifest };
         ledger.remove_unknown()?;
-        Ok(Self { next_run: ledger.runs().count() as u64, ..ledger })
+        Ok(ledger)
     }
 
     pub fn directory(&self) -> &Path {
@@ -110,26 +162,22 @@ impl Ledger {
         self.runs().map(|run| run.bytes).sum()
     }
 
-    /// Sorts and writes rows, and notes them once all are durable. Blocks.
-    pub fn add(&mut self, target: &Target, piece: Piece) -> Result<()> {
+    /// Whoever writes pieces of rows for it.
+    pub fn writer(&self) -> PieceWriter {
+        let (files, directory, backfill) = (self.files.clone(), self.directory.clone(), self.backfill.clone());
+        PieceWriter { files, directory, backfill, next_run: self.runs().count() as u64 }
+    }
+
+    /// Notes a piece that is durable; the one before it is noted already. Blocks.
+    pub fn note(&mut self, piece: WrittenPiece) -> Result<()> {
         let mut manifest = self.manifest.clone();
-        let Piece { views, null_keys, selected, through, .. } = piece;
-        for ((view, rows), null_keys) in target.views.iter().zip(views).zip(null_keys) {
-            let staged = manifest.views.entry(view.id.0).or_default();
-            staged.null_keys += null_keys;
-            if rows.is_empty() {
-                continue;
-            }
-            let name = format!("{}.run-{}-{}.parquet", self.backfill, view.id.0, self.next_run);
-            self.next_run += 1;
-            let spec = target.spec_of(view);
-            // Only its runs are written here.
-            let (runs, table) = (self.directory.as_path(), self.directory.as_path());
-            let staging = Staging { files: &self.files, spec: &spec, runs, table, backfill: &self.backfill };
-            staged.runs.push(rows.write(&staging, name).map_err(|error| staging_error(&error))?);
+        for (view, staged) in piece.views {
+            let known = manifest.views.entry(view).or_default();
+            known.runs.extend(staged.runs);
+            known.null_keys += staged.null_keys;
         }
-        manifest.rows = through;
-        manifest.selected += selected;
+        manifest.rows = piece.through;
+        manifest.selected += piece.selected;
         let bytes = encode(&manifest);
         let path = manifest_path(&self.directory, &self.backfill);
         files::replace(self.files.as_ref(), &path, &bytes).map_err(|error| disk_error(&path, &error))?;

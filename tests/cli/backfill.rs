@@ -4,12 +4,12 @@ use serde_json::{Value as Json, json};
 
 use crate::scene::{HOUR, START, Scene, weather_columns};
 
-fn told(scene: &Scene, arguments: &[&str]) -> Json {
+fn print(scene: &Scene, arguments: &[&str]) -> Json {
     serde_json::from_str(&scene.succeed(arguments)).expect("JSON")
 }
 
 fn backfill(scene: &Scene, more: &[&str], files: &[&str]) -> Json {
-    told(scene, &[&["backfill", "weather"][..], files, &["-o", "json"], more].concat())
+    print(scene, &[&["backfill", "weather"][..], files, &["-o", "json"], more].concat())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,7 +21,7 @@ async fn files_are_history_at_once_and_online_once_and_again_they_change_nothing
     assert_eq!(done["online"][0]["view"], "airport_weather");
     assert_eq!((&done["online"][0]["rows"], &done["online"][0]["written"]), (&json!(3), &json!(1)));
     let at = ["--key", "origin=EWR", "--at", "2013-12-30T21:30:00Z", "-o", "json"];
-    let read = told(&scene, &[&["online", "get", "--service", "model"][..], &at[..]].concat());
+    let read = print(&scene, &[&["online", "get", "--service", "model"][..], &at[..]].concat());
     assert_eq!(read["rows"][0]["features"]["airport_weather__temp"]["value"], 31.0);
     assert_eq!(read["rows"][0]["features"]["airport_weather__temp"]["status"], "PRESENT");
 
@@ -30,7 +30,7 @@ async fn files_are_history_at_once_and_online_once_and_again_they_change_nothing
     assert_eq!(again["online"][0]["written"], 0);
     let labelled = backfill(&scene, &["--again", "for a new view", "--no-materialize"], &[&old]);
     assert_eq!((&labelled["outcome"], labelled["online"].as_array().expect("a list").len()), (&json!("applied"), 0));
-    let online = told(&scene, &["materialize", "airport_weather", "-o", "json"]);
+    let online = print(&scene, &["materialize", "airport_weather", "-o", "json"]);
     assert_eq!((&online["views"][0]["rows"], &online["views"][0]["written"]), (&json!(6), &json!(1)));
 }
 
