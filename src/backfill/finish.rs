@@ -339,7 +339,11 @@ impl Whole {
     /// What was staged is history.
     async fn end(self) {
         let Self { ledger, place, .. } = self;
-        if let Err(error) = blocking(move || Ok(ledger.remove())).await {
+        let removing = blocking(move || {
+            ledger.remove();
+            Ok(())
+        });
+        if let Err(error) = removing.await {
             tracing::warn!(%error, "what a backfill had staged is left");
         }
         drop(place);
