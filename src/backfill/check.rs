@@ -228,12 +228,12 @@ impl Keys {
         let (mut slots, mut kept) = (Vec::with_capacity(rows), BooleanBufferBuilder::new(rows));
         ends.push(0);
         let mut null = 0;
-        for row in 0..rows {
+        for (row, is_part) in is_part_of_a_view.iter_mut().enumerate() {
             let begin = buffer.len();
             let has_key = reader.encode(row, &mut buffer);
             kept.append(has_key);
             if has_key {
-                is_part_of_a_view[row] = true;
+                *is_part = true;
                 slots.push(slot_of(view.slot_seed, &buffer[begin..]));
             } else {
                 null += 1;

@@ -151,7 +151,16 @@ impl Finishing {
 
 impl Whole {
     async fn finish(self, watch: &Arc<StagingWatch>, told: &watch::Sender<Progress>) -> Result<BackfillReport> {
-        let merged = self.merge(watch, told).await?;
+        let merged = match self.merge(watch, told).await {
+            Ok(merged) => merged,
+            Err(error) => {
+                // What is damaged is of no use to whoever tries again.
+                if error.code == Code::DataLoss {
+                    self.end().await;
+                }
+                return Err(error);
+            }
+        };
         if watch.stop.load(Ordering::Relaxed) {
             self.discard(merged).await;
             return Err(stopped());
@@ -176,7 +185,9 @@ impl Whole {
             return Ok(report);
         }
         let inner = self.inner.clone();
-        inner.parts.takes_in.take_in_now().await?;
+        if let Err(error) = inner.parts.takes_in.take_in_now().await {
+            tracing::warn!(%error, frame = appended.frame, "a backfill that the log has taken in is not history yet");
+        }
         let deadline = Instant::now() + inner.options.patience;
         if !wait_settled(inner.parts.log.as_ref(), appended.frame, deadline).await {
             let message = "the backfill was taken in by the log, and its rows are not in history yet";
@@ -250,8 +261,9 @@ impl Whole {
         });
         let take_in = TakeIn::new(self.target.id.clone(), on_arrival, tables.collect());
         let record = bytes::Bytes::from(take_in.encode());
-        // The files' names differ each time; the same id is the same backfill.
-        let producer = xxh3_128(format!("hydrant-backfill\0{}", self.target.id).as_bytes());
+        // The files' names differ each time; the same id for the same views is the same backfill.
+        let fingerprint = self.target.fingerprint().map_err(|error| (true, error))?;
+        let producer = xxh3_128(format!("hydrant-backfill\0{}\0{fingerprint}", self.target.id).as_bytes());
         let stamp = ProducerStamp { producer, sequence: 1, payload_hash: producer };
         let mut prepared = self.target.snapshot.revision;
         for _ in 0..MAX_ATTEMPTS {
@@ -327,7 +339,11 @@ impl Whole {
     /// What was staged is history.
     async fn end(self) {
         let Self { ledger, place, .. } = self;
-        if let Err(error) = blocking(move || Ok(ledger.remove())).await {
+        let removing = blocking(move || {
+            ledger.remove();
+            Ok(())
+        });
+        if let Err(error) = removing.await {
             tracing::warn!(%error, "what a backfill had staged is left");
         }
         drop(place);

@@ -142,7 +142,11 @@ impl Intake {
         if taken.bad_rows > 0 {
             if let Some(ledger) = taken.ledger.take() {
                 let ledger = ledger.idle().await?;
-                blocking(move || Ok(ledger.remove())).await?;
+                blocking(move || {
+                    ledger.remove();
+                    Ok(())
+                })
+                .await?;
             }
             return Err(self.refusal(taken));
         }

@@ -220,7 +220,8 @@ impl Walk<'_> {
             if Instant::now() >= deadline || !proceed(&self.progress) {
                 return Err(refused);
             }
-            std::thread::sleep(refused.retry_after.unwrap_or(Duration::from_millis(100)));
+            let delay = refused.retry_after.unwrap_or(Duration::from_millis(100));
+            self.runtime.block_on(async move { tokio::time::sleep(delay).await });
         }
     }
 

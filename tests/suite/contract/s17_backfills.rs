@@ -148,7 +148,7 @@ async fn a_backfill_that_was_cut_off_goes_on_after_what_is_durable() {
     // What is being staged when its client goes comes to its end by itself.
     node.restart().await;
     let Standing::Staged { rows: staged } = standing(&node, &request).await else { panic!("it was not taken in") };
-    assert!((600..18_000).contains(&staged) && staged.is_multiple_of(600), "{staged} rows are staged");
+    assert!((600..=18_000).contains(&staged) && staged.is_multiple_of(600), "{staged} rows are staged");
 
     let out_of_step = node.backfill(request.clone(), &batches).await.expect_err("they are staged");
     assert_eq!(out_of_step.reason, "BACKFILL_OUT_OF_STEP");

@@ -27,7 +27,7 @@ impl Load {
             let mixed = (u64::from(ordinal) + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20;
             let (event_time, known_time) = ((mixed % 40) as i64 - 20, (mixed / 64 % 3) as i64);
             let row = with_values(row((mixed % 13) as u16, event_time, known_time, 0, ordinal), &spec, features, mixed);
-            if mixed % 11 == 0 { Row { deleted: true, values: Vec::new(), ..row } } else { row }
+            if mixed.is_multiple_of(11) { Row { deleted: true, values: Vec::new(), ..row } } else { row }
         };
         let rows = (0..count).map(draw).collect();
         Self { spec, rows }
