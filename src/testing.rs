@@ -428,6 +428,10 @@ impl WriteLog for TestLog {
         self.inner.require(preparation).await;
     }
 
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+
     fn durable(&self) -> watch::Receiver<u64> {
         self.inner.durable()
     }

@@ -249,7 +249,8 @@ impl Node {
         compaction.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
-        // The log joins its thread when its last holder lets go of it.
+        // Calls that are still being answered hold on to it.
+        log.close().await;
         let dropped = blocking(move || drop((landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");

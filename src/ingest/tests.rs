@@ -103,6 +103,10 @@ impl WriteLog for WatchedLog {
         self.inner.read_from(after, max_bytes)
     }
 
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+
     fn durable(&self) -> watch::Receiver<u64> {
         self.inner.durable()
     }

@@ -36,6 +36,8 @@ pub enum Command {
     /// What is known of the producers through the newest durable frame. To encode it is not this
     /// thread's: writes would wait for it.
     Checkpoint(SyncSender<Checkpoint>),
+    /// The last that it does; answered when it has.
+    Close(oneshot::Sender<()>),
 }
 
 /// A request that waits for the log.
@@ -131,10 +133,11 @@ struct Group {
 }
 
 impl Appender {
-    /// Works until all senders are gone.
+    /// Works until it is closed, or all senders are gone.
     pub fn run(mut self, commands: &Receiver<Command>) -> Result<(), Fatal> {
         let mut waiting = VecDeque::with_capacity(1);
-        loop {
+        let mut closer = None;
+        while closer.is_none() {
             let next = waiting.pop_front().map_or_else(|| commands.recv_timeout(self.limits.tick), Ok);
             match next {
                 Ok(Command::Append(request)) => {
@@ -156,6 +159,7 @@ impl Appender {
                 Ok(Command::Checkpoint(answer)) => {
                     let _ = answer.send(self.producers.checkpoint(self.next_frame - 1, self.time.wall()));
                 }
+                Ok(Command::Close(answer)) => closer = Some(answer),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -164,10 +168,14 @@ impl Appender {
         }
         // So that the next start knows all of what was synced. The bound stays: readers may outlive
         // this thread.
-        match self.write_clock(self.time.bound()) {
-            Err(Failure::Fatal(fatal)) => Err(fatal),
-            Err(Failure::Refused(_)) | Ok(()) => Ok(()),
+        if let Err(Failure::Fatal(fatal)) = self.write_clock(self.time.bound()) {
+            return Err(fatal);
         }
+        if let Some(closer) = closer {
+            // Whoever asked may have gone.
+            let _ = closer.send(());
+        }
+        Ok(())
     }
 
     /// Adds what waits to the group, within bounds; gives back a command of another kind.

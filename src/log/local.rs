@@ -195,6 +195,19 @@ impl LocalLog {
         closed.map_err(|refusal| LogError::Io { action: "begin a segment in", path, source: io::Error::other(refusal) })
     }
 
+    /// Has the thread do what can't be refused, and waits until it has.
+    async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+        let Some(commands) = self.queue.commands.clone() else { return };
+        let (answer, answered) = oneshot::channel();
+        let command = command(answer);
+        // Waits for a place: a refusal would leave the caller no way out.
+        let sent = tokio::task::spawn_blocking(move || commands.send(command));
+        // A log that has stopped answers no request any more.
+        if matches!(sent.await, Ok(Ok(()))) {
+            answered.await.ok();
+        }
+    }
+
     async fn append_one(&self, request: AppendRequest) -> Result<Appended, AppendError> {
         let AppendRequest { rows, control, stamp, prepared } = request;
         let limit = self.max_request_bytes;
@@ -267,14 +280,11 @@ impl WriteLog for LocalLog {
     }
 
     async fn require(&self, preparation: u64) {
-        let Some(commands) = self.queue.commands.clone() else { return };
-        let (answer, answered) = oneshot::channel();
-        // Waits for a place: a refusal would leave the caller no way out.
-        let sent = tokio::task::spawn_blocking(move || commands.send(Command::Require(preparation, answer)));
-        // A log that has stopped answers no request any more.
-        if matches!(sent.await, Ok(Ok(()))) {
-            answered.await.ok();
-        }
+        self.command(|answer| Command::Require(preparation, answer)).await;
+    }
+
+    async fn close(&self) {
+        self.command(Command::Close).await;
     }
 
     fn durable(&self) -> watch::Receiver<u64> {

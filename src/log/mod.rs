@@ -53,6 +53,10 @@ pub trait WriteLog: Send + Sync + Debug {
     /// The number of the newest durable frame; 0 before the first.
     fn durable(&self) -> watch::Receiver<u64>;
 
+    /// Writes what waits, and takes nothing more. When this returns, the next start knows that all of it was
+    /// durable, however long others hold on to the log.
+    async fn close(&self);
+
     /// Draws a line: see [`Sealed`]. Store time has caught up with the wall clock afterwards.
     async fn seal(&self) -> Result<Sealed, LogError>;
 

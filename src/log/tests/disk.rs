@@ -177,6 +177,20 @@ async fn a_frame_known_to_be_durable_is_never_taken_for_a_torn_write() {
 }
 
 #[tokio::test]
+async fn what_was_durable_when_the_log_was_closed_is_known_to_be_whoever_still_holds_it() {
+    let machine = Machine::new(1);
+    let log = machine.log();
+    append_each(&log, 0..3).await;
+    log.close().await;
+    assert!(matches!(log.append(sample_request(9, 1, None)).await, Err(AppendError::Closed)));
+    let segment = machine.segments().remove(0);
+    let damaged = machine.after_power_cut(1);
+    damaged.files.damage(&segment, |bytes| *bytes.last_mut().expect("frames") ^= 1).expect("damaged");
+    assert!(damaged.open().is_err(), "the last frame was taken for a torn write");
+    assert_eq!(numbers(&log), [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn every_bit_flip_in_a_frame_before_the_last_stops_the_start_and_says_where() {
     let machine = Machine::new(1);
     let log = machine.log();
