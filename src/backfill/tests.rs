@@ -130,7 +130,8 @@ async fn start(files: &LossyFiles, metadata: &LossyFiles) -> Option<Machine> {
         file_bytes: 1 << 20,
         runs_per_level: 4,
         landing_bytes: 1 << 20,
-        patience: Duration::from_secs(20),
+        // What has failed fails until the next start.
+        patience: Duration::ZERO,
     };
     let backfills = Backfills::open(parts, options).await.ok()?;
     Some(Machine { backfills, log, tables })
