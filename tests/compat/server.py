@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import urllib.request
 from pathlib import Path
 
 import grpc
@@ -145,19 +146,26 @@ class Server:
         return table, report
 
     def wait_until_landed(self, *features: str, key_columns: pa.Schema):
-        """Asks for empty training sets until no row of theirs comes from the tail any more."""
+        """Has the partitions apply what was written, and waits until none has rows that history lacks."""
         spine = pa.schema([pa.field("asked_at", pa.timestamp("us", "UTC")), *key_columns]).empty_table()
         overdue = threading.Event()
         timer = threading.Timer(PATIENCE, overdue.set)
         timer.start()
         try:
-            while True:
-                tables = self.training_set(spine, features=list(features))[1].tables
-                if all(table.HasField("delta_version") and table.tail_rows == 0 for table in tables):
-                    return
-                assert not overdue.is_set(), f"rows did not land:\n{tables}\n{self.log_tail()}"
+            # A training set reads what was acknowledged before it.
+            self.training_set(spine, features=list(features))
+            while sum(self.metric("hydrant_partition_tail_bytes")) > 0:
+                assert not overdue.is_set(), f"rows did not land:\n{self.log_tail()}"
+            tables = self.training_set(spine, features=list(features))[1].tables
+            assert all(table.HasField("delta_version") for table in tables)
         finally:
             timer.cancel()
+
+    def metric(self, name: str) -> list:
+        """The values of a metric, whatever their labels."""
+        url = f"http://{self.addresses['http']}/metrics"
+        lines = urllib.request.urlopen(url, timeout=PATIENCE).read().decode().splitlines()
+        return [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{")]
 
     def _close_clients(self):
         self.flight.close()
