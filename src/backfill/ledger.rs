@@ -98,6 +98,15 @@ pub(super) struct WrittenPiece {
     through: u64,
 }
 
+fn run_name(backfill: &str, view: u32, number: u64) -> String {
+    format!("{backfill}.run-{view}-{number}.parquet")
+}
+
+/// A run's number: not every view has one of each.
+fn number_of(name: &str) -> Option<u64> {
+    name.strip_suffix(".parquet")?.rsplit_once('-')?.1.parse().ok()
+}
+
 impl WrittenPiece {
     pub fn bytes(&self) -> u64 {
         self.views.values().flat_map(|view| &view.runs).map(|run| run.bytes).sum()
@@ -122,7 +131,7 @@ impl PieceWriter {
             if rows.is_empty() {
                 continue;
             }
-            let name = format!("{}.run-{}-{number}.parquet", self.backfill, view.id.0);
+            let name = run_name(&self.backfill, view.id.0, number);
             let spec = target.spec_of(view);
             // Only its runs are written here.
             let (runs, table) = (self.directory.as_path(), self.directory.as_path());
@@ -165,7 +174,8 @@ impl Ledger {
     /// Whoever writes pieces of rows for it.
     pub fn writer(&self) -> PieceWriter {
         let (files, directory, backfill) = (self.files.clone(), self.directory.clone(), self.backfill.clone());
-        PieceWriter { files, directory, backfill, next_run: self.runs().count() as u64 }
+        let next_run = self.runs().filter_map(|run| number_of(&run.name)).max().map_or(0, |last| last + 1);
+        PieceWriter { files, directory, backfill, next_run }
     }
 
     /// Notes a piece that is durable; the one before it is noted already. Blocks.
@@ -285,4 +295,18 @@ fn read(files: &dyn Files, directory: &Path, backfill: &str) -> io::Result<Optio
         return Ok(None);
     }
     Ok(serde_json::from_slice(content).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Views without rows in a piece have no run of it, so runs can't be counted.
+    #[test]
+    fn a_runs_number_is_told_from_its_name() {
+        for number in [0, 7, 1 << 40] {
+            assert_eq!(number_of(&run_name("an-id-1", 3, number)), Some(number));
+        }
+        assert_eq!(number_of("ledger.json"), None);
+    }
 }

@@ -67,7 +67,10 @@ impl Cut {
         let deadline = Instant::now() + patience;
         partitions.wait_applied(sealed.frame, deadline).await?;
         // What a control record takes in is ingested with it, and its tables must have it.
-        if !wait_settled(log, sealed.frame, deadline).await {
+        let taken_in = log.unsettled().into_iter().filter(|frame| frame.ingest_time <= cutoff);
+        if let Some(last) = taken_in.map(|frame| frame.number).max()
+            && !wait_settled(log, last, deadline).await
+        {
             let message =
                 "a backfill was taken in by the log before the cut-off, and history doesn't have its rows yet";
             return Err(Error::new(Code::Unavailable, "BACKFILL_PENDING", message)

@@ -156,6 +156,8 @@ struct Asked {
 /// The rows of one key, seen so far.
 struct Seen {
     winner: Option<RowAt>,
+    /// Whether history has the winner.
+    winner_has_landed: bool,
     losers: BinaryHeap<Near>,
     most: usize,
     rows: u64,
@@ -176,6 +178,7 @@ struct Kept {
     deleted: bool,
     revision: u64,
     feature_count: u16,
+    has_landed: bool,
 }
 
 impl History {
@@ -328,7 +331,7 @@ fn explain(
     for (number, lookup) in selection.lookups.iter().enumerate() {
         let seen = match &keys[number] {
             Some(key) => rows_of_key(&views[number], key, asked, most, stop)?,
-            None => Seen { winner: None, losers: BinaryHeap::new(), most: 0, rows: 0 },
+            None => Seen { winner: None, winner_has_landed: false, losers: BinaryHeap::new(), most: 0, rows: 0 },
         };
         for index in &columns_of[number] {
             let column = &selection.columns[*index];
@@ -346,7 +349,6 @@ fn explain(
             };
             cells.push((*index, explained));
         }
-        let landed = views[number].table().landed_through;
         let mut told = |version: RowVersion, kept: Kept| -> Result<ToldRow, JoinError> {
             stop.check()?;
             Ok(ToldRow {
@@ -355,12 +357,12 @@ fn explain(
                 deleted: kept.deleted,
                 revision: kept.revision,
                 feature_count: kept.feature_count,
-                has_landed: version.position.frame <= landed,
+                has_landed: kept.has_landed,
                 is_expired: is_expired(version.event_time, at, lookup.ttl),
                 sent_by: senders.of(version.position)?,
             })
         };
-        let won = seen.winner.as_ref().map(|row| (row.version(), Kept::of(row)));
+        let won = seen.winner.as_ref().map(|row| (row.version(), Kept::of(row, seen.winner_has_landed)));
         let winner = won.map(|(version, kept)| told(version, kept)).transpose()?;
         let mut losers = Vec::with_capacity(seen.losers.len());
         for Near { version: Reverse(version), row, .. } in seen.losers.into_sorted_vec() {
@@ -388,14 +390,15 @@ fn rows_of_key(rows: &ViewRows, key: &[u8], asked: Asked, most: usize, stop: &St
     let mut seen = Seen { winner: None, losers: BinaryHeap::new(), most, rows: 0 };
     for chain in rows.table().chains_with(Some(&slots), None) {
         stop.check()?;
-        seen.take_all(Box::new(rows.table().open_chain_for(&chain, &all, &sought)?), slot, key, asked, stop)?;
+        let run = rows.table().open_chain_for(&chain, &all, &sought)?;
+        seen.take_all(Box::new(Stoppable::new(run, stop)), true, (slot, key), asked, stop)?;
     }
     let landed = rows.table().landed_through;
     for mut tail in rows.key_tails().filter(|tail| tail.range().contains(slot)) {
         tail.seek_key(slot, key);
         let tail = tail.map(|row| row.map_err(|error| HistoryError::Tail(Box::new(error))));
         let run = TailRun::new(tail, view.layout.clone(), all.clone(), landed + 1..=u64::MAX);
-        seen.take_all(Box::new(run), slot, key, asked, stop)?;
+        seen.take_all(Box::new(Stoppable::new(run, stop)), false, (slot, key), asked, stop)?;
     }
     Ok(seen)
 }
@@ -404,12 +407,12 @@ impl Seen {
     fn take_all(
         &mut self,
         run: Box<dyn Run>,
-        slot: u16,
-        key: &[u8],
+        has_landed: bool,
+        (slot, key): (u16, &[u8]),
         asked: Asked,
         stop: &Stop,
     ) -> Result<(), JoinError> {
-        let mut cursor = MergedRuns::new(vec![Box::new(Stoppable::new(run, stop))], None)?;
+        let mut cursor = MergedRuns::new(vec![run], None)?;
         cursor.seek(slot, key)?;
         while let Some(row) = cursor.peek() {
             if row.batch.compare_key(row.index, slot, key).is_ne() {
@@ -421,22 +424,23 @@ impl Seen {
             }
             let greatest = self.winner.as_ref().is_none_or(|winner| winner.version() < row.version());
             let lost = if asked.may_count(row.version(), row.ingest_time()) && greatest {
-                self.winner.replace(row.clone())
+                let before = std::mem::replace(&mut self.winner_has_landed, has_landed);
+                self.winner.replace(row.clone()).map(|lost| (lost, before))
             } else {
-                Some(row.clone())
+                Some((row.clone(), has_landed))
             };
-            if let Some(lost) = lost {
-                self.lose(&lost, asked.at);
+            if let Some((lost, has_landed)) = lost {
+                self.lose(&lost, has_landed, asked.at);
             }
             cursor.advance()?;
         }
         Ok(())
     }
 
-    fn lose(&mut self, row: &RowAt, at: Micros) {
+    fn lose(&mut self, row: &RowAt, has_landed: bool, at: Micros) {
         let version = row.version();
         let distance = version.event_time.abs_diff(at);
-        self.losers.push(Near { distance, version: Reverse(version), row: Kept::of(row) });
+        self.losers.push(Near { distance, version: Reverse(version), row: Kept::of(row, has_landed) });
         if self.losers.len() > self.most {
             self.losers.pop();
         }
@@ -444,9 +448,9 @@ impl Seen {
 }
 
 impl Kept {
-    fn of(row: &RowAt) -> Self {
+    fn of(row: &RowAt, has_landed: bool) -> Self {
         let (revision, feature_count) = (row.revision(), row.feature_count());
-        Self { ingest_time: row.ingest_time(), deleted: row.deleted(), revision, feature_count }
+        Self { ingest_time: row.ingest_time(), deleted: row.deleted(), revision, feature_count, has_landed }
     }
 }
 

@@ -152,7 +152,11 @@ fn every_metric_is_documented_and_no_other() {
     let stem = |word: &str| {
         let word = word.split('{').next().unwrap_or_default();
         let word = word.strip_suffix("_total").unwrap_or(word);
-        ["_microseconds", "_seconds", "_bytes"].iter().find_map(|unit| word.strip_suffix(unit)).unwrap_or(word).to_owned()
+        ["_microseconds", "_seconds", "_bytes"]
+            .iter()
+            .find_map(|unit| word.strip_suffix(unit))
+            .unwrap_or(word)
+            .to_owned()
     };
     let documented: BTreeSet<String> = documented.into_iter().map(stem).collect();
     let missing: Vec<_> = metrics.difference(&documented).collect();

@@ -212,8 +212,12 @@ impl TableSnapshot {
         sought: &Arc<Sought>,
         cutoff: Option<Micros>,
     ) -> Result<ChainRun, HistoryError> {
-        // All rows are in one frame then: the first, so that tails and later chains come after it.
-        let frame = Some(chain.frames().0).filter(|_| chain.is_apart && u32::try_from(chain.rows()).is_ok());
+        // All rows are in one frame then: the first, so that tails and later chains come after it. A backfill
+        // may have been taken in after rows that are in the tails still, and merged with older ones.
+        let (first, last) = chain.frames();
+        let is_before_tails = last <= self.landed_through || first == last;
+        let is_countable = u32::try_from(chain.rows()).is_ok();
+        let frame = (chain.is_apart && is_before_tails && is_countable).then_some(first);
         let mut rows_before = 0;
         let stand_ins = |file: &DataFile| {
             let frame = frame?;

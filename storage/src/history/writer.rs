@@ -164,10 +164,11 @@ impl<'a> OpenFile<'a> {
         checks: RowChecks,
         purpose: Purpose,
     ) -> Result<Self, HistoryError> {
+        let sink = SummedWriter::new(files.create_new(&path).map_err(HistoryError::io(&path))?);
+        // From here on it is this one's to remove, and not before: a file that was there is somebody's.
         let unfinished = Unfinished { files, path, finished: false };
         let path = &unfinished.path;
         let schema = spec.file_schema();
-        let sink = SummedWriter::new(files.create_new(path).map_err(HistoryError::io(path))?);
         let options =
             ArrowWriterOptions::new().with_properties(properties(spec, purpose)).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(sink, schema.clone(), options);

@@ -208,6 +208,15 @@ fn what_tells_where_rows_come_from_is_not_read_where_only_their_order_is_wanted(
             }
             assert_eq!(frames.len(), 1, "{chain:?}");
         }
+        // As if what was merged had been taken in while older rows are in the tails.
+        let ahead = TableSnapshot { landed_through: 2, ..TableSnapshot::clone(&snapshot) };
+        let merged = &ahead.chains_with(None, None)[0];
+        let mut run = ahead.open_chain_in_order(merged, &[0], &Arc::new(Sought::of_slots(None)), None).expect("open");
+        let mut frames = BTreeSet::new();
+        while let Some(batch) = run.next().expect("read") {
+            frames.extend(batch.frames.iter().copied());
+        }
+        assert_eq!(frames, BTreeSet::from([1, 2, 3]));
     });
 }
 
