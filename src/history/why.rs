@@ -387,7 +387,7 @@ fn rows_of_key(rows: &ViewRows, key: &[u8], asked: Asked, most: usize, stop: &St
     let slots: SlotSet = [slot].into_iter().collect();
     let sought = Arc::new(Sought::of_slots(Some(&slots)));
     let all: Vec<usize> = (0..view.features.len()).collect();
-    let mut seen = Seen { winner: None, losers: BinaryHeap::new(), most, rows: 0 };
+    let mut seen = Seen { winner: None, winner_has_landed: false, losers: BinaryHeap::new(), most, rows: 0 };
     for chain in rows.table().chains_with(Some(&slots), None) {
         stop.check()?;
         let run = rows.table().open_chain_for(&chain, &all, &sought)?;

@@ -70,6 +70,12 @@ impl Client {
         Ok(Self { server: server.to_owned(), channel, flight: Arc::default(), timeout: None })
     }
 
+    /// A client of the same server that opens a Flight connection of its own when it needs one.
+    #[must_use]
+    pub fn with_own_flight(&self) -> Self {
+        Self { flight: Arc::default(), ..self.clone() }
+    }
+
     /// Sends a deadline with every unary call.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {

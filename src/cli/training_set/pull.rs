@@ -77,7 +77,9 @@ pub(super) async fn run(args: PullArgs, server: &Server) -> Result<Done, Failure
         while pulling.len() < args.parallel as usize
             && let Some(ticket) = waiting.next()
         {
-            pulling.push_back(begin(client.clone(), ticket));
+            // On one connection the endpoints that wait for the first would hold up the first: they share
+            // what a connection may have under way.
+            pulling.push_back(begin(client.with_own_flight(), ticket));
         }
         let Some(mut first) = pulling.pop_front() else { break };
         while let Some(batch) = first.batches.recv().await {
