@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod landing;
 pub mod log;
 pub mod materialize;
+pub mod one_at_a_time;
 pub mod partition;
 pub mod registry;
 pub mod rows;

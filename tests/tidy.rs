@@ -47,15 +47,16 @@ const IGNORED: &str = "no test is disabled: a test that skips passes for nothing
 const MAX_LINES: usize = 700;
 
 /// What everybody may import.
-const COMMON: [&str; 6] = ["config", "error", "clock", "telemetry", "counter", "testing"];
+const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 29] = [
+const MODULES: [(&str, &[&str]); 30] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
     ("counter", &[]),
+    ("one_at_a_time", &[]),
     ("bench", &[]),
     ("cluster", &[]),
     ("log", &[]),

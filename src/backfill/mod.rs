@@ -26,7 +26,7 @@ use hydrant_storage::files::Files;
 use hydrant_storage::history::{HistoryTables, TakeIn};
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::finish::{Finishing, Phase, Progress, Told};
 pub use self::intake::Intake;
@@ -38,6 +38,7 @@ use self::target::Target;
 use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
 use crate::log::WriteLog;
+use crate::one_at_a_time::OneAtATime;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::View;
 use crate::registry::definition::KnownTimeRule;
@@ -157,7 +158,7 @@ struct Inner {
     parts: BackfillParts,
     options: BackfillOptions,
     /// One backfill at a time.
-    working: Arc<Semaphore>,
+    working: OneAtATime,
     metrics: Arc<BackfillMetrics>,
 }
 
@@ -191,7 +192,7 @@ impl Backfills {
         for table in parts.tables.opened() {
             table.remove_staged(pending.clone()).await.map_err(|error| staging_error(&error))?;
         }
-        let (working, metrics) = (Arc::new(Semaphore::new(1)), Arc::default());
+        let (working, metrics) = (OneAtATime::default(), Arc::default());
         Ok(Self { inner: Arc::new(Inner { parts, options, working, metrics }) })
     }
 
@@ -262,23 +263,14 @@ impl Backfills {
 
     /// Lets none begin, and waits for the one that is under way to stop or to be taken in.
     pub async fn shutdown(&self) {
-        // Only a closed semaphore refuses, and then somebody else has shut down.
-        if let Ok(place) = self.inner.working.acquire().await {
-            self.inner.working.close();
-            drop(place);
-        }
+        self.inner.working.close().await;
     }
 
     fn enter(&self) -> Result<OwnedSemaphorePermit> {
-        self.inner.working.clone().try_acquire_owned().map_err(|refused| match refused {
-            tokio::sync::TryAcquireError::NoPermits => {
-                Error::new(Code::ResourceExhausted, "BACKFILL_BUSY", "another backfill is being made")
-                    .hint("wait until it has ended: there is one at a time")
-                    .retry_after(Duration::from_secs(5))
-            }
-            tokio::sync::TryAcquireError::Closed => {
-                Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is stopping")
-            }
+        self.inner.working.enter(|| {
+            Error::new(Code::ResourceExhausted, "BACKFILL_BUSY", "another backfill is being made")
+                .hint("wait until it has ended: there is one at a time")
+                .retry_after(Duration::from_secs(5))
         })
     }
 }

@@ -18,13 +18,14 @@ use hydrant_storage::history::HistoryTables;
 use hydrant_storage::names::Name;
 use hydrant_storage::threads::{Work, stand_back, standing_back};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 pub use self::metrics::BackupMetrics;
 
 use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
 use crate::log::LocalLog;
+use crate::one_at_a_time::OneAtATime;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::tenancy::{Action, Permit};
@@ -82,7 +83,7 @@ struct Inner {
     shelf: Shelf,
     max_kept: usize,
     /// One is made or deleted at a time.
-    working: Arc<Semaphore>,
+    working: OneAtATime,
     stopping: AtomicBool,
     metrics: BackupMetrics,
 }
@@ -127,7 +128,7 @@ impl Backups {
             parts,
             shelf,
             max_kept: options.max_kept,
-            working: Arc::new(Semaphore::new(1)),
+            working: OneAtATime::default(),
             stopping: AtomicBool::new(false),
             metrics,
         };
@@ -202,21 +203,14 @@ impl Backups {
     /// Stops the backup under way and lets none begin.
     pub async fn shutdown(&self) {
         self.inner.stopping.store(true, Ordering::Release);
-        // Only a closed semaphore refuses, and then somebody else has shut down.
-        if let Ok(place) = self.inner.working.acquire().await {
-            self.inner.working.close();
-            drop(place);
-        }
+        self.inner.working.close().await;
     }
 
     fn enter(&self) -> Result<OwnedSemaphorePermit> {
-        self.inner.working.clone().try_acquire_owned().map_err(|refused| match refused {
-            tokio::sync::TryAcquireError::NoPermits => {
-                Error::new(Code::ResourceExhausted, "BACKUP_BUSY", "another backup is being made or deleted")
-                    .hint("wait until it has ended: there is one at a time")
-                    .retry_after(Duration::from_secs(1))
-            }
-            tokio::sync::TryAcquireError::Closed => shutting_down(),
+        self.inner.working.enter(|| {
+            Error::new(Code::ResourceExhausted, "BACKUP_BUSY", "another backup is being made or deleted")
+                .hint("wait until it has ended: there is one at a time")
+                .retry_after(Duration::from_secs(1))
         })
     }
 }
@@ -316,10 +310,6 @@ fn to_error(error: BackupError) -> Error {
 fn disk_full(message: String) -> Error {
     Error::new(Code::ResourceExhausted, "BACKUP_DISK_FULL", message)
         .hint("free space where backups lie, such as by deleting one; nothing of this one is left")
-}
-
-fn shutting_down() -> Error {
-    Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is stopping")
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, AtomicResponse, Context, Handler, Message, System, WrapFuture};
 use hydrant_storage::threads::{Work, stand_back};
 use tokio::runtime::{self, Handle, Runtime};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
@@ -65,22 +65,21 @@ impl Landing {
 
     /// Lands everything that is durable in the log now, and lets the tails go.
     pub async fn land_now(&self) -> Result<Landed, LandingFailed> {
-        let busy = || {
-            Error::new(Code::ResourceExhausted, "LANDING_BUSY", "many callers wait for a landing already")
-                .retry_after(Duration::from_secs(1))
-        };
-        let _place = self.places.try_acquire().map_err(|_| busy())?;
+        let _place = self.enter()?;
         self.actor.send(Land).await.unwrap_or_else(|_| Err(stopped().into()))
     }
 
     /// Takes in what backfills have staged, as far as control records in the log say so now.
     pub async fn take_in_now(&self) -> Result<()> {
-        let busy = || {
+        let _place = self.enter()?;
+        self.actor.send(TakeInStaged).await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    fn enter(&self) -> Result<SemaphorePermit<'_>> {
+        self.places.try_acquire().map_err(|_| {
             Error::new(Code::ResourceExhausted, "LANDING_BUSY", "many callers wait for a landing already")
                 .retry_after(Duration::from_secs(1))
-        };
-        let _place = self.places.try_acquire().map_err(|_| busy())?;
-        self.actor.send(TakeInStaged).await.unwrap_or_else(|_| Err(stopped()))
+        })
     }
 
     pub fn metrics(&self) -> &LandingMetrics {

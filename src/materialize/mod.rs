@@ -14,7 +14,7 @@ use std::time::Duration;
 use hydrant_storage::history::HistoryTables;
 use hydrant_storage::threads::{Work, stand_back};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 pub use self::metrics::MaterializeMetrics;
 
@@ -22,6 +22,7 @@ use self::work::Task;
 use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
 use crate::log::WriteLog;
+use crate::one_at_a_time::OneAtATime;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::tenancy::{Action, Permit};
@@ -46,7 +47,7 @@ pub struct Materialize {
 struct Inner {
     parts: MaterializeParts,
     /// One view at a time.
-    working: Arc<Semaphore>,
+    working: OneAtATime,
     stopping: AtomicBool,
     metrics: MaterializeMetrics,
 }
@@ -80,7 +81,7 @@ pub struct Materializing {
 
 impl Materialize {
     pub fn new(parts: MaterializeParts) -> Self {
-        let (working, stopping) = (Arc::new(Semaphore::new(1)), AtomicBool::new(false));
+        let (working, stopping) = (OneAtATime::default(), AtomicBool::new(false));
         Self { inner: Arc::new(Inner { parts, working, stopping, metrics: MaterializeMetrics::default() }) }
     }
 
@@ -124,23 +125,14 @@ impl Materialize {
     /// Stops what is under way and lets none begin.
     pub async fn shutdown(&self) {
         self.inner.stopping.store(true, Ordering::Release);
-        // Only a closed semaphore refuses, and then somebody else has shut down.
-        if let Ok(place) = self.inner.working.acquire().await {
-            self.inner.working.close();
-            drop(place);
-        }
+        self.inner.working.close().await;
     }
 
     fn enter(&self) -> Result<OwnedSemaphorePermit> {
-        self.inner.working.clone().try_acquire_owned().map_err(|refused| match refused {
-            tokio::sync::TryAcquireError::NoPermits => {
-                Error::new(Code::ResourceExhausted, "MATERIALIZE_BUSY", "the history of a view is being brought online")
-                    .hint("wait until that has ended: there is one at a time")
-                    .retry_after(Duration::from_secs(1))
-            }
-            tokio::sync::TryAcquireError::Closed => {
-                Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is stopping")
-            }
+        self.inner.working.enter(|| {
+            Error::new(Code::ResourceExhausted, "MATERIALIZE_BUSY", "the history of a view is being brought online")
+                .hint("wait until that has ended: there is one at a time")
+                .retry_after(Duration::from_secs(1))
         })
     }
 }
