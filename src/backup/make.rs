@@ -83,6 +83,7 @@ fn take(parts: &BackupParts, runtime: &Handle, backup: &mut BackupWriter<'_>) ->
     let spines = parts.spines.hold();
     take_registry(parts, backup)?;
     take_spines(parts, backup)?;
+    take_audit(parts, runtime, backup)?;
     drop(spines);
     Ok(Taken { made, frame, revision })
 }
@@ -149,6 +150,23 @@ fn take_spines(parts: &BackupParts, backup: &mut BackupWriter<'_>) -> Result<()>
     let below = name_of(&parts.directories.spines);
     let link = |(from, path): (PathBuf, String)| backup.link(&from, &format!("{below}/{path}")).map_err(to_error);
     parts.spines.files().into_iter().try_for_each(link)
+}
+
+/// Last, so that it has at least all that the rest has.
+fn take_audit(parts: &BackupParts, runtime: &Handle, backup: &mut BackupWriter<'_>) -> Result<()> {
+    let below = name_of(&parts.directories.audit);
+    let files = runtime.block_on(parts.audit.files())?;
+    let last = files.len().saturating_sub(1);
+    for (number, (path, bytes)) in files.into_iter().enumerate() {
+        let target = format!("{below}/{}", name_of(&path));
+        if number == last {
+            backup.copy(&path, bytes, &target).map_err(to_error)?;
+        } else {
+            // What has been kept for long enough may go meanwhile.
+            backup.link_if_there(&path, &target).map_err(to_error)?;
+        }
+    }
+    Ok(())
 }
 
 /// A part of the data directory has in a backup the name that it has there.

@@ -281,7 +281,7 @@ fn known_method(path: &str) -> &'static str {
     METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)).unwrap_or("unknown")
 }
 
-const METHODS: [&str; 32] = [
+const METHODS: [&str; 38] = [
     "hydrant.v1.OnlineService/GetOnlineFeatures",
     "hydrant.v1.OnlineService/StreamOnlineFeatures",
     "hydrant.v1.IngestService/Ingest",
@@ -301,6 +301,12 @@ const METHODS: [&str; 32] = [
     "hydrant.v1.BackupService/CreateBackup",
     "hydrant.v1.BackupService/ListBackups",
     "hydrant.v1.BackupService/DeleteBackup",
+    "hydrant.v1.AuditService/ListAuditRecords",
+    "hydrant.v1.AuditService/VerifyAudit",
+    "hydrant.v1.QuotaService/GetQuotas",
+    "hydrant.v1.QuotaService/ListQuotas",
+    "hydrant.v1.QuotaService/UpdateQuotas",
+    "hydrant.v1.QuotaService/RaiseQuotas",
     "arrow.flight.protocol.FlightService/Handshake",
     "arrow.flight.protocol.FlightService/ListFlights",
     "arrow.flight.protocol.FlightService/GetFlightInfo",

@@ -2,6 +2,7 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 pub mod client;
@@ -13,6 +14,7 @@ pub mod http;
 pub mod ingest;
 pub mod layers;
 pub mod online;
+pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
@@ -24,6 +26,7 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::audit::Audit;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
@@ -33,6 +36,7 @@ use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
 use crate::materialize::Materialize;
 use crate::partition::Partitions;
+use crate::quotas::Quotas;
 use crate::registry::Registry;
 use crate::serving::Serving;
 use crate::tenancy::{Action, Demand, Identity, Permit, Tenancy};
@@ -49,6 +53,8 @@ pub struct UseCases {
     pub backfills: Backfills,
     pub materialize: Materialize,
     pub backups: Backups,
+    pub quotas: Quotas,
+    pub audit: Audit,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }
