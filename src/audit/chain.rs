@@ -65,6 +65,8 @@ pub struct Chain {
     writer: Option<Box<dyn FileWriter>>,
     head: Head,
     is_uncertain: bool,
+    /// What was cut off of the newest segment may still be on disk.
+    is_cut: bool,
 }
 
 impl Chain {
@@ -94,6 +96,7 @@ impl Chain {
             writer: None,
             head: Head { sequence: 0, hash: [0; HASH_BYTES] },
             is_uncertain: false,
+            is_cut: false,
         };
         // A crash may have left the newest without a whole header: nothing was ever written to it.
         if let Some((_, path, bytes)) = found.last()
@@ -142,8 +145,8 @@ impl Chain {
         };
         if let Err(source) = writer.write_all(&bytes) {
             // Half a record must not stay in the middle.
-            let cut = writer.set_len(segment.bytes).and_then(|()| writer.sync());
-            self.is_uncertain = cut.is_err();
+            self.is_uncertain = writer.set_len(segment.bytes).is_err();
+            self.is_cut = true;
             return Err(ChainError::Io { path: segment.path.clone(), source });
         }
         if let Err(source) = writer.sync() {
@@ -151,6 +154,7 @@ impl Chain {
             self.is_uncertain = true;
             return Err(ChainError::Io { path: segment.path.clone(), source });
         }
+        self.is_cut = false;
         segment.bytes += bytes.len() as u64;
         self.head = Head { sequence: self.head.sequence + 1, hash };
         Ok(self.head.sequence)
@@ -194,6 +198,11 @@ impl Chain {
             let opened = self.files.open_append(&segment.path);
             self.writer = Some(opened.map_err(|source| ChainError::Io { path: segment.path.clone(), source })?);
             return Ok(());
+        }
+        if let (true, Some(writer), Some(segment)) = (self.is_cut, self.writer.as_mut(), self.segments.last()) {
+            // Nobody looks for a torn end but in the newest.
+            writer.sync().map_err(|source| ChainError::Io { path: segment.path.clone(), source })?;
+            self.is_cut = false;
         }
         let first = self.head.sequence + 1;
         let path = self.directory.join(format!("{first:020}.{EXTENSION}"));

@@ -1,13 +1,13 @@
 //! AuditService: the audit log listed and verified. What is written to it is written by
-//! [`UseCases::change`](super::UseCases) and by the layer that sees how calls end.
+//! `UseCases::change` and by the layer that sees how calls end.
 
 use async_trait::async_trait;
 use hydrant_proto::v1;
 use hydrant_proto::v1::audit_service_server::AuditService;
 use tonic::{Request, Response, Status};
 
-use super::UseCases;
 use super::status::to_status;
+use super::{Caller, UseCases, layers};
 use crate::audit::{Filter, Hash, Outcome, Problem, Record, Verified};
 use crate::error::{Error, Result};
 use crate::tenancy::Action;
@@ -26,8 +26,8 @@ impl AuditRpc {
         Self { use_cases }
     }
 
-    async fn list(&self, request: v1::ListAuditRecordsRequest) -> Result<v1::ListAuditRecordsResponse> {
-        let permit = self.use_cases.permit(Action::ReadAudit)?;
+    async fn list(&self, caller: &Caller, request: v1::ListAuditRecordsRequest) -> Result<v1::ListAuditRecordsResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadAudit)?;
         let size = if request.page_size == 0 { DEFAULT_PAGE_SIZE } else { request.page_size };
         let before = decode_page_token(&request.page_token)?;
         let filter = decode_filter(request)?;
@@ -38,8 +38,8 @@ impl AuditRpc {
         })
     }
 
-    async fn verify(&self, request: v1::VerifyAuditRequest) -> Result<v1::VerifyAuditResponse> {
-        let permit = self.use_cases.permit(Action::ReadAudit)?;
+    async fn verify(&self, caller: &Caller, request: v1::VerifyAuditRequest) -> Result<v1::VerifyAuditResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadAudit)?;
         let noted = if request.noted.is_empty() { None } else { Some(decode_head(&request.noted)?) };
         let verified = self.use_cases.audit.verify(&permit, noted).await?;
         let head = verified.note();
@@ -55,14 +55,16 @@ impl AuditService for AuditRpc {
         &self,
         request: Request<v1::ListAuditRecordsRequest>,
     ) -> Result<Response<v1::ListAuditRecordsResponse>, Status> {
-        self.list(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.list(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 
     async fn verify_audit(
         &self,
         request: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
-        self.verify(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.verify(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 }
 

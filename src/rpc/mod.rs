@@ -5,9 +5,11 @@
 pub mod audit;
 pub mod backfill;
 pub mod backup;
+mod caller;
 pub mod client;
 pub mod codec;
 mod connections;
+mod door;
 pub mod flight;
 pub mod history;
 pub mod http;
@@ -18,6 +20,8 @@ pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
+mod trail;
+pub mod tls;
 pub mod training;
 pub mod wire;
 
@@ -39,7 +43,9 @@ use crate::partition::Partitions;
 use crate::quotas::Quotas;
 use crate::registry::Registry;
 use crate::serving::Serving;
-use crate::tenancy::{Action, Demand, Identity, Permit, Tenancy};
+use crate::tenancy::{Action, Demand, Permit, Tenancy};
+
+pub use self::caller::Caller;
 
 /// What stands behind the handlers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,14 +66,15 @@ pub struct UseCases {
 }
 
 impl UseCases {
-    /// Lets the caller do `action`. Every listener is bound to loopback, so every caller is the
-    /// operator; who they are will come from their credential and from nothing they say.
-    fn permit(&self, action: Action) -> Result<Permit> {
-        self.tenancy.authorize(&Identity::loopback(), action)
+    /// Lets the caller do `action`, which changes nothing: for what does see [`Self::change`].
+    fn permit(&self, caller: &Caller, action: Action) -> Result<Permit> {
+        caller.trail.check()?;
+        self.let_do(caller, action)
     }
 
     /// As [`Self::permit`], when it is the request's turn.
-    async fn admit(&self, action: Action, demand: Demand) -> Result<Permit> {
-        self.tenancy.admit(&Identity::loopback(), action, demand).await
+    async fn admit(&self, caller: &Caller, action: Action, demand: Demand) -> Result<Permit> {
+        caller.trail.check()?;
+        self.line_up(caller, action, demand).await
     }
 }

@@ -8,8 +8,8 @@ use hydrant_proto::v1::quota_service_server::QuotaService;
 use hydrant_storage::names::{InvalidName, Name};
 use tonic::{Request, Response, Status};
 
-use super::UseCases;
 use super::status::to_status;
+use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::quotas::{Change, QuotaStatus, Raise, TenantQuotas};
 use crate::tenancy::{Action, Permit, Quota};
@@ -27,28 +27,32 @@ impl QuotaRpc {
         Self { use_cases }
     }
 
-    fn get(&self, request: &v1::GetQuotasRequest) -> Result<v1::TenantQuotas> {
-        let permit = self.use_cases.permit(Action::ReadQuotas)?;
+    fn get(&self, caller: &Caller, request: &v1::GetQuotasRequest) -> Result<v1::TenantQuotas> {
+        let permit = self.use_cases.permit(caller, Action::ReadQuotas)?;
         let tenant = decode_tenant(&permit, &request.name)?;
         self.use_cases.quotas.get(&permit, &tenant).map(encode)
     }
 
-    fn list(&self) -> Result<v1::ListQuotasResponse> {
-        let permit = self.use_cases.permit(Action::ReadQuotas)?;
+    fn list(&self, caller: &Caller) -> Result<v1::ListQuotasResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadQuotas)?;
         let tenants = self.use_cases.quotas.list(&permit)?;
         Ok(v1::ListQuotasResponse { tenants: tenants.into_iter().map(encode).collect() })
     }
 
-    async fn update(&self, request: v1::UpdateQuotasRequest) -> Result<v1::TenantQuotas> {
-        let permit = self.use_cases.permit(Action::ChangeQuotas)?;
+    async fn update(&self, caller: &Caller, request: v1::UpdateQuotasRequest) -> Result<v1::TenantQuotas> {
+        let quotas = request.set.iter().map(|limit| limit.quota.as_str()).chain(request.unset.iter().map(String::as_str));
+        let named = (request.name.as_str(), quotas.collect());
+        let permit = self.leave(caller, named, request.validate_only).await?;
         let v1::UpdateQuotasRequest { name, set, unset, weight, etag, validate_only } = request;
         let tenant = decode_tenant(&permit, &name)?;
         let change = Change { set: decode_limits(&set)?, unset: decode_names(&unset)?, weight };
         self.use_cases.quotas.update(&permit, &tenant, change, &etag, validate_only).await.map(encode)
     }
 
-    async fn raise(&self, request: v1::RaiseQuotasRequest) -> Result<v1::TenantQuotas> {
-        let permit = self.use_cases.permit(Action::ChangeQuotas)?;
+    async fn raise(&self, caller: &Caller, request: v1::RaiseQuotasRequest) -> Result<v1::TenantQuotas> {
+        let quotas = request.limits.iter().map(|limit| limit.quota.as_str()).chain(request.end.iter().map(String::as_str));
+        let named = (request.name.as_str(), quotas.collect());
+        let permit = self.leave(caller, named, request.validate_only).await?;
         let v1::RaiseQuotasRequest { name, limits, duration_micros, end, etag, validate_only } = request;
         let tenant = decode_tenant(&permit, &name)?;
         let lasts = Duration::from_micros(duration_micros);
@@ -57,10 +61,29 @@ impl QuotaRpc {
     }
 }
 
+impl QuotaRpc {
+    /// Leave to change these quotas of a tenant, once that is written down; or to find out whether they
+    /// could be.
+    async fn leave(&self, caller: &Caller, named: (&str, Vec<&str>), validate_only: bool) -> Result<Permit> {
+        if validate_only {
+            return self.use_cases.rehearse(caller, Action::ChangeQuotas);
+        }
+        let (name, quotas) = named;
+        // Whose they are is told by the name, or else by the caller.
+        let of = if name.is_empty() { "quotas" } else { name };
+        let resources = if quotas.is_empty() {
+            vec![of.to_owned()]
+        } else {
+            quotas.into_iter().map(|quota| format!("{of}/{quota}")).collect()
+        };
+        self.use_cases.change(caller, Action::ChangeQuotas, resources).await
+    }
+}
+
 #[async_trait]
 impl QuotaService for QuotaRpc {
     async fn get_quotas(&self, request: Request<v1::GetQuotasRequest>) -> Result<Response<v1::TenantQuotas>, Status> {
-        self.get(request.get_ref()).map(Response::new).map_err(to_status)
+        self.get(&layers::caller(request.extensions()), request.get_ref()).map(Response::new).map_err(to_status)
     }
 
     async fn list_quotas(&self, _: Request<v1::ListQuotasRequest>) -> Result<Response<v1::ListQuotasResponse>, Status> {
@@ -71,14 +94,16 @@ impl QuotaService for QuotaRpc {
         &self,
         request: Request<v1::UpdateQuotasRequest>,
     ) -> Result<Response<v1::TenantQuotas>, Status> {
-        self.update(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.update(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 
     async fn raise_quotas(
         &self,
         request: Request<v1::RaiseQuotasRequest>,
     ) -> Result<Response<v1::TenantQuotas>, Status> {
-        self.raise(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.raise(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 }
 

@@ -32,7 +32,7 @@ pub use account::{Account, Held};
 pub use admission::Class;
 pub use charges::DefinitionLimits;
 pub use grants::Action;
-pub use identity::Identity;
+pub use identity::{Authenticates, Identity, LoopbackOnly};
 pub use quota::{Limits, Measure, Quota, Usage};
 pub use settings::AdmissionSettings;
 

@@ -223,6 +223,7 @@ impl Usage {
             }
         };
         let mut error = Error::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message)
+            .with("tenant", subject.split('/').nth(1).unwrap_or_default())
             .with("subject", subject)
             .with("quota", quota)
             .with("usage", used)

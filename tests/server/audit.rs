@@ -53,10 +53,10 @@ async fn every_change_is_told_with_who_what_from_where_and_what_came_of_it() {
 
     let records = all(&server).await;
     let expected = [
-        ("QuotaService/UpdateQuotas", "asked", "tenants/default/quotas/features"),
-        ("QuotaService/UpdateQuotas", "done", "tenants/default/quotas/features"),
-        ("QuotaService/UpdateQuotas", "asked", "tenants/default/quotas/features"),
-        ("QuotaService/UpdateQuotas", "failed: ETAG_MISMATCH", "tenants/default/quotas/features"),
+        ("QuotaService/UpdateQuotas", "asked", "quotas/features"),
+        ("QuotaService/UpdateQuotas", "done", "quotas/features"),
+        ("QuotaService/UpdateQuotas", "asked", "quotas/features"),
+        ("QuotaService/UpdateQuotas", "failed: ETAG_MISMATCH", "quotas/features"),
         ("BackupService/CreateBackup", "asked", "backup/monday"),
         ("BackupService/CreateBackup", "done", "backup/monday"),
         ("BackupService/DeleteBackup", "asked", "backup/monday"),

@@ -2,10 +2,12 @@
 //! what each service answers, what it refuses, and that it goes on serving afterwards.
 
 mod admission;
+mod audit;
 mod flight;
 mod hostile;
 mod lifecycle;
 mod services;
 mod streaming;
 mod support;
+mod tls;
 mod training_sets;
