@@ -11,6 +11,7 @@
 //!    tables have seen; and store time.
 //! 5. The definitions, which every row of the log was written under, and the list of saved training sets.
 //! 6. The stored spines, of which none goes meanwhile: each that a listed training set needs is there.
+//! 7. The audit log, which tells of all changes that the rest has.
 //!
 //! Checksums are taken last, when nothing is held any more.
 
