@@ -253,8 +253,14 @@ impl Shared {
         let stop = loop {
             match jobs.recv_timeout(SWEEP_INTERVAL) {
                 Ok(Job::Append { record, done }) => {
-                    // Whoever asked may have gone: then nothing is done, and nothing came of it.
-                    let _ = done.send(self.append(&mut chain, record));
+                    let (given_up, appended) = (record.clone(), self.append(&mut chain, record));
+                    // Whoever asked may have gone.
+                    if let Err(Ok(of)) = done.send(appended) {
+                        let now = self.store_time.read();
+                        drop(
+                            self.append(&mut chain, Record { time: now, outcome: Outcome::GivenUp { of }, ..given_up }),
+                        );
+                    }
                 }
                 Ok(Job::Note(record)) => drop(self.append(&mut chain, record)),
                 Ok(Job::Look(done)) => drop(done.send((chain.segments(), chain.head()))),

@@ -26,7 +26,11 @@ impl AuditRpc {
         Self { use_cases }
     }
 
-    async fn list(&self, caller: &Caller, request: v1::ListAuditRecordsRequest) -> Result<v1::ListAuditRecordsResponse> {
+    async fn list(
+        &self,
+        caller: &Caller,
+        request: v1::ListAuditRecordsRequest,
+    ) -> Result<v1::ListAuditRecordsResponse> {
         let permit = self.use_cases.permit(caller, Action::ReadAudit)?;
         let size = if request.page_size == 0 { DEFAULT_PAGE_SIZE } else { request.page_size };
         let before = decode_page_token(&request.page_token)?;

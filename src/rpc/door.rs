@@ -68,7 +68,10 @@ impl Door {
         let tell = |caller: &str, refused: &Error| {
             if let Some(audit) = &self.audit {
                 let (caller, action) = (caller.to_owned(), trail::short(name).to_owned());
-                audit.note_refused(Asked { caller, peer: trail::told(peer), action, ..Asked::default() }, refused.reason);
+                audit.note_refused(
+                    Asked { caller, peer: trail::told(peer), action, ..Asked::default() },
+                    refused.reason,
+                );
             }
         };
         let identity = match rule {

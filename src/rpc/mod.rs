@@ -20,8 +20,8 @@ pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
-mod trail;
 pub mod tls;
+mod trail;
 pub mod training;
 pub mod wire;
 

@@ -40,7 +40,8 @@ impl QuotaRpc {
     }
 
     async fn update(&self, caller: &Caller, request: v1::UpdateQuotasRequest) -> Result<v1::TenantQuotas> {
-        let quotas = request.set.iter().map(|limit| limit.quota.as_str()).chain(request.unset.iter().map(String::as_str));
+        let quotas =
+            request.set.iter().map(|limit| limit.quota.as_str()).chain(request.unset.iter().map(String::as_str));
         let named = (request.name.as_str(), quotas.collect());
         let permit = self.leave(caller, named, request.validate_only).await?;
         let v1::UpdateQuotasRequest { name, set, unset, weight, etag, validate_only } = request;
@@ -50,7 +51,8 @@ impl QuotaRpc {
     }
 
     async fn raise(&self, caller: &Caller, request: v1::RaiseQuotasRequest) -> Result<v1::TenantQuotas> {
-        let quotas = request.limits.iter().map(|limit| limit.quota.as_str()).chain(request.end.iter().map(String::as_str));
+        let quotas =
+            request.limits.iter().map(|limit| limit.quota.as_str()).chain(request.end.iter().map(String::as_str));
         let named = (request.name.as_str(), quotas.collect());
         let permit = self.leave(caller, named, request.validate_only).await?;
         let v1::RaiseQuotasRequest { name, limits, duration_micros, end, etag, validate_only } = request;
@@ -86,8 +88,11 @@ impl QuotaService for QuotaRpc {
         self.get(&layers::caller(request.extensions()), request.get_ref()).map(Response::new).map_err(to_status)
     }
 
-    async fn list_quotas(&self, _: Request<v1::ListQuotasRequest>) -> Result<Response<v1::ListQuotasResponse>, Status> {
-        self.list().map(Response::new).map_err(to_status)
+    async fn list_quotas(
+        &self,
+        request: Request<v1::ListQuotasRequest>,
+    ) -> Result<Response<v1::ListQuotasResponse>, Status> {
+        self.list(&layers::caller(request.extensions())).map(Response::new).map_err(to_status)
     }
 
     async fn update_quotas(

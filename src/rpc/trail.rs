@@ -45,7 +45,10 @@ enum State {
     Nothing,
     /// It only checks, and changes nothing.
     Rehearsed,
-    Asked { entry: Entry, revision: Option<(u64, Registry)> },
+    Asked {
+        entry: Entry,
+        revision: Option<(u64, Registry)>,
+    },
     Ended,
 }
 
@@ -268,7 +271,9 @@ mod tests {
         let ours: BTreeSet<String> = set
             .file
             .iter()
-            .flat_map(|file| file.service.iter().map(move |service| (format!("{}.{}", file.package(), service.name()), service)))
+            .flat_map(|file| {
+                file.service.iter().map(move |service| (format!("{}.{}", file.package(), service.name()), service))
+            })
             .flat_map(|(name, service)| service.method.iter().map(move |method| format!("{name}/{}", method.name())))
             .collect();
         let said: Vec<&str> = CHANGES.into_iter().chain(READS).collect();
@@ -283,11 +288,14 @@ mod tests {
     #[tokio::test]
     async fn what_was_given_up_or_came_too_late_may_have_been_made() {
         let store_time = crate::clock::StoreTime::new(Arc::new(crate::clock::ManualClock::new(5)), 5);
-        let (files, options) = (hydrant_storage::files::LossyFiles::new(1), crate::audit::AuditOptions {
-            directory: "/data/audit".into(),
-            segment_bytes: 1 << 20,
-            retention: std::time::Duration::from_hours(24),
-        });
+        let (files, options) = (
+            hydrant_storage::files::LossyFiles::new(1),
+            crate::audit::AuditOptions {
+                directory: "/data/audit".into(),
+                segment_bytes: 1 << 20,
+                retention: std::time::Duration::from_hours(24),
+            },
+        );
         let audit = crate::audit::Audit::open(Arc::new(files), Arc::new(store_time), options).expect("it opens");
         let begin = async || {
             let trail = Trail::begin("hydrant.v1.RegistryService/Apply", &HeaderMap::new());

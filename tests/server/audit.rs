@@ -70,7 +70,10 @@ async fn every_change_is_told_with_who_what_from_where_and_what_came_of_it() {
     let found = told(&records);
     let (first, rest) = found.split_at(2);
     assert_eq!(rest, expected);
-    assert!(first.iter().all(|(action, _, of)| action == "RegistryService/Apply" && of.contains("feature_view/")), "{first:?}");
+    assert!(
+        first.iter().all(|(action, _, of)| action == "RegistryService/Apply" && of.contains("feature_view/")),
+        "{first:?}"
+    );
     let applied = &records[1];
     assert_eq!((applied.of, applied.revision_before, applied.revision_after), (1, Some(1), Some(2)));
     for record in &records {
@@ -96,7 +99,10 @@ async fn a_change_that_can_not_be_audited_is_not_made() {
     let quotas = server.client.get_quotas("").await.expect("told");
     assert!(quotas.quotas.iter().all(|status| status.limit.is_none()), "nothing was changed");
     let (_, metrics) = server.http("/metrics").await;
-    assert!(metrics.lines().any(|line| line.starts_with("hydrant_audit_failures_total") && line.ends_with(" 1")), "{metrics}");
+    assert!(
+        metrics.lines().any(|line| line.starts_with("hydrant_audit_failures_total") && line.ends_with(" 1")),
+        "{metrics}"
+    );
     std::fs::rename(server.directory.path().join("gone"), &audit).expect("it is there");
     server.client.update_quotas(update).await.expect("it can be again");
     server.stop().await;
@@ -107,7 +113,11 @@ async fn pages_and_filters_of_the_audit_log_hold_over_the_wire() {
     let server = TestServer::start().await;
     for number in 1..=7_u64 {
         let set = v1::QuotaLimit { quota: "features".to_owned(), limit: number * 1_000 };
-        server.client.update_quotas(v1::UpdateQuotasRequest { set: vec![set], ..Default::default() }).await.expect("set");
+        server
+            .client
+            .update_quotas(v1::UpdateQuotasRequest { set: vec![set], ..Default::default() })
+            .await
+            .expect("set");
     }
     let mut request = v1::ListAuditRecordsRequest { outcome: "done".to_owned(), page_size: 3, ..Default::default() };
     let mut found = Vec::new();

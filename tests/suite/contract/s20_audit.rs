@@ -27,7 +27,8 @@ async fn assert_whole(node: &TestNode) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_has_the_audit_log_and_a_restored_server_goes_on_with_it() {
-    let mut node = TestNode::start_with(SHOP, |config| config.audit.segment = hydrant::config::ByteSize(64 << 10)).await;
+    let mut node =
+        TestNode::start_with(SHOP, |config| config.audit.segment = hydrant::config::ByteSize(64 << 10)).await;
     // More than one segment.
     for number in 0..300 {
         change(&node, &format!("ann {number} {}", "x".repeat(200))).await;
@@ -68,8 +69,20 @@ async fn records_are_there_after_a_restart_with_store_time_and_number() {
     let told: Vec<(u64, i64, String, &str)> = records(&node)
         .await
         .into_iter()
-        .map(|record| (record.sequence, record.time, record.caller.clone(), if record.outcome == Outcome::Asked { "asked" } else { "done" }))
+        .map(|record| {
+            (
+                record.sequence,
+                record.time,
+                record.caller.clone(),
+                if record.outcome == Outcome::Asked { "asked" } else { "done" },
+            )
+        })
         .collect();
-    let expected = [(1, START, "ann", "asked"), (2, START, "ann", "done"), (3, START + 1_000_000, "bob", "asked"), (4, START + 1_000_000, "bob", "done")];
+    let expected = [
+        (1, START, "ann", "asked"),
+        (2, START, "ann", "done"),
+        (3, START + 1_000_000, "bob", "asked"),
+        (4, START + 1_000_000, "bob", "done"),
+    ];
     assert_eq!(told, expected.map(|(number, time, caller, outcome)| (number, time, caller.to_owned(), outcome)));
 }
