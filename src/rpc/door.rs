@@ -179,13 +179,12 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("arrow.flight.protocol.FlightService/DoAction", READ_HISTORY),
     method("arrow.flight.protocol.FlightService/ListActions", Rule::AnyCaller),
     method("grpc.health.v1.Health/Check", Rule::Anybody),
-    method("grpc.health.v1.Health/List", Rule::Anybody),
     method("grpc.health.v1.Health/Watch", Rule::Anybody),
     method("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 41;
+const METHOD_COUNT: usize = 40;
 
 #[cfg(test)]
 mod tests {
