@@ -136,17 +136,19 @@ impl Quotas {
     /// What holds for a tenant and what it uses. NOT_FOUND where there is no such tenant.
     pub fn get(&self, permit: &Permit, tenant: &Name) -> Result<TenantQuotas> {
         permit.require(Action::ReadQuotas)?;
-        self.check_tenant(tenant)?;
+        self.check_tenant(permit, tenant)?;
         self.refresh();
         Ok(self.told(tenant, &self.inner.state.load()))
     }
 
-    /// Of every tenant, by name.
+    /// Of every tenant that the caller may know of, by name.
     pub fn list(&self, permit: &Permit) -> Result<Vec<TenantQuotas>> {
         permit.require(Action::ReadQuotas)?;
         self.refresh();
         let state = self.inner.state.load();
-        Ok(self.inner.snapshots.load().tenants.keys().map(|tenant| self.told(tenant, &state)).collect())
+        let snapshot = self.inner.snapshots.load();
+        let tenants = snapshot.tenants.keys().filter(|tenant| permit.oversees(tenant));
+        Ok(tenants.map(|tenant| self.told(tenant, &state)).collect())
     }
 
     /// Changes a tenant's limits, which hold from its next request on, and tells what is then. With an
@@ -222,7 +224,7 @@ impl Quotas {
         validate_only: bool,
         edit: impl FnOnce(&mut TenantState, Micros) -> Result<()> + Send + 'static,
     ) -> Result<TenantQuotas> {
-        self.check_tenant(tenant)?;
+        self.check_tenant(permit, tenant)?;
         let (quotas, tenant, etag) = (self.clone(), tenant.clone(), etag.to_owned());
         let by = permit.caller().to_owned();
         // It runs to its end even if nobody waits for it: what is persisted must hold.
@@ -298,8 +300,9 @@ impl Quotas {
         }
     }
 
-    fn check_tenant(&self, tenant: &Name) -> Result<()> {
-        if self.inner.snapshots.load().tenants.contains_key(tenant) {
+    /// NOT_FOUND, and the same whether there is none or the caller may not know of it.
+    fn check_tenant(&self, permit: &Permit, tenant: &Name) -> Result<()> {
+        if permit.oversees(tenant) && self.inner.snapshots.load().tenants.contains_key(tenant) {
             return Ok(());
         }
         Err(Error::not_found("TENANT_NOT_FOUND", format!("there is no tenant '{tenant}'")).with("tenant", tenant))

@@ -267,6 +267,16 @@ impl Permit {
         &self.leave.account
     }
 
+    /// Whether the caller looks after the server and all its tenants. Today every caller is the operator.
+    pub fn oversees_all(&self) -> bool {
+        true
+    }
+
+    /// Whether the caller may know of a tenant: its own, or any for whoever looks after them.
+    pub fn oversees(&self, tenant: &Name) -> bool {
+        self.oversees_all() || tenant == self.tenant()
+    }
+
     /// Who is calling, for records of who changed what.
     pub fn caller(&self) -> &str {
         &self.caller
