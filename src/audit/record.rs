@@ -37,7 +37,7 @@ pub struct Record {
     pub peer: String,
     /// What was asked for, such as `RegistryService/Apply`.
     pub action: String,
-    /// Of what, such as `feature_view/airport_weather`.
+    /// Of what, such as `FeatureView/airport_weather`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<String>,
     /// The caller's trace, where there is one.

@@ -40,7 +40,7 @@ impl BackfillRpc {
     }
 
     async fn begin(&self, caller: &Caller, request: v1::MaterializeRequest) -> Result<Materializing> {
-        let named = vec![format!("feature_view/{}", request.view)];
+        let named = vec![format!("FeatureView/{}", request.view)];
         let permit = self.use_cases.change(caller, Action::Write, named).await?;
         self.use_cases.materialize.begin(&permit, &request.view, request.since_frame).await
     }

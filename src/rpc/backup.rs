@@ -27,7 +27,7 @@ impl BackupRpc {
     }
 
     async fn create(&self, caller: &Caller, name: &str) -> Result<Making> {
-        let permit = self.use_cases.change(caller, Action::BackUp, vec![format!("backup/{name}")]).await?;
+        let permit = self.use_cases.change(caller, Action::BackUp, vec![format!("Backup/{name}")]).await?;
         self.use_cases.backups.create(&permit, decode_name(name)?)
     }
 
@@ -38,7 +38,7 @@ impl BackupRpc {
     }
 
     async fn remove(&self, caller: &Caller, name: &str) -> Result<v1::DeleteBackupResponse> {
-        let permit = self.use_cases.change(caller, Action::BackUp, vec![format!("backup/{name}")]).await?;
+        let permit = self.use_cases.change(caller, Action::BackUp, vec![format!("Backup/{name}")]).await?;
         self.use_cases.backups.delete(&permit, decode_name(name)?).await?;
         Ok(v1::DeleteBackupResponse {})
     }

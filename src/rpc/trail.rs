@@ -113,7 +113,7 @@ impl Kept {
 
 impl UseCases {
     /// Leave to change something: as [`Self::permit`], once it is written down what. `resources` are names,
-    /// such as `feature_view/airport_weather`, never values.
+    /// such as `FeatureView/airport_weather`, never values.
     pub(super) async fn change(&self, caller: &Caller, action: Action, resources: Vec<String>) -> Result<Permit> {
         let permit = self.let_do(caller, action)?;
         self.ask(caller, &permit, resources).await?;

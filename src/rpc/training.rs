@@ -43,7 +43,7 @@ impl TrainingSetRpc {
     }
 
     async fn create(&self, caller: &Caller, request: v1::CreateTrainingSetRequest) -> Result<Creation> {
-        let named = vec![format!("training_set/{}", request.name)];
+        let named = vec![format!("TrainingSet/{}", request.name)];
         let permit = self.use_cases.change(caller, Action::ReadHistory, named).await?;
         let name = decode_name("name", &request.name)?;
         let request = StoredRequest {
@@ -90,7 +90,7 @@ impl TrainingSetRpc {
     }
 
     async fn remove(&self, caller: &Caller, name: &str) -> Result<v1::DeleteTrainingSetResponse> {
-        let named = vec![format!("training_set/{name}")];
+        let named = vec![format!("TrainingSet/{name}")];
         let permit = self.use_cases.change(caller, Action::ReadHistory, named).await?;
         let (name, version) = decode_reference(name)?;
         let deleted = self.use_cases.training_sets.delete(&permit, name, version).await?;

@@ -72,7 +72,7 @@ async fn who_changed_what_is_listed_and_verified_by_command() {
     let records = listed["records"].as_array().expect("a list");
     let newest = &records[0];
     assert_eq!((&newest["outcome"], &newest["reason"]), (&json!("failed"), &json!("BACKUP_NOT_FOUND")));
-    assert_eq!((&newest["caller"], &newest["resources"]), (&json!("loopback"), &json!(["backup/monday"])));
+    assert_eq!((&newest["caller"], &newest["resources"]), (&json!("loopback"), &json!(["Backup/monday"])));
     let oldest = records.last().expect("some");
     assert_eq!((&oldest["sequence"], &oldest["action"]), (&json!(1), &json!("RegistryService/Apply")));
     let table = scene.succeed(&["audit", "list", "--action", "QuotaService", "--outcome", "done"]);

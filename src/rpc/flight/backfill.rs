@@ -35,7 +35,7 @@ pub(super) async fn put(
     let permit = if command.validate_only {
         use_cases.rehearse(caller, Action::Write)?
     } else {
-        let named = vec![format!("source/{}", command.source), format!("backfill/{}", command.id)];
+        let named = vec![format!("Source/{}", command.source), format!("Backfill/{}", command.id)];
         use_cases.change(caller, Action::Write, named).await?
     };
     let intake = use_cases.backfills.begin(&permit, decode_request(command)?).await?;

@@ -1,11 +1,11 @@
 //! Contract, section 20: who changed what is written down before it is changed. How calls are audited is
 //! tried through a server's sockets (`tests/server/audit.rs`), and the log's files beside them.
 
-use hydrant::audit::{Asked, Conclusion, Filter, Outcome, Record};
+use hydrant::audit::{Asked, Conclusion, Filter, Record};
 use hydrant::tenancy::Action;
 
 use super::SHOP;
-use crate::support::node::{START, TestNode};
+use crate::support::node::{SECOND, START, TestNode};
 
 async fn change(node: &TestNode, caller: &str) {
     let asked = Asked { caller: caller.to_owned(), action: "QuotaService/UpdateQuotas".to_owned(), ..Asked::default() };
@@ -63,26 +63,16 @@ async fn records_of_all(node: &TestNode) -> usize {
 async fn records_are_there_after_a_restart_with_store_time_and_number() {
     let mut node = TestNode::start("").await;
     change(&node, "ann").await;
-    node.advance(1_000_000).await;
+    node.advance(SECOND).await;
     node.restart().await;
     change(&node, "bob").await;
-    let told: Vec<(u64, i64, String, &str)> = records(&node)
-        .await
-        .into_iter()
-        .map(|record| {
-            (
-                record.sequence,
-                record.time,
-                record.caller.clone(),
-                if record.outcome == Outcome::Asked { "asked" } else { "done" },
-            )
-        })
-        .collect();
-    let expected = [
-        (1, START, "ann", "asked"),
-        (2, START, "ann", "done"),
-        (3, START + 1_000_000, "bob", "asked"),
-        (4, START + 1_000_000, "bob", "done"),
-    ];
-    assert_eq!(told, expected.map(|(number, time, caller, outcome)| (number, time, caller.to_owned(), outcome)));
+    let records = records(&node).await;
+    let told: Vec<(u64, &str, &str)> =
+        records.iter().map(|record| (record.sequence, record.caller.as_str(), record.outcome.as_str())).collect();
+    assert_eq!(told, [(1, "ann", "asked"), (2, "ann", "done"), (3, "bob", "asked"), (4, "bob", "done")]);
+    let times: Vec<i64> = records.iter().map(|record| record.time).collect();
+    assert!(
+        times.is_sorted() && times[0] >= START && times[1] < START + SECOND && times[2] >= START + SECOND,
+        "{times:?}"
+    );
 }
