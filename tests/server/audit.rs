@@ -94,7 +94,7 @@ async fn a_change_that_can_not_be_audited_is_not_made() {
     let server = TestServer::start().await;
     let audit = server.directory.path().join("audit");
     // No segment can be begun where its directory is not.
-    std::fs::rename(&audit, server.directory.path().join("gone")).expect("it is there");
+    std::fs::remove_dir(&audit).expect("nothing lies in it yet");
     let set = v1::QuotaLimit { quota: "features".to_owned(), limit: 1_000 };
     let update = v1::UpdateQuotasRequest { set: vec![set], ..Default::default() };
     let refused = server.client.update_quotas(update.clone()).await.expect_err("it can't be written down");
@@ -106,7 +106,7 @@ async fn a_change_that_can_not_be_audited_is_not_made() {
         metrics.lines().any(|line| line.starts_with("hydrant_audit_failures_total") && line.ends_with(" 1")),
         "{metrics}"
     );
-    std::fs::rename(server.directory.path().join("gone"), &audit).expect("it is there");
+    std::fs::create_dir(&audit).expect("it is not there");
     server.client.update_quotas(update).await.expect("it can be again");
     server.stop().await;
 }
