@@ -366,6 +366,8 @@ async fn what_can_not_be_written_down_is_refused_with_the_way_out() {
         .await
         .expect("there is room again")
         .conclude(Conclusion::Done { before: None, after: None });
+    // What came of the last one is written by then.
+    assert_eq!(outcomes(&audit).await.len(), 4);
     files.fail_on(0, Fault::Device);
     assert_eq!(audit.ask(asked("ann")).await.expect_err("no disk").reason, "AUDIT_UNAVAILABLE");
     files.heal();

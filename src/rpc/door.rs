@@ -168,6 +168,12 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.BackupService/CreateBackup", BACK_UP),
     method("hydrant.v1.BackupService/ListBackups", BACK_UP),
     method("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
+    method("hydrant.v1.QuotaService/GetQuotas", Rule::Needs(Action::ReadQuotas)),
+    method("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
+    method("hydrant.v1.QuotaService/UpdateQuotas", Rule::Needs(Action::ChangeQuotas)),
+    method("hydrant.v1.QuotaService/RaiseQuotas", Rule::Needs(Action::ChangeQuotas)),
+    method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
+    method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
     method("arrow.flight.protocol.FlightService/Handshake", Rule::AnyCaller),
     method("arrow.flight.protocol.FlightService/ListFlights", READ_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/GetFlightInfo", BY_FLIGHT),
@@ -184,7 +190,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 40;
+const METHOD_COUNT: usize = 46;
 
 #[cfg(test)]
 mod tests {
