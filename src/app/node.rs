@@ -16,6 +16,7 @@ use hydrant_storage::row::OwnedRow;
 use super::AppError;
 use super::data_dir::DataDir;
 use super::start_check;
+use crate::access::Access;
 use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
 use crate::backup::{BackupOptions, BackupParts, Backups, Directories, SpineFiles};
 use crate::clock::{Clock, SystemTicker};
@@ -78,6 +79,8 @@ impl Node {
         let registry = Registry::open(metadata.clone(), store_time.clone(), barrier).await;
         let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
+        let access = Access::open(metadata.clone(), snapshots.clone(), store_time.clone()).await;
+        let access = access.map_err(opening("the API keys"))?;
 
         let tables = Arc::new(HistoryTables::new(files.clone(), directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
@@ -190,9 +193,10 @@ impl Node {
         );
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
-        let sweeper = Sweeper::start(training_sets.clone());
+        let sweeper = Sweeper::start(training_sets.clone(), access.clone());
         let use_cases = UseCases {
             tenancy,
+            access,
             registry,
             ingest,
             serving,
@@ -243,6 +247,9 @@ impl Node {
     pub async fn close(self) {
         let Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
         sweeper.end().await;
+        if let Err(error) = use_cases.access.persist_uses().await {
+            tracing::warn!(%error, "when API keys were used last was not kept");
+        }
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;
@@ -300,14 +307,15 @@ impl SpineFiles for StoredSpines {
     }
 }
 
-/// Looks now and then for spines and findings that nobody needs any more, until it is dropped.
+/// Looks now and then for spines and findings that nobody needs any more, and keeps when API keys were
+/// used last, until it is dropped.
 #[derive(Debug)]
 struct Sweeper(tokio::task::JoinHandle<()>);
 
 impl Sweeper {
     const INTERVAL: Duration = Duration::from_mins(1);
 
-    fn start(training_sets: TrainingSets) -> Self {
+    fn start(training_sets: TrainingSets, access: Access) -> Self {
         let sweep = async move {
             let mut interval = tokio::time::interval(Self::INTERVAL);
             loop {
@@ -315,6 +323,9 @@ impl Sweeper {
                 let training_sets = training_sets.clone();
                 if let Err(error) = tokio::task::spawn_blocking(move || training_sets.sweep()).await {
                     tracing::warn!(%error, "spines that nobody needs were not looked for");
+                }
+                if let Err(error) = access.persist_uses().await {
+                    tracing::warn!(%error, "when API keys were used last was not kept");
                 }
             }
         };

@@ -2,6 +2,7 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod access;
 pub mod backfill;
 pub mod backup;
 mod caller;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::access::Access;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
@@ -46,6 +48,7 @@ pub use self::caller::Caller;
 #[derive(Clone, Debug)]
 pub struct UseCases {
     pub tenancy: Arc<Tenancy>,
+    pub access: Access,
     pub registry: Registry,
     pub ingest: Ingest,
     pub serving: Serving,

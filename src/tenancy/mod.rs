@@ -12,6 +12,7 @@ pub mod identity;
 pub mod metrics;
 pub mod quota;
 pub mod rate;
+mod reach;
 mod settings;
 
 #[cfg(test)]
@@ -27,9 +28,10 @@ use hydrant_storage::names::Name;
 use crate::clock::{SystemTicker, Ticker};
 use crate::error::{Code, Error, Result};
 pub use admission::Class;
-pub use grants::Action;
+pub use grants::{Action, Role, Roles};
 pub use identity::{Authenticates, Identity, LoopbackOnly};
 pub use quota::{Account, Limits, Quota, Usage};
+pub use reach::Reach;
 pub use settings::AdmissionSettings;
 
 use self::admission::{Asked, Refused};
@@ -64,7 +66,7 @@ pub struct Demand {
 /// is dropped.
 #[derive(Clone, Debug)]
 pub struct Permit {
-    caller: Arc<str>,
+    identity: Identity,
     action: Action,
     leave: Arc<Leave>,
 }
@@ -203,9 +205,21 @@ impl Tenancy {
         self.gate.waits()
     }
 
-    /// Loopback, the only identity there is, acts as the default tenant.
-    fn account_of(&self, _identity: &Identity) -> Arc<Account> {
-        self.default.clone()
+    /// Of the tenant that the identity acts for, which exists: whoever verified it has seen to that.
+    fn account_of(&self, identity: &Identity) -> Arc<Account> {
+        let tenant = identity.tenant();
+        if tenant == self.default.tenant() {
+            return self.default.clone();
+        }
+        if let Some(account) = self.accounts.get(tenant) {
+            return account.value().clone();
+        }
+        let new = || {
+            let limits = Limits::default();
+            let index = self.gate.add_tenant(limits.share());
+            Arc::new(Account::new(tenant.clone(), index, limits, self.gate.ticker()))
+        };
+        self.accounts.entry(tenant.clone()).or_insert_with(new).value().clone()
     }
 }
 
@@ -230,7 +244,7 @@ impl Drop for Leave {
 
 impl Permit {
     fn new(identity: &Identity, action: Action, leave: Leave) -> Self {
-        Self { caller: identity.shared_name(), action, leave: Arc::new(leave) }
+        Self { identity: identity.clone(), action, leave: Arc::new(leave) }
     }
 
     /// The tenant in whose name the caller acts.
@@ -244,11 +258,22 @@ impl Permit {
 
     /// Who is calling, for records of who changed what.
     pub fn caller(&self) -> &str {
-        &self.caller
+        self.identity.name()
+    }
+
+    /// What was verified about the caller.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     pub fn action(&self) -> Action {
         self.action
+    }
+
+    /// Refuses (PERMISSION_DENIED) a caller whose roles don't allow `action` either: for the few use cases
+    /// that are open to two kinds of callers.
+    pub fn require_identity(&self, action: Action) -> Result<()> {
+        grants::check(&self.identity, action)
     }
 
     /// Refuses (PERMISSION_DENIED) a permit that was given for something else.
