@@ -5,9 +5,6 @@
 mod records;
 mod token;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
@@ -292,13 +289,6 @@ impl Access {
         })
         .await?;
         Ok((self.get(permit, id)?, token))
-    }
-
-    /// Who a tenant would leave behind: the ids of its keys that are neither revoked nor expired.
-    pub fn live_keys_of(&self, tenant: TenantId) -> Vec<KeyId> {
-        let (keys, now) = (self.inner.keys.load(), self.inner.time.read());
-        let live = keys.records.keys.iter().filter(|(_, record)| record.tenant_id == tenant && record.is_live(now));
-        live.map(|(id, _)| *id).collect()
     }
 
     /// Makes durable when keys were used last, if that has changed.

@@ -12,12 +12,14 @@ pub mod describe;
 pub mod get;
 pub mod historical;
 pub mod ingest;
+pub mod key;
 pub mod materialize;
 pub mod online;
 pub mod plan;
 pub mod serve;
 pub mod training_set;
 pub mod version;
+pub mod whoami;
 pub mod why;
 
 mod catalog;
@@ -82,6 +84,8 @@ pub enum ClientCommand {
     Why(why::Args),
     TrainingSet(training_set::Args),
     Backup(backup::Args),
+    Key(key::Args),
+    Whoami(whoami::Args),
     Bench(bench::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -161,6 +165,8 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
+        ClientCommand::Key(args) => key::run(args, server).await,
+        ClientCommand::Whoami(args) => whoami::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
         ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -180,6 +186,8 @@ impl ClientCommand {
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
             Self::Backup(args) => args.format(),
+            Self::Key(args) => args.format(),
+            Self::Whoami(args) => args.output.format,
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
@@ -209,6 +217,10 @@ impl ClientCommand {
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Key(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             },
@@ -275,6 +287,18 @@ mod tests {
             "hydrant backup delete monday",
             "hydrant backup verify d/backups/monday -o json",
             "hydrant backup restore d/backups/monday restored",
+            "hydrant key create --role reader --role trainer --view v --service s --description d --expires 90d -o json",
+            "hydrant key create --tenant acme --role admin",
+            "hydrant key list -o json",
+            "hydrant key get abcdefghjk",
+            "hydrant key rotate abcdefghjk --overlap 1h",
+            "hydrant key revoke abcdefghjk",
+            "hydrant whoami --token-file key",
+            "hydrant whoami --token x --insecure -o json",
+            "hydrant serve --insecure",
+            "hydrant apply -f tenants.yaml",
+            "hydrant get tenants",
+            "hydrant delete tenant acme",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -316,6 +340,10 @@ mod tests {
             "hydrant training-set create flights --spine s.parquet --event-time t",
             "hydrant training-set pull flights@1",
             "hydrant training-set pull flights@1 -o t.parquet --parallel 0",
+            "hydrant key create",
+            "hydrant key create --role king",
+            "hydrant key rotate",
+            "hydrant whoami --token x --token-file y",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

@@ -141,8 +141,19 @@ fn decode_roles(roles: &[i32]) -> Result<Roles> {
     roles.iter().map(decode).collect()
 }
 
+/// A role by its name, for who asks for keys.
+pub fn parse_role(name: &str) -> Result<v1::Role, String> {
+    name.parse::<Role>().map(encode_role)
+}
+
+/// The name of a role on the wire; of one that this version doesn't know, its number.
+pub fn role_name(role: i32) -> String {
+    let known = Role::ALL.into_iter().find(|known| i32::from(encode_role(*known)) == role);
+    known.map_or_else(|| format!("role {role}"), |known| known.as_str().to_owned())
+}
+
 /// As on the wire.
-pub fn encode_role(role: Role) -> v1::Role {
+fn encode_role(role: Role) -> v1::Role {
     match role {
         Role::Reader => v1::Role::Reader,
         Role::Trainer => v1::Role::Trainer,

@@ -19,6 +19,7 @@ pub mod online;
 pub mod registry;
 pub mod server;
 pub mod status;
+mod tenants;
 pub mod tls;
 pub mod training;
 pub mod wire;

@@ -279,7 +279,8 @@ impl Permit {
     /// Refuses (PERMISSION_DENIED) a permit that was given for something else.
     pub fn require(&self, action: Action) -> Result<()> {
         if self.action == action {
-            return Ok(());
+            // Definitions as a whole are no limited caller's; single ones ask [`Self::require_definition`].
+            return if action == Action::ReadDefinitions { self.check_unlimited(action.as_str()) } else { Ok(()) };
         }
         let message = format!("a permit to {} doesn't allow to {}", self.action.as_str(), action.as_str());
         Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use hydrant_storage::names::Name;
 
-use super::Permit;
+use super::{Action, Permit};
 use crate::error::{Code, Error, Result};
 
 /// Views and services by name. A service may be read as a whole, whatever views it is made of.
@@ -43,6 +43,21 @@ impl Permit {
         }
     }
 
+    /// Refuses (PERMISSION_DENIED) a permit that was not given to read definitions, and a definition that
+    /// the caller is not given.
+    pub fn require_definition(
+        &self,
+        kind: &'static str,
+        name: &Name,
+        is_given: impl FnOnce(&Reach) -> bool,
+    ) -> Result<()> {
+        let Some(reach) = self.identity().reach() else { return self.require(Action::ReadDefinitions) };
+        if is_given(reach) && self.action() == Action::ReadDefinitions {
+            return Ok(());
+        }
+        Err(self.outside(kind, name.as_str()))
+    }
+
     /// Refuses (PERMISSION_DENIED) a source whose rows go to views that the caller is not given, or to
     /// none. `None`: there is no such source.
     pub fn check_source<'a>(&self, source: &str, views: Option<impl IntoIterator<Item = &'a Name>>) -> Result<()> {
@@ -69,7 +84,7 @@ impl Permit {
     pub fn outside(&self, kind: &'static str, name: &str) -> Error {
         let name: String = name.chars().take(80).collect();
         let message = format!("'{}' is limited to other views and services than {kind} '{name}'", self.caller());
-        denied(message).with(kind, name)
+        denied(message).with("kind", kind).with("name", name)
     }
 }
 
