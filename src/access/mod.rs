@@ -189,6 +189,7 @@ impl Access {
     /// Makes a key, which is shown by its answer and never again. The permit is to manage keys, or tenants:
     /// the platform gives keys with the role platform, and a tenant its first admin.
     pub async fn create(&self, permit: &Permit, new: NewKey) -> Result<(ApiKey, Token)> {
+        require_manager(permit)?;
         let tenant = new.tenant.clone().unwrap_or_else(|| permit.tenant().clone());
         let is_own = &tenant == permit.tenant();
         let is_platform = new.roles.contains(Role::Platform);
@@ -236,6 +237,7 @@ impl Access {
 
     /// The keys of the caller's tenant, those made first in front; for the platform those of all tenants.
     pub fn list(&self, permit: &Permit) -> Result<Vec<ApiKey>> {
+        require_manager(permit)?;
         let keys = self.inner.keys.load();
         let managed = keys.records.keys.iter().filter(|(_, record)| manages(permit, record));
         let mut shown: Vec<ApiKey> = managed.filter_map(|(id, record)| keys.shown(*id, record)).collect();
@@ -245,6 +247,7 @@ impl Access {
 
     /// NOT_FOUND also where it is not the caller's to manage.
     pub fn get(&self, permit: &Permit, id: KeyId) -> Result<ApiKey> {
+        require_manager(permit)?;
         let keys = self.inner.keys.load();
         let found = keys.records.keys.get(&id).filter(|record| manages(permit, record));
         found.and_then(|record| keys.shown(id, record)).ok_or_else(|| unknown_key(id))
@@ -253,6 +256,7 @@ impl Access {
     /// From when this returns on, nobody is let in by it, and streams that were are stopped at their next
     /// step. What is revoked stays so.
     pub async fn revoke(&self, permit: &Permit, id: KeyId) -> Result<ApiKey> {
+        require_manager(permit)?;
         let by = permit.clone();
         self.change(move |records, now| {
             let record = records.keys.get_mut(&id).filter(|record| manages(&by, record));
@@ -267,6 +271,7 @@ impl Access {
     /// Gives a key another secret, which is shown by the answer and never again. The one before holds on
     /// for `overlap`, so that whoever uses it can be given the new one; one before that no more.
     pub async fn rotate(&self, permit: &Permit, id: KeyId, overlap: Duration) -> Result<(ApiKey, Token)> {
+        require_manager(permit)?;
         if overlap > MAX_OVERLAP {
             let message = format!("an overlap is {} days at most", MAX_OVERLAP.as_secs() / 86_400);
             return Err(Error::invalid("BAD_OVERLAP", message));
@@ -434,6 +439,10 @@ fn shown(id: KeyId, record: &KeyRecord, roles: Roles, last_used: Option<Micros>)
     }
 }
 
+fn require_manager(permit: &Permit) -> Result<()> {
+    if permit.action() == Action::ManageTenants { Ok(()) } else { permit.require(Action::ManageKeys) }
+}
+
 /// Whether a key is the caller's to see and to revoke: the platform's keys are the platform's alone.
 fn manages(permit: &Permit, record: &KeyRecord) -> bool {
     let identity = permit.identity();
@@ -460,8 +469,9 @@ fn check_new(new: &NewKey) -> Result<()> {
         }
     }
     let is_limited = !(new.views.is_empty() && new.services.is_empty());
-    if is_limited && (new.roles.contains(Role::Admin) || new.roles.contains(Role::Platform)) {
-        return bad("the roles admin and platform can't be limited to views and services".to_owned());
+    let unlimited = [Role::Owner, Role::Admin, Role::Platform];
+    if is_limited && unlimited.into_iter().any(|role| new.roles.contains(role)) {
+        return bad("the roles owner, admin and platform can't be limited to views and services".to_owned());
     }
     if new.views.len() > MAX_NAMES || new.services.len() > MAX_NAMES {
         return bad(format!("a key is limited to {MAX_NAMES} views and {MAX_NAMES} services at most"));

@@ -422,3 +422,28 @@ impl Config {
         ]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_keys_are_asked_for_and_tls_is_spoken() {
+        let abroad: SocketAddr = "0.0.0.0:7600".parse().expect("an address");
+        let home: SocketAddr = "[::1]:7600".parse().expect("an address");
+        for (enabled, insecure, certificate, allowed) in [
+            (false, false, "", false),
+            (false, true, "", false),
+            (false, false, "c.pem", false),
+            (true, false, "", false),
+            (true, true, "", true),
+            (true, false, "c.pem", true),
+        ] {
+            let mut config = Config::embedded();
+            (config.auth.enabled, config.auth.insecure) = (enabled, insecure);
+            config.tls.certificate = certificate.into();
+            assert_eq!(config.may_listen_on(abroad).is_ok(), allowed, "{enabled} {insecure} {certificate}");
+            assert!(config.may_listen_on(home).is_ok());
+        }
+    }
+}

@@ -222,6 +222,18 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_s_table_of_roles_is_this_one() {
+        let manual = include_str!("../../docs/access.md");
+        for action in Action::ALL {
+            let cells = Role::ALL.map(|role| if action.roles().contains(&role) { "yes" } else { "–" });
+            let line = format!("| {} | {} |", action.as_str(), cells.join(" | "));
+            assert!(manual.contains(&line), "docs/access.md lacks the line: {line}");
+        }
+        let names = Role::ALL.map(Role::as_str).join(" | ");
+        assert!(manual.contains(&format!("| may | {names} |")), "docs/access.md lacks the roles: {names}");
+    }
+
+    #[test]
     fn who_was_revoked_is_not_known_any_more() {
         let identity = identity(&Role::ALL);
         let stream = identity.clone();
