@@ -127,11 +127,7 @@ pub struct ApiKey {
 
 impl Access {
     /// Reads the keys that are kept. DATA_LOSS where they can't be read.
-    pub async fn open(
-        store: Arc<dyn MetadataStore>,
-        snapshots: SnapshotReader,
-        time: Arc<StoreTime>,
-    ) -> Result<Self> {
+    pub async fn open(store: Arc<dyn MetadataStore>, snapshots: SnapshotReader, time: Arc<StoreTime>) -> Result<Self> {
         let (records, keys_version) = match store.get(KEYS).await? {
             Some(Versioned { value, version }) => (Records::decode(&value).map_err(damaged)?, version),
             None => (Records::default(), 0),
@@ -279,9 +275,10 @@ impl Access {
         let token = Token::another(id)?;
         let (by, hash) = (permit.clone(), hex(&token.hash()));
         self.change(move |records, now| {
-            let record = records.keys.get_mut(&id).filter(|record| {
-                manages(&by, record) && (record.tenant == *by.tenant() || record_is_platform(record))
-            });
+            let record = records
+                .keys
+                .get_mut(&id)
+                .filter(|record| manages(&by, record) && (record.tenant == *by.tenant() || record_is_platform(record)));
             let record = record.ok_or_else(|| unknown_key(id))?;
             if !record.is_live(now) {
                 let message = format!("key {id} was revoked, or has expired");
@@ -310,10 +307,7 @@ impl Access {
     }
 
     /// One change at a time, durable before it is seen. It goes through even if its caller stops waiting.
-    async fn change(
-        &self,
-        edit: impl FnOnce(&mut Records, Micros) -> Result<()> + Send + 'static,
-    ) -> Result<()> {
+    async fn change(&self, edit: impl FnOnce(&mut Records, Micros) -> Result<()> + Send + 'static) -> Result<()> {
         let inner = self.inner.clone();
         let changing = tokio::spawn(async move {
             let mut writer = inner.writer.lock().await;
@@ -341,8 +335,12 @@ impl Access {
 impl Authenticates for Access {
     fn authenticate(&self, token: Option<&str>) -> Result<Identity> {
         let token = token.ok_or_else(|| {
-            Error::new(Code::Unauthenticated, "NO_CREDENTIAL", "the server asks its callers for a key, and there is none")
-                .hint("send the header `authorization: Bearer KEY`; commands take --token-file FILE or HYDRANT_TOKEN")
+            Error::new(
+                Code::Unauthenticated,
+                "NO_CREDENTIAL",
+                "the server asks its callers for a key, and there is none",
+            )
+            .hint("send the header `authorization: Bearer KEY`; commands take --token-file FILE or HYDRANT_TOKEN")
         })?;
         let token = Token::parse(token)?;
         let inner = self.inner.as_ref();
@@ -394,12 +392,12 @@ impl Keys {
         for (id, record) in &records.keys {
             let roles = record.roles()?;
             let known = before.entries.get(id);
-            let identity = known.map(|entry| entry.identity.clone()).unwrap_or_else(|| {
-                Identity::new(&format!("key/{id}"), record.tenant.clone(), roles, record.reach())
-            });
-            let last_used = known.map(|entry| entry.last_used.clone()).unwrap_or_else(|| {
-                Arc::new(AtomicI64::new(uses.last.get(id).copied().unwrap_or_default()))
-            });
+            let identity = known
+                .map(|entry| entry.identity.clone())
+                .unwrap_or_else(|| Identity::new(&format!("key/{id}"), record.tenant.clone(), roles, record.reach()));
+            let last_used = known
+                .map(|entry| entry.last_used.clone())
+                .unwrap_or_else(|| Arc::new(AtomicI64::new(uses.last.get(id).copied().unwrap_or_default())));
             let previous = record.previous.as_ref().map(|(hash, until)| Ok::<_, String>((unhex(hash)?, *until)));
             let entry = Entry {
                 tenant_id: record.tenant_id,

@@ -11,8 +11,10 @@ use crate::rpc::access::{parse_role, role_name};
 
 /// Make, list, rotate and revoke API keys
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  hydrant key create --role reader --description scoring > key\n  hydrant key list\n  \
-    hydrant key rotate abcdefghjk --overlap 1h > key\n  hydrant key revoke abcdefghjk")]
+#[command(
+    after_help = "Examples:\n  hydrant key create --role reader --description scoring > key\n  hydrant key list\n  \
+    hydrant key rotate abcdefghjk --overlap 1h > key\n  hydrant key revoke abcdefghjk"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -154,7 +156,12 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
 fn show_once(created: &v1::CreateKeyResponse, format: Format) -> Result<Done, Failure> {
     let key = created.key.clone().unwrap_or_default();
     if format == Format::Table {
-        output::note(&format!("key {} of tenant {} ({}); it is not shown again", key.id, key.tenant, roles(&key.roles)));
+        output::note(&format!(
+            "key {} of tenant {} ({}); it is not shown again",
+            key.id,
+            key.tenant,
+            roles(&key.roles)
+        ));
     }
     output::print_as(format, &json!({ "token": created.token, "key": document(&key) }), || created.token.clone())?;
     Ok(Done::Done)

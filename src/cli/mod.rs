@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 pub mod bench;
@@ -16,6 +17,7 @@ pub mod key;
 pub mod materialize;
 pub mod online;
 pub mod plan;
+pub mod quota;
 pub mod serve;
 pub mod training_set;
 pub mod version;
@@ -86,6 +88,8 @@ pub enum ClientCommand {
     Backup(backup::Args),
     Key(key::Args),
     Whoami(whoami::Args),
+    Quota(quota::Args),
+    Audit(audit::Args),
     Bench(bench::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -167,6 +171,8 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Key(args) => key::run(args, server).await,
         ClientCommand::Whoami(args) => whoami::run(args, server).await,
+        ClientCommand::Quota(args) => quota::run(args, server).await,
+        ClientCommand::Audit(args) => audit::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
         ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -188,6 +194,8 @@ impl ClientCommand {
             Self::Backup(args) => args.format(),
             Self::Key(args) => args.format(),
             Self::Whoami(args) => args.output.format,
+            Self::Quota(args) => args.format(),
+            Self::Audit(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
@@ -299,6 +307,14 @@ mod tests {
             "hydrant apply -f tenants.yaml",
             "hydrant get tenants",
             "hydrant delete tenant acme",
+            "hydrant quota get",
+            "hydrant quota get acme -o json",
+            "hydrant quota set acme requests_per_second=500 storage_bytes=50GiB --unset features --weight 3 --etag 4 --dry-run",
+            "hydrant quota set acme --weight 3",
+            "hydrant quota raise acme requests_per_second=5000 --for 2h -o json",
+            "hydrant quota raise acme --end requests_per_second",
+            "hydrant audit list --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --caller ann --action Apply --resource v --outcome refused --tenant acme --limit 10 -o json",
+            "hydrant audit verify --noted 7:00",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -344,6 +360,10 @@ mod tests {
             "hydrant key create --role king",
             "hydrant key rotate",
             "hydrant whoami --token x --token-file y",
+            "hydrant quota set acme",
+            "hydrant quota set acme requests_per_second",
+            "hydrant quota raise acme requests_per_second=5000",
+            "hydrant quota raise acme",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

@@ -122,7 +122,10 @@ impl ServerArgs {
         let Some(token) = token else { return Ok(Server { remote }) };
         if !remote.is_private() && !self.insecure {
             let message = format!("the API key is not sent to {} without TLS", remote.address());
-            let hint = format!("name the server by https://{}; or, where the network itself is safe, --insecure", remote.address());
+            let hint = format!(
+                "name the server by https://{}; or, where the network itself is safe, --insecure",
+                remote.address()
+            );
             return Err(Failure::new("INSECURE_TOKEN", message).hint(hint));
         }
         Ok(Server { remote: remote.with_token(token)? })

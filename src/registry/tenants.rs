@@ -154,8 +154,11 @@ fn check(definitions: &[Definition]) -> Result<()> {
     for (index, definition) in definitions.iter().enumerate() {
         let path = format!("definitions[{index}]");
         if definition.kind() != Kind::Tenant {
-            return Err(Error::invalid("TENANTS_APART", "tenants are applied by themselves, without other definitions")
-                .hint("apply them from a file of their own, with the key of a platform role"));
+            return Err(Error::invalid(
+                "TENANTS_APART",
+                "tenants are applied by themselves, without other definitions",
+            )
+            .hint("apply them from a file of their own, with the key of a platform role"));
         }
         if !seen.insert(definition.name()) {
             violations.add(format!("{path}.metadata.name"), format!("tenant '{}' is defined twice", definition.name()));

@@ -27,16 +27,25 @@ impl AccessRpc {
     }
 
     /// By which of its roles a caller manages keys, the use case asks further.
+    fn action(caller: &Caller) -> Action {
+        let is_platform = !caller.identity.may(Action::ManageKeys) && caller.identity.may(Action::ManageTenants);
+        if is_platform { Action::ManageTenants } else { Action::ManageKeys }
+    }
+
     fn permit(&self, caller: &Caller) -> Result<Permit> {
-        let by_tenant = self.use_cases.permit(caller, Action::ManageKeys);
-        if by_tenant.is_err() && caller.identity.may(Action::ManageTenants) {
-            return self.use_cases.permit(caller, Action::ManageTenants);
-        }
-        by_tenant
+        self.use_cases.permit(caller, Self::action(caller))
+    }
+
+    /// As [`Self::permit`], once it is written down what is changed.
+    async fn change(&self, caller: &Caller, resource: String) -> Result<Permit> {
+        let action = Self::action(caller);
+        self.use_cases.change(caller, action, vec![resource]).await
     }
 
     async fn create(&self, caller: &Caller, request: v1::CreateKeyRequest) -> Result<v1::CreateKeyResponse> {
-        let permit = self.permit(caller)?;
+        let roles: Vec<String> = request.roles.iter().take(Role::ALL.len()).map(|role| role_name(*role)).collect();
+        let of: String = request.tenant.chars().take(Name::MAX_LENGTH).collect();
+        let permit = self.change(caller, format!("ApiKey/{of}/{}", roles.join("+"))).await?;
         let tenant = Some(&request.tenant).filter(|tenant| !tenant.is_empty());
         let new = NewKey {
             tenant: tenant.map(|tenant| decode_name("tenant", tenant)).transpose()?,
@@ -62,14 +71,14 @@ impl AccessRpc {
     }
 
     async fn rotate(&self, caller: &Caller, request: &v1::RotateKeyRequest) -> Result<v1::CreateKeyResponse> {
-        let permit = self.permit(caller)?;
+        let permit = self.change(caller, named(&request.id)).await?;
         let overlap = Duration::from_micros(request.overlap_micros);
         let (key, token) = self.use_cases.access.rotate(&permit, decode_id(&request.id)?, overlap).await?;
         Ok(encode_created(&key, &token))
     }
 
     async fn revoke(&self, caller: &Caller, id: &str) -> Result<v1::ApiKey> {
-        let permit = self.permit(caller)?;
+        let permit = self.change(caller, named(id)).await?;
         self.use_cases.access.revoke(&permit, decode_id(id)?).await.map(|key| encode_key(&key))
     }
 }
@@ -117,6 +126,11 @@ impl AccessService for AccessRpc {
             services: reach.services.iter().map(ToString::to_string).collect(),
         }))
     }
+}
+
+/// A key for the audit log. What was sent may be anything, a key itself by mistake included.
+fn named(id: &str) -> String {
+    id.parse::<KeyId>().map_or_else(|_| "ApiKey/?".to_owned(), |id| format!("ApiKey/{id}"))
 }
 
 fn decode_id(text: &str) -> Result<KeyId> {

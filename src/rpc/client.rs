@@ -3,7 +3,9 @@
 //! Flight is. It never retries by itself: whether a request may be sent twice is its caller's to say.
 
 pub mod access;
+pub mod audit;
 pub mod lean;
+pub mod quotas;
 pub mod remote;
 pub mod training_sets;
 
@@ -36,8 +38,8 @@ use crate::error::{Code, Violation};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::world::Unread;
 
-use self::remote::unreachable;
 pub use self::remote::Connection;
+use self::remote::unreachable;
 
 pub use self::remote::{Heard, Remote, TlsFiles};
 pub use super::status::Refusal;

@@ -3,6 +3,7 @@
 //! spawn nothing, so that a client that hangs up ends the work.
 
 pub mod access;
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 mod caller;
@@ -16,11 +17,13 @@ pub mod http;
 pub mod ingest;
 pub mod layers;
 pub mod online;
+pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
 mod tenants;
 pub mod tls;
+mod trail;
 pub mod training;
 pub mod wire;
 
@@ -30,6 +33,7 @@ use std::sync::Arc;
 pub use hydrant_proto::v1;
 
 use crate::access::Access;
+use crate::audit::Audit;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
@@ -39,6 +43,7 @@ use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
 use crate::materialize::Materialize;
 use crate::partition::Partitions;
+use crate::quotas::Quotas;
 use crate::registry::Registry;
 use crate::serving::Serving;
 use crate::tenancy::{Action, Demand, Permit, Tenancy};
@@ -58,18 +63,22 @@ pub struct UseCases {
     pub backfills: Backfills,
     pub materialize: Materialize,
     pub backups: Backups,
+    pub quotas: Quotas,
+    pub audit: Audit,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }
 
 impl UseCases {
-    /// Lets the caller do `action`.
+    /// Lets the caller do `action`, which changes nothing: for what does see [`Self::change`].
     fn permit(&self, caller: &Caller, action: Action) -> Result<Permit> {
-        self.tenancy.authorize(&caller.identity, action)
+        caller.trail.check()?;
+        self.let_do(caller, action)
     }
 
     /// As [`Self::permit`], when it is the request's turn.
     async fn admit(&self, caller: &Caller, action: Action, demand: Demand) -> Result<Permit> {
-        self.tenancy.admit(&caller.identity, action, demand).await
+        caller.trail.check()?;
+        self.line_up(caller, action, demand).await
     }
 }

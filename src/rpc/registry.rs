@@ -16,9 +16,9 @@ use crate::error::{Code, Error, Result};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
-use crate::registry::tenants::Expected;
 use crate::registry::plan::{Action as Change, Plan};
-use crate::tenancy::Action;
+use crate::registry::tenants::Expected;
+use crate::tenancy::{Action, Permit};
 
 /// The ports of the other listeners.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +38,17 @@ impl RegistryRpc {
         Self { use_cases, ports }
     }
 
+    async fn change(&self, caller: &Caller, names: Vec<String>) -> Result<Permit> {
+        self.use_cases.change(caller, Action::ChangeDefinitions, names).await
+    }
+
     async fn create(&self, caller: &Caller, request: v1::CreateDefinitionRequest) -> Result<v1::Definition> {
         if request.definition.as_ref().is_some_and(tenants::is_tenant) {
             return tenants::put(&self.use_cases, caller, request.definition, Expected::Nothing).await;
         }
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definition = single(request.definition)?;
+        let definition = single(request.definition);
+        let permit = self.change(caller, names(definition.iter())).await?;
+        let definition = definition?;
         self.use_cases.registry.create(&permit, definition).await.map(|described| encode_described(&described))
     }
 
@@ -52,8 +57,9 @@ impl RegistryRpc {
             let expected = Expected::Something(request.etag);
             return tenants::put(&self.use_cases, caller, request.definition, expected).await;
         }
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definition = single(request.definition)?;
+        let definition = single(request.definition);
+        let permit = self.change(caller, names(definition.iter())).await?;
+        let definition = definition?;
         let updated = self.use_cases.registry.update(&permit, definition, request.etag).await?;
         Ok(encode_described(&updated))
     }
@@ -66,7 +72,8 @@ impl RegistryRpc {
         if request.kind == v1::Kind::Tenant as i32 {
             return tenants::remove(&self.use_cases, caller, request).await;
         }
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
+        let named = decode_kind(request.kind).map(|kind| format!("{}/{}", kind.as_str(), request.name));
+        let permit = self.change(caller, named.into_iter().collect()).await?;
         let kind = decode_kind(request.kind)?;
         let registry = &self.use_cases.registry;
         let registry_revision = match decode_versioned_name(kind, &request.name)? {
@@ -136,8 +143,9 @@ impl RegistryRpc {
         if request.definitions.iter().any(tenants::is_tenant) {
             return tenants::make_so(&self.use_cases, caller, request).await;
         }
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definitions = decode_definitions(request.definitions)?;
+        let definitions = decode_definitions(request.definitions);
+        let permit = self.change(caller, names(definitions.iter().flatten())).await?;
+        let definitions = definitions?;
         let applied = self.use_cases.registry.apply(&permit, definitions, request.expected_revision).await?;
         Ok(v1::ApplyResponse { changes: encode_changes(&applied.plan), registry_revision: applied.revision })
     }
@@ -246,6 +254,11 @@ impl RegistryService for RegistryRpc {
     ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
         Ok(Response::new(self.info()))
     }
+}
+
+/// As the audit log names definitions.
+pub(super) fn names<'a>(definitions: impl Iterator<Item = &'a Definition>) -> Vec<String> {
+    definitions.map(|definition| format!("{}/{}", definition.kind().as_str(), definition.name())).collect()
 }
 
 fn answer<T>(outcome: Result<T>) -> Result<Response<T>, Status> {

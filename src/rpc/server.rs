@@ -12,10 +12,12 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
 use hydrant_proto::v1::access_service_server::AccessServiceServer;
+use hydrant_proto::v1::audit_service_server::AuditServiceServer;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
+use hydrant_proto::v1::quota_service_server::QuotaServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
 use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,7 @@ use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::UseCases;
 use super::access::AccessRpc;
+use super::audit::AuditRpc;
 use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
@@ -36,6 +39,7 @@ use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
+use super::quota::QuotaRpc;
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
 use super::tls::Tls;
@@ -128,7 +132,7 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let Listeners { grpc, flight, http, addresses } = listeners;
         let Doors { tls, authenticates } = doors;
-        let door = Door::new(authenticates);
+        let door = Door::new(authenticates, use_cases.audit.clone());
         let (health, health_service) = health_reporter();
         let stop = CancellationToken::new();
         let instruments = state.telemetry.instruments();
@@ -160,6 +164,9 @@ impl Server {
         let access = AccessServiceServer::new(AccessRpc::new(use_cases.clone()));
         let backfill = BackfillServiceServer::new(BackfillRpc::new(use_cases.clone()));
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
+        let quotas = QuotaServiceServer::new(QuotaRpc::new(use_cases.clone()));
+        let audit =
+            AuditServiceServer::new(AuditRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
@@ -179,6 +186,8 @@ impl Server {
             .add_service(access)
             .add_service(backfill)
             .add_service(backup)
+            .add_service(quotas)
+            .add_service(audit)
             .add_service(history)
             .add_service(training_sets)
             .add_service(health_service.clone())
@@ -191,8 +200,12 @@ impl Server {
 
         let limit = config.server.flight_max_message;
         // A training set takes as long as it takes: only its client bounds it.
-        let calls =
-            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None, door.clone());
+        let calls = Calls::new(
+            &instruments,
+            MessageLimit { option: "server.flight_max_message", bytes: limit.0 },
+            None,
+            door.clone(),
+        );
         let limits = FlightLimits {
             decode: DecodeLimits { max_message: limit.0, max_rows: MAX_MESSAGE_ROWS },
             idle_time: config.server.idle_time.duration(),
@@ -261,6 +274,8 @@ impl ServerControl {
             AccessServiceServer::<AccessRpc>::NAME,
             BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
+            QuotaServiceServer::<QuotaRpc>::NAME,
+            AuditServiceServer::<AuditRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,

@@ -3,7 +3,7 @@
 
 use hydrant_proto::v1;
 
-use super::registry::{encode_described, single};
+use super::registry::{encode_described, names, single};
 use super::wire::definitions::{decode_definitions, decode_name, encode_kind};
 use super::{Caller, UseCases};
 use crate::error::Result;
@@ -27,8 +27,9 @@ pub(super) async fn put(
     definition: Option<v1::Definition>,
     expected: Expected,
 ) -> Result<v1::Definition> {
-    let permit = use_cases.permit(caller, Action::ManageTenants)?;
-    let definition = single(definition)?;
+    let definition = single(definition);
+    let permit = use_cases.change(caller, Action::ManageTenants, names(definition.iter())).await?;
+    let definition = definition?;
     let name = definition.name().clone();
     use_cases.registry.apply_tenants(&permit, vec![definition], expected, None).await?;
     use_cases.registry.get_tenant(&permit, &name).map(|described| encode_described(&described))
@@ -59,8 +60,10 @@ pub(super) async fn remove(
     caller: &Caller,
     request: v1::DeleteDefinitionRequest,
 ) -> Result<v1::DeleteDefinitionResponse> {
-    let permit = use_cases.permit(caller, Action::ManageTenants)?;
-    let name = decode_name("tenant", &request.name)?;
+    let name = decode_name("tenant", &request.name);
+    let named = name.iter().map(|name| format!("Tenant/{name}")).collect();
+    let permit = use_cases.change(caller, Action::ManageTenants, named).await?;
+    let name = name?;
     let registry_revision = use_cases.registry.delete_tenant(&permit, &name, request.etag).await?;
     Ok(v1::DeleteDefinitionResponse { registry_revision })
 }
@@ -68,11 +71,7 @@ pub(super) async fn remove(
 pub(super) fn draft(use_cases: &UseCases, caller: &Caller, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
     let permit = use_cases.permit(caller, Action::ManageTenants)?;
     let planned = use_cases.registry.plan_tenants(&permit, &decode_definitions(request.definitions)?)?;
-    Ok(v1::PlanResponse {
-        registry_revision: planned.revision,
-        changes: encode_changes(planned),
-        ..Default::default()
-    })
+    Ok(v1::PlanResponse { registry_revision: planned.revision, changes: encode_changes(planned), ..Default::default() })
 }
 
 pub(super) async fn make_so(
@@ -80,8 +79,9 @@ pub(super) async fn make_so(
     caller: &Caller,
     request: v1::ApplyRequest,
 ) -> Result<v1::ApplyResponse> {
-    let permit = use_cases.permit(caller, Action::ManageTenants)?;
-    let definitions = decode_definitions(request.definitions)?;
+    let definitions = decode_definitions(request.definitions);
+    let permit = use_cases.change(caller, Action::ManageTenants, names(definitions.iter().flatten())).await?;
+    let definitions = definitions?;
     let registry = &use_cases.registry;
     let applied = registry.apply_tenants(&permit, definitions, Expected::Any, request.expected_revision).await?;
     Ok(v1::ApplyResponse { registry_revision: applied.revision, changes: encode_changes(applied) })

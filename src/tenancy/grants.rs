@@ -26,6 +26,9 @@ pub enum Action {
     ManageKeys,
     /// Make and delete tenants, and give a tenant its first key.
     ManageTenants,
+    ReadQuotas,
+    ChangeQuotas,
+    ReadAudit,
 }
 
 /// What a credential may be for. Each but the last within one tenant.
@@ -45,7 +48,7 @@ pub enum Role {
 pub struct Roles(u8);
 
 impl Action {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::ReadOnline,
         Self::ReadInBulk,
         Self::ReadHistory,
@@ -56,6 +59,9 @@ impl Action {
         Self::BackUp,
         Self::ManageKeys,
         Self::ManageTenants,
+        Self::ReadQuotas,
+        Self::ChangeQuotas,
+        Self::ReadAudit,
     ];
 
     /// Who may do it: each of these roles by itself. The first is the least that will do.
@@ -68,7 +74,9 @@ impl Action {
             Self::ReadDefinitions => &[Reader, Trainer, Writer, Owner, Admin],
             Self::ChangeDefinitions => &[Owner, Admin],
             Self::ManageKeys => &[Admin],
-            Self::Observe | Self::BackUp | Self::ManageTenants => &[Platform],
+            // What a tenant may use is the server's to say: a limit that its own tenant could raise is none.
+            Self::Observe | Self::BackUp | Self::ManageTenants | Self::ChangeQuotas => &[Platform],
+            Self::ReadQuotas | Self::ReadAudit => &[Admin, Platform],
         }
     }
 
@@ -85,6 +93,9 @@ impl Action {
             Self::BackUp => "back up the server",
             Self::ManageKeys => "manage API keys",
             Self::ManageTenants => "manage tenants",
+            Self::ReadQuotas => "read quotas",
+            Self::ChangeQuotas => "change quotas",
+            Self::ReadAudit => "read the audit log",
         }
     }
 
@@ -100,8 +111,20 @@ impl Action {
             | Self::Observe
             | Self::BackUp
             | Self::ManageKeys
-            | Self::ManageTenants => None,
+            | Self::ManageTenants
+            | Self::ReadQuotas
+            | Self::ChangeQuotas
+            | Self::ReadAudit => None,
         }
+    }
+
+    /// Whether it counts as a request of its tenant's quotas. Whoever has used them up must still be able
+    /// to see that, to have them raised, and to revoke a key that leaked.
+    pub fn is_charged(self) -> bool {
+        !matches!(
+            self,
+            Self::ReadQuotas | Self::ChangeQuotas | Self::ReadAudit | Self::ManageKeys | Self::ManageTenants
+        )
     }
 }
 
@@ -177,7 +200,8 @@ pub fn check(identity: &Identity, action: Action) -> Result<()> {
     };
     let message = format!("'{}' may not {}: {roles}", identity.name(), action.as_str());
     let least = action.roles().first().map_or("", |role| role.as_str());
-    let who = if action.roles().contains(&Role::Admin) { "an admin of the tenant" } else { "a caller with role platform" };
+    let who =
+        if action.roles().contains(&Role::Admin) { "an admin of the tenant" } else { "a caller with role platform" };
     Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message)
         .hint(format!("it takes the role {least}, which {who} can give (hydrant key create --role {least})"))
         .with("wanted", action.as_str())

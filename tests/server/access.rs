@@ -43,9 +43,11 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
         event_time: "at".to_owned(),
         ..Default::default()
     };
-    let backfill = || v1::BackfillCommand { source: "weather".to_owned(), id: "1".to_owned(), rows: 1, ..Default::default() };
+    let backfill =
+        || v1::BackfillCommand { source: "weather".to_owned(), id: "1".to_owned(), rows: 1, ..Default::default() };
     let stream = v1::StreamOnlineFeaturesRequest { request: Some(read_request(&["EWR"])), ..Default::default() };
-    let invalid = v1::Definition { spec: Some(v1::definition::Spec::Entity(v1::EntitySpec::default())), ..Default::default() };
+    let invalid =
+        v1::Definition { spec: Some(v1::definition::Spec::Entity(v1::EntitySpec::default())), ..Default::default() };
     vec![
         ("hydrant.v1.OnlineService/GetOnlineFeatures", read_request(&["EWR"]).encode_to_vec(), "ra"),
         ("hydrant.v1.OnlineService/StreamOnlineFeatures", stream.encode_to_vec(), "ra"),
@@ -90,7 +92,8 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
         ("hydrant.v1.RegistryService/Apply", v1::ApplyRequest::default().encode_to_vec(), "oa"),
         (
             "hydrant.v1.RegistryService/GetLineage",
-            v1::GetLineageRequest { kind: v1::Kind::FeatureView.into(), name: "airport_weather".to_owned() }.encode_to_vec(),
+            v1::GetLineageRequest { kind: v1::Kind::FeatureView.into(), name: "airport_weather".to_owned() }
+                .encode_to_vec(),
             "rtwoa",
         ),
         ("hydrant.v1.RegistryService/GetServerInfo", Vec::new(), "*"),
@@ -106,11 +109,19 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
         ),
         (
             "hydrant.v1.TrainingSetService/CreateTrainingSet",
-            v1::CreateTrainingSetRequest { name: set(), services: vec!["delay_model".to_owned()], ..Default::default() }
-                .encode_to_vec(),
+            v1::CreateTrainingSetRequest {
+                name: set(),
+                services: vec!["delay_model".to_owned()],
+                ..Default::default()
+            }
+            .encode_to_vec(),
             "ta",
         ),
-        ("hydrant.v1.TrainingSetService/GetTrainingSet", v1::GetTrainingSetRequest { name: set() }.encode_to_vec(), "ta"),
+        (
+            "hydrant.v1.TrainingSetService/GetTrainingSet",
+            v1::GetTrainingSetRequest { name: set() }.encode_to_vec(),
+            "ta",
+        ),
         ("hydrant.v1.TrainingSetService/ListTrainingSets", Vec::new(), "ta"),
         (
             "hydrant.v1.TrainingSetService/VerifyTrainingSet",
@@ -138,7 +149,17 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
             "p",
         ),
         ("hydrant.v1.BackupService/ListBackups", Vec::new(), "p"),
-        ("hydrant.v1.BackupService/DeleteBackup", v1::DeleteBackupRequest { name: "none".to_owned() }.encode_to_vec(), "p"),
+        (
+            "hydrant.v1.BackupService/DeleteBackup",
+            v1::DeleteBackupRequest { name: "none".to_owned() }.encode_to_vec(),
+            "p",
+        ),
+        ("hydrant.v1.QuotaService/GetQuotas", Vec::new(), "ap"),
+        ("hydrant.v1.QuotaService/ListQuotas", Vec::new(), "ap"),
+        ("hydrant.v1.QuotaService/UpdateQuotas", Vec::new(), "p"),
+        ("hydrant.v1.QuotaService/RaiseQuotas", Vec::new(), "p"),
+        ("hydrant.v1.AuditService/ListAuditRecords", Vec::new(), "ap"),
+        ("hydrant.v1.AuditService/VerifyAudit", Vec::new(), "p"),
         ("hydrant.v1.AccessService/CreateKey", v1::CreateKeyRequest::default().encode_to_vec(), "a"),
         ("hydrant.v1.AccessService/GetKey", v1::GetKeyRequest { id: "abcdefghjk".to_owned() }.encode_to_vec(), "ap"),
         ("hydrant.v1.AccessService/ListKeys", Vec::new(), "ap"),
@@ -147,7 +168,11 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
             v1::RotateKeyRequest { id: "abcdefghjk".to_owned(), overlap_micros: 0 }.encode_to_vec(),
             "ap",
         ),
-        ("hydrant.v1.AccessService/RevokeKey", v1::RevokeKeyRequest { id: "abcdefghjk".to_owned() }.encode_to_vec(), "ap"),
+        (
+            "hydrant.v1.AccessService/RevokeKey",
+            v1::RevokeKeyRequest { id: "abcdefghjk".to_owned() }.encode_to_vec(),
+            "ap",
+        ),
         ("hydrant.v1.AccessService/WhoAmI", Vec::new(), "*"),
         ("arrow.flight.protocol.FlightService/Handshake", Vec::new(), "*"),
         ("arrow.flight.protocol.FlightService/ListFlights", Criteria::default().encode_to_vec(), "rtwoa"),
@@ -164,7 +189,6 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
         ),
         ("arrow.flight.protocol.FlightService/ListActions", Vec::new(), "*"),
         ("grpc.health.v1.Health/Check", Vec::new(), "?"),
-        ("grpc.health.v1.Health/List", Vec::new(), "?"),
         ("grpc.health.v1.Health/Watch", Vec::new(), "?"),
         ("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Vec::new(), "*"),
         ("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Vec::new(), "*"),
@@ -355,7 +379,12 @@ async fn another_tenant_s_names_answer_as_names_that_do_not_exist() {
     let own = guarded.ports(Some(&guarded.give(&guarded.first, key("", &[v1::Role::Admin])).await)).await;
     let renamed = |bytes: &[u8]| {
         // Of the same length, so that the message stays well formed.
-        let swap = [("airport_weather", "airport_weathex"), ("delay_model", "delay_modex"), ("weather", "weathex"), ("flights", "flighxs")];
+        let swap = [
+            ("airport_weather", "airport_weathex"),
+            ("delay_model", "delay_modex"),
+            ("weather", "weathex"),
+            ("flights", "flighxs"),
+        ];
         let mut text = bytes.to_vec();
         for (from, to) in swap {
             while let Some(at) = text.windows(from.len()).position(|window| window == from.as_bytes()) {

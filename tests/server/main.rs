@@ -3,6 +3,7 @@
 
 mod access;
 mod admission;
+mod audit;
 mod flight;
 mod hostile;
 mod lifecycle;

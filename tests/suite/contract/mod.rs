@@ -18,6 +18,8 @@ mod s15_explanations;
 mod s16_training_sets;
 mod s17_backfills;
 mod s18_access;
+mod s19_quotas;
+mod s20_audit;
 
 use serde_json::{Value as Json, json};
 

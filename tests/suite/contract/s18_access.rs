@@ -209,13 +209,18 @@ async fn two_tenants_use_the_same_names_and_see_only_their_own() {
     let read = |action| permit_of(&node, &rival, action);
     let question = node.question(&["user_clicks:amount"], &json!({"user_id": [1]}));
     let asked = || question.clone();
-    node.put("clicks", json!([{"user_id": 1, "item_id": "a", "happened": START, "amount": 5.0, "page": "x", "score": 1}])).await;
+    node.put(
+        "clicks",
+        json!([{"user_id": 1, "item_id": "a", "happened": START, "amount": 5.0, "page": "x", "score": 1}]),
+    )
+    .await;
 
     // As long as it has defined nothing, what the other has is not there for it.
     let refused = use_cases.serving.get(&read(Action::ReadOnline), asked()).await.expect_err("it has no such view");
     assert_eq!(refused.code, Code::NotFound);
     let view = "user_clicks".parse().expect("a name");
-    let refused = use_cases.registry.get(&read(Action::ReadDefinitions), Kind::FeatureView, &view).expect_err("no view");
+    let refused =
+        use_cases.registry.get(&read(Action::ReadDefinitions), Kind::FeatureView, &view).expect_err("no view");
     assert_eq!(refused.reason, "DEFINITION_NOT_FOUND");
 
     use_cases.registry.apply(&change, definitions_of(SHOP), None).await.expect("the same definitions");
@@ -252,7 +257,10 @@ async fn two_tenants_use_the_same_names_and_see_only_their_own() {
     }
 
     // Backfills and history brought online, by its own.
-    let batch = node.batch("clicks", &json!([{"user_id": 7, "item_id": "a", "happened": START, "amount": 3.0, "page": "z", "score": 3}]));
+    let batch = node.batch(
+        "clicks",
+        &json!([{"user_id": 7, "item_id": "a", "happened": START, "amount": 3.0, "page": "z", "score": 3}]),
+    );
     let backfill = node.backfill_of("clicks", "one", std::slice::from_ref(&batch));
     let mut intake = use_cases.backfills.begin(&read(Action::Write), backfill).await.expect("begun");
     intake.push(batch).await.expect("good rows");
@@ -265,7 +273,8 @@ async fn two_tenants_use_the_same_names_and_see_only_their_own() {
     let other = node.one("user_clicks:amount", json!({"user_id": 7})).await;
     assert!(other.parse::<f64>().is_err(), "{other}");
 
-    let accounts: Vec<String> = use_cases.tenancy.accounts().iter().map(|account| account.tenant().to_string()).collect();
+    let accounts: Vec<String> =
+        use_cases.tenancy.accounts().iter().map(|account| account.tenant().to_string()).collect();
     assert_eq!(accounts, ["default", "rival"], "each has its own quotas, and its own share");
 }
 
