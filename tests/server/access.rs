@@ -3,9 +3,9 @@
 //! hand beside the one of the product, so that either is held to the other.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use arrow_flight::{Action as FlightAction, Criteria, FlightDescriptor, Ticket};
+use futures::StreamExt as _;
 use hydrant::error::Code;
 use hydrant::registry::definition::Definition;
 use hydrant::registry::documents;
@@ -439,10 +439,9 @@ async fn a_stream_that_was_let_in_ends_when_its_key_is_revoked() {
     let (sender, requests) = futures::channel::mpsc::unbounded();
     sender.unbounded_send(ingest_request(&weather_rows())).expect("it is open");
     let mut answers = writer.ingest_stream(requests).await.expect("it is let in");
-    let next = |answer| tokio::time::timeout(Duration::from_secs(60), answer);
-    next(futures::StreamExt::next(&mut answers)).await.expect("in time").expect("an answer").expect("it is good");
+    tokio::time::timeout(PATIENCE, answers.next()).await.expect("in time").expect("an answer").expect("it is good");
     guarded.first.revoke_key(&made.key.expect("a key").id).await.expect("an admin may");
     sender.unbounded_send(ingest_request(&weather_rows())).expect("it is open");
-    let refused = next(futures::StreamExt::next(&mut answers)).await.expect("in time").expect("an answer");
+    let refused = tokio::time::timeout(PATIENCE, answers.next()).await.expect("in time").expect("an answer");
     assert_eq!(refused.expect_err("it was revoked").reason, "KEY_REVOKED");
 }
