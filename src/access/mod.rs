@@ -275,10 +275,7 @@ impl Access {
         let token = Token::another(id)?;
         let (by, hash) = (permit.clone(), hex(&token.hash()));
         self.change(move |records, now| {
-            let record = records
-                .keys
-                .get_mut(&id)
-                .filter(|record| manages(&by, record) && (record.tenant == *by.tenant() || record_is_platform(record)));
+            let record = records.keys.get_mut(&id).filter(|record| may_rotate(&by, record));
             let record = record.ok_or_else(|| unknown_key(id))?;
             if !record.is_live(now) {
                 let message = format!("key {id} was revoked, or has expired");
@@ -446,6 +443,15 @@ fn manages(permit: &Permit, record: &KeyRecord) -> bool {
     let identity = permit.identity();
     let by_tenant = record.tenant == *permit.tenant() && identity.may(Action::ManageKeys);
     identity.may(Action::ManageTenants) || (by_tenant && !record_is_platform(record))
+}
+
+/// A rotation shows the key: so it is for who may give each of its roles.
+fn may_rotate(permit: &Permit, record: &KeyRecord) -> bool {
+    let identity = permit.identity();
+    let is_platform_alone = record_is_platform(record) && record.roles.len() == 1;
+    let by_tenant = record.tenant == *permit.tenant() && identity.may(Action::ManageKeys);
+    let by_platform = !record_is_platform(record) || identity.may(Action::ManageTenants);
+    by_platform && (is_platform_alone || by_tenant)
 }
 
 fn record_is_platform(record: &KeyRecord) -> bool {

@@ -190,6 +190,8 @@ async fn the_platform_gives_a_tenant_its_first_admin_and_no_other_key() {
     assert_eq!(access(&node).list(&platform).expect("listed").len(), 4);
     let refused = access(&node).rotate(&platform, key.id, Duration::ZERO).await.expect_err("that would show it");
     assert_eq!(refused.reason, "KEY_NOT_FOUND");
+    let refused = access(&node).rotate(&platform, of_default.id, Duration::ZERO).await.expect_err("of default too");
+    assert_eq!(refused.reason, "KEY_NOT_FOUND");
     access(&node).revoke(&platform, key.id).await.expect("a leak is stopped by whoever sees it");
     assert_eq!(known(&node, &token).expect_err("revoked").reason, "KEY_REVOKED");
 }
