@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md tells how the parts fit together; the modules stand here in reading order.
 
+pub mod access;
 pub mod app;
 pub mod audit;
 pub mod backfill;

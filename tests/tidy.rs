@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 32] = [
+const MODULES: [(&str, &[&str]); 33] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -66,6 +66,7 @@ const MODULES: [(&str, &[&str]); 32] = [
     ("rows", &["registry"]),
     ("partition", &["log", "registry", "aggregate", "tenancy"]),
     ("testing", LOWER),
+    ("access", LOWER),
     ("ingest", LOWER),
     ("serving", LOWER),
     ("landing", LOWER),
@@ -87,6 +88,7 @@ const MODULES: [(&str, &[&str]); 32] = [
 
 const LOWER: &[&str] = &["rows", "partition", "log", "registry", "tenancy", "cluster", "aggregate"];
 const USE_CASES_AND_LOWER: &[&str] = &[
+    "access",
     "ingest",
     "serving",
     "landing",

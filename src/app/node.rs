@@ -17,6 +17,7 @@ use hydrant_storage::row::OwnedRow;
 use super::AppError;
 use super::data_dir::DataDir;
 use super::start_check;
+use crate::access::Access;
 use crate::audit::{Audit, AuditOptions};
 use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
 use crate::backup::{AuditFiles, BackupOptions, BackupParts, Backups, Directories, SpineFiles};
@@ -86,6 +87,8 @@ impl Node {
         let registry = Registry::open(metadata.clone(), store_time.clone(), barrier).await;
         let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
+        let access = Access::open(metadata.clone(), snapshots.clone(), store_time.clone()).await;
+        let access = access.map_err(opening("the API keys"))?;
 
         let tables = Arc::new(HistoryTables::new(files.clone(), directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
@@ -210,10 +213,11 @@ impl Node {
             spines: Arc::new(StoredSpines(training_sets.spines().clone())),
         };
         let quotas = Quotas::open(quotas).await.map_err(opening("quotas"))?;
-        let sweeper = Sweeper::start(training_sets.clone());
+        let sweeper = Sweeper::start(training_sets.clone(), access.clone());
         let quota_keeper = QuotaKeeper::start(quotas.clone());
         let use_cases = UseCases {
             tenancy,
+            access,
             registry,
             ingest,
             serving,
@@ -288,6 +292,9 @@ impl Node {
             _directory,
         } = self;
         sweeper.end().await;
+        if let Err(error) = use_cases.access.persist_uses().await {
+            tracing::warn!(%error, "when API keys were used last was not kept");
+        }
         quota_keeper.end().await;
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
@@ -347,14 +354,15 @@ impl SpineFiles for StoredSpines {
     }
 }
 
-/// Looks now and then for spines and findings that nobody needs any more, until it is dropped.
+/// Looks now and then for spines and findings that nobody needs any more, and keeps when API keys were
+/// used last, until it is dropped.
 #[derive(Debug)]
 struct Sweeper(tokio::task::JoinHandle<()>);
 
 impl Sweeper {
     const INTERVAL: Duration = Duration::from_mins(1);
 
-    fn start(training_sets: TrainingSets) -> Self {
+    fn start(training_sets: TrainingSets, access: Access) -> Self {
         let sweep = async move {
             let mut interval = tokio::time::interval(Self::INTERVAL);
             loop {
@@ -362,6 +370,9 @@ impl Sweeper {
                 let training_sets = training_sets.clone();
                 if let Err(error) = tokio::task::spawn_blocking(move || training_sets.sweep()).await {
                     tracing::warn!(%error, "spines that nobody needs were not looked for");
+                }
+                if let Err(error) = access.persist_uses().await {
+                    tracing::warn!(%error, "when API keys were used last was not kept");
                 }
             }
         };

@@ -137,11 +137,11 @@ fn names_after(catalog: &TenantCatalog, kind: Kind, after: Option<&Name>, count:
     }
 }
 
-fn encode(kind: Kind, last: &Name) -> String {
+pub(super) fn encode(kind: Kind, last: &Name) -> String {
     URL_SAFE_NO_PAD.encode(format!("1/{}/{last}", kind.as_str()))
 }
 
-fn decode(kind: Kind, token: &str) -> Result<Name> {
+pub(super) fn decode(kind: Kind, token: &str) -> Result<Name> {
     let decoded = if token.len() > MAX_TOKEN_BYTES { None } else { URL_SAFE_NO_PAD.decode(token).ok() };
     let text = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
     let name = text.and_then(|text| {

@@ -12,6 +12,7 @@ pub mod node;
 pub mod plan;
 pub mod selection;
 pub mod table;
+pub mod tenants;
 pub mod uses;
 pub mod values;
 pub mod world;
@@ -276,13 +277,13 @@ impl Registry {
 
     /// A definition as it stands.
     pub fn get(&self, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {
-        permit.require(Action::ReadDefinitions)?;
+        require_definition(permit, kind, name)?;
         described(&self.snapshot(), permit, kind, name)
     }
 
     /// One version of a service, with the features that it was frozen with.
     pub fn get_version(&self, permit: &Permit, service: &Name, number: u32) -> Result<Described> {
-        permit.require(Action::ReadDefinitions)?;
+        require_definition(permit, Kind::FeatureService, service)?;
         let snapshot = self.snapshot();
         listing::get_version(snapshot.tenant(permit.tenant())?, service, number)
     }
@@ -338,6 +339,15 @@ impl Registry {
         edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
     ) -> Result<(T, Arc<Snapshot>)> {
         permit.require(Action::ChangeDefinitions)?;
+        self.run_change(permit, edit).await
+    }
+
+    /// As [`change`](Self::change), by a permit that was looked at already.
+    async fn run_change<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
+    ) -> Result<(T, Arc<Snapshot>)> {
         let stamp = self.stamp(permit);
         let shared = Arc::clone(&self.shared);
         let permit = permit.clone();
@@ -386,6 +396,15 @@ impl Shared {
         tracing::info!(revision, "definitions changed");
         Ok((outcome, snapshot))
     }
+}
+
+/// Of callers who are limited to views and services, to those.
+fn require_definition(permit: &Permit, kind: Kind, name: &Name) -> Result<()> {
+    permit.require_definition(kind.as_str(), name, |reach| match kind {
+        Kind::FeatureView => reach.views.contains(name),
+        Kind::FeatureService => reach.services.contains(name),
+        _ => false,
+    })
 }
 
 fn described(snapshot: &Snapshot, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {

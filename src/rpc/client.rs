@@ -2,6 +2,7 @@
 //! server through it and through nothing else. It is given one address and asks the server where
 //! Flight is. It never retries by itself: whether a request may be sent twice is its caller's to say.
 
+pub mod access;
 pub mod audit;
 pub mod lean;
 pub mod quotas;
@@ -27,7 +28,6 @@ use hydrant_proto::v1::online_service_client::OnlineServiceClient;
 use hydrant_proto::v1::registry_service_client::RegistryServiceClient;
 use prost::Message as _;
 use tokio::sync::OnceCell;
-use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 use super::status;
@@ -38,6 +38,7 @@ use crate::error::{Code, Violation};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::world::Unread;
 
+pub use self::remote::Connection;
 use self::remote::unreachable;
 
 pub use self::remote::{Heard, Remote, TlsFiles};
@@ -57,8 +58,8 @@ const PAGE: u32 = 500;
 #[derive(Clone)]
 pub struct Client {
     server: Remote,
-    channel: Channel,
-    flight: Arc<OnceCell<Channel>>,
+    channel: Connection,
+    flight: Arc<OnceCell<Connection>>,
     timeout: Option<Duration>,
 }
 
@@ -88,7 +89,7 @@ impl Client {
     }
 
     /// The gRPC connection, for services that this client doesn't wrap (health, reflection).
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> Connection {
         self.channel.clone()
     }
 
@@ -369,28 +370,28 @@ impl Client {
     }
 
     /// Arrow Flight, for what this client doesn't wrap.
-    pub async fn flight(&self) -> Result<FlightServiceClient<Channel>, Refusal> {
+    pub async fn flight(&self) -> Result<FlightServiceClient<Connection>, Refusal> {
         let channel = self.flight.get_or_try_init(|| self.connect_flight()).await?;
         let client = FlightServiceClient::new(channel.clone());
         Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
 
-    async fn connect_flight(&self) -> Result<Channel, Refusal> {
+    async fn connect_flight(&self) -> Result<Connection, Refusal> {
         let port = self.server_info().await?.flight_port;
         self.server.at_port(port).connect().await
     }
 
-    fn registry(&self) -> RegistryServiceClient<Channel> {
+    fn registry(&self) -> RegistryServiceClient<Connection> {
         let client = RegistryServiceClient::new(self.channel());
         client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
     }
 
-    fn history(&self) -> HistoryServiceClient<Channel> {
+    fn history(&self) -> HistoryServiceClient<Connection> {
         let client = HistoryServiceClient::new(self.channel());
         client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
     }
 
-    fn ingest_service(&self) -> IngestServiceClient<Channel> {
+    fn ingest_service(&self) -> IngestServiceClient<Connection> {
         let client = IngestServiceClient::new(self.channel());
         client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Literals that look like reasons and aren't: gRPC's own names, cell statuses, variables.
-const NO_REASONS: [&str; 13] = [
+const NO_REASONS: [&str; 15] = [
     "ALREADY_EXISTS",
     "CARGO_PKG_VERSION",
     "DATA_LOSS",
@@ -15,6 +15,8 @@ const NO_REASONS: [&str; 13] = [
     "HYDRANT_CLIENT_CERT",
     "HYDRANT_CLIENT_KEY",
     "HYDRANT_SERVER",
+    "HYDRANT_TOKEN",
+    "HYDRANT_TOKEN_FILE",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "NO_COLOR",
