@@ -13,6 +13,7 @@ pub mod compaction;
 pub mod config;
 pub mod counter;
 pub mod error;
+pub mod freshness;
 pub mod history;
 pub mod ingest;
 pub mod landing;

@@ -188,7 +188,9 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     count_admission(instruments, &observed);
     node.use_cases().tenancy.waits().export(instruments);
 
-    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, .. } = node.use_cases();
+    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, freshness, .. } = node.use_cases();
+    freshness.export(instruments);
+    serving.served().export(instruments);
     let counters = [
         node.log_metrics().counters(),
         partitions.metrics().counters(),
@@ -200,6 +202,7 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         backfills.metrics().counters(),
         materialize.metrics().counters(),
         backups.metrics().counters(),
+        freshness.metrics().counters(),
     ];
     for counter in counters.into_iter().flatten() {
         count(instruments, &observed, counter);

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hydrant_storage::files::{Files, LocalFiles};
 use hydrant_storage::history::HistoryTables;
+use hydrant_storage::names::ViewId;
 use hydrant_storage::order::Micros;
 use hydrant_storage::partition::{PartitionOptions, SharedResources};
 use hydrant_storage::row::OwnedRow;
@@ -22,7 +23,9 @@ use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
+use crate::counter::Spread;
 use crate::error::{Error, Result};
+use crate::freshness::{Freshness, FreshnessOptions, FreshnessParts, ServedAges};
 use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
 use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
@@ -33,7 +36,8 @@ use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
-use crate::serving::{PinnedHistory, Serving, ServingSettings};
+use crate::rpc::webhook::Webhooks;
+use crate::serving::{PinnedHistory, ServedRows, Serving, ServingSettings};
 use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 
 /// The use cases of one data directory.
@@ -41,6 +45,7 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
+    watch: FreshnessWatch,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -111,7 +116,7 @@ impl Node {
         let sets = SetsParts {
             history: history.clone(),
             registry: registry.clone(),
-            metadata,
+            metadata: metadata.clone(),
             store_time: store_time.clone(),
             files: files.clone(),
             directory: directory.spines(),
@@ -183,14 +188,26 @@ impl Node {
         );
         let serving = Serving::new(
             partitions.clone(),
-            snapshots,
+            snapshots.clone(),
             store_time.clone(),
             Arc::new(HistoryReads(history.clone())),
             serving_settings(config),
         );
+        let secret = Some(config.alerts.secret_file.as_path()).filter(|path| !path.as_os_str().is_empty());
+        let webhooks = Webhooks::open(secret, config.alerts.timeout.duration());
+        let freshness = FreshnessParts {
+            snapshots,
+            partitions: partitions.clone(),
+            store_time: store_time.clone(),
+            metadata,
+            served: Arc::new(AgesOfServing(serving.served().clone())),
+            sender: Arc::new(webhooks.map_err(|error| refused("alerts", error))?),
+        };
+        let freshness = Freshness::open(freshness, freshness_options(config)).await.map_err(opening("freshness"))?;
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
         let sweeper = Sweeper::start(training_sets.clone());
+        let watch = FreshnessWatch::start(&freshness);
         let use_cases = UseCases {
             tenancy,
             registry,
@@ -201,10 +218,11 @@ impl Node {
             backfills,
             materialize,
             backups,
+            freshness,
             partitions,
             store_time,
         };
-        Ok(Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
+        Ok(Self { use_cases, sweeper, watch, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
     }
 
     pub fn use_cases(&self) -> &UseCases {
@@ -241,8 +259,12 @@ impl Node {
     /// flushes and closes the partitions, and lets the log write what waits. What was acknowledged is durable
     /// either way.
     pub async fn close(self) {
-        let Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
+        let Self { use_cases, sweeper, watch, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
         sweeper.end().await;
+        watch.end().await;
+        if let Err(error) = use_cases.freshness.close().await {
+            tracing::warn!(%error, "the last freshness measured was not kept");
+        }
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;
@@ -331,6 +353,65 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Tells freshness which rows were served, of which serving counts the ages.
+#[derive(Debug)]
+struct AgesOfServing(Arc<ServedRows>);
+
+impl ServedAges for AgesOfServing {
+    fn of(&self, view: ViewId) -> Option<Arc<Spread>> {
+        self.0.ages_of(view)
+    }
+}
+
+/// Has freshness looked at and notifications sent, each webhook by itself, until it is dropped. What is
+/// measured goes by store time; this only says when.
+#[derive(Debug)]
+struct FreshnessWatch(tokio::task::JoinSet<()>);
+
+impl FreshnessWatch {
+    /// How often a webhook's task looks whether something is due.
+    const POLL: Duration = Duration::from_millis(250);
+
+    fn start(freshness: &Freshness) -> Self {
+        let mut tasks = tokio::task::JoinSet::new();
+        let (looking, interval) = (freshness.clone(), freshness.options().interval);
+        tasks.spawn(async move {
+            let mut interval = tokio::time::interval(interval);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut told = None;
+            loop {
+                interval.tick().await;
+                let failed = looking.look().await.err().map(|error| error.to_string());
+                // Once for as long as it is the same.
+                if let Some(error) = failed.as_ref().filter(|_| failed != told) {
+                    tracing::error!(error, "freshness was not measured, or not kept");
+                }
+                told = failed;
+            }
+        });
+        for url in freshness.options().webhooks.clone() {
+            let sending = freshness.clone();
+            tasks.spawn(async move {
+                loop {
+                    match sending.deliver_one(&url).await {
+                        Ok(true) => {}
+                        Ok(false) => tokio::time::sleep(Self::POLL).await,
+                        Err(error) => {
+                            tracing::error!(%error, "that a notification was sent could not be kept; it may be sent again");
+                            tokio::time::sleep(Self::POLL).await;
+                        }
+                    }
+                }
+            });
+        }
+        Self(tasks)
+    }
+
+    async fn end(mut self) {
+        self.0.shutdown().await;
     }
 }
 
@@ -456,6 +537,16 @@ fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
         runs_per_level: config.compaction.runs_per_level,
         landing_bytes: config.landing.tail.0,
         patience: config.history.patience.duration(),
+    }
+}
+
+fn freshness_options(config: &Config) -> FreshnessOptions {
+    FreshnessOptions {
+        interval: config.freshness.interval.duration(),
+        save_interval: config.freshness.save_interval.duration(),
+        webhooks: config.alerts.urls(),
+        repeat: config.alerts.repeat_interval.duration(),
+        max_queued: config.alerts.max_queued,
     }
 }
 

@@ -16,6 +16,7 @@ pub mod materialize;
 pub mod online;
 pub mod plan;
 pub mod serve;
+pub mod sla;
 pub mod training_set;
 pub mod version;
 pub mod why;
@@ -81,6 +82,7 @@ pub enum ClientCommand {
     Historical(historical::Args),
     Why(why::Args),
     TrainingSet(training_set::Args),
+    Sla(sla::Args),
     Backup(backup::Args),
     Bench(bench::Args),
     Version(version::Args),
@@ -160,6 +162,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
+        ClientCommand::Sla(args) => sla::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
@@ -179,6 +182,7 @@ impl ClientCommand {
             Self::Backfill(args) => args.output.format,
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
+            Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
@@ -209,6 +213,10 @@ impl ClientCommand {
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Sla(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             },
@@ -275,6 +283,11 @@ mod tests {
             "hydrant backup delete monday",
             "hydrant backup verify d/backups/monday -o json",
             "hydrant backup restore d/backups/monday restored",
+            "hydrant sla",
+            "hydrant sla airport_weather station_weather -o json --watch",
+            "hydrant sla silence airport_weather --for 2h --reason moving -o json",
+            "hydrant sla silences",
+            "hydrant sla unsilence 3",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -316,6 +329,9 @@ mod tests {
             "hydrant training-set create flights --spine s.parquet --event-time t",
             "hydrant training-set pull flights@1",
             "hydrant training-set pull flights@1 -o t.parquet --parallel 0",
+            "hydrant sla silence airport_weather --for 2h",
+            "hydrant sla silence airport_weather --for soon --reason x",
+            "hydrant sla unsilence all",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

@@ -8,6 +8,7 @@ pub mod client;
 pub mod codec;
 mod connections;
 pub mod flight;
+pub mod freshness;
 pub mod history;
 pub mod http;
 pub mod ingest;
@@ -18,6 +19,7 @@ pub mod server;
 pub mod status;
 pub mod tls;
 pub mod training;
+pub mod webhook;
 pub mod wire;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
 use crate::error::Result;
+use crate::freshness::Freshness;
 use crate::history::History;
 use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
@@ -50,6 +53,7 @@ pub struct UseCases {
     pub backfills: Backfills,
     pub materialize: Materialize,
     pub backups: Backups,
+    pub freshness: Freshness,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }

@@ -12,6 +12,7 @@ use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
+use hydrant_proto::v1::freshness_service_server::FreshnessServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
@@ -27,6 +28,7 @@ use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
 use super::flight::{FlightLimits, FlightRpc};
+use super::freshness::FreshnessRpc;
 use super::history::HistoryRpc;
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
@@ -144,6 +146,8 @@ impl Server {
             .max_encoding_message_size(limit.as_usize());
         let backfill = BackfillServiceServer::new(BackfillRpc::new(use_cases.clone()));
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
+        let freshness = FreshnessServiceServer::new(FreshnessRpc::new(use_cases.clone()))
+            .max_encoding_message_size(limit.as_usize());
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
@@ -162,6 +166,7 @@ impl Server {
             .add_service(registry)
             .add_service(backfill)
             .add_service(backup)
+            .add_service(freshness)
             .add_service(history)
             .add_service(training_sets)
             .add_service(health_service.clone())
@@ -243,6 +248,7 @@ impl ServerControl {
             RegistryServiceServer::<RegistryRpc>::NAME,
             BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
+            FreshnessServiceServer::<FreshnessRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,
