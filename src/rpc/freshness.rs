@@ -10,8 +10,8 @@ use hydrant_storage::order::Micros;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use super::UseCases;
 use super::status::{MessageLimit, message_too_large, to_status};
+use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::freshness::{Cause, ServedQuantiles, Silence, Standing, State};
 use crate::serving::OnlineAnswer;
@@ -30,14 +30,14 @@ impl FreshnessRpc {
         Self { use_cases }
     }
 
-    fn get(&self, request: &v1::GetFreshnessRequest) -> Result<v1::GetFreshnessResponse> {
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+    fn get(&self, caller: &Caller, request: &v1::GetFreshnessRequest) -> Result<v1::GetFreshnessResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let standing = self.use_cases.freshness.get(&permit, &decode_name(&request.view)?)?;
         Ok(v1::GetFreshnessResponse { freshness: Some(encode(&standing)) })
     }
 
-    fn list(&self, request: &v1::ListFreshnessRequest) -> Result<v1::ListFreshnessResponse> {
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+    fn list(&self, caller: &Caller, request: &v1::ListFreshnessRequest) -> Result<v1::ListFreshnessResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let size = match usize::try_from(request.page_size).unwrap_or(usize::MAX) {
             0 => PAGE,
             size => size.min(LARGEST_PAGE),
@@ -58,22 +58,26 @@ impl FreshnessRpc {
         })
     }
 
-    async fn silence(&self, request: v1::SilenceFreshnessRequest) -> Result<v1::SilenceFreshnessResponse> {
-        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+    async fn silence(
+        &self,
+        caller: &Caller,
+        request: v1::SilenceFreshnessRequest,
+    ) -> Result<v1::SilenceFreshnessResponse> {
+        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
         let view = decode_name(&request.view)?;
         let duration = Micros::try_from(request.duration_micros).unwrap_or(Micros::MAX);
         let silence = self.use_cases.freshness.silence(&permit, &view, duration, &request.reason).await?;
         Ok(v1::SilenceFreshnessResponse { silence: Some(encode_silence(&silence)) })
     }
 
-    fn silences(&self) -> Result<v1::ListSilencesResponse> {
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+    fn silences(&self, caller: &Caller) -> Result<v1::ListSilencesResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let silences = self.use_cases.freshness.silences(&permit)?;
         Ok(v1::ListSilencesResponse { silences: silences.iter().map(encode_silence).collect() })
     }
 
-    async fn unsilence(&self, id: u64) -> Result<v1::DeleteSilenceResponse> {
-        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+    async fn unsilence(&self, caller: &Caller, id: u64) -> Result<v1::DeleteSilenceResponse> {
+        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
         let silence = self.use_cases.freshness.unsilence(&permit, id).await?;
         Ok(v1::DeleteSilenceResponse { silence: Some(encode_silence(&silence)) })
     }
@@ -85,35 +89,39 @@ impl FreshnessService for FreshnessRpc {
         &self,
         request: Request<v1::GetFreshnessRequest>,
     ) -> Result<Response<v1::GetFreshnessResponse>, Status> {
-        self.get(request.get_ref()).map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.get(&caller, request.get_ref()).map(Response::new).map_err(to_status)
     }
 
     async fn list_freshness(
         &self,
         request: Request<v1::ListFreshnessRequest>,
     ) -> Result<Response<v1::ListFreshnessResponse>, Status> {
-        self.list(request.get_ref()).map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.list(&caller, request.get_ref()).map(Response::new).map_err(to_status)
     }
 
     async fn silence_freshness(
         &self,
         request: Request<v1::SilenceFreshnessRequest>,
     ) -> Result<Response<v1::SilenceFreshnessResponse>, Status> {
-        self.silence(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.silence(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 
     async fn list_silences(
         &self,
-        _: Request<v1::ListSilencesRequest>,
+        request: Request<v1::ListSilencesRequest>,
     ) -> Result<Response<v1::ListSilencesResponse>, Status> {
-        self.silences().map(Response::new).map_err(to_status)
+        self.silences(&layers::caller(request.extensions())).map(Response::new).map_err(to_status)
     }
 
     async fn delete_silence(
         &self,
         request: Request<v1::DeleteSilenceRequest>,
     ) -> Result<Response<v1::DeleteSilenceResponse>, Status> {
-        self.unsilence(request.get_ref().id).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.unsilence(&caller, request.get_ref().id).await.map(Response::new).map_err(to_status)
     }
 }
 

@@ -4,9 +4,11 @@
 
 pub mod backfill;
 pub mod backup;
+mod caller;
 pub mod client;
 pub mod codec;
 mod connections;
+mod door;
 pub mod flight;
 pub mod freshness;
 pub mod history;
@@ -39,7 +41,9 @@ use crate::materialize::Materialize;
 use crate::partition::Partitions;
 use crate::registry::Registry;
 use crate::serving::Serving;
-use crate::tenancy::{Action, Demand, Identity, Permit, Tenancy};
+use crate::tenancy::{Action, Demand, Permit, Tenancy};
+
+pub use self::caller::Caller;
 
 /// What stands behind the handlers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -59,14 +63,13 @@ pub struct UseCases {
 }
 
 impl UseCases {
-    /// Lets the caller do `action`. Every listener is bound to loopback, so every caller is the
-    /// operator; who they are will come from their credential and from nothing they say.
-    fn permit(&self, action: Action) -> Result<Permit> {
-        self.tenancy.authorize(&Identity::loopback(), action)
+    /// Lets the caller do `action`.
+    fn permit(&self, caller: &Caller, action: Action) -> Result<Permit> {
+        self.tenancy.authorize(&caller.identity, action)
     }
 
     /// As [`Self::permit`], when it is the request's turn.
-    async fn admit(&self, action: Action, demand: Demand) -> Result<Permit> {
-        self.tenancy.admit(&Identity::loopback(), action, demand).await
+    async fn admit(&self, caller: &Caller, action: Action, demand: Demand) -> Result<Permit> {
+        self.tenancy.admit(&caller.identity, action, demand).await
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
@@ -27,6 +28,7 @@ use super::UseCases;
 use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
+use super::door::Door;
 use super::flight::{FlightLimits, FlightRpc};
 use super::freshness::FreshnessRpc;
 use super::history::HistoryRpc;
@@ -39,6 +41,7 @@ use super::status::MessageLimit;
 use super::tls::Tls;
 use super::training::TrainingSetRpc;
 use crate::config::{Config, ServerConfig};
+use crate::tenancy::Authenticates;
 
 /// How often a connection without traffic is asked whether its client still lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -70,6 +73,13 @@ pub struct Listeners {
     flight: TcpListener,
     http: TcpListener,
     addresses: Addresses,
+}
+
+/// What every port asks of whoever comes to it.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    pub tls: Option<Tls>,
+    pub authenticates: Arc<dyn Authenticates>,
 }
 
 /// A task of the server, by its name.
@@ -113,10 +123,12 @@ impl Server {
         listeners: Listeners,
         use_cases: UseCases,
         state: HttpState,
-        tls: Option<Tls>,
+        doors: Doors,
         config: &Config,
     ) -> Result<Self, ServerError> {
         let Listeners { grpc, flight, http, addresses } = listeners;
+        let Doors { tls, authenticates } = doors;
+        let door = Door::new(authenticates);
         let (health, health_service) = health_reporter();
         let stop = CancellationToken::new();
         let instruments = state.telemetry.instruments();
@@ -126,6 +138,7 @@ impl Server {
             &instruments,
             MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
             Some(config.server.max_call_time.duration()),
+            door.clone(),
         );
         if let Some(tls) = &tls {
             tls.observe(&instruments, &use_cases.store_time);
@@ -180,7 +193,7 @@ impl Server {
         let limit = config.server.flight_max_message;
         // A training set takes as long as it takes: only its client bounds it.
         let calls =
-            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None);
+            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None, door);
         let limits = FlightLimits {
             decode: DecodeLimits { max_message: limit.0, max_rows: MAX_MESSAGE_ROWS },
             idle_time: config.server.idle_time.duration(),
