@@ -42,6 +42,8 @@ impl Freshness {
     /// Tries the next notification to `url` that is due; whether there was one.
     pub async fn deliver_one(&self, url: &str) -> Result<bool> {
         let inner = &self.inner;
+        let Some(sending) = inner.sending.get(url) else { return Ok(false) };
+        let _one_at_a_time = sending.lock().await;
         let now = inner.parts.store_time.wall();
         let Some(delivery) = inner.lock().book.due(url, now) else { return Ok(false) };
         let sent = inner.parts.sender.send(&delivery, now).await;

@@ -14,9 +14,6 @@ mod payload;
 mod standing;
 mod stored;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -95,6 +92,8 @@ struct Inner {
     board: Mutex<Board>,
     /// One look at a time.
     looking: tokio::sync::Mutex<Looking>,
+    /// By webhook: one notification at a time.
+    sending: HashMap<String, tokio::sync::Mutex<()>>,
     /// One value is written at a time, so that the newest is written last.
     versions: tokio::sync::Mutex<HashMap<&'static str, u64>>,
 }
@@ -141,7 +140,9 @@ impl Freshness {
             board.book.outbox.retain(|delivery| options.webhooks.contains(&delivery.url));
             versions.insert(stored::ALERTS, found.version);
         }
+        let sending = options.webhooks.iter().map(|url| (url.clone(), tokio::sync::Mutex::default())).collect();
         let inner = Inner {
+            sending,
             parts,
             options,
             metrics: FreshnessMetrics::default(),

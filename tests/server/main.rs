@@ -3,8 +3,10 @@
 
 mod admission;
 mod flight;
+mod freshness;
 mod hostile;
 mod lifecycle;
+mod monitoring;
 mod services;
 mod streaming;
 mod support;
