@@ -188,7 +188,8 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     count_admission(instruments, &observed);
     node.use_cases().tenancy.waits().export(instruments);
 
-    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, freshness, .. } = node.use_cases();
+    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, freshness, .. } =
+        node.use_cases();
     freshness.export(instruments);
     serving.served().export(instruments);
     let counters = [

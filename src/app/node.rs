@@ -222,7 +222,18 @@ impl Node {
             partitions,
             store_time,
         };
-        Ok(Self { use_cases, sweeper, watch, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
+        Ok(Self {
+            use_cases,
+            sweeper,
+            watch,
+            landing,
+            compaction,
+            tables,
+            log,
+            log_metrics,
+            resources,
+            _directory: directory,
+        })
     }
 
     pub fn use_cases(&self) -> &UseCases {
@@ -259,7 +270,8 @@ impl Node {
     /// flushes and closes the partitions, and lets the log write what waits. What was acknowledged is durable
     /// either way.
     pub async fn close(self) {
-        let Self { use_cases, sweeper, watch, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
+        let Self { use_cases, sweeper, watch, landing, compaction, tables, log, log_metrics: _, resources, _directory } =
+            self;
         sweeper.end().await;
         watch.end().await;
         if let Err(error) = use_cases.freshness.close().await {

@@ -152,7 +152,12 @@ async fn silence(client: &Client, args: SilenceArgs) -> Result<Done, Failure> {
     let request = v1::SilenceFreshnessRequest { view, duration_micros: duration.unsigned_abs(), reason };
     let silence = client.silence_freshness(request).await?;
     output::print_as(output.format, &shown_silence(&silence), || {
-        format!("silence {}: no notification of {} until {}", silence.id, silence.view, time::show(silence.until_micros))
+        format!(
+            "silence {}: no notification of {} until {}",
+            silence.id,
+            silence.view,
+            time::show(silence.until_micros)
+        )
     })?;
     Ok(Done::Done)
 }
@@ -234,13 +239,26 @@ fn table(views: &[v1::Freshness]) -> String {
             format!("{:.1}%", view.budget_left * 100.0),
             format!("{:.1}/{:.1}", view.burn_rate_1h, view.burn_rate_6h),
             view.served.map_or_else(|| "-".to_owned(), |served| span(served.p99_micros)),
-            view.silence.as_ref().map(|silence| format!("until {}", time::show(silence.until_micros))).unwrap_or_default(),
+            view.silence
+                .as_ref()
+                .map(|silence| format!("until {}", time::show(silence.until_micros)))
+                .unwrap_or_default(),
         ]
     };
     let rows: Vec<Vec<String>> = views.iter().map(row).collect();
     let names = [
-        "view", "state", "for", "age", "promised", "lag", "attained", "target", "budget left", "burn 1h/6h",
-        "served p99", "silenced",
+        "view",
+        "state",
+        "for",
+        "age",
+        "promised",
+        "lag",
+        "attained",
+        "target",
+        "budget left",
+        "burn 1h/6h",
+        "served p99",
+        "silenced",
     ];
     output::table(&names, &rows, &[2, 3, 4, 5, 6, 7, 8, 9, 10])
 }

@@ -227,7 +227,12 @@ mod tests {
     }
 
     fn told() -> Told {
-        Told { severity: Severity::Page, owner: String::new(), summary: "old".to_owned(), description: "older".to_owned() }
+        Told {
+            severity: Severity::Page,
+            owner: String::new(),
+            summary: "old".to_owned(),
+            description: "older".to_owned(),
+        }
     }
 
     struct Scene {
@@ -248,15 +253,15 @@ mod tests {
             let body: Json = serde_json::from_str(&new.body).expect("JSON");
             let alerts = body["alerts"].as_array().expect("alerts").iter();
             let text = |json: &Json| json.as_str().expect("a text").to_owned();
-            let each = alerts.map(|alert| format!("{} {}", text(&alert["labels"]["alertname"]), text(&alert["status"])));
+            let each =
+                alerts.map(|alert| format!("{} {}", text(&alert["labels"]["alertname"]), text(&alert["status"])));
             Some(format!("{}: {}", text(&body["status"]), each.collect::<Vec<_>>().join(", ")))
         }
 
         fn silence(&mut self, until: Micros) {
             let id = self.book.take_number();
             let (tenant, view) = whose("a");
-            let silence =
-                Silence { id, tenant, view, until, reason: "r".into(), created: 0, created_by: "me".into() };
+            let silence = Silence { id, tenant, view, until, reason: "r".into(), created: 0, created_by: "me".into() };
             self.book.silences.insert(id, silence);
         }
     }

@@ -145,10 +145,10 @@ impl Ring {
 
     fn since(&self, from: Micros) -> Spent {
         let skipped = usize::try_from(from.div_euclid(self.width) - self.first).unwrap_or(0);
-        self.cells.iter().skip(skipped).fold(Spent::default(), |sum, cell| Spent {
-            good: sum.good + cell.good,
-            bad: sum.bad + cell.bad,
-        })
+        self.cells
+            .iter()
+            .skip(skipped)
+            .fold(Spent::default(), |sum, cell| Spent { good: sum.good + cell.good, bad: sum.bad + cell.bad })
     }
 }
 

@@ -167,7 +167,11 @@ impl Freshness {
     pub async fn look(&self) -> Result<()> {
         let looked = self.look_once().await;
         let metrics = &self.inner.metrics;
-        if looked.is_ok() { metrics.looks.add(1) } else { metrics.looks_failed.add(1) }
+        if looked.is_ok() {
+            metrics.looks.add(1)
+        } else {
+            metrics.looks_failed.add(1)
+        }
         looked
     }
 
@@ -237,7 +241,9 @@ impl Freshness {
         }
         if reason.trim().is_empty() || reason.len() > MAX_REASON_BYTES {
             let message = format!("a silence needs a reason of 1 to {MAX_REASON_BYTES} bytes");
-            return Err(Error::invalid("BAD_SILENCE", message).hint("say why, and what will end it: others will read it"));
+            return Err(
+                Error::invalid("BAD_SILENCE", message).hint("say why, and what will end it: others will read it")
+            );
         }
         let now = self.inner.parts.store_time.read();
         let silence = {
@@ -408,9 +414,7 @@ impl Inner {
         let put = self.parts.metadata.put_if_version(key, value(), expected).await;
         let put = match put {
             // A caller of an earlier write has gone away before it was told; nobody else writes it.
-            Err(MetadataError::Conflict { found, .. }) => {
-                self.parts.metadata.put_if_version(key, value(), found).await
-            }
+            Err(MetadataError::Conflict { found, .. }) => self.parts.metadata.put_if_version(key, value(), found).await,
             put => put,
         };
         versions.insert(key, put?);

@@ -45,8 +45,7 @@ impl State {
 }
 
 impl Cause {
-    pub const ALL: [Self; 5] =
-        [Self::Stale, Self::Unreadable, Self::BudgetSpent, Self::BurningFast, Self::NearLimit];
+    pub const ALL: [Self; 5] = [Self::Stale, Self::Unreadable, Self::BudgetSpent, Self::BurningFast, Self::NearLimit];
 
     pub fn as_str(self) -> &'static str {
         match self {

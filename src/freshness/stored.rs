@@ -179,9 +179,10 @@ fn check_format(key: &str, format: u32) -> Result<()> {
 
 fn damaged(key: &str, problem: &str) -> Error {
     let message = format!("what is kept of freshness can't be read: '{key}' in registry: {problem}");
-    Error::new(Code::DataLoss, "FRESHNESS_STATE_DAMAGED", message)
-        .hint("use the version of Hydrant that wrote it, or a later one, or restore that file from a backup; without it \
-               budgets, silences and alerts begin anew")
+    Error::new(Code::DataLoss, "FRESHNESS_STATE_DAMAGED", message).hint(
+        "use the version of Hydrant that wrote it, or a later one, or restore that file from a backup; without it \
+               budgets, silences and alerts begin anew",
+    )
 }
 
 #[cfg(test)]

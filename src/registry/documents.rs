@@ -221,15 +221,7 @@ fn read_view(problems: &mut Problems, node: &Node, path: &str) -> Option<Feature
     let online = optional_boolean(problems, &fields, "online", true);
     let offline = optional_boolean(problems, &fields, "offline", true);
     let freshness = fields.optional_value("freshness").and_then(|(node, path)| read_freshness(problems, node, &path));
-    Some(FeatureViewSpec {
-        entities: entities?,
-        source: source?,
-        ttl,
-        features: features?,
-        online,
-        offline,
-        freshness,
-    })
+    Some(FeatureViewSpec { entities: entities?, source: source?, ttl, features: features?, online, offline, freshness })
 }
 
 /// What is left out has its default; what is wrong is told, and then there is no promise.

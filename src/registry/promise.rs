@@ -51,7 +51,8 @@ impl FreshnessSpec {
             breaches.push(("window", format!("{} is not between {least} and {most}", durations::format(self.window))));
         } else if self.max_age > self.window {
             let (max_age, window) = (durations::format(self.max_age), durations::format(self.window));
-            breaches.push(("maxAge", format!("{max_age} is longer than the window ({window}), which could never tell")));
+            breaches
+                .push(("maxAge", format!("{max_age} is longer than the window ({window}), which could never tell")));
         }
         breaches
     }
@@ -64,7 +65,9 @@ pub struct Target(u32);
 
 /// Why a text or number is no target.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{shown}' is no target: write a percentage from 50% to 99.9999%, such as 99.5%, with at most four decimals{why}")]
+#[error(
+    "'{shown}' is no target: write a percentage from 50% to 99.9999%, such as 99.5%, with at most four decimals{why}"
+)]
 pub struct InvalidTarget {
     shown: String,
     why: &'static str,
@@ -98,7 +101,8 @@ impl FromStr for Target {
         let wrong = |why| InvalidTarget { shown: text.chars().take(40).collect(), why };
         let number = text.strip_suffix('%').map(str::trim_end).ok_or_else(|| wrong(""))?;
         let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
-        let digits = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        let digits =
+            |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
         if !digits(whole, 3) || !digits(decimals, 4) {
             return Err(wrong(""));
         }
@@ -115,10 +119,9 @@ impl TryFrom<u32> for Target {
 
     fn try_from(millionths: u32) -> Result<Self, InvalidTarget> {
         let in_range = (Self::LEAST..=Self::MOST).contains(&millionths);
-        in_range.then_some(Self(millionths)).ok_or_else(|| InvalidTarget {
-            shown: format!("{}%", f64::from(millionths) / 10_000.0),
-            why: "",
-        })
+        in_range
+            .then_some(Self(millionths))
+            .ok_or_else(|| InvalidTarget { shown: format!("{}%", f64::from(millionths) / 10_000.0), why: "" })
     }
 }
 
@@ -207,13 +210,16 @@ mod tests {
             let refused = text.parse::<Target>().expect_err(text).to_string();
             assert!(refused.starts_with(&format!("'{text}' is no target: write a percentage")), "{refused}");
         }
-        assert!("100%".parse::<Target>().expect_err("all").to_string().ends_with("leaves no time for anything to go wrong"));
+        assert!(
+            "100%".parse::<Target>().expect_err("all").to_string().ends_with("leaves no time for anything to go wrong")
+        );
     }
 
     #[test]
     fn a_budget_is_the_share_of_the_window_that_the_target_leaves() {
         assert_eq!(FreshnessSpec::of(1).budget(), 30 * DAY / 100);
-        let narrow = FreshnessSpec { target: "99.9999%".parse().expect("a target"), window: DAY, ..FreshnessSpec::of(1) };
+        let narrow =
+            FreshnessSpec { target: "99.9999%".parse().expect("a target"), window: DAY, ..FreshnessSpec::of(1) };
         assert_eq!(narrow.budget(), 86_400);
     }
 

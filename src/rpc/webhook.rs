@@ -108,7 +108,9 @@ fn read_key(path: &Path) -> Result<hmac::Key, WebhookError> {
     let read = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
     let secret = read.trim_ascii();
     if secret.len() < LEAST_SECRET_BYTES {
-        return Err(wrong(format!("a secret has at least {LEAST_SECRET_BYTES} bytes, such as `openssl rand -hex 32` makes")));
+        return Err(wrong(format!(
+            "a secret has at least {LEAST_SECRET_BYTES} bytes, such as `openssl rand -hex 32` makes"
+        )));
     }
     Ok(hmac::Key::new(hmac::HMAC_SHA256, secret))
 }

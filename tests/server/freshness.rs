@@ -7,11 +7,10 @@ use hydrant::error::Code;
 use hydrant::rpc::v1;
 use hydrant::rpc::v1::{FreshnessCause, FreshnessState};
 
-use crate::support::{TestServer, ingest_request, read_request, weather_batch, NOON};
+use crate::support::{NOON, TestServer, ingest_request, read_request, weather_batch};
 
 async fn server() -> TestServer {
-    let server =
-        TestServer::start_with(|config| config.freshness.interval = Span(Duration::from_millis(20))).await;
+    let server = TestServer::start_with(|config| config.freshness.interval = Span(Duration::from_millis(20))).await;
     server.apply_promised_weather().await;
     let rows = weather_batch(&[Some("EWR")], &[NOON], &[1.0]);
     server.client.ingest(ingest_request(&rows)).await.expect("good rows");

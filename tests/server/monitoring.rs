@@ -9,7 +9,7 @@ use std::time::Duration;
 use hydrant::config::Span;
 use serde_json::Value as Json;
 
-use crate::support::{TestServer, read_request, weather_batch, ingest_request};
+use crate::support::{TestServer, ingest_request, read_request, weather_batch};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/monitoring")
@@ -78,7 +78,9 @@ async fn every_metric_of_the_rules_and_the_dashboard_is_exported() {
     for _ in 0..10_000 {
         server.client.get_online_features(read_request(&["EWR"])).await.expect("it is read");
         exported = server.http("/metrics").await.1;
-        if exported.contains("hydrant_freshness_served_age_seconds_bucket") && exported.contains("hydrant_freshness_attained{") {
+        if exported.contains("hydrant_freshness_served_age_seconds_bucket")
+            && exported.contains("hydrant_freshness_attained{")
+        {
             break;
         }
     }
@@ -106,7 +108,9 @@ async fn every_metric_of_the_rules_and_the_dashboard_is_exported() {
         assert!(wanted.iter().all(|label| labels[metric].contains(label)), "{}", labels[metric]);
     }
     // What the rules compare with is what is exported.
-    for value in ["state=\"BREACHED\"", "state=\"NO_DATA\"", "span=\"1h\"", "span=\"5m\"", "span=\"6h\"", "span=\"30m\""] {
+    for value in
+        ["state=\"BREACHED\"", "state=\"NO_DATA\"", "span=\"1h\"", "span=\"5m\"", "span=\"6h\"", "span=\"30m\""]
+    {
         assert!(exported.contains(value), "{value}");
     }
     server.stop().await;

@@ -144,7 +144,11 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
             freshness_max_age_micros: encode_micros(spec.freshness.map(|freshness| freshness.max_age)),
             freshness_target: spec.freshness.map(|freshness| freshness.target.to_string()).unwrap_or_default(),
             freshness_window_micros: encode_micros(spec.freshness.map(|freshness| freshness.window)),
-            freshness_severity: spec.freshness.map(|freshness| freshness.severity.as_str()).unwrap_or_default().to_owned(),
+            freshness_severity: spec
+                .freshness
+                .map(|freshness| freshness.severity.as_str())
+                .unwrap_or_default()
+                .to_owned(),
         }),
         Spec::FeatureService(spec) => WireSpec::FeatureService(v1::FeatureServiceSpec {
             latency_budget_micros: encode_micros(spec.latency_budget),
@@ -318,7 +322,8 @@ impl Reader<'_> {
         let (max_age, target, window, severity) = (max_age?, target?, window?, severity?);
         let Some(max_age) = max_age else {
             if target.is_some() || window.is_some() || severity.is_some() {
-                return self.wrong("spec.freshness.maxAge", "it is missing, and is what the rest of a promise is about");
+                return self
+                    .wrong("spec.freshness.maxAge", "it is missing, and is what the rest of a promise is about");
             }
             return Some(None);
         };

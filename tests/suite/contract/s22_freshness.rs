@@ -232,11 +232,20 @@ async fn each_change_is_told_once_in_alertmanagers_format_and_what_lasts_again()
     let told = receiver.next().await.body;
     assert_eq!(told["version"], "4");
     assert_eq!(told["groupKey"], "{}:{tenant=\"default\", view=\"watched\"}");
-    assert_eq!((&told["status"], &told["receiver"], &told["truncatedAlerts"]), (&json!("firing"), &json!("hydrant"), &json!(0)));
+    assert_eq!(
+        (&told["status"], &told["receiver"], &told["truncatedAlerts"]),
+        (&json!("firing"), &json!("hydrant"), &json!(0))
+    );
     assert_eq!(statuses(&told), [("FreshnessBreached".to_owned(), "firing".to_owned())]);
     let alert = &told["alerts"][0];
-    assert_eq!(alert["labels"], json!({"alertname": "FreshnessBreached", "tenant": "default", "view": "watched", "severity": "page"}));
-    assert_eq!((&alert["startsAt"], &alert["endsAt"]), (&json!("2024-01-01T00:05:00.000001Z"), &json!("0001-01-01T00:00:00Z")));
+    assert_eq!(
+        alert["labels"],
+        json!({"alertname": "FreshnessBreached", "tenant": "default", "view": "watched", "severity": "page"})
+    );
+    assert_eq!(
+        (&alert["startsAt"], &alert["endsAt"]),
+        (&json!("2024-01-01T00:05:00.000001Z"), &json!("0001-01-01T00:00:00Z"))
+    );
     assert_eq!(alert["fingerprint"].as_str().map(str::len), Some(16));
     assert_eq!(alert["annotations"]["owner"], "ops");
     for _ in 0..5 {

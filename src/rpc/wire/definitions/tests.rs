@@ -75,11 +75,8 @@ fn service_feature() -> impl Strategy<Value = ServiceFeature> {
 
 fn freshness() -> impl Strategy<Value = FreshnessSpec> {
     let severity = prop_oneof![Just(Severity::Page), Just(Severity::Ticket), Just(Severity::Info)];
-    (micros(), 500_000..1_000_000_u32, micros(), severity).prop_map(|(max_age, target, window, severity)| FreshnessSpec {
-        max_age,
-        target: Target::try_from(target).expect("it is in bounds"),
-        window,
-        severity,
+    (micros(), 500_000..1_000_000_u32, micros(), severity).prop_map(|(max_age, target, window, severity)| {
+        FreshnessSpec { max_age, target: Target::try_from(target).expect("it is in bounds"), window, severity }
     })
 }
 
