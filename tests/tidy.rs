@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 30] = [
+const MODULES: [(&str, &[&str]); 32] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -74,6 +74,8 @@ const MODULES: [(&str, &[&str]); 30] = [
     ("backfill", LOWER),
     ("backup", LOWER),
     ("materialize", LOWER),
+    ("quotas", LOWER),
+    ("audit", LOWER),
     ("freshness", LOWER),
     ("quality", LOWER),
     ("rpc", USE_CASES_AND_LOWER),
@@ -93,6 +95,8 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "backfill",
     "backup",
     "materialize",
+    "quotas",
+    "audit",
     "freshness",
     "quality",
     "rows",

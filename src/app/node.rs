@@ -9,23 +9,24 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hydrant_storage::files::{Files, LocalFiles};
 use hydrant_storage::history::HistoryTables;
-use hydrant_storage::names::ViewId;
+use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::partition::{PartitionOptions, SharedResources};
 use hydrant_storage::row::OwnedRow;
 
 use super::AppError;
 use super::data_dir::DataDir;
+use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
+use crate::audit::{Audit, AuditOptions};
 use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
-use crate::backup::{BackupOptions, BackupParts, Backups, Directories, SpineFiles};
+use crate::backup::{AuditFiles, BackupOptions, BackupParts, Backups, Directories, SpineFiles};
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
-use crate::counter::Spread;
 use crate::error::{Error, Result};
-use crate::freshness::{Freshness, FreshnessOptions, FreshnessParts, ServedAges};
+use crate::freshness::{Freshness, FreshnessParts};
 use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
 use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
@@ -33,11 +34,12 @@ use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
+use crate::quotas::{QuotaParts, Quotas, SpineBytes};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
 use crate::rpc::webhook::Webhooks;
-use crate::serving::{PinnedHistory, ServedRows, Serving, ServingSettings};
+use crate::serving::{PinnedHistory, Serving, ServingSettings};
 use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 
 /// The use cases of one data directory.
@@ -45,6 +47,7 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
+    quota_keeper: QuotaKeeper,
     watch: FreshnessWatch,
     landing: Landing,
     compaction: Compaction,
@@ -79,6 +82,10 @@ impl Node {
         if !Registry::is_there(metadata.as_ref()).await.map_err(opening("the registry"))? {
             start_check::no_data_without_definitions(&directory, log_end).map_err(opening("the registry"))?;
         }
+        let (of_audit, audit_files, audit_time) =
+            (audit_options(config, &directory), files.clone(), store_time.clone());
+        let audit = blocking(move || Audit::open(audit_files, audit_time, of_audit)).await?;
+        let audit = audit.map_err(opening("the audit log"))?;
         let barrier = Arc::new(LogBarrier(log.clone()));
         let registry = Registry::open(metadata.clone(), store_time.clone(), barrier).await;
         let registry = registry.map_err(opening("the registry"))?;
@@ -174,8 +181,10 @@ impl Node {
                 history: directory.history(),
                 registry: directory.registry(),
                 spines: directory.spines(),
+                audit: directory.audit(),
             },
             spines: Arc::new(StoredSpines(training_sets.spines().clone())),
+            audit: Arc::new(AuditSegments(audit.clone())),
         };
         let options = backup_options(config, &directory);
         let backups = blocking(move || Backups::open(backup, options)).await?.map_err(opening("backups"))?;
@@ -196,17 +205,28 @@ impl Node {
         let secret = Some(config.alerts.secret_file.as_path()).filter(|path| !path.as_os_str().is_empty());
         let webhooks = Webhooks::open(secret, config.alerts.timeout.duration());
         let freshness = FreshnessParts {
-            snapshots,
+            snapshots: snapshots.clone(),
             partitions: partitions.clone(),
             store_time: store_time.clone(),
-            metadata,
+            metadata: metadata.clone(),
             served: Arc::new(AgesOfServing(serving.served().clone())),
             sender: Arc::new(webhooks.map_err(|error| refused("alerts", error))?),
         };
         let freshness = Freshness::open(freshness, freshness_options(config)).await.map_err(opening("freshness"))?;
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
+        let quotas = QuotaParts {
+            tenancy: tenancy.clone(),
+            snapshots,
+            metadata,
+            store_time: store_time.clone(),
+            tables: tables.clone(),
+            partitions: partitions.clone(),
+            spines: Arc::new(StoredSpines(training_sets.spines().clone())),
+        };
+        let quotas = Quotas::open(quotas).await.map_err(opening("quotas"))?;
         let sweeper = Sweeper::start(training_sets.clone());
+        let quota_keeper = QuotaKeeper::start(quotas.clone());
         let watch = FreshnessWatch::start(&freshness);
         let use_cases = UseCases {
             tenancy,
@@ -218,6 +238,8 @@ impl Node {
             backfills,
             materialize,
             backups,
+            quotas,
+            audit,
             freshness,
             partitions,
             store_time,
@@ -225,6 +247,7 @@ impl Node {
         Ok(Self {
             use_cases,
             sweeper,
+            quota_keeper,
             watch,
             landing,
             compaction,
@@ -270,9 +293,21 @@ impl Node {
     /// flushes and closes the partitions, and lets the log write what waits. What was acknowledged is durable
     /// either way.
     pub async fn close(self) {
-        let Self { use_cases, sweeper, watch, landing, compaction, tables, log, log_metrics: _, resources, _directory } =
-            self;
+        let Self {
+            use_cases,
+            sweeper,
+            quota_keeper,
+            watch,
+            landing,
+            compaction,
+            tables,
+            log,
+            log_metrics: _,
+            resources,
+            _directory,
+        } = self;
         sweeper.end().await;
+        quota_keeper.end().await;
         watch.end().await;
         if let Err(error) = use_cases.freshness.close().await {
             tracing::warn!(%error, "the last freshness measured was not kept");
@@ -283,6 +318,7 @@ impl Node {
         compaction.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
+        use_cases.audit.close().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
         let dropped = blocking(move || drop((landing, compaction, tables, use_cases, log, resources))).await;
@@ -368,62 +404,67 @@ impl Drop for Sweeper {
     }
 }
 
-/// Tells freshness which rows were served, of which serving counts the ages.
+/// Lets backups take the audit log, of which they know its files.
 #[derive(Debug)]
-struct AgesOfServing(Arc<ServedRows>);
+struct AuditSegments(Audit);
 
-impl ServedAges for AgesOfServing {
-    fn of(&self, view: ViewId) -> Option<Arc<Spread>> {
-        self.0.ages_of(view)
+#[async_trait]
+impl AuditFiles for AuditSegments {
+    async fn files(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let segments = self.0.segments().await?;
+        Ok(segments.into_iter().map(|segment| (segment.path, segment.bytes)).collect())
     }
 }
 
-/// Has freshness looked at and notifications sent, each webhook by itself, until it is dropped. What is
-/// measured goes by store time; this only says when.
+impl SpineBytes for StoredSpines {
+    fn of(&self, tenant: &Name) -> u64 {
+        self.0.usage(tenant).1
+    }
+}
+
+/// Has the limits hold that are due, and measures what is in use, until it is dropped.
 #[derive(Debug)]
-struct FreshnessWatch(tokio::task::JoinSet<()>);
+struct QuotaKeeper(tokio::task::JoinHandle<()>);
 
-impl FreshnessWatch {
-    /// How often a webhook's task looks whether something is due.
-    const POLL: Duration = Duration::from_millis(250);
+impl QuotaKeeper {
+    const INTERVAL: Duration = Duration::from_millis(250);
+    /// What is in use is measured once so often...
+    const MEASURED_EACH: u32 = 4;
+    /// ...and what is stored, which takes longer.
+    const STORAGE_EACH: u32 = 40;
 
-    fn start(freshness: &Freshness) -> Self {
-        let mut tasks = tokio::task::JoinSet::new();
-        let (looking, interval) = (freshness.clone(), freshness.options().interval);
-        tasks.spawn(async move {
-            let mut interval = tokio::time::interval(interval);
+    fn start(quotas: Quotas) -> Self {
+        let keep = async move {
+            let mut interval = tokio::time::interval(Self::INTERVAL);
+            // A machine that stood still has nothing to catch up on.
             interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut told = None;
-            loop {
+            for round in 0_u32.. {
                 interval.tick().await;
-                let failed = looking.look().await.err().map(|error| error.to_string());
-                // Once for as long as it is the same.
-                if let Some(error) = failed.as_ref().filter(|_| failed != told) {
-                    tracing::error!(error, "freshness was not measured, or not kept");
-                }
-                told = failed;
-            }
-        });
-        for url in freshness.options().webhooks.clone() {
-            let sending = freshness.clone();
-            tasks.spawn(async move {
-                loop {
-                    match sending.deliver_one(&url).await {
-                        Ok(true) => {}
-                        Ok(false) => tokio::time::sleep(Self::POLL).await,
-                        Err(error) => {
-                            tracing::error!(%error, "that a notification was sent could not be kept; it may be sent again");
-                            tokio::time::sleep(Self::POLL).await;
-                        }
+                quotas.refresh();
+                if round.is_multiple_of(Self::STORAGE_EACH) {
+                    let quotas = quotas.clone();
+                    if let Err(error) = tokio::task::spawn_blocking(move || quotas.measure_storage()).await {
+                        tracing::warn!(%error, "what is stored was not measured");
                     }
                 }
-            });
-        }
-        Self(tasks)
+                if round.is_multiple_of(Self::MEASURED_EACH) {
+                    quotas.measure();
+                }
+            }
+        };
+        Self(tokio::spawn(keep))
     }
 
     async fn end(mut self) {
-        self.0.shutdown().await;
+        self.0.abort();
+        // That it was ended is no news.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for QuotaKeeper {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -552,13 +593,11 @@ fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
     }
 }
 
-fn freshness_options(config: &Config) -> FreshnessOptions {
-    FreshnessOptions {
-        interval: config.freshness.interval.duration(),
-        save_interval: config.freshness.save_interval.duration(),
-        webhooks: config.alerts.urls(),
-        repeat: config.alerts.repeat_interval.duration(),
-        max_queued: config.alerts.max_queued,
+fn audit_options(config: &Config, directory: &DataDir) -> AuditOptions {
+    AuditOptions {
+        directory: directory.audit(),
+        segment_bytes: config.audit.segment.0,
+        retention: config.audit.retention.duration(),
     }
 }
 

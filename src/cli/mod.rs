@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 pub mod bench;
@@ -15,6 +16,7 @@ pub mod ingest;
 pub mod materialize;
 pub mod online;
 pub mod plan;
+pub mod quota;
 pub mod serve;
 pub mod sla;
 pub mod training_set;
@@ -84,6 +86,8 @@ pub enum ClientCommand {
     TrainingSet(training_set::Args),
     Sla(sla::Args),
     Backup(backup::Args),
+    Quota(quota::Args),
+    Audit(audit::Args),
     Bench(bench::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -164,6 +168,8 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
         ClientCommand::Sla(args) => sla::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
+        ClientCommand::Quota(args) => quota::run(args, server).await,
+        ClientCommand::Audit(args) => audit::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
         ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -184,6 +190,8 @@ impl ClientCommand {
             Self::Online(args) => args.format(),
             Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
+            Self::Quota(args) => args.format(),
+            Self::Audit(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
@@ -283,6 +291,14 @@ mod tests {
             "hydrant backup delete monday",
             "hydrant backup verify d/backups/monday -o json",
             "hydrant backup restore d/backups/monday restored",
+            "hydrant quota get",
+            "hydrant quota get acme -o json",
+            "hydrant quota set acme requests_per_second=500 storage_bytes=50GiB --unset features --weight 3 --etag 4 --dry-run",
+            "hydrant quota set acme --weight 3",
+            "hydrant quota raise acme requests_per_second=5000 --for 2h -o json",
+            "hydrant quota raise acme --end requests_per_second",
+            "hydrant audit list --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --caller ann --action Apply --resource v --outcome refused --tenant acme --limit 10 -o json",
+            "hydrant audit verify --noted 7:00",
             "hydrant sla",
             "hydrant sla airport_weather station_weather -o json --watch",
             "hydrant sla silence airport_weather --for 2h --reason moving -o json",
@@ -329,6 +345,10 @@ mod tests {
             "hydrant training-set create flights --spine s.parquet --event-time t",
             "hydrant training-set pull flights@1",
             "hydrant training-set pull flights@1 -o t.parquet --parallel 0",
+            "hydrant quota set acme",
+            "hydrant quota set acme requests_per_second",
+            "hydrant quota raise acme requests_per_second=5000",
+            "hydrant quota raise acme",
             "hydrant sla silence airport_weather --for 2h",
             "hydrant sla silence airport_weather --for soon --reason x",
             "hydrant sla unsilence all",

@@ -40,7 +40,8 @@ impl BackfillRpc {
     }
 
     async fn begin(&self, caller: &Caller, request: v1::MaterializeRequest) -> Result<Materializing> {
-        let permit = self.use_cases.permit(caller, Action::Write)?;
+        let named = vec![format!("FeatureView/{}", request.view)];
+        let permit = self.use_cases.change(caller, Action::Write, named).await?;
         self.use_cases.materialize.begin(&permit, &request.view, request.since_frame).await
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use tonic::codegen::http::{Extensions, HeaderMap, header};
 
 use super::Caller;
+use super::trail::{self, Trail};
+use crate::audit::{Asked, Audit};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, Authenticates, Identity, grants};
 
@@ -39,17 +41,19 @@ pub struct Method {
 #[derive(Clone, Debug)]
 pub struct Door {
     authenticates: Arc<dyn Authenticates>,
+    /// Where refusals are told.
+    audit: Option<Audit>,
 }
 
 impl Door {
-    pub fn new(authenticates: Arc<dyn Authenticates>) -> Self {
-        Self { authenticates }
+    pub fn new(authenticates: Arc<dyn Authenticates>, audit: Audit) -> Self {
+        Self { authenticates, audit: Some(audit) }
     }
 
     /// Where everybody is the operator.
     #[cfg(test)]
     pub fn open() -> Self {
-        Self::new(Arc::new(crate::tenancy::LoopbackOnly))
+        Self { authenticates: Arc::new(crate::tenancy::LoopbackOnly), audit: None }
     }
 
     /// Who calls, if they may call this method. UNAUTHENTICATED, PERMISSION_DENIED.
@@ -59,17 +63,31 @@ impl Door {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<Caller> {
-        let rule = method.map_or(Rule::AnyCaller, |method| method.rule);
+        let (name, rule) = method.map_or(("unknown", Rule::AnyCaller), |method| (method.name, method.rule));
+        let peer = trail::peer_of(extensions);
+        let tell = |caller: &str, refused: &Error| {
+            if let Some(audit) = &self.audit {
+                let (caller, action) = (caller.to_owned(), trail::short(name).to_owned());
+                audit.note_refused(
+                    Asked { caller, peer: trail::told(peer), action, ..Asked::default() },
+                    refused.reason,
+                );
+            }
+        };
         let identity = match rule {
             Rule::Anybody => Identity::nobody(),
-            _ => self.authenticates.authenticate(token(headers)?)?,
+            _ => {
+                let known = token(headers).and_then(|token| self.authenticates.authenticate(token));
+                known.inspect_err(|refused| tell("", refused))?
+            }
         };
-        match rule {
-            Rule::Anybody | Rule::AnyCaller => {}
-            Rule::Needs(action) => grants::check(&identity, action)?,
-            Rule::NeedsOneOf(actions) => check_one_of(&identity, actions)?,
-        }
-        Ok(Caller::new(identity, extensions))
+        let allowed = match rule {
+            Rule::Anybody | Rule::AnyCaller => Ok(()),
+            Rule::Needs(action) => grants::check(&identity, action),
+            Rule::NeedsOneOf(actions) => check_one_of(&identity, actions),
+        };
+        allowed.inspect_err(|refused| tell(identity.name(), refused))?;
+        Ok(Caller { identity, peer, trail: Trail::begin(name, headers) })
     }
 }
 
@@ -150,6 +168,12 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.BackupService/CreateBackup", BACK_UP),
     method("hydrant.v1.BackupService/ListBackups", BACK_UP),
     method("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
+    method("hydrant.v1.QuotaService/GetQuotas", Rule::Needs(Action::ReadQuotas)),
+    method("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
+    method("hydrant.v1.QuotaService/UpdateQuotas", Rule::Needs(Action::ChangeQuotas)),
+    method("hydrant.v1.QuotaService/RaiseQuotas", Rule::Needs(Action::ChangeQuotas)),
+    method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
+    method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
     method("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
     method("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
@@ -171,7 +195,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 45;
+const METHOD_COUNT: usize = 51;
 
 #[cfg(test)]
 mod tests {

@@ -63,7 +63,8 @@ impl FreshnessRpc {
         caller: &Caller,
         request: v1::SilenceFreshnessRequest,
     ) -> Result<v1::SilenceFreshnessResponse> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
+        let about = vec![format!("FeatureView/{}", request.view)];
+        let permit = self.use_cases.change(caller, Action::ChangeDefinitions, about).await?;
         let view = decode_name(&request.view)?;
         let duration = Micros::try_from(request.duration_micros).unwrap_or(Micros::MAX);
         let silence = self.use_cases.freshness.silence(&permit, &view, duration, &request.reason).await?;
@@ -77,7 +78,8 @@ impl FreshnessRpc {
     }
 
     async fn unsilence(&self, caller: &Caller, id: u64) -> Result<v1::DeleteSilenceResponse> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
+        let about = vec![format!("Silence/{id}")];
+        let permit = self.use_cases.change(caller, Action::ChangeDefinitions, about).await?;
         let silence = self.use_cases.freshness.unsilence(&permit, id).await?;
         Ok(v1::DeleteSilenceResponse { silence: Some(encode_silence(&silence)) })
     }

@@ -2,6 +2,7 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 mod caller;
@@ -16,10 +17,12 @@ pub mod http;
 pub mod ingest;
 pub mod layers;
 pub mod online;
+pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
 pub mod tls;
+mod trail;
 pub mod training;
 pub mod webhook;
 pub mod wire;
@@ -29,6 +32,7 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::audit::Audit;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
@@ -39,6 +43,7 @@ use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
 use crate::materialize::Materialize;
 use crate::partition::Partitions;
+use crate::quotas::Quotas;
 use crate::registry::Registry;
 use crate::serving::Serving;
 use crate::tenancy::{Action, Demand, Permit, Tenancy};
@@ -57,19 +62,23 @@ pub struct UseCases {
     pub backfills: Backfills,
     pub materialize: Materialize,
     pub backups: Backups,
+    pub quotas: Quotas,
+    pub audit: Audit,
     pub freshness: Freshness,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }
 
 impl UseCases {
-    /// Lets the caller do `action`.
+    /// Lets the caller do `action`, which changes nothing: for what does see [`Self::change`].
     fn permit(&self, caller: &Caller, action: Action) -> Result<Permit> {
-        self.tenancy.authorize(&caller.identity, action)
+        caller.trail.check()?;
+        self.let_do(caller, action)
     }
 
     /// As [`Self::permit`], when it is the request's turn.
     async fn admit(&self, caller: &Caller, action: Action, demand: Demand) -> Result<Permit> {
-        self.tenancy.admit(&caller.identity, action, demand).await
+        caller.trail.check()?;
+        self.line_up(caller, action, demand).await
     }
 }

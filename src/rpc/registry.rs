@@ -17,7 +17,7 @@ use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
 use crate::registry::plan::{Action as Change, Plan};
-use crate::tenancy::Action;
+use crate::tenancy::{Action, Permit};
 
 /// The ports of the other listeners.
 #[derive(Clone, Copy, Debug)]
@@ -37,15 +37,21 @@ impl RegistryRpc {
         Self { use_cases, ports }
     }
 
+    async fn change(&self, caller: &Caller, names: Vec<String>) -> Result<Permit> {
+        self.use_cases.change(caller, Action::ChangeDefinitions, names).await
+    }
+
     async fn create(&self, caller: &Caller, request: v1::CreateDefinitionRequest) -> Result<v1::Definition> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definition = single(request.definition)?;
+        let definition = single(request.definition);
+        let permit = self.change(caller, names(definition.iter())).await?;
+        let definition = definition?;
         self.use_cases.registry.create(&permit, definition).await.map(|described| encode_described(&described))
     }
 
     async fn update(&self, caller: &Caller, request: v1::UpdateDefinitionRequest) -> Result<v1::Definition> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definition = single(request.definition)?;
+        let definition = single(request.definition);
+        let permit = self.change(caller, names(definition.iter())).await?;
+        let definition = definition?;
         let updated = self.use_cases.registry.update(&permit, definition, request.etag).await?;
         Ok(encode_described(&updated))
     }
@@ -55,7 +61,8 @@ impl RegistryRpc {
         caller: &Caller,
         request: v1::DeleteDefinitionRequest,
     ) -> Result<v1::DeleteDefinitionResponse> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
+        let named = decode_kind(request.kind).map(|kind| format!("{}/{}", kind.as_str(), request.name));
+        let permit = self.change(caller, named.into_iter().collect()).await?;
         let kind = decode_kind(request.kind)?;
         let registry = &self.use_cases.registry;
         let registry_revision = match decode_versioned_name(kind, &request.name)? {
@@ -113,8 +120,9 @@ impl RegistryRpc {
     }
 
     async fn make_so(&self, caller: &Caller, request: v1::ApplyRequest) -> Result<v1::ApplyResponse> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definitions = decode_definitions(request.definitions)?;
+        let definitions = decode_definitions(request.definitions);
+        let permit = self.change(caller, names(definitions.iter().flatten())).await?;
+        let definitions = definitions?;
         let applied = self.use_cases.registry.apply(&permit, definitions, request.expected_revision).await?;
         Ok(v1::ApplyResponse { changes: encode_changes(&applied.plan), registry_revision: applied.revision })
     }
@@ -223,6 +231,11 @@ impl RegistryService for RegistryRpc {
     ) -> Result<Response<v1::GetServerInfoResponse>, Status> {
         Ok(Response::new(self.info()))
     }
+}
+
+/// As the audit log names definitions.
+fn names<'a>(definitions: impl Iterator<Item = &'a Definition>) -> Vec<String> {
+    definitions.map(|definition| format!("{}/{}", definition.kind().as_str(), definition.name())).collect()
 }
 
 fn answer<T>(outcome: Result<T>) -> Result<Response<T>, Status> {

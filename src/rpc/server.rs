@@ -11,11 +11,13 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
+use hydrant_proto::v1::audit_service_server::AuditServiceServer;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::freshness_service_server::FreshnessServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
+use hydrant_proto::v1::quota_service_server::QuotaServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
 use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::UseCases;
+use super::audit::AuditRpc;
 use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
@@ -36,6 +39,7 @@ use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
+use super::quota::QuotaRpc;
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
 use super::tls::Tls;
@@ -128,7 +132,7 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let Listeners { grpc, flight, http, addresses } = listeners;
         let Doors { tls, authenticates } = doors;
-        let door = Door::new(authenticates);
+        let door = Door::new(authenticates, use_cases.audit.clone());
         let (health, health_service) = health_reporter();
         let stop = CancellationToken::new();
         let instruments = state.telemetry.instruments();
@@ -159,6 +163,9 @@ impl Server {
             .max_encoding_message_size(limit.as_usize());
         let backfill = BackfillServiceServer::new(BackfillRpc::new(use_cases.clone()));
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
+        let quotas = QuotaServiceServer::new(QuotaRpc::new(use_cases.clone()));
+        let audit =
+            AuditServiceServer::new(AuditRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let freshness = FreshnessServiceServer::new(FreshnessRpc::new(use_cases.clone()))
             .max_encoding_message_size(limit.as_usize());
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
@@ -179,6 +186,8 @@ impl Server {
             .add_service(registry)
             .add_service(backfill)
             .add_service(backup)
+            .add_service(quotas)
+            .add_service(audit)
             .add_service(freshness)
             .add_service(history)
             .add_service(training_sets)
@@ -261,6 +270,8 @@ impl ServerControl {
             RegistryServiceServer::<RegistryRpc>::NAME,
             BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
+            QuotaServiceServer::<QuotaRpc>::NAME,
+            AuditServiceServer::<AuditRpc>::NAME,
             FreshnessServiceServer::<FreshnessRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,

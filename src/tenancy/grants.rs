@@ -20,6 +20,9 @@ pub enum Action {
     Observe,
     /// Make, list and delete backups of the whole server.
     BackUp,
+    ReadQuotas,
+    ChangeQuotas,
+    ReadAudit,
 }
 
 impl Action {
@@ -34,6 +37,9 @@ impl Action {
             Self::ChangeDefinitions => "change definitions",
             Self::Observe => "observe the server",
             Self::BackUp => "back up the server",
+            Self::ReadQuotas => "read quotas",
+            Self::ChangeQuotas => "change quotas",
+            Self::ReadAudit => "read the audit log",
         }
     }
 
@@ -44,8 +50,20 @@ impl Action {
             Self::Write => Some(Class::Ingest),
             // Both are offline work; a piece of a stream is short, and asks anew for the next.
             Self::ReadHistory | Self::ReadInBulk => Some(Class::Training),
-            Self::ReadDefinitions | Self::ChangeDefinitions | Self::Observe | Self::BackUp => None,
+            Self::ReadDefinitions
+            | Self::ChangeDefinitions
+            | Self::Observe
+            | Self::BackUp
+            | Self::ReadQuotas
+            | Self::ChangeQuotas
+            | Self::ReadAudit => None,
         }
+    }
+
+    /// Whether it counts as a request of its tenant's quotas. Whoever has used them up must still be able
+    /// to see that, and to have them raised.
+    pub fn is_charged(self) -> bool {
+        !matches!(self, Self::ReadQuotas | Self::ChangeQuotas | Self::ReadAudit)
     }
 }
 
