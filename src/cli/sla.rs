@@ -208,7 +208,7 @@ fn cause_of(view: &v1::Freshness) -> Option<&'static str> {
 
 fn table(views: &[v1::Freshness]) -> String {
     if views.is_empty() {
-        return "nothing is promised of any view: write `freshness: {maxAge: 1h}` in its definition".to_owned();
+        return "nothing is promised of any view, or it has not been measured yet: write `freshness: {maxAge: 1h}` in a definition".to_owned();
     }
     let span = |micros: u64| time::age(0, Micros::try_from(micros).unwrap_or(Micros::MAX));
     let row = |view: &v1::Freshness| {
