@@ -15,6 +15,7 @@ pub mod compaction;
 pub mod config;
 pub mod counter;
 pub mod error;
+pub mod freshness;
 pub mod history;
 pub mod ingest;
 pub mod landing;

@@ -348,7 +348,7 @@ pub(crate) fn made_up_view(
         layout: Arc::new(RowLayout::new(&types)),
         online: true,
         offline: true,
-        freshness_max_age: None,
+        freshness: None,
     })
 }
 

@@ -22,6 +22,8 @@ mod score;
 #[path = "../examples/nycflights13/server.rs"]
 #[expect(dead_code, reason = "the story shows its commands; tests look at what they print")]
 mod server;
+#[path = "cli/sla.rs"]
+mod sla;
 #[path = "cli/tls.rs"]
 mod tls;
 #[path = "cli/training_set.rs"]

@@ -16,6 +16,7 @@ use hydrant_storage::row::OwnedRow;
 
 use super::AppError;
 use super::data_dir::DataDir;
+use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
 use crate::access::Access;
 use crate::audit::{Audit, AuditOptions};
@@ -26,6 +27,7 @@ use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::freshness::{Freshness, FreshnessParts};
 use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
 use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
@@ -37,6 +39,7 @@ use crate::quotas::{QuotaParts, Quotas, SpineBytes};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
+use crate::rpc::webhook::Webhooks;
 use crate::serving::{PinnedHistory, Serving, ServingSettings};
 use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 
@@ -46,6 +49,7 @@ pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
     quota_keeper: QuotaKeeper,
+    watch: FreshnessWatch,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -201,6 +205,17 @@ impl Node {
             Arc::new(HistoryReads(history.clone())),
             serving_settings(config),
         );
+        let secret = Some(config.alerts.secret_file.as_path()).filter(|path| !path.as_os_str().is_empty());
+        let webhooks = Webhooks::open(secret, config.alerts.timeout.duration());
+        let freshness = FreshnessParts {
+            snapshots: snapshots.clone(),
+            partitions: partitions.clone(),
+            store_time: store_time.clone(),
+            metadata: metadata.clone(),
+            served: Arc::new(AgesOfServing(serving.served().clone())),
+            sender: Arc::new(webhooks.map_err(|error| refused("alerts", error))?),
+        };
+        let freshness = Freshness::open(freshness, freshness_options(config)).await.map_err(opening("freshness"))?;
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
         let quotas = QuotaParts {
@@ -215,6 +230,7 @@ impl Node {
         let quotas = Quotas::open(quotas).await.map_err(opening("quotas"))?;
         let sweeper = Sweeper::start(training_sets.clone(), access.clone());
         let quota_keeper = QuotaKeeper::start(quotas.clone());
+        let watch = FreshnessWatch::start(&freshness);
         let use_cases = UseCases {
             tenancy,
             access,
@@ -228,6 +244,7 @@ impl Node {
             backups,
             quotas,
             audit,
+            freshness,
             partitions,
             store_time,
         };
@@ -235,6 +252,7 @@ impl Node {
             use_cases,
             sweeper,
             quota_keeper,
+            watch,
             landing,
             compaction,
             tables,
@@ -283,6 +301,7 @@ impl Node {
             use_cases,
             sweeper,
             quota_keeper,
+            watch,
             landing,
             compaction,
             tables,
@@ -296,6 +315,10 @@ impl Node {
             tracing::warn!(%error, "when API keys were used last was not kept");
         }
         quota_keeper.end().await;
+        watch.end().await;
+        if let Err(error) = use_cases.freshness.close().await {
+            tracing::warn!(%error, "the last freshness measured was not kept");
+        }
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;

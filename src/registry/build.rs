@@ -159,7 +159,7 @@ fn view(
         layout: Arc::new(RowLayout::new(&types)),
         online: spec.online,
         offline: spec.offline,
-        freshness_max_age: spec.freshness_max_age,
+        freshness: spec.freshness,
     })
 }
 

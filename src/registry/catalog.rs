@@ -12,6 +12,7 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use super::definition::{Definition, KnownTimeRule};
 use super::known_selections::KnownSelections;
+use super::promise::FreshnessSpec;
 use crate::error::{Error, Result};
 
 /// Everything that is defined, at one revision.
@@ -105,7 +106,7 @@ pub struct View {
     pub layout: Arc<RowLayout>,
     pub online: bool,
     pub offline: bool,
-    pub freshness_max_age: Option<Micros>,
+    pub freshness: Option<FreshnessSpec>,
 }
 
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use hydrant_storage::names::Name;
 use super::compatibility::ttl_text;
 use super::definition::{Definition, FeatureSpec, FeatureViewSpec, Kind, SourceSpec, SourceType, Spec, TypedName};
 use super::documents::{known_time_to_json, service_feature_to_json};
+use super::promise::FreshnessSpec;
 use super::state::{FrozenService, ServiceState, TenantState};
 use crate::config::durations;
 
@@ -102,7 +103,11 @@ fn add_view(facts: &mut Facts, spec: &FeatureViewSpec) {
     add(facts, "features in order", names.join(", "));
     add(facts, "online", spec.online.to_string());
     add(facts, "offline", spec.offline.to_string());
-    add(facts, "freshness.maxAge", spec.freshness_max_age.map_or_else(|| "none".to_owned(), durations::format));
+    let promised = |text: fn(&FreshnessSpec) -> String| spec.freshness.as_ref().map_or_else(|| "none".to_owned(), text);
+    add(facts, "freshness.maxAge", promised(|freshness| durations::format(freshness.max_age)));
+    add(facts, "freshness.target", promised(|freshness| freshness.target.to_string()));
+    add(facts, "freshness.window", promised(|freshness| durations::format(freshness.window)));
+    add(facts, "freshness.severity", promised(|freshness| freshness.severity.as_str().to_owned()));
 }
 
 fn add_feature(facts: &mut Facts, feature: &FeatureSpec) {

@@ -10,6 +10,7 @@ pub mod lineage;
 pub mod listing;
 pub mod node;
 pub mod plan;
+pub mod promise;
 pub mod selection;
 pub mod table;
 pub mod tenants;

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod freshness;
 pub mod lean;
 pub mod quotas;
 pub mod remote;

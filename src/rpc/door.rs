@@ -189,6 +189,11 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.QuotaService/RaiseQuotas", Rule::Needs(Action::ChangeQuotas)),
     method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
+    method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/ListSilences", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/DeleteSilence", CHANGE_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/Handshake", Rule::AnyCaller),
     method("arrow.flight.protocol.FlightService/ListFlights", READ_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/GetFlightInfo", BY_FLIGHT),
@@ -205,7 +210,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 52;
+const METHOD_COUNT: usize = 57;
 
 #[cfg(test)]
 mod tests {

@@ -114,6 +114,7 @@ impl TestNode {
         config.storage.block_cache = ByteSize::mib(8);
         config.storage.write_buffers = ByteSize::mib(8);
         config.landing.interval = Span(Duration::from_secs(1_000_000));
+        config.freshness.interval = Span(Duration::from_secs(3_600));
         // When the test says so too, and then as much as can be, into small files.
         config.compaction.enabled = false;
         config.compaction.runs_per_level = 2;

@@ -4,6 +4,7 @@ use hydrant_storage::value::DataType;
 
 use super::*;
 use crate::error::Code;
+use crate::registry::promise::{FreshnessSpec, Severity};
 
 const VIEW: &str = "definitions[2].spec";
 
@@ -62,7 +63,14 @@ async fn words_change_in_place() {
 #[tokio::test]
 async fn a_freshness_promise_changes_in_place() {
     let catalog = accepted(&[("{maxAge: 2h}", "{maxAge: 1h}")]).await;
-    assert_eq!(catalog.views["airport_weather"].freshness_max_age, Some(3_600_000_000));
+    assert_eq!(catalog.views["airport_weather"].freshness, Some(FreshnessSpec::of(3_600_000_000)));
+    let whole = "{maxAge: 5m, target: 99.5%, window: 7d, severity: page}";
+    let catalog = accepted(&[("{maxAge: 2h}", whole)]).await;
+    let promised = catalog.views["airport_weather"].freshness.expect("it is promised");
+    assert_eq!((promised.max_age, promised.window), (300_000_000, 7 * 86_400_000_000));
+    assert_eq!((promised.target.to_string().as_str(), promised.severity), ("99.5%", Severity::Page));
+    let taken_back = accepted(&[("freshness: {maxAge: 2h}", "freshness: ")]).await;
+    assert_eq!(taken_back.views["airport_weather"].freshness, None);
 }
 
 #[tokio::test]
