@@ -20,6 +20,7 @@ pub mod log;
 pub mod materialize;
 pub mod one_at_a_time;
 pub mod partition;
+pub mod refill;
 pub mod registry;
 pub mod rows;
 pub mod rpc;

@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 30] = [
+const MODULES: [(&str, &[&str]); 31] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -74,6 +74,7 @@ const MODULES: [(&str, &[&str]); 30] = [
     ("backfill", LOWER),
     ("backup", LOWER),
     ("materialize", LOWER),
+    ("refill", LOWER),
     ("freshness", LOWER),
     ("quality", LOWER),
     ("rpc", USE_CASES_AND_LOWER),
@@ -93,6 +94,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "backfill",
     "backup",
     "materialize",
+    "refill",
     "freshness",
     "quality",
     "rows",
@@ -115,8 +117,8 @@ const CRATE_HOMES: [(&str, &[&str]); 26] = [
     ("actix_web", &["src/rpc/http.rs"]),
     ("actix", &["src/partition/", "src/landing/", "src/registry/", "src/freshness/", "src/app.rs"]),
     ("rocksdb", &["storage/src/"]),
-    ("deltalake*", &["storage/src/history/delta.rs"]),
-    ("object_store", &["storage/src/history/"]),
+    ("deltalake*", &["storage/src/history/delta.rs", "storage/src/sources/delta.rs"]),
+    ("object_store", &["storage/src/history/", "storage/src/sources/"]),
     ("rdkafka", &["src/log/kafka.rs"]),
     ("etcd_client", &["src/cluster/etcd.rs"]),
     ("saphyr*", &["src/registry/yaml.rs"]),

@@ -199,6 +199,7 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         node.compaction().metrics().counters(),
         backfills.metrics().counters(),
         materialize.metrics().counters(),
+        node.refills().metrics().counters(),
         backups.metrics().counters(),
     ];
     for counter in counters.into_iter().flatten() {

@@ -30,6 +30,7 @@ use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
+use crate::refill::{Lands, RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
@@ -41,6 +42,7 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
+    refills: Refills,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -151,6 +153,14 @@ impl Node {
             tables: tables.clone(),
             store_time: store_time.clone(),
         });
+        let refills = Refills::start(RefillParts {
+            registry: registry.clone(),
+            log: log.clone(),
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            store_time: store_time.clone(),
+            lands: Arc::new(LandingLands(landing.clone())),
+        });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
         let compaction = Compaction::start(compacting, compaction_options(config));
@@ -204,11 +214,26 @@ impl Node {
             partitions,
             store_time,
         };
-        Ok(Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
+        Ok(Self {
+            use_cases,
+            sweeper,
+            refills,
+            landing,
+            compaction,
+            tables,
+            log,
+            log_metrics,
+            resources,
+            _directory: directory,
+        })
     }
 
     pub fn use_cases(&self) -> &UseCases {
         &self.use_cases
+    }
+
+    pub fn refills(&self) -> &Refills {
+        &self.refills
     }
 
     pub fn landing(&self) -> &Landing {
@@ -241,8 +266,20 @@ impl Node {
     /// flushes and closes the partitions, and lets the log write what waits. What was acknowledged is durable
     /// either way.
     pub async fn close(self) {
-        let Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
+        let Self {
+            use_cases,
+            sweeper,
+            refills,
+            landing,
+            compaction,
+            tables,
+            log,
+            log_metrics: _,
+            resources,
+            _directory,
+        } = self;
         sweeper.end().await;
+        refills.shutdown().await;
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;
@@ -251,7 +288,7 @@ impl Node {
         use_cases.partitions.shutdown().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
-        let dropped = blocking(move || drop((landing, compaction, tables, use_cases, log, resources))).await;
+        let dropped = blocking(move || drop((refills, landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
@@ -331,6 +368,17 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Lets refills have rows land, since they look for them in history.
+#[derive(Debug)]
+struct LandingLands(Landing);
+
+#[async_trait]
+impl Lands for LandingLands {
+    async fn land_now(&self) -> Result<()> {
+        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 

@@ -56,6 +56,18 @@ impl BackfillService for BackfillRpc {
         self.standing(request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 
+    async fn abandon_backfill(
+        &self,
+        request: Request<v1::AbandonBackfillRequest>,
+    ) -> Result<Response<v1::AbandonBackfillResponse>, Status> {
+        let abandon = async {
+            let permit = self.use_cases.permit(Action::Write)?;
+            self.use_cases.backfills.abandon(&permit, request.into_inner().frame).await
+        };
+        let frame = abandon.await.map_err(to_status)?;
+        Ok(Response::new(v1::AbandonBackfillResponse { frame }))
+    }
+
     async fn materialize(
         &self,
         request: Request<v1::MaterializeRequest>,
