@@ -340,7 +340,7 @@ fn met(
     tail: &[Row],
     cutoff: Option<i64>,
     is_in_order: bool,
-) -> Vec<(u16, Vec<u8>, i64, i64, bool, Value)> {
+) -> Vec<(u16, Vec<u8>, i64, i64, bool, Option<i64>)> {
     let sought = Arc::new(Sought::default());
     let open = |chain| {
         let run = match is_in_order {
@@ -355,8 +355,9 @@ fn met(
     let mut met = Vec::new();
     while let Some(row) = rows.peek() {
         let value = value_at(&row.batch.features[0], snapshot.spec().features[0].1, row.index).expect("a number");
+        let number = if let Value::Int64(number) = value { Some(number) } else { None };
         let RowVersion { event_time, known_time, .. } = row.version();
-        met.push((row.slot(), row.key().to_vec(), event_time, known_time, row.deleted(), value));
+        met.push((row.slot(), row.key().to_vec(), event_time, known_time, row.deleted(), number));
         rows.advance().expect("readable");
     }
     met
