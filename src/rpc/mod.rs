@@ -16,6 +16,7 @@ pub mod online;
 pub mod registry;
 pub mod server;
 pub mod status;
+pub mod tls;
 pub mod training;
 pub mod wire;
 

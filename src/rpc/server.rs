@@ -34,6 +34,7 @@ use super::layers::{CallLayer, Calls};
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
+use super::tls::Tls;
 use super::training::TrainingSetRpc;
 use crate::config::{Config, ServerConfig};
 
@@ -110,6 +111,7 @@ impl Server {
         listeners: Listeners,
         use_cases: UseCases,
         state: HttpState,
+        tls: Option<Tls>,
         config: &Config,
     ) -> Result<Self, ServerError> {
         let Listeners { grpc, flight, http, addresses } = listeners;
@@ -123,6 +125,10 @@ impl Server {
             MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
             Some(config.server.max_call_time.duration()),
         );
+        if let Some(tls) = &tls {
+            tls.observe(&instruments, &use_cases.store_time);
+        }
+        let store_time = use_cases.store_time.clone();
         let ports = OtherPorts { flight: addresses.flight.port(), http: addresses.http.port() };
         let decode = DecodeLimits { max_message: limit.0, max_rows: to_u64(config.ingest.max_rows) };
         let online = OnlineServer::new(OnlineRpc::new(
@@ -162,7 +168,7 @@ impl Server {
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
             .add_service(reflection().build_v1alpha().expect("the compiled-in descriptors are whole"));
         let grpc_task = grpc_server.serve_with_incoming_shutdown(
-            incoming("server.grpc_addr", grpc, addresses.grpc, config.server.max_connections)?,
+            incoming("server.grpc_addr", grpc, addresses.grpc, config.server.max_connections, tls.as_ref())?,
             stop.clone().cancelled_owned(),
         );
 
@@ -184,16 +190,29 @@ impl Server {
             .add_service(flight_service)
             .add_service(health_service);
         let flight_task = flight_server.serve_with_incoming_shutdown(
-            incoming("server.flight_addr", flight, addresses.flight, config.server.max_connections)?,
+            incoming("server.flight_addr", flight, addresses.flight, config.server.max_connections, tls.as_ref())?,
             stop.clone().cancelled_owned(),
         );
 
-        let (http_handle, http_task) =
-            http::serve(http, state, config.server.drain_time.duration(), config.server.max_connections)
-                .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
+        // Which protocols it speaks it says itself.
+        let http_tls = tls.as_ref().map(|tls| tls.server_config(&[]));
+        let (drain_time, max_connections) = (config.server.drain_time.duration(), config.server.max_connections);
+        let (http_handle, http_task) = http::serve(http, state, drain_time, max_connections, http_tls)
+            .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
 
-        let tasks =
+        let mut tasks =
             vec![named("gRPC server", grpc_task), named("Flight server", flight_task), named("HTTP server", http_task)];
+        tasks.extend(tls.map(|tls| {
+            let (watch, stopped) = (tls.watch(store_time), stop.clone().cancelled_owned());
+            let until_stopped = async move {
+                tokio::select! {
+                    () = watch => {}
+                    () = stopped => {}
+                }
+                Ok::<_, ServerError>(())
+            };
+            named("watch over certificates", until_stopped)
+        }));
         let server = Self { addresses, health, stop, http: http_handle, tasks };
         server.control().announce(false).await;
         Ok(server)
@@ -252,11 +271,12 @@ fn incoming(
     listener: TcpListener,
     address: SocketAddr,
     max_connections: usize,
-) -> Result<impl Stream<Item = std::io::Result<Connection>>, ServerError> {
+    tls: Option<&Tls>,
+) -> Result<impl Stream<Item = std::io::Result<Connection>> + use<>, ServerError> {
     let failed = |source| ServerError::Bind { option, address, source };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), max_connections))
+    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), max_connections, tls))
 }
 
 fn transport(config: &ServerConfig) -> tonic::transport::Server {

@@ -8,4 +8,5 @@ mod lifecycle;
 mod services;
 mod streaming;
 mod support;
+mod tls;
 mod training_sets;
