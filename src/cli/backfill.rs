@@ -42,7 +42,7 @@ pub struct Args {
     /// What a location holds; unless given, a folder with _delta_log in it is a Delta table, and
     /// everything else is Parquet
     #[arg(long, value_enum, value_name = "FORMAT")]
-    format: Option<SourceFormat>,
+    source_format: Option<SourceFormat>,
 
     /// The version of a Delta table, instead of its newest
     #[arg(long, value_name = "N")]
@@ -106,7 +106,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         }
         return Ok(Done::Done);
     }
-    let files = ParquetInput::open_all(&args.locations, wanted(args.format, args.delta_version)).await?;
+    let files = ParquetInput::open_all(&args.locations, wanted(args.source_format, args.delta_version)).await?;
     if files.is_empty() {
         let told = "the Delta table has no files at that version, so there is nothing to load";
         return Err(Failure::new("FILE_FAILED", format!("{}: {told}", args.locations.join(", "))));

@@ -42,7 +42,7 @@ pub struct Args {
     /// What a location holds; unless given, a folder with _delta_log in it is a Delta table, and
     /// everything else is Parquet
     #[arg(long, value_enum, value_name = "FORMAT")]
-    format: Option<SourceFormat>,
+    source_format: Option<SourceFormat>,
 
     /// The version of a Delta table, instead of its newest
     #[arg(long, value_name = "N")]
@@ -82,7 +82,7 @@ const MAX_NAMED: usize = 20;
 const OLD: Micros = 86_400 * 1_000_000;
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
-    let files = ParquetInput::open_all(&args.locations, wanted(args.format, args.delta_version)).await?;
+    let files = ParquetInput::open_all(&args.locations, wanted(args.source_format, args.delta_version)).await?;
     let client = server.connect().await?;
     let definition = client.get_definition(Kind::Source, &args.source).await?;
     let now = client.server_info().await?.store_time;

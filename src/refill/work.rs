@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hydrant_storage::history::{MergedRuns, RowAt, SlotSet, Sought, TableSnapshot};
+use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, SlotSet, Sought, TableSnapshot};
 use hydrant_storage::names::Name;
-use hydrant_storage::order::is_expired;
+use hydrant_storage::order::{RowVersion, is_expired};
 use hydrant_storage::partition::Stub;
 use hydrant_storage::record::{Origin, RowRecord};
 use tokio::runtime::Handle;
@@ -60,9 +60,7 @@ impl Task {
             loop {
                 let view = partition.view().map_err(Error::from)?;
                 let now = self.parts.store_time.read();
-                let counts = |version: &hydrant_storage::order::RowVersion| {
-                    !is_expired(version.event_time, now, self.refill.ttl)
-                };
+                let counts = |version: &RowVersion| !is_expired(version.event_time, now, self.refill.ttl);
                 let stubs = view.stubs((self.view.tenant, self.view.id), last.as_ref(), STUBS, counts);
                 let stubs = stubs.map_err(|error| unavailable(format!("the online store can't be read: {error}")))?;
                 drop(view);
@@ -221,7 +219,7 @@ fn unavailable(message: String) -> Error {
     Error::new(Code::Unavailable, "REFILL_FAILED", message)
 }
 
-fn history_error(error: &hydrant_storage::history::HistoryError) -> Error {
+fn history_error(error: &HistoryError) -> Error {
     let (code, reason) = match error.is_damage() {
         true => (Code::DataLoss, "HISTORY_DAMAGED"),
         false => (Code::Unavailable, "HISTORY_UNAVAILABLE"),

@@ -257,7 +257,7 @@ def test_columns_that_were_added_to_a_table_later_are_null_in_older_files(start,
 def test_a_delta_table_in_a_store_is_read_there(start, s3, table, spine):
     upload(s3, table)
     here, there = start("here"), start("there")
-    local, remote = backfill(here, table), backfill(there, f"s3://{BUCKET}/table", "--format", "delta")
+    local, remote = backfill(here, table), backfill(there, f"s3://{BUCKET}/table", "--source-format", "delta")
     assert local["rows"] == remote["rows"]
     assert content_hash(here, spine) == content_hash(there, spine)
 

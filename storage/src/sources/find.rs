@@ -66,7 +66,11 @@ pub async fn open(written: &str, wanted: Wanted) -> Result<Vec<ParquetFile>, Sou
     };
     if wanted.delta_version.is_some() && !is_table {
         let told = "a version was asked for, and it is no Delta table";
-        return Err(SourceError::unsupported(&location, told, "leave out --delta-version, or say --format delta"));
+        return Err(SourceError::unsupported(
+            &location,
+            told,
+            "leave out --delta-version, or say --source-format delta",
+        ));
     }
     if found.is_empty() && !is_table {
         let told = format!("there is no file in it whose name ends in {SUFFIX}");

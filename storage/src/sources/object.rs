@@ -254,10 +254,10 @@ impl Length for ObjectReader {
 }
 
 impl ChunkReader for ObjectReader {
-    type T = From;
+    type T = Reading;
 
-    fn get_read(&self, start: u64) -> Result<From, ParquetError> {
-        Ok(From { reader: self.clone(), at: start, here: Bytes::new() })
+    fn get_read(&self, start: u64) -> Result<Reading, ParquetError> {
+        Ok(Reading { reader: self.clone(), at: start, here: Bytes::new() })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
@@ -287,13 +287,13 @@ impl ChunkReader for ObjectReader {
 
 /// The bytes from an offset on.
 #[derive(Debug)]
-pub(super) struct From {
+pub(super) struct Reading {
     reader: ObjectReader,
     at: u64,
     here: Bytes,
 }
 
-impl io::Read for From {
+impl io::Read for Reading {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use super::SourceError;
-use super::object::{From as FromObject, Object, ObjectReader};
+use super::object::{Object, ObjectReader, Reading};
 
 /// A footer of more is not read.
 const LONGEST_FOOTER: u64 = 256 << 20;
@@ -321,7 +321,7 @@ impl ChunkReader for Reader {
 
 enum FromAnywhere {
     Local(io::BufReader<File>),
-    Object(FromObject),
+    Object(Reading),
 }
 
 impl Read for FromAnywhere {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as ObjectPath;
@@ -68,10 +68,10 @@ pub(super) fn parse(written: &str) -> Result<Place, SourceError> {
     let failed = |error: object_store::Error| SourceError::unreadable(&told, &error);
     let store: Arc<dyn ObjectStore> = match scheme {
         "s3" | "s3a" => {
-            // Who names an endpoint without TLS wants to go without it.
-            let endpoints = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
-            let endpoint = endpoints.iter().find_map(|name| std::env::var(name).ok());
             let mut builder = AmazonS3Builder::from_env().with_url(written);
+            // Who names an endpoint without TLS wants to go without it.
+            let endpoints = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint];
+            let endpoint = endpoints.iter().find_map(|key| builder.get_config_value(key));
             if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
                 builder = builder.with_allow_http(true);
             }

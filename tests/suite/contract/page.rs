@@ -70,8 +70,7 @@ fn tests_named(line: &str) -> Vec<(String, String)> {
     let quoted = line.split('`').skip(1).step_by(2);
     let named = quoted.filter_map(|text| text.rsplit_once("::"));
     let is_file = |place: &str| place.ends_with(".rs") || place.ends_with(".py");
-    let is_test =
-        |(place, _): &(&str, &str)| is_file(place) || place.starts_with('s') || *place == "one_sentence";
+    let is_test = |(place, _): &(&str, &str)| is_file(place) || place.starts_with('s') || *place == "one_sentence";
     named.filter(is_test).map(|(place, test)| (place.to_owned(), test.to_owned())).collect()
 }
 
