@@ -18,9 +18,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::Error;
 use crate::rpc::http::{HttpState, Readiness};
-use crate::rpc::server::{Addresses, Listeners, Server, ServerControl, ServerError};
+use crate::rpc::server::{Addresses, Doors, Listeners, Server, ServerControl, ServerError};
 use crate::rpc::tls::{Tls, TlsError};
 use crate::telemetry::Telemetry;
+use crate::tenancy::LoopbackOnly;
 
 use gauges::Observed;
 
@@ -82,7 +83,8 @@ impl App {
         let node = Node::open(config, clock).await?;
         let observed = gauges::observe(&telemetry.instruments(), &node);
         let state = HttpState { telemetry: telemetry.clone(), readiness: readiness(&node) };
-        let server = Server::new(listeners, node.use_cases().clone(), state, tls, config).await?;
+        let doors = Doors { tls, authenticates: Arc::new(LoopbackOnly) };
+        let server = Server::new(listeners, node.use_cases().clone(), state, doors, config).await?;
         Ok(Self { node, server, telemetry, observed, drain_time: config.server.drain_time.duration() })
     }
 

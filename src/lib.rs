@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md tells how the parts fit together; the modules stand here in reading order.
 
 pub mod app;
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 pub mod bench;
@@ -20,6 +21,7 @@ pub mod log;
 pub mod materialize;
 pub mod one_at_a_time;
 pub mod partition;
+pub mod quotas;
 pub mod refill;
 pub mod registry;
 pub mod rows;

@@ -9,6 +9,8 @@ mod backfill;
 mod backup;
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/quota.rs"]
+mod quota;
 #[path = "cli/scene.rs"]
 mod scene;
 #[path = "cli/score.rs"]

@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 31] = [
+const MODULES: [(&str, &[&str]); 33] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -75,6 +75,8 @@ const MODULES: [(&str, &[&str]); 31] = [
     ("backup", LOWER),
     ("materialize", LOWER),
     ("refill", LOWER),
+    ("quotas", LOWER),
+    ("audit", LOWER),
     ("freshness", LOWER),
     ("quality", LOWER),
     ("rpc", USE_CASES_AND_LOWER),
@@ -95,6 +97,8 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "backup",
     "materialize",
     "refill",
+    "quotas",
+    "audit",
     "freshness",
     "quality",
     "rows",

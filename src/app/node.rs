@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hydrant_storage::files::{Files, LocalFiles};
 use hydrant_storage::history::HistoryTables;
+use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::partition::{PartitionOptions, SharedResources};
 use hydrant_storage::row::OwnedRow;
@@ -16,8 +17,9 @@ use hydrant_storage::row::OwnedRow;
 use super::AppError;
 use super::data_dir::DataDir;
 use super::start_check;
+use crate::audit::{Audit, AuditOptions};
 use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
-use crate::backup::{BackupOptions, BackupParts, Backups, Directories, SpineFiles};
+use crate::backup::{AuditFiles, BackupOptions, BackupParts, Backups, Directories, SpineFiles};
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
@@ -30,6 +32,7 @@ use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
+use crate::quotas::{QuotaParts, Quotas, SpineBytes};
 use crate::refill::{Lands, RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
@@ -43,6 +46,7 @@ pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
     refills: Refills,
+    quota_keeper: QuotaKeeper,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -76,6 +80,10 @@ impl Node {
         if !Registry::is_there(metadata.as_ref()).await.map_err(opening("the registry"))? {
             start_check::no_data_without_definitions(&directory, log_end).map_err(opening("the registry"))?;
         }
+        let (of_audit, audit_files, audit_time) =
+            (audit_options(config, &directory), files.clone(), store_time.clone());
+        let audit = blocking(move || Audit::open(audit_files, audit_time, of_audit)).await?;
+        let audit = audit.map_err(opening("the audit log"))?;
         let barrier = Arc::new(LogBarrier(log.clone()));
         let registry = Registry::open(metadata.clone(), store_time.clone(), barrier).await;
         let registry = registry.map_err(opening("the registry"))?;
@@ -113,7 +121,7 @@ impl Node {
         let sets = SetsParts {
             history: history.clone(),
             registry: registry.clone(),
-            metadata,
+            metadata: metadata.clone(),
             store_time: store_time.clone(),
             files: files.clone(),
             directory: directory.spines(),
@@ -179,8 +187,10 @@ impl Node {
                 history: directory.history(),
                 registry: directory.registry(),
                 spines: directory.spines(),
+                audit: directory.audit(),
             },
             spines: Arc::new(StoredSpines(training_sets.spines().clone())),
+            audit: Arc::new(AuditSegments(audit.clone())),
         };
         let options = backup_options(config, &directory);
         let backups = blocking(move || Backups::open(backup, options)).await?.map_err(opening("backups"))?;
@@ -193,14 +203,25 @@ impl Node {
         );
         let serving = Serving::new(
             partitions.clone(),
-            snapshots,
+            snapshots.clone(),
             store_time.clone(),
             Arc::new(HistoryReads(history.clone())),
             serving_settings(config),
         );
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
+        let quotas = QuotaParts {
+            tenancy: tenancy.clone(),
+            snapshots,
+            metadata,
+            store_time: store_time.clone(),
+            tables: tables.clone(),
+            partitions: partitions.clone(),
+            spines: Arc::new(StoredSpines(training_sets.spines().clone())),
+        };
+        let quotas = Quotas::open(quotas).await.map_err(opening("quotas"))?;
         let sweeper = Sweeper::start(training_sets.clone());
+        let quota_keeper = QuotaKeeper::start(quotas.clone());
         let use_cases = UseCases {
             tenancy,
             registry,
@@ -211,6 +232,8 @@ impl Node {
             backfills,
             materialize,
             backups,
+            quotas,
+            audit,
             partitions,
             store_time,
         };
@@ -218,6 +241,7 @@ impl Node {
             use_cases,
             sweeper,
             refills,
+            quota_keeper,
             landing,
             compaction,
             tables,
@@ -270,6 +294,7 @@ impl Node {
             use_cases,
             sweeper,
             refills,
+            quota_keeper,
             landing,
             compaction,
             tables,
@@ -280,12 +305,14 @@ impl Node {
         } = self;
         sweeper.end().await;
         refills.shutdown().await;
+        quota_keeper.end().await;
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;
         compaction.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
+        use_cases.audit.close().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
         let dropped = blocking(move || drop((refills, landing, compaction, tables, use_cases, log, resources))).await;
@@ -379,6 +406,70 @@ struct LandingLands(Landing);
 impl Lands for LandingLands {
     async fn land_now(&self) -> Result<()> {
         self.0.land_now().await.map(drop).map_err(|failed| failed.error)
+    }
+}
+
+/// Lets backups take the audit log, of which they know its files.
+#[derive(Debug)]
+struct AuditSegments(Audit);
+
+#[async_trait]
+impl AuditFiles for AuditSegments {
+    async fn files(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let segments = self.0.segments().await?;
+        Ok(segments.into_iter().map(|segment| (segment.path, segment.bytes)).collect())
+    }
+}
+
+impl SpineBytes for StoredSpines {
+    fn of(&self, tenant: &Name) -> u64 {
+        self.0.usage(tenant).1
+    }
+}
+
+/// Has the limits hold that are due, and measures what is in use, until it is dropped.
+#[derive(Debug)]
+struct QuotaKeeper(tokio::task::JoinHandle<()>);
+
+impl QuotaKeeper {
+    const INTERVAL: Duration = Duration::from_millis(250);
+    /// What is in use is measured once so often...
+    const MEASURED_EACH: u32 = 4;
+    /// ...and what is stored, which takes longer.
+    const STORAGE_EACH: u32 = 40;
+
+    fn start(quotas: Quotas) -> Self {
+        let keep = async move {
+            let mut interval = tokio::time::interval(Self::INTERVAL);
+            // A machine that stood still has nothing to catch up on.
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            for round in 0_u32.. {
+                interval.tick().await;
+                quotas.refresh();
+                if round.is_multiple_of(Self::STORAGE_EACH) {
+                    let quotas = quotas.clone();
+                    if let Err(error) = tokio::task::spawn_blocking(move || quotas.measure_storage()).await {
+                        tracing::warn!(%error, "what is stored was not measured");
+                    }
+                }
+                if round.is_multiple_of(Self::MEASURED_EACH) {
+                    quotas.measure();
+                }
+            }
+        };
+        Self(tokio::spawn(keep))
+    }
+
+    async fn end(mut self) {
+        self.0.abort();
+        // That it was ended is no news.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for QuotaKeeper {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -504,6 +595,14 @@ fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
         runs_per_level: config.compaction.runs_per_level,
         landing_bytes: config.landing.tail.0,
         patience: config.history.patience.duration(),
+    }
+}
+
+fn audit_options(config: &Config, directory: &DataDir) -> AuditOptions {
+    AuditOptions {
+        directory: directory.audit(),
+        segment_bytes: config.audit.segment.0,
+        retention: config.audit.retention.duration(),
     }
 }
 

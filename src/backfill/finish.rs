@@ -19,7 +19,7 @@ use super::{BackfillReport, BackfillRequest, BackfilledView, Inner, Outcome, Sta
 use crate::error::{Code, Error, Result};
 use crate::log::{AppendError, AppendRequest, Appended, wait_settled};
 use crate::registry::definition::KnownTimeRule;
-use crate::tenancy::Permit;
+use crate::tenancy::{Held, Permit};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -90,7 +90,7 @@ impl Drop for StopOnDrop {
 }
 
 impl Finishing {
-    pub(super) fn begin(whole: Whole) -> Self {
+    pub(super) fn begin(whole: Whole, mut storage: Held) -> Self {
         let to_merge = whole.ledger.manifest.views.values().map(StagedView::rows).sum();
         let (told, progress) = watch::channel(Progress { phase: Phase::Merging, merged: 0, to_merge });
         let (done, outcome) = oneshot::channel();
@@ -100,6 +100,9 @@ impl Finishing {
             let metrics = whole.inner.metrics.clone();
             let finished = whole.finish(&of_work, &told).await;
             metrics.note(&finished);
+            if finished.is_ok() {
+                storage.stays();
+            }
             // Whoever asked may have gone.
             let _ = done.send(finished);
         });

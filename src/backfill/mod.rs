@@ -255,7 +255,9 @@ impl Backfills {
                 .await?,
             ),
         };
-        Ok(Intake::new(self.inner.clone(), permit.clone(), place, target, request, ledger))
+        let mut storage = permit.hold_storage();
+        storage.grow_to(ledger.as_ref().map_or(0, Ledger::bytes))?;
+        Ok(Intake::new(self.inner.clone(), (permit.clone(), storage), place, target, request, ledger))
     }
 
     pub fn metrics(&self) -> &BackfillMetrics {

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 pub mod bench;
@@ -15,6 +16,7 @@ pub mod ingest;
 pub mod materialize;
 pub mod online;
 pub mod plan;
+pub mod quota;
 pub mod serve;
 pub mod training_set;
 pub mod version;
@@ -82,6 +84,8 @@ pub enum ClientCommand {
     Why(why::Args),
     TrainingSet(training_set::Args),
     Backup(backup::Args),
+    Quota(quota::Args),
+    Audit(audit::Args),
     Bench(bench::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -161,6 +165,8 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
+        ClientCommand::Quota(args) => quota::run(args, server).await,
+        ClientCommand::Audit(args) => audit::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
         ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -180,6 +186,8 @@ impl ClientCommand {
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
             Self::Backup(args) => args.format(),
+            Self::Quota(args) => args.format(),
+            Self::Audit(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
@@ -275,6 +283,14 @@ mod tests {
             "hydrant backup delete monday",
             "hydrant backup verify d/backups/monday -o json",
             "hydrant backup restore d/backups/monday restored",
+            "hydrant quota get",
+            "hydrant quota get acme -o json",
+            "hydrant quota set acme requests_per_second=500 storage_bytes=50GiB --unset features --weight 3 --etag 4 --dry-run",
+            "hydrant quota set acme --weight 3",
+            "hydrant quota raise acme requests_per_second=5000 --for 2h -o json",
+            "hydrant quota raise acme --end requests_per_second",
+            "hydrant audit list --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --caller ann --action Apply --resource v --outcome refused --tenant acme --limit 10 -o json",
+            "hydrant audit verify --noted 7:00",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -316,6 +332,10 @@ mod tests {
             "hydrant training-set create flights --spine s.parquet --event-time t",
             "hydrant training-set pull flights@1",
             "hydrant training-set pull flights@1 -o t.parquet --parallel 0",
+            "hydrant quota set acme",
+            "hydrant quota set acme requests_per_second",
+            "hydrant quota raise acme requests_per_second=5000",
+            "hydrant quota raise acme",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

@@ -36,6 +36,7 @@ pub struct Config {
     pub training_sets: TrainingSetsConfig,
     pub backfill: BackfillConfig,
     pub backup: BackupConfig,
+    pub audit: AuditConfig,
     pub telemetry: TelemetryConfig,
 }
 
@@ -200,6 +201,13 @@ pub struct BackupConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct AuditConfig {
+    pub retention: Span,
+    pub segment: ByteSize,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
     pub log: String,
     pub log_format: LogFormat,
@@ -218,7 +226,10 @@ pub enum LogFormat {
 const LONGEST_RETENTION: Span = Span(Duration::from_hours(7 * 24));
 
 /// What a data directory is made of, besides backups.
-const DATA_PARTS: [&str; 7] = ["log", "registry", "partitions", "history", "backfill", "spill", "spines"];
+const DATA_PARTS: [&str; 8] = ["log", "registry", "partitions", "history", "backfill", "spill", "spines", "audit"];
+
+/// What was asked for must be there to be looked up for some time.
+const SHORTEST_AUDIT: Span = Span(Duration::from_hours(24));
 
 /// More often would be work for its own sake.
 const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
@@ -293,6 +304,8 @@ impl Config {
         let retention = self.compaction.retention;
         let rule = format!("{retention} is longer than {LONGEST_RETENTION}");
         demand(retention <= LONGEST_RETENTION, "compaction.retention", rule);
+        let kept = self.audit.retention;
+        demand(kept >= SHORTEST_AUDIT, "audit.retention", format!("{kept} is shorter than {SHORTEST_AUDIT}"));
         // Such a request would be refused as one too many, whenever it had to wait.
         let waiting = self.admission.max_waiting_bytes;
         for (option, largest) in
@@ -349,6 +362,7 @@ impl Config {
             ("storage.row_cache", self.storage.row_cache, ByteSize(0), gib(1 << 14)),
             ("storage.write_buffers", self.storage.write_buffers, mib(4), gib(1 << 14)),
             ("log.segment", self.log.segment, mib(1), gib(2)),
+            ("audit.segment", self.audit.segment, kib(64), mib(64)),
             ("log.max_request", self.log.max_request, mib(1), gib(1)),
             ("log.recent", self.log.recent, mib(1), gib(1 << 14)),
             ("log.producers", self.log.producers, mib(1), gib(1 << 14)),

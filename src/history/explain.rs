@@ -38,7 +38,7 @@ impl History {
         for join in &plan.joins {
             tables.push(cut.rows_of(&parts.tables, &snapshot, &join.view).await?.facts(cut.cutoff));
         }
-        let budget = self.budget();
+        let budget = self.budget(permit);
         let is_spilled = budget.spills_sort(&plan, rows);
         let reading = Reading::new(&plan, SpineFacts { rows, times: None, is_spilled }, &tables, &budget);
         Ok(Explained { plan, reading, cutoff: cut.cutoff })

@@ -217,6 +217,7 @@ impl Ingest {
         self.partitions.admit_write()?;
         // What isn't taken for the store's own sake costs the tenant nothing.
         permit.charge_rows(rows, bytes)?;
+        permit.charge_storage(bytes)?;
         for _ in 0..MAX_PREPARATIONS {
             let (revision, prepared) = self.prepare(permit, rows, Arc::clone(&pack)).await?;
             match self.append(permit.tenant(), prepared, revision).await {

@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod definition;
 pub mod documents;
+pub mod limits;
 pub mod lineage;
 pub mod listing;
 pub mod node;
@@ -349,7 +350,8 @@ impl Registry {
     }
 
     fn stamp(&self, permit: &Permit) -> Stamp {
-        Stamp { now: self.shared.time.read(), by: permit.caller().to_owned() }
+        let limits = permit.definition_limits();
+        Stamp { now: self.shared.time.read(), by: permit.caller().to_owned(), limits }
     }
 
     /// Runs one change: drafts, persists, publishes; answers with the snapshot after it. It runs in a task of its own, so that a caller

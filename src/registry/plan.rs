@@ -9,12 +9,14 @@ use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
 
 use crate::error::{Code, Error, Result, Violation};
+use crate::tenancy::DefinitionLimits;
 
 use super::build;
 use super::compatibility;
 use super::definition::{Definition, Kind, Spec};
 use super::details;
 use super::freeze::{self, FreezableView};
+use super::limits;
 use super::lineage;
 use super::state::{FrozenService, Refilling, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
 use super::validation::{self, ResolvedView, Violations, resolve_view};
@@ -52,6 +54,8 @@ pub enum Action {
 pub(super) struct Stamp {
     pub now: Micros,
     pub by: String,
+    /// How many definitions there may be.
+    pub limits: DefinitionLimits,
 }
 
 impl Plan {
@@ -98,6 +102,7 @@ pub(super) fn draft(
     stamp: &Stamp,
 ) -> Result<(Plan, Option<State>)> {
     let old = tenant(state, tenant_name)?;
+    limits::check(&stamp.limits, old, definitions)?;
     let Drafted { tenant: new, actions, next_view } = drafted(state, old, definitions, &Unread::default(), stamp)?;
     let mut changes: Vec<Change> = Vec::with_capacity(actions.len());
     for ((kind, name), action) in &actions {

@@ -2,21 +2,26 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod audit;
 pub mod backfill;
 pub mod backup;
+mod caller;
 pub mod client;
 pub mod codec;
 mod connections;
+mod door;
 pub mod flight;
 pub mod history;
 pub mod http;
 pub mod ingest;
 pub mod layers;
 pub mod online;
+pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
 pub mod tls;
+mod trail;
 pub mod training;
 pub mod wire;
 
@@ -25,6 +30,7 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::audit::Audit;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
@@ -34,9 +40,12 @@ use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
 use crate::materialize::Materialize;
 use crate::partition::Partitions;
+use crate::quotas::Quotas;
 use crate::registry::Registry;
 use crate::serving::Serving;
-use crate::tenancy::{Action, Demand, Identity, Permit, Tenancy};
+use crate::tenancy::{Action, Demand, Permit, Tenancy};
+
+pub use self::caller::Caller;
 
 /// What stands behind the handlers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,19 +59,22 @@ pub struct UseCases {
     pub backfills: Backfills,
     pub materialize: Materialize,
     pub backups: Backups,
+    pub quotas: Quotas,
+    pub audit: Audit,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }
 
 impl UseCases {
-    /// Lets the caller do `action`. Every listener is bound to loopback, so every caller is the
-    /// operator; who they are will come from their credential and from nothing they say.
-    fn permit(&self, action: Action) -> Result<Permit> {
-        self.tenancy.authorize(&Identity::loopback(), action)
+    /// Lets the caller do `action`, which changes nothing: for what does see [`Self::change`].
+    fn permit(&self, caller: &Caller, action: Action) -> Result<Permit> {
+        caller.trail.check()?;
+        self.let_do(caller, action)
     }
 
     /// As [`Self::permit`], when it is the request's turn.
-    async fn admit(&self, action: Action, demand: Demand) -> Result<Permit> {
-        self.tenancy.admit(&Identity::loopback(), action, demand).await
+    async fn admit(&self, caller: &Caller, action: Action, demand: Demand) -> Result<Permit> {
+        caller.trail.check()?;
+        self.line_up(caller, action, demand).await
     }
 }

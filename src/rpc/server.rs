@@ -4,16 +4,19 @@
 use std::fmt;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
+use hydrant_proto::v1::audit_service_server::AuditServiceServer;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
+use hydrant_proto::v1::quota_service_server::QuotaServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
 use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
 use tokio_util::sync::CancellationToken;
@@ -23,20 +26,24 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::UseCases;
+use super::audit::AuditRpc;
 use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
+use super::door::Door;
 use super::flight::{FlightLimits, FlightRpc};
 use super::history::HistoryRpc;
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
+use super::quota::QuotaRpc;
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
 use super::tls::Tls;
 use super::training::TrainingSetRpc;
 use crate::config::{Config, ServerConfig};
+use crate::tenancy::Authenticates;
 
 /// How often a connection without traffic is asked whether its client still lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -68,6 +75,13 @@ pub struct Listeners {
     flight: TcpListener,
     http: TcpListener,
     addresses: Addresses,
+}
+
+/// What every port asks of whoever comes to it.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    pub tls: Option<Tls>,
+    pub authenticates: Arc<dyn Authenticates>,
 }
 
 /// A task of the server, by its name.
@@ -111,10 +125,12 @@ impl Server {
         listeners: Listeners,
         use_cases: UseCases,
         state: HttpState,
-        tls: Option<Tls>,
+        doors: Doors,
         config: &Config,
     ) -> Result<Self, ServerError> {
         let Listeners { grpc, flight, http, addresses } = listeners;
+        let Doors { tls, authenticates } = doors;
+        let door = Door::new(authenticates, use_cases.audit.clone());
         let (health, health_service) = health_reporter();
         let stop = CancellationToken::new();
         let instruments = state.telemetry.instruments();
@@ -124,6 +140,7 @@ impl Server {
             &instruments,
             MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
             Some(config.server.max_call_time.duration()),
+            door.clone(),
         );
         if let Some(tls) = &tls {
             tls.observe(&instruments, &use_cases.store_time);
@@ -144,6 +161,9 @@ impl Server {
             .max_encoding_message_size(limit.as_usize());
         let backfill = BackfillServiceServer::new(BackfillRpc::new(use_cases.clone()));
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
+        let quotas = QuotaServiceServer::new(QuotaRpc::new(use_cases.clone()));
+        let audit =
+            AuditServiceServer::new(AuditRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
@@ -162,6 +182,8 @@ impl Server {
             .add_service(registry)
             .add_service(backfill)
             .add_service(backup)
+            .add_service(quotas)
+            .add_service(audit)
             .add_service(history)
             .add_service(training_sets)
             .add_service(health_service.clone())
@@ -175,7 +197,7 @@ impl Server {
         let limit = config.server.flight_max_message;
         // A training set takes as long as it takes: only its client bounds it.
         let calls =
-            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None);
+            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None, door);
         let limits = FlightLimits {
             decode: DecodeLimits { max_message: limit.0, max_rows: MAX_MESSAGE_ROWS },
             idle_time: config.server.idle_time.duration(),
@@ -243,6 +265,8 @@ impl ServerControl {
             RegistryServiceServer::<RegistryRpc>::NAME,
             BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
+            QuotaServiceServer::<QuotaRpc>::NAME,
+            AuditServiceServer::<AuditRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,

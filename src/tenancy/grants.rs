@@ -1,7 +1,7 @@
 //! What a caller may do. The list of actions is closed, and every use case needs exactly one of
 //! them; what is not granted is refused.
 
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 
 use super::admission::Class;
 use super::identity::Identity;
@@ -20,6 +20,9 @@ pub enum Action {
     Observe,
     /// Make, list and delete backups of the whole server.
     BackUp,
+    ReadQuotas,
+    ChangeQuotas,
+    ReadAudit,
 }
 
 impl Action {
@@ -34,6 +37,9 @@ impl Action {
             Self::ChangeDefinitions => "change definitions",
             Self::Observe => "observe the server",
             Self::BackUp => "back up the server",
+            Self::ReadQuotas => "read quotas",
+            Self::ChangeQuotas => "change quotas",
+            Self::ReadAudit => "read the audit log",
         }
     }
 
@@ -44,14 +50,29 @@ impl Action {
             Self::Write => Some(Class::Ingest),
             // Both are offline work; a piece of a stream is short, and asks anew for the next.
             Self::ReadHistory | Self::ReadInBulk => Some(Class::Training),
-            Self::ReadDefinitions | Self::ChangeDefinitions | Self::Observe | Self::BackUp => None,
+            Self::ReadDefinitions
+            | Self::ChangeDefinitions
+            | Self::Observe
+            | Self::BackUp
+            | Self::ReadQuotas
+            | Self::ChangeQuotas
+            | Self::ReadAudit => None,
         }
+    }
+
+    /// Whether it counts as a request of its tenant's quotas. Whoever has used them up must still be able
+    /// to see that, and to have them raised.
+    pub fn is_charged(self) -> bool {
+        !matches!(self, Self::ReadQuotas | Self::ChangeQuotas | Self::ReadAudit)
     }
 }
 
-/// The loopback caller, the only identity there is, is the operator and may do everything within
-/// the default tenant.
-pub(super) fn check(identity: &Identity, _action: Action) -> Result<()> {
-    debug_assert_eq!(identity, &Identity::loopback(), "no other identity can be made");
-    Ok(())
+/// Refuses (PERMISSION_DENIED) what is not granted. The loopback caller is the operator and may do
+/// everything within the default tenant; nobody else may do anything.
+pub fn check(identity: &Identity, action: Action) -> Result<()> {
+    if identity == &Identity::loopback() {
+        return Ok(());
+    }
+    let message = format!("'{}' may not {}", identity.name(), action.as_str());
+    Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message).with("wanted", action.as_str()))
 }

@@ -5,7 +5,9 @@
 //! A request is asked, in this order: whether its caller still waits; whether its tenant's rates and
 //! its number of concurrent requests allow it; and then it takes its turn among all tenants.
 
+mod account;
 pub mod admission;
+mod charges;
 mod gate;
 pub mod grants;
 pub mod identity;
@@ -26,10 +28,12 @@ use hydrant_storage::names::Name;
 
 use crate::clock::{SystemTicker, Ticker};
 use crate::error::{Code, Error, Result};
+pub use account::{Account, Held};
 pub use admission::Class;
+pub use charges::DefinitionLimits;
 pub use grants::Action;
-pub use identity::Identity;
-pub use quota::{Account, Limits, Quota, Usage};
+pub use identity::{Authenticates, Identity, LoopbackOnly};
+pub use quota::{Limits, Measure, Quota, Usage};
 pub use settings::AdmissionSettings;
 
 use self::admission::{Asked, Refused};
@@ -72,6 +76,8 @@ pub struct Permit {
 #[derive(Debug)]
 struct Leave {
     account: Arc<Account>,
+    /// One of the tenant's requests.
+    is_charged: bool,
     /// One of the tenant's training sets.
     is_training: bool,
     place: Option<Place>,
@@ -97,10 +103,13 @@ impl Tenancy {
     pub fn authorize(&self, identity: &Identity, action: Action) -> Result<Permit> {
         grants::check(identity, action)?;
         let account = self.account_of(identity);
-        let now = self.gate.now();
-        account.take(Quota::RequestsPerSecond, 1, now)?;
-        account.hold(false, now)?;
-        Ok(Permit::new(identity, action, Leave { account, is_training: false, place: None }))
+        let is_charged = action.is_charged();
+        if is_charged {
+            let now = self.gate.now();
+            account.take(Quota::RequestsPerSecond, 1, now)?;
+            account.hold(false, now)?;
+        }
+        Ok(Permit::new(identity, action, Leave { account, is_charged, is_training: false, place: None }))
     }
 
     /// Lets `identity` do `action` when it is its turn. Refusals as of [`Self::authorize`], and
@@ -149,7 +158,7 @@ impl Tenancy {
             return Err((Turned::Quota(error), account));
         }
         // What is held is given back with it, also where the caller goes away meanwhile.
-        let mut leave = Leave { account, is_training, place: None };
+        let mut leave = Leave { account, is_charged: true, is_training, place: None };
         match self.gate.enter(now, class, &leave.account, asked).await {
             Ok(place) => {
                 leave.place = Some(place);
@@ -177,6 +186,16 @@ impl Tenancy {
         let mut accounts: Vec<_> = self.accounts.iter().map(|account| account.value().clone()).collect();
         accounts.sort_by(|one, other| one.tenant().cmp(other.tenant()));
         accounts
+    }
+
+    /// A tenant's, if it has one.
+    pub fn account(&self, tenant: &Name) -> Option<Arc<Account>> {
+        self.accounts.get(tenant).map(|account| account.value().clone())
+    }
+
+    /// As rates and waits are measured.
+    pub fn now(&self) -> std::time::Instant {
+        self.gate.now()
     }
 
     /// What a tenant uses of its limited quotas.
@@ -224,7 +243,9 @@ enum Turned {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.account.let_go(self.is_training);
+        if self.is_charged {
+            self.account.let_go(self.is_training);
+        }
     }
 }
 
@@ -240,6 +261,20 @@ impl Permit {
 
     fn account(&self) -> &Account {
         &self.leave.account
+    }
+
+    fn shared_account(&self) -> &Arc<Account> {
+        &self.leave.account
+    }
+
+    /// Whether the caller looks after the server and all its tenants. Today every caller is the operator.
+    pub fn oversees_all(&self) -> bool {
+        true
+    }
+
+    /// Whether the caller may know of a tenant: its own, or any for whoever looks after them.
+    pub fn oversees(&self, tenant: &Name) -> bool {
+        self.oversees_all() || tenant == self.tenant()
     }
 
     /// Who is calling, for records of who changed what.
@@ -260,29 +295,6 @@ impl Permit {
         Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message)
             .with("permitted", self.action.as_str())
             .with("wanted", action.as_str()))
-    }
-
-    /// Charges the distinct entity keys that a read asks for to the tenant's quota, or refuses it
-    /// (RESOURCE_EXHAUSTED), and then it was no request. They are counted only where there is such a
-    /// quota.
-    pub fn charge_keys(&self, distinct_keys: impl FnOnce() -> u64) -> Result<()> {
-        let account = self.account();
-        if !account.is_limited(Quota::KeysPerSecond) {
-            return Ok(());
-        }
-        account.take(Quota::KeysPerSecond, distinct_keys(), account.now()).inspect_err(|_| {
-            account.give_back(Quota::RequestsPerSecond, 1);
-            account.counts().refuse(self.action.class().unwrap_or(Class::Online), Reason::Quota);
-        })
-    }
-
-    /// Charges rows to the tenant's quotas of ingest, or refuses them (RESOURCE_EXHAUSTED).
-    pub fn charge_rows(&self, rows: usize, bytes: usize) -> Result<()> {
-        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let now = self.account().now();
-        self.account().take(Quota::IngestRowsPerSecond, wide(rows), now)?;
-        let charged = self.account().take(Quota::IngestBytesPerSecond, wide(bytes), now);
-        charged.inspect_err(|_| self.account().give_back(Quota::IngestRowsPerSecond, wide(rows)))
     }
 
     /// Lets others have the thread for a moment, in the middle of [`Permit::run`]: the place is kept,

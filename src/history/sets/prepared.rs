@@ -152,7 +152,7 @@ impl TrainingSets {
             spine: spine.schema()?,
         };
         let plan = Arc::new(History::plan_in(&snapshot, permit, &asked)?);
-        let usual_rows = self.history().inner.budget().endpoint_rows(&plan, spine.about()?.rows, USUAL_ENDPOINTS);
+        let usual_rows = self.history().inner.budget(permit).endpoint_rows(&plan, spine.about()?.rows, USUAL_ENDPOINTS);
         Ok(Prepared { tenant: permit.tenant().clone(), request, plan, spine, snapshot, usual_rows })
     }
 

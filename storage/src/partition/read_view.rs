@@ -1,12 +1,12 @@
 //! What readers of a partition see: one instant of its store, which neither writing nor closing
 //! changes under them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rocksdb::{DB, ReadOptions, ReadTier, Snapshot};
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions, ReadTier, Snapshot};
 
 use super::database::Database;
 use super::row_cache::{Known, ViewVersion};
@@ -264,6 +264,36 @@ impl ReadView {
     /// history order: by slot, key, event time, known time and position.
     pub fn tail(self: &Arc<Self>, tenant: TenantId, view: ViewId, after_frame: u64) -> TailRows {
         TailRows::new(self.clone(), tenant, view, after_frame)
+    }
+
+    /// Bytes that the store's newest rows take on disk, about: of rows that may be read online, and of those
+    /// that are still to come. What lies in memory only is not among them.
+    pub fn online_bytes(&self) -> u64 {
+        let (rocksdb, families) = (self.database.rocksdb(), [self.database.latest(), self.database.pending()]);
+        let estimated = families.map(|family| {
+            // A store that can't tell is one that nothing is known of.
+            rocksdb.property_int_value_cf(family, rocksdb::properties::ESTIMATE_LIVE_DATA_SIZE).ok().flatten()
+        });
+        estimated.into_iter().flatten().sum()
+    }
+
+    /// Whose the rows are that may be read online, by a sample: for each tenant the bytes of at most
+    /// `rows` rows from each of these slots on. It leaves nothing in memory. Blocks.
+    pub fn sample(&self, slots: &[u16], rows: usize) -> Result<BTreeMap<TenantId, u64>, StoreError> {
+        let mut found = BTreeMap::new();
+        for slot in slots.iter().filter(|slot| self.seen.range.contains(**slot)) {
+            let mut options = self.read_options();
+            options.fill_cache(false);
+            let first = OnlineKey { slot: *slot, tenant: TenantId(0), view: ViewId(0), key: &[] }.prefix();
+            let from = IteratorMode::From(&first, Direction::Forward);
+            for row in self.database.rocksdb().iterator_cf_opt(self.database.latest(), options, from).take(rows) {
+                let (key, value) = row.map_err(StoreError::of_rocksdb("sampling rows"))?;
+                if let Some(key) = OnlineKey::decode(&key) {
+                    *found.entry(key.tenant).or_default() += (key.key.len() + value.len()) as u64;
+                }
+            }
+        }
+        Ok(found)
     }
 
     pub(super) fn database(&self) -> &Database {

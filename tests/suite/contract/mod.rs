@@ -17,6 +17,8 @@ mod s14_backups;
 mod s15_explanations;
 mod s16_training_sets;
 mod s17_backfills;
+mod s19_quotas;
+mod s20_audit;
 
 use serde_json::{Value as Json, json};
 
