@@ -46,7 +46,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use crate::clock::StoreTime;
 use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
-use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
+use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
 pub use self::validation::{MAX_DEFINITIONS, feeds};
 
@@ -226,7 +226,9 @@ impl Registry {
     /// ttl is in effect from the revision that is told. `None`: the view was changed otherwise meanwhile.
     pub async fn refilled(&self, tenant: &Name, view: ViewId, since: u64) -> Result<Option<u64>> {
         let (tenant, shared) = (tenant.clone(), Arc::clone(&self.shared));
-        let stamp = Stamp { now: self.shared.time.read(), by: "refill".to_owned() };
+        // It adds nothing that a limit could be about.
+        let limits = DefinitionLimits::default();
+        let stamp = Stamp { now: self.shared.time.read(), by: "refill".to_owned(), limits };
         let edit = move |state: &State, _: &Stamp| {
             let mut next = state.clone();
             let views = next.tenants.get_mut(&tenant).map(|tenant| &mut tenant.views);
