@@ -24,6 +24,7 @@ pub mod materialize;
 pub mod one_at_a_time;
 pub mod partition;
 pub mod quotas;
+pub mod refill;
 pub mod registry;
 pub mod rows;
 pub mod rpc;

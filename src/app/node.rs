@@ -36,6 +36,7 @@ use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::quotas::{QuotaParts, Quotas, SpineBytes};
+use crate::refill::{Lands, RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
@@ -48,6 +49,7 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
+    refills: Refills,
     quota_keeper: QuotaKeeper,
     watch: FreshnessWatch,
     landing: Landing,
@@ -166,6 +168,14 @@ impl Node {
             tables: tables.clone(),
             store_time: store_time.clone(),
         });
+        let refills = Refills::start(RefillParts {
+            registry: registry.clone(),
+            log: log.clone(),
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            store_time: store_time.clone(),
+            lands: Arc::new(LandingLands(landing.clone())),
+        });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
         let compaction = Compaction::start(compacting, compaction_options(config));
@@ -251,6 +261,7 @@ impl Node {
         Ok(Self {
             use_cases,
             sweeper,
+            refills,
             quota_keeper,
             watch,
             landing,
@@ -265,6 +276,10 @@ impl Node {
 
     pub fn use_cases(&self) -> &UseCases {
         &self.use_cases
+    }
+
+    pub fn refills(&self) -> &Refills {
+        &self.refills
     }
 
     pub fn landing(&self) -> &Landing {
@@ -300,6 +315,7 @@ impl Node {
         let Self {
             use_cases,
             sweeper,
+            refills,
             quota_keeper,
             watch,
             landing,
@@ -314,6 +330,7 @@ impl Node {
         if let Err(error) = use_cases.access.persist_uses().await {
             tracing::warn!(%error, "when API keys were used last was not kept");
         }
+        refills.shutdown().await;
         quota_keeper.end().await;
         watch.end().await;
         if let Err(error) = use_cases.freshness.close().await {
@@ -328,7 +345,7 @@ impl Node {
         use_cases.audit.close().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
-        let dropped = blocking(move || drop((landing, compaction, tables, use_cases, log, resources))).await;
+        let dropped = blocking(move || drop((refills, landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
@@ -412,6 +429,17 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Lets refills have rows land, since they look for them in history.
+#[derive(Debug)]
+struct LandingLands(Landing);
+
+#[async_trait]
+impl Lands for LandingLands {
+    async fn land_now(&self) -> Result<()> {
+        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 

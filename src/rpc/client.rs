@@ -326,6 +326,13 @@ impl Client {
         self.answer(answer)
     }
 
+    /// Gives up the backfill that the log has taken in with a frame; where that is in the log.
+    pub async fn abandon_backfill(&self, frame: u64) -> Result<u64, Refusal> {
+        let request = self.request(v1::AbandonBackfillRequest { frame });
+        let answer = BackfillServiceClient::new(self.channel()).abandon_backfill(request).await;
+        self.answer(answer).map(|answer| answer.frame)
+    }
+
     /// Sends the rows of a backfill from `first_row` on, and waits until it is taken in; `progress` is told of
     /// it. Dropping the future stops it, unless it is taken in already.
     pub async fn backfill(

@@ -174,6 +174,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.TrainingSetService/DeleteTrainingSet", READ_HISTORY),
     method("hydrant.v1.BackfillService/GetBackfill", WRITE),
     method("hydrant.v1.BackfillService/Materialize", WRITE),
+    method("hydrant.v1.BackfillService/AbandonBackfill", WRITE),
     method("hydrant.v1.BackupService/CreateBackup", BACK_UP),
     method("hydrant.v1.BackupService/ListBackups", BACK_UP),
     method("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
@@ -210,7 +211,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 57;
+const METHOD_COUNT: usize = 58;
 
 #[cfg(test)]
 mod tests {

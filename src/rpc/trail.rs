@@ -214,7 +214,7 @@ fn audited(method: &str) -> Audited {
 }
 
 /// What always changes something.
-const CHANGES: [&str; 17] = [
+const CHANGES: [&str; 18] = [
     "hydrant.v1.IngestService/Delete",
     "hydrant.v1.RegistryService/CreateDefinition",
     "hydrant.v1.RegistryService/UpdateDefinition",
@@ -223,6 +223,7 @@ const CHANGES: [&str; 17] = [
     "hydrant.v1.TrainingSetService/CreateTrainingSet",
     "hydrant.v1.TrainingSetService/DeleteTrainingSet",
     "hydrant.v1.BackfillService/Materialize",
+    "hydrant.v1.BackfillService/AbandonBackfill",
     "hydrant.v1.BackupService/CreateBackup",
     "hydrant.v1.BackupService/DeleteBackup",
     "hydrant.v1.AccessService/CreateKey",
