@@ -145,6 +145,7 @@ const CHANGE_DEFINITIONS_OR_TENANTS: Rule = Rule::NeedsOneOf(&[Action::ChangeDef
 /// An admin manages its tenant's keys; the platform its own, and a tenant's first.
 const MANAGE_KEYS: Rule = Rule::NeedsOneOf(&[Action::ManageKeys, Action::ManageTenants]);
 const READ_HISTORY: Rule = Rule::Needs(Action::ReadHistory);
+const CHANGE_DEFINITIONS: Rule = Rule::Needs(Action::ChangeDefinitions);
 const WRITE: Rule = Rule::Needs(Action::Write);
 const BACK_UP: Rule = Rule::Needs(Action::BackUp);
 const BY_FLIGHT: Rule = Rule::NeedsOneOf(&[Action::ReadDefinitions, Action::ReadHistory]);
