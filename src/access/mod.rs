@@ -46,6 +46,9 @@ pub const MAX_DESCRIPTION: usize = 500;
 /// The secret before a rotation holds on for so long at most.
 pub const MAX_OVERLAP: Duration = Duration::from_hours(30 * 24);
 
+/// Of a key that expires at all.
+const LONGEST_LIFE: Duration = Duration::from_hours(10 * 366 * 24);
+
 /// A use is noted when the one before it is so long ago.
 const USE_STEP: Micros = 60_000_000;
 /// What was revoked or has expired is listed for so long, and then forgotten when room is needed.
@@ -483,8 +486,14 @@ fn check_new(new: &NewKey) -> Result<()> {
     if new.description.len() > MAX_DESCRIPTION {
         return bad(format!("a description has {MAX_DESCRIPTION} bytes at most"));
     }
+    if new.description.chars().any(char::is_control) {
+        return bad("a description is one line of text, without control characters".to_owned());
+    }
     if new.expires_after.is_some_and(|after| after.is_zero()) {
         return bad("a key expires later than at once".to_owned());
+    }
+    if new.expires_after.is_some_and(|after| after > LONGEST_LIFE) {
+        return bad("a key expires within 10 years, or not at all".to_owned());
     }
     Ok(())
 }
