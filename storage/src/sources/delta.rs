@@ -56,11 +56,11 @@ pub(super) async fn files(
     let refused = |what: String| SourceError::unsupported(location, what, REWRITE);
     // The store is given beside it, so the host is of no account; local listings have no order under others.
     let host = if scheme == "file" { "" } else { "store" };
-    let url = Url::parse(&format!("{scheme}://{host}/")).and_then(|mut url| {
+    let url = Url::parse(&format!("{scheme}://{host}/")).map(|mut url| {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.clear().extend(folder.parts().map(|part| part.as_ref().to_owned())).push("");
         }
-        Ok(url)
+        url
     });
     let url = url.map_err(|error| failed(&error))?;
     let in_table: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(store.clone(), folder.clone()));

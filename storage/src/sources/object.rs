@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::iter::once;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -200,10 +201,10 @@ impl ObjectReader {
             // The end of the file, or what lies between columns.
             let tail = self.object.size.saturating_sub(TAIL);
             if start >= tail {
-                return vec![tail..self.object.size];
+                return once(tail..self.object.size).collect();
             }
             let end = start.saturating_add(length.max(SHORTEST_RANGE)).min(self.object.size);
-            return vec![start..end];
+            return once(start..end).collect();
         };
         let total: u64 = columns.iter().map(|range| range.end - range.start).sum();
         if total <= WHOLE_GROUP {
@@ -224,7 +225,7 @@ impl ObjectReader {
         let column_end =
             columns.iter().find(|range| range.contains(&start)).map_or(self.object.size, |range| range.end);
         let end = start.saturating_add(of_one).min(column_end.max(start.saturating_add(length))).min(self.object.size);
-        vec![start..end]
+        once(start..end).collect()
     }
 
     fn fetch_all(&self, ranges: Vec<Range<u64>>) -> Result<Vec<(u64, Bytes)>, SourceError> {

@@ -91,7 +91,7 @@ async fn an_object_that_changed_is_refused_and_has_another_identity() {
 
     // In the middle: the footer and the first group were read before it changed.
     let file = after.clone();
-    let (read, go_on) = (tokio::sync::oneshot::channel(), std::sync::mpsc::channel::<()>());
+    let (read, go_on) = (tokio::sync::oneshot::channel(), std::sync::mpsc::sync_channel::<()>(1));
     let reading = tokio::task::spawn_blocking(move || {
         // What is read ahead is as large as such a file, so the reader begins only now.
         let mut batches = file.batches_from(100, 0, None).expect("opened");

@@ -333,14 +333,12 @@ impl Drop for Failing {
     }
 }
 
+/// Slot, key, event time, known time, whether it deletes, and its number.
+type Met = (u16, Vec<u8>, i64, i64, bool, Option<i64>);
+
 /// The rows of a table and a tail up to a cut-off, as a join meets them: all that orders them but positions,
 /// and their values.
-fn met(
-    snapshot: &TableSnapshot,
-    tail: &[Row],
-    cutoff: Option<i64>,
-    is_in_order: bool,
-) -> Vec<(u16, Vec<u8>, i64, i64, bool, Option<i64>)> {
+fn met(snapshot: &TableSnapshot, tail: &[Row], cutoff: Option<i64>, is_in_order: bool) -> Vec<Met> {
     let sought = Arc::new(Sought::default());
     let open = |chain| {
         let run = match is_in_order {
