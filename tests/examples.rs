@@ -33,3 +33,23 @@ fn the_story_of_a_year_of_flights_is_told_to_its_end_and_leaves_nothing_behind()
     let data = stdout.split_whitespace().skip_while(|word| *word != "--data-dir").nth(1).expect("it shows its folder");
     assert!(!Path::new(data).exists(), "{data} is left behind");
 }
+
+#[test]
+fn the_story_of_two_tenants_is_told_to_its_end_and_leaves_nothing_behind() {
+    let output = example("two-tenants");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    for told in [
+        "feature_views",
+        "fraud_model",
+        "risk@example.com",
+        "firing: FreshnessBreached of bank/last_purchase",
+        "resolved: FreshnessBreached of bank/last_purchase",
+        "the audit log is whole",
+    ] {
+        assert!(stdout.contains(told), "'{told}' is missing:\n{stdout}\n{stderr}");
+    }
+    assert!(!stdout.contains("hyd_"), "a key was shown:\n{stdout}");
+    let data = stdout.split_whitespace().skip_while(|word| *word != "--data-dir").nth(1).expect("it shows its folder");
+    assert!(!Path::new(data).exists(), "{data} is left behind");
+}

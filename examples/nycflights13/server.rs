@@ -31,24 +31,32 @@ struct Process(Child);
 
 impl Server {
     /// Starts `hydrant serve` on free ports and waits until it tells which.
+    #[allow(dead_code, reason = "stories that need options start it with them")]
     pub async fn start() -> Result<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with options as variables of its environment.
+    pub async fn start_with(options: &[(&str, &str)]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hydrant-demo-").tempdir()?;
         let data = folder.path().join("data");
-        Self::start_in(folder, &data).await
+        Self::start_in(folder, &data, options).await
     }
 
     /// The same, on a data directory that is there.
     #[allow(dead_code, reason = "tests restore one; the story has no need to")]
     pub async fn start_on(data: &Path) -> Result<Self> {
-        Self::start_in(tempfile::Builder::new().prefix("hydrant-demo-").tempdir()?, data).await
+        Self::start_in(tempfile::Builder::new().prefix("hydrant-demo-").tempdir()?, data, &[]).await
     }
 
-    async fn start_in(folder: TempDir, data: &Path) -> Result<Self> {
+    async fn start_in(folder: TempDir, data: &Path, options: &[(&str, &str)]) -> Result<Self> {
         let binary = binary()?;
         let mut command = Command::new(&binary);
         command.arg("serve").arg("--data-dir").arg(data);
         command.args(["--grpc-addr", "127.0.0.1:0", "--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
-        println!("$ hydrant serve --data-dir {} &", data.display());
+        let shown: String = options.iter().map(|(name, value)| format!("{name}={value} ")).collect();
+        println!("$ {shown}hydrant serve --data-dir {} &", data.display());
+        command.envs(options.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(folder.path().join(LOG))?);
         let mut process = Process(command.spawn().with_context(|| format!("can't run {}", binary.display()))?);
         let stdout = process.0.stdout.take().context("its stdout is piped")?;
@@ -72,12 +80,24 @@ impl Server {
     }
 
     /// Shows and runs a command.
+    #[allow(dead_code, reason = "not every story runs commands as the operator")]
     pub async fn hydrant(&self, arguments: &[&str]) -> Result<()> {
         println!("\n$ hydrant {}", arguments.join(" "));
         self.run(arguments, Stdio::inherit()).await.map(drop)
     }
 
+    /// Runs a command with an API key, shows what it printed, and gives that and whether it succeeded.
+    #[allow(dead_code, reason = "only stories with keys do")]
+    pub async fn hydrant_as(&self, key: &str, arguments: &[&str]) -> Result<(bool, String)> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).env("HYDRANT_SERVER", &self.address).env("HYDRANT_TOKEN", key);
+        let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output()).await??;
+        let printed = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&printed).into_owned()))
+    }
+
     /// Runs a command and gives what it printed.
+    #[allow(dead_code, reason = "not every story looks at what commands print")]
     pub async fn output(&self, arguments: &[&str]) -> Result<String> {
         let path = self.folder.path().join("output");
         self.run(arguments, File::create(&path)?.into()).await?;
