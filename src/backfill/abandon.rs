@@ -20,6 +20,7 @@ impl Backfills {
     /// part of it is. RESOURCE_EXHAUSTED: another backfill is being made.
     pub async fn abandon(&self, permit: &Permit, frame: u64) -> Result<u64> {
         permit.require(Action::Write)?;
+        permit.check_unlimited("give up backfills")?;
         let _place = self.enter()?;
         self.inner.abandon(permit, frame).await
     }
