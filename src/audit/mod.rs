@@ -14,7 +14,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hydrant_storage::files::{self, Files};
 use hydrant_storage::order::Micros;
@@ -254,8 +254,9 @@ impl Drop for Entry {
 impl Shared {
     /// The thread's work: one record after the other.
     fn write(&self, mut chain: Chain, jobs: &Receiver<Job>) {
+        let mut swept = Instant::now();
         let stop = loop {
-            match jobs.recv_timeout(SWEEP_INTERVAL) {
+            match jobs.recv_timeout(SWEEP_INTERVAL.saturating_sub(swept.elapsed())) {
                 Ok(Job::Append { record, done }) => {
                     let (given_up, appended) = (record.clone(), self.append(&mut chain, record));
                     // Whoever asked may have gone.
@@ -267,14 +268,23 @@ impl Shared {
                     }
                 }
                 Ok(Job::Note(record)) => drop(self.append(&mut chain, record)),
-                Ok(Job::Look(done)) => drop(done.send((chain.segments(), chain.head()))),
+                Ok(Job::Look(done)) => {
+                    // Whoever reads the log finds the refusals that were told before.
+                    self.sweep(&mut chain, false);
+                    drop(done.send((chain.segments(), chain.head())));
+                }
                 Ok(Job::Sweep(done)) => {
                     self.sweep(&mut chain, false);
                     let _ = done.send(());
                 }
-                Err(RecvTimeoutError::Timeout) => self.sweep(&mut chain, false),
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Job::Stop(done)) => break Some(done),
                 Err(RecvTimeoutError::Disconnected) => break None,
+            }
+            // However many changes there are.
+            if swept.elapsed() >= SWEEP_INTERVAL {
+                self.sweep(&mut chain, false);
+                swept = Instant::now();
             }
         };
         self.sweep(&mut chain, true);

@@ -70,20 +70,19 @@ impl Door {
     ) -> Result<Caller> {
         let (name, rule) = method.map_or(("unknown", Rule::AnyCaller), |method| (method.name, method.rule));
         let peer = trail::peer_of(extensions);
-        let tell = |caller: &str, refused: &Error| {
+        let tell = |known: Option<&Identity>, refused: &Error| {
             if let Some(audit) = &self.audit {
-                let (caller, action) = (caller.to_owned(), trail::short(name).to_owned());
-                audit.note_refused(
-                    Asked { caller, peer: trail::told(peer), action, ..Asked::default() },
-                    refused.reason,
-                );
+                let caller = known.map(|identity| identity.name().to_owned()).unwrap_or_default();
+                let tenant = known.map(|identity| identity.tenant().to_string()).unwrap_or_default();
+                let (peer, action) = (trail::told(peer), trail::short(name).to_owned());
+                audit.note_refused(Asked { tenant, caller, peer, action, ..Asked::default() }, refused.reason);
             }
         };
         let identity = match rule {
             Rule::Anybody => Identity::nobody(),
             _ => {
                 let known = token(headers).and_then(|token| self.authenticates.authenticate(token));
-                known.inspect_err(|refused| tell("", refused))?
+                known.inspect_err(|refused| tell(None, refused))?
             }
         };
         let allowed = match rule {
@@ -91,7 +90,7 @@ impl Door {
             Rule::Needs(action) => grants::check(&identity, action),
             Rule::NeedsOneOf(actions) => check_one_of(&identity, actions),
         };
-        allowed.inspect_err(|refused| tell(identity.name(), refused))?;
+        allowed.inspect_err(|refused| tell(Some(&identity), refused))?;
         Ok(Caller { identity, peer, trail: Trail::begin(name, headers) })
     }
 }

@@ -176,6 +176,7 @@ impl UseCases {
     pub(super) fn note_refused(&self, caller: &Caller, error: &Error) {
         if matches!(error.code, Code::PermissionDenied | Code::Unauthenticated) {
             let asked = Asked {
+                tenant: caller.identity.tenant().to_string(),
                 caller: caller.identity.name().to_owned(),
                 peer: told(caller.peer),
                 action: caller.trail.method.to_owned(),

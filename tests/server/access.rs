@@ -459,3 +459,38 @@ async fn a_stream_that_was_let_in_ends_when_its_key_is_revoked() {
     let refused = tokio::time::timeout(PATIENCE, answers.next()).await.expect("in time").expect("an answer");
     assert_eq!(refused.expect_err("it was revoked").reason, "KEY_REVOKED");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_attempts_are_in_the_audit_log_and_each_tenant_sees_its_own() {
+    let guarded = Guarded::start().await;
+    let reader = client(&guarded.server, &guarded.give(&guarded.rival, key("", &[v1::Role::Reader])).await).await;
+    for _ in 0..20 {
+        assert_eq!(reader.apply(&[], None).await.expect_err("a reader may not").code, Code::PermissionDenied);
+    }
+    let nobody = guarded.ports(None).await;
+    nobody.call("hydrant.v1.RegistryService/Apply", &[]).await.expect_err("nobody may");
+    let refused = async |by: &Client, role: v1::Role| {
+        let client = client(&guarded.server, &guarded.give(by, key("", &[role])).await).await;
+        let filter = v1::ListAuditRecordsRequest {
+            outcome: "refused".to_owned(),
+            action: "RegistryService/Apply".to_owned(),
+            page_size: 1_000,
+            ..Default::default()
+        };
+        let mut found = client.list_audit_records(filter).await.expect("it may").records;
+        found.sort_by(|one, other| one.tenant.cmp(&other.tenant).then(one.sequence.cmp(&other.sequence)));
+        found
+    };
+    let of_rival = refused(&guarded.rival, v1::Role::Admin).await;
+    assert!(!of_rival.is_empty() && of_rival.len() <= 2, "many of the same are one record: {of_rival:?}");
+    for record in &of_rival {
+        assert_eq!((record.tenant.as_str(), record.reason.as_str()), ("rival", "PERMISSION_DENIED"));
+        assert!(record.caller.starts_with("key/") && record.peer.starts_with("127.0.0.1:"), "{record:?}");
+    }
+    assert_eq!(refused(&guarded.first, v1::Role::Admin).await, [], "of another tenant nothing is told");
+    let all = refused(&guarded.first, v1::Role::Platform).await;
+    let unknown: Vec<_> = all.iter().filter(|record| record.tenant.is_empty()).collect();
+    assert_eq!(unknown.len(), 1, "{all:?}");
+    assert_eq!((unknown[0].caller.as_str(), unknown[0].reason.as_str()), ("", "NO_CREDENTIAL"));
+    assert!(all.iter().any(|record| record.tenant == "rival"), "{all:?}");
+}
