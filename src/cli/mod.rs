@@ -13,6 +13,7 @@ pub mod describe;
 pub mod get;
 pub mod historical;
 pub mod ingest;
+pub mod key;
 pub mod materialize;
 pub mod online;
 pub mod plan;
@@ -21,6 +22,7 @@ pub mod serve;
 pub mod sla;
 pub mod training_set;
 pub mod version;
+pub mod whoami;
 pub mod why;
 
 mod catalog;
@@ -86,6 +88,8 @@ pub enum ClientCommand {
     TrainingSet(training_set::Args),
     Sla(sla::Args),
     Backup(backup::Args),
+    Key(key::Args),
+    Whoami(whoami::Args),
     Quota(quota::Args),
     Audit(audit::Args),
     Bench(bench::Args),
@@ -168,6 +172,8 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
         ClientCommand::Sla(args) => sla::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
+        ClientCommand::Key(args) => key::run(args, server).await,
+        ClientCommand::Whoami(args) => whoami::run(args, server).await,
         ClientCommand::Quota(args) => quota::run(args, server).await,
         ClientCommand::Audit(args) => audit::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
@@ -190,6 +196,8 @@ impl ClientCommand {
             Self::Online(args) => args.format(),
             Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
+            Self::Key(args) => args.format(),
+            Self::Whoami(args) => args.output.format,
             Self::Quota(args) => args.format(),
             Self::Audit(args) => args.format(),
             Self::Bench(args) => args.format(),
@@ -221,6 +229,10 @@ impl ClientCommand {
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Key(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             },
@@ -291,6 +303,18 @@ mod tests {
             "hydrant backup delete monday",
             "hydrant backup verify d/backups/monday -o json",
             "hydrant backup restore d/backups/monday restored",
+            "hydrant key create --role reader --role trainer --view v --service s --description d --expires 90d -o json",
+            "hydrant key create --tenant acme --role admin",
+            "hydrant key list -o json",
+            "hydrant key get abcdefghjk",
+            "hydrant key rotate abcdefghjk --overlap 1h",
+            "hydrant key revoke abcdefghjk",
+            "hydrant whoami --token-file key",
+            "hydrant whoami --token x --insecure -o json",
+            "hydrant serve --insecure",
+            "hydrant apply -f tenants.yaml",
+            "hydrant get tenants",
+            "hydrant delete tenant acme",
             "hydrant quota get",
             "hydrant quota get acme -o json",
             "hydrant quota set acme requests_per_second=500 storage_bytes=50GiB --unset features --weight 3 --etag 4 --dry-run",
@@ -345,6 +369,10 @@ mod tests {
             "hydrant training-set create flights --spine s.parquet --event-time t",
             "hydrant training-set pull flights@1",
             "hydrant training-set pull flights@1 -o t.parquet --parallel 0",
+            "hydrant key create",
+            "hydrant key create --role king",
+            "hydrant key rotate",
+            "hydrant whoami --token x --token-file y",
             "hydrant quota set acme",
             "hydrant quota set acme requests_per_second",
             "hydrant quota raise acme requests_per_second=5000",

@@ -24,6 +24,7 @@ pub const REFERENCE: &str = include_str!("default.toml");
 pub struct Config {
     pub server: ServerConfig,
     pub tls: TlsConfig,
+    pub auth: AuthConfig,
     pub admission: AdmissionConfig,
     pub storage: StorageConfig,
     pub log: LogConfig,
@@ -75,6 +76,14 @@ impl TlsConfig {
     pub fn demands_client_certificates(&self) -> bool {
         !self.client_ca.as_os_str().is_empty()
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthConfig {
+    pub enabled: bool,
+    /// Listen beyond loopback without TLS.
+    pub insecure: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -288,11 +297,8 @@ impl Config {
             ("server.http_addr", self.server.http_addr),
         ];
         for (option, address) in addresses {
-            let rule = format!(
-                "{address} is not a loopback address, and there are no credentials yet that would tell callers apart: \
-                 listen on 127.0.0.1 or [::1]"
-            );
-            demand(address.ip().is_loopback(), option, rule);
+            let may_listen = self.may_listen_on(address);
+            demand(may_listen.is_ok(), option, may_listen.err().unwrap_or_default());
         }
         let not_empty = "must not be empty".to_owned();
         demand(!self.storage.data_dir.as_os_str().is_empty(), "storage.data_dir", not_empty);
@@ -364,6 +370,27 @@ impl Config {
             demand(largest <= waiting, "admission.max_waiting_bytes", rule);
         }
         breaches
+    }
+
+    /// The one place where it is decided who can reach a port: beyond this machine only who shows a key, and
+    /// only where nobody on the way can read it.
+    fn may_listen_on(&self, address: SocketAddr) -> Result<(), String> {
+        if address.ip().is_loopback() {
+            return Ok(());
+        }
+        if !self.auth.enabled {
+            return Err(format!(
+                "{address} is not a loopback address, and callers are not asked for keys: listen on 127.0.0.1 or [::1], \
+                 or set auth.enabled and tls.certificate"
+            ));
+        }
+        if !self.tls.is_on() && !self.auth.insecure {
+            return Err(format!(
+                "{address} is not a loopback address, and without TLS everybody on the way could read keys and data: set \
+                 tls.certificate and tls.key (or, where the network itself is safe, start with --insecure)"
+            ));
+        }
+        Ok(())
     }
 
     fn bounded_numbers(&self) -> Vec<(&'static str, u64, u64, u64)> {
@@ -461,5 +488,30 @@ impl Config {
             ("freshness.interval", self.freshness.interval),
             ("freshness.save_interval", self.freshness.save_interval),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_keys_are_asked_for_and_tls_is_spoken() {
+        let abroad: SocketAddr = "0.0.0.0:7600".parse().expect("an address");
+        let home: SocketAddr = "[::1]:7600".parse().expect("an address");
+        for (enabled, insecure, certificate, allowed) in [
+            (false, false, "", false),
+            (false, true, "", false),
+            (false, false, "c.pem", false),
+            (true, false, "", false),
+            (true, true, "", true),
+            (true, false, "c.pem", true),
+        ] {
+            let mut config = Config::embedded();
+            (config.auth.enabled, config.auth.insecure) = (enabled, insecure);
+            config.tls.certificate = certificate.into();
+            assert_eq!(config.may_listen_on(abroad).is_ok(), allowed, "{enabled} {insecure} {certificate}");
+            assert!(config.may_listen_on(home).is_ok());
+        }
     }
 }

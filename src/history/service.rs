@@ -168,6 +168,7 @@ impl History {
 
     pub(super) fn plan_in(snapshot: &Snapshot, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
         permit.require(Action::ReadHistory)?;
+        permit.check_reads(&request.services, &request.features)?;
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.select(tenant, &request.services, &request.features)?;
         selection.require_unique_names()?;

@@ -41,6 +41,10 @@ type Facts = Vec<(String, String)>;
 fn facts(tenant: &TenantState, kind: Kind, name: &Name) -> Facts {
     let Some(stored) = tenant.stored(kind, name) else { return Vec::new() };
     let mut facts = definition_facts(&stored.definition);
+    if let Some(view) = tenant.views.get(name).filter(|view| kind == Kind::FeatureView && view.refilling.is_some()) {
+        let serves = ttl_text(view.ttl_in_effect());
+        add(&mut facts, "ttl in effect", format!("{serves}, until rows that count again are refilled from history"));
+    }
     let current = tenant.services.get(name).filter(|_| kind == Kind::FeatureService).and_then(ServiceState::current);
     if let Some(current) = current {
         add_frozen(&mut facts, current);

@@ -107,7 +107,7 @@ pub(super) fn check(
         match &definition.spec {
             Spec::Tenant(_) => violations.add(
                 format!("definitions[{index}].kind"),
-                "tenants can't be defined yet: there is one, 'default', made at the first start",
+                "tenants are applied by themselves, by a caller with the role platform",
             ),
             Spec::Entity(spec) => check_entity(spec, &path, violations),
             Spec::Source(spec) => {
@@ -376,7 +376,7 @@ fn check_service(world: &World<'_>, spec: &FeatureServiceSpec, path: &str, viola
     }
 }
 
-fn check_metadata(metadata: &Metadata, path: &str, violations: &mut Violations) {
+pub(super) fn check_metadata(metadata: &Metadata, path: &str, violations: &mut Violations) {
     check_text(&metadata.description, &format!("{path}.description"), violations);
     check_text(&metadata.owner, &format!("{path}.owner"), violations);
     check_tags(&metadata.tags, &format!("{path}.tags"), violations);

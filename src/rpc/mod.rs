@@ -2,6 +2,7 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod access;
 pub mod audit;
 pub mod backfill;
 pub mod backup;
@@ -21,6 +22,7 @@ pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
+mod tenants;
 pub mod tls;
 mod trail;
 pub mod training;
@@ -32,6 +34,7 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::access::Access;
 use crate::audit::Audit;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
@@ -54,6 +57,7 @@ pub use self::caller::Caller;
 #[derive(Clone, Debug)]
 pub struct UseCases {
     pub tenancy: Arc<Tenancy>,
+    pub access: Access,
     pub registry: Registry,
     pub ingest: Ingest,
     pub serving: Serving,

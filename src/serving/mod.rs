@@ -219,6 +219,7 @@ impl Serving {
 
     /// What a request asks for, if it can be read online and answered in its form.
     fn select(&self, permit: &Permit, request: &OnlineRequest) -> Result<Arc<Selection>> {
+        permit.check_reads(&request.services, &request.features)?;
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.selection(tenant, &request.services, &request.features)?;

@@ -139,6 +139,7 @@ impl TrainingSets {
     }
 
     pub(super) fn plan(&self, permit: &Permit, request: FixedRequest) -> Result<Prepared> {
+        permit.check_reads(&request.services, &request.features)?;
         let spine = self.spines().get(permit.tenant(), request.spine)?;
         let snapshot = self.history().inner.parts.snapshots.load();
         let asked = HistoricalRequest {

@@ -2,9 +2,8 @@
 
 use hydrant_proto::v1;
 use hydrant_proto::v1::freshness_service_client::FreshnessServiceClient;
-use tonic::transport::Channel;
 
-use super::{Client, MAX_MESSAGE, PAGE, Refusal};
+use super::{Client, Connection, MAX_MESSAGE, PAGE, Refusal};
 
 impl Client {
     pub async fn get_freshness(&self, view: &str) -> Result<v1::Freshness, Refusal> {
@@ -44,7 +43,7 @@ impl Client {
         Ok(self.answer(answer)?.silence.unwrap_or_default())
     }
 
-    fn freshness(&self) -> FreshnessServiceClient<Channel> {
+    fn freshness(&self) -> FreshnessServiceClient<Connection> {
         FreshnessServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE)
     }
 }

@@ -160,7 +160,7 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
 
 /// What the server knows of a definition that was applied.
 pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
-    let Described { applied, version, frozen, versions } = described;
+    let Described { applied, version, frozen, versions, refilling_from } = described;
     v1::DefinitionStatus {
         version: *version,
         revision: applied.revision,
@@ -171,6 +171,7 @@ pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
         columns: frozen.as_deref().map(encode_frozen_columns).unwrap_or_default(),
         shape_hash: frozen.as_ref().map(|version| version.shape_hash.clone()).unwrap_or_default(),
         versions: versions.clone(),
+        refilling_from_micros: *refilling_from,
     }
 }
 
