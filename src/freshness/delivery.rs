@@ -44,10 +44,11 @@ impl Freshness {
         let inner = &self.inner;
         let Some(sending) = inner.sending.get(url) else { return Ok(false) };
         let _one_at_a_time = sending.lock().await;
-        let now = inner.parts.store_time.wall();
+        // Wall time may lie before store time, by which things fall due; receivers compare with theirs.
+        let (now, wall) = (inner.parts.store_time.read(), inner.parts.store_time.wall());
         let Some(delivery) = inner.lock().book.due(url, now) else { return Ok(false) };
-        let sent = inner.parts.sender.send(&delivery, now).await;
-        let now = inner.parts.store_time.wall();
+        let sent = inner.parts.sender.send(&delivery, wall).await;
+        let now = inner.parts.store_time.read();
         let (view, to, attempts) = (&delivery.view, host_of(url), delivery.attempts + 1);
         let is_too_old = now.saturating_sub(delivery.made) >= micros(TOO_OLD);
         let again = match &sent {

@@ -72,7 +72,8 @@ async fn a_wrong_promise_is_refused_with_its_place() {
     for (written, told) in [
         ("{target: 99%}", "maxAge"),
         ("{maxAge: 5m, target: 100%}", "leaves no time for anything to go wrong"),
-        ("{maxAge: 5m, target: 0.99}", "write a percentage from 50% to 99.9999%"),
+        ("{maxAge: 5m, target: 0.99}", "expected a text"),
+        ("{maxAge: 5m, target: 49%}", "write a percentage from 50% to 99.9999%"),
         ("{maxAge: 5m, window: 91d}", "91d is not between 1d and 90d"),
         ("{maxAge: 2d, window: 1d}", "2d is longer than the window (1d)"),
         ("{maxAge: 5m, severity: loud}", "write page, ticket or info"),

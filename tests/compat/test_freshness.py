@@ -86,6 +86,7 @@ def receiver():
     receiver = Receiver()
     yield receiver
     receiver.server.shutdown()
+    receiver.server.server_close()
 
 
 def verify(headers, body, secret=SECRET):
