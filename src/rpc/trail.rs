@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 23] = [
+    const READS: [&str; 26] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -270,6 +270,9 @@ mod tests {
         "hydrant.v1.FreshnessService/GetFreshness",
         "hydrant.v1.FreshnessService/ListFreshness",
         "hydrant.v1.FreshnessService/ListSilences",
+        "hydrant.v1.AccessService/GetKey",
+        "hydrant.v1.AccessService/ListKeys",
+        "hydrant.v1.AccessService/WhoAmI",
         "hydrant.v1.QuotaService/GetQuotas",
         "hydrant.v1.QuotaService/ListQuotas",
         "hydrant.v1.AuditService/ListAuditRecords",

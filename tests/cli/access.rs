@@ -102,7 +102,8 @@ async fn a_tenant_and_its_keys_are_made_used_rotated_and_revoked_by_command() {
     assert_eq!(guarded.refused(&platform, &["delete", "tenant", "acme"])["reason"], "TENANT_IN_USE");
 
     let reader = guarded.give(&admin, "reader", &["--role", "reader", "--service", "model", "--expires", "90d"]);
-    let told = guarded.refused(&reader, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
+    let any = guarded.give(&admin, "any", &["--role", "reader"]);
+    let told = guarded.refused(&any, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
     assert_eq!(told["reason"], "PERMISSION_DENIED");
     assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("role owner") && hint.contains("admin")), "{told}");
     assert_eq!(guarded.refused(&reader, &["get", "views"])["reason"], "OUT_OF_REACH");
