@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Literals that look like reasons and aren't: gRPC's own names, cell statuses, variables.
-const NO_REASONS: [&str; 15] = [
+const NO_REASONS: [&str; 17] = [
     "ALREADY_EXISTS",
     "AT_RISK",
     "CARGO_PKG_VERSION",
