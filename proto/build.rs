@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
     "hydrant/v1/ingest.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 9] = [
     "hydrant/v1/backup.proto",
     "hydrant/v1/history.proto",
     "hydrant/v1/backfill.proto",
+    "hydrant/v1/lineage.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

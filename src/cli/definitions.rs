@@ -151,7 +151,8 @@ pub fn parse_kind(text: &str) -> Result<Kind, String> {
         "featureview" | "view" => Ok(Kind::FeatureView),
         "featureservice" | "service" => Ok(Kind::FeatureService),
         "tenant" => Ok(Kind::Tenant),
-        _ => Err(format!("there is no kind '{text}': use entity, source, view, service or tenant")),
+        "consumer" => Ok(Kind::Consumer),
+        _ => Err(format!("there is no kind '{text}': use entity, source, view, service, consumer or tenant")),
     }
 }
 
@@ -172,7 +173,9 @@ impl TypedValueParser for KindParser {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(["entity", "source", "view", "service", "tenant"].into_iter().map(PossibleValue::new)))
+        Some(Box::new(
+            ["entity", "source", "view", "service", "consumer", "tenant"].into_iter().map(PossibleValue::new),
+        ))
     }
 }
 
@@ -184,6 +187,7 @@ pub fn plural(kind: Kind) -> &'static str {
         Kind::FeatureView => "views",
         Kind::FeatureService => "services",
         Kind::Tenant => "tenants",
+        Kind::Consumer => "consumers",
     }
 }
 
@@ -353,6 +357,7 @@ mod tests {
             ("views", Kind::FeatureView),
             ("feature-services", Kind::FeatureService),
             ("tenant", Kind::Tenant),
+            ("consumers", Kind::Consumer),
         ] {
             assert_eq!(parse_kind(text), Ok(kind), "{text}");
         }

@@ -12,6 +12,7 @@ pub mod describe;
 pub mod get;
 pub mod historical;
 pub mod ingest;
+pub mod lineage;
 pub mod materialize;
 pub mod online;
 pub mod plan;
@@ -75,6 +76,7 @@ pub enum ClientCommand {
     Get(get::Args),
     Describe(describe::Args),
     Delete(delete::Args),
+    Lineage(lineage::Args),
     Ingest(ingest::Args),
     Backfill(backfill::Args),
     Materialize(materialize::Args),
@@ -152,6 +154,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Get(args) => get::run(args, server).await,
         ClientCommand::Describe(args) => describe::run(args, server).await,
         ClientCommand::Delete(args) => delete::run(args, server).await,
+        ClientCommand::Lineage(args) => lineage::run(args, server).await,
         ClientCommand::Ingest(args) => ingest::run(args, server).await,
         ClientCommand::Backfill(args) => backfill::run(args, server).await,
         ClientCommand::Materialize(args) => materialize::run(args, server).await,
@@ -182,6 +185,7 @@ impl ClientCommand {
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
+            Self::Lineage(args) => args.format(),
             Self::Historical(args) => args.format(),
             Self::Why(args) => args.output.format,
             Self::TrainingSet(args) => args.format(),
@@ -245,6 +249,11 @@ mod tests {
             "hydrant get FeatureView airport_weather -o json",
             "hydrant describe service delay_model",
             "hydrant delete entity airport",
+            "hydrant lineage weather.temp --down -o mermaid",
+            "hydrant lineage airport --kind entity --up -o json",
+            "hydrant plan -f definitions --prune -o json",
+            "hydrant apply -f definitions --prune --revision 7",
+            "hydrant apply -f definitions --expected-revision 7",
             "hydrant delete service delay_model@1 -o json",
             "hydrant ingest weather a.parquet b.parquet --known event+10m --ignore-extra",
             "hydrant backfill weather a.parquet b.parquet --known event+10m --from 2025-01-01T00:00:00Z --to 2026-01-01T00:00:00Z --ignore-extra --again b --no-materialize --dry-run -o json",
@@ -306,6 +315,8 @@ mod tests {
             "hydrant historical explain --service s --spine s.parquet",
             "hydrant historical explain --service s --spine s.parquet --event-time t --rows 5",
             "hydrant get tables",
+            "hydrant lineage airport --up --down",
+            "hydrant lineage airport --kind table",
             "hydrant bench online --service s --keys k.parquet",
             "hydrant bench online --service s --rate 10",
             "hydrant bench online --service s --keys k.parquet --rate 10 --find-rate",

@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod definition;
 pub mod documents;
+pub mod graph;
 pub mod lineage;
 pub mod listing;
 pub mod node;
@@ -22,6 +23,7 @@ mod deletion;
 mod details;
 mod exact;
 mod freeze;
+mod impact;
 mod known_selections;
 mod partial;
 mod reader;
@@ -51,9 +53,10 @@ pub use self::validation::{MAX_DEFINITIONS, feeds};
 
 use self::catalog::Snapshot;
 use self::definition::{Definition, Kind};
+use self::graph::Graph;
 use self::lineage::Lineage;
 use self::listing::{Described, Page};
-use self::plan::{Plan, Stamp};
+use self::plan::{Plan, Prune, Stamp};
 use self::state::State;
 use self::uses::Uses;
 use self::world::Unread;
@@ -186,12 +189,18 @@ impl Registry {
         self.shared.revision.subscribe()
     }
 
-    /// What applying `definitions` would change. Violations have paths such as
+    /// What applying `definitions` would change, and why it can't be applied where it can't. Violations have paths such as
     /// `definitions[2].spec.features[0].type`; all of them are listed.
     pub fn plan(&self, permit: &Permit, definitions: &[Definition]) -> Result<Plan> {
+        self.plan_with(permit, definitions, Prune::Nothing)
+    }
+
+    /// As [`plan`](Self::plan), with what would go.
+    pub fn plan_with(&self, permit: &Permit, definitions: &[Definition], prune: Prune) -> Result<Plan> {
         permit.require(Action::ReadDefinitions)?;
         let state = self.shared.state.load_full();
-        plan::draft(&state, permit.tenant(), definitions, &self.stamp(permit)).map(|(plan, _)| plan)
+        let planned = plan::draft(&state, permit.tenant(), (definitions, prune), &self.stamp(permit), self.uses());
+        planned.map(|(plan, _)| plan)
     }
 
     /// Refuses as [`plan`](Self::plan) does what is wrong with `definitions`, beside which others
@@ -212,10 +221,23 @@ impl Registry {
         definitions: Vec<Definition>,
         expected_revision: Option<u64>,
     ) -> Result<Applied> {
-        let tenant = permit.tenant().clone();
+        self.apply_with(permit, definitions, Prune::Nothing, expected_revision).await
+    }
+
+    /// As [`apply`](Self::apply), and takes away what is pruned. Where any of that is in use, nothing is
+    /// changed.
+    pub async fn apply_with(
+        &self,
+        permit: &Permit,
+        definitions: Vec<Definition>,
+        prune: Prune,
+        expected_revision: Option<u64>,
+    ) -> Result<Applied> {
+        let (tenant, uses) = (permit.tenant().clone(), self.shared.uses.clone());
         let edit = move |state: &State, stamp: &Stamp| {
             check_revision(state, expected_revision)?;
-            plan::draft(state, &tenant, &definitions, stamp)
+            let (plan, next) = plan::draft(state, &tenant, (&definitions, prune), stamp, &uses)?;
+            Ok((plan.allowed()?, next))
         };
         let (plan, snapshot) = self.change(permit, edit).await?;
         Ok(Applied { plan, revision: snapshot.revision })
@@ -224,7 +246,7 @@ impl Registry {
     /// Makes a definition that isn't there; ALREADY_EXISTS if it is.
     pub async fn create(&self, permit: &Permit, definition: Definition) -> Result<Described> {
         let (tenant, kind, name) = (permit.tenant().clone(), definition.kind(), definition.name().clone());
-        let target = name.clone();
+        let (target, uses) = (name.clone(), self.shared.uses.clone());
         let edit = move |state: &State, stamp: &Stamp| {
             if plan::tenant(state, &tenant)?.stored(kind, &target).is_some() {
                 let message = format!("there is a {} '{target}' already", kind.as_str());
@@ -232,7 +254,8 @@ impl Registry {
                     .with("kind", kind.as_str())
                     .with("name", &target));
             }
-            plan::draft(state, &tenant, &[definition], stamp)
+            let (plan, next) = plan::draft(state, &tenant, (&[definition], Prune::Nothing), stamp, &uses)?;
+            Ok((plan.allowed()?, next))
         };
         let (_, snapshot) = self.change(permit, edit).await?;
         described(&snapshot, permit, kind, &name)
@@ -242,12 +265,13 @@ impl Registry {
     /// it was changed since.
     pub async fn update(&self, permit: &Permit, definition: Definition, etag: String) -> Result<Described> {
         let (tenant, kind, name) = (permit.tenant().clone(), definition.kind(), definition.name().clone());
-        let target = name.clone();
+        let (target, uses) = (name.clone(), self.shared.uses.clone());
         let edit = move |state: &State, stamp: &Stamp| {
             let stored = plan::tenant(state, &tenant)?.stored(kind, &target);
             let stored = stored.ok_or_else(|| deletion::not_found(kind, &target))?;
             deletion::check_etag(kind, &target, &stored.etag(), &etag)?;
-            plan::draft(state, &tenant, &[definition], stamp)
+            let (plan, next) = plan::draft(state, &tenant, (&[definition], Prune::Nothing), stamp, &uses)?;
+            Ok((plan.allowed()?, next))
         };
         let (_, snapshot) = self.change(permit, edit).await?;
         described(&snapshot, permit, kind, &name)
@@ -317,6 +341,15 @@ impl Registry {
         let lineage = described.frozen.map(|version| lineage::of_version(tenant, &version)).unwrap_or_default();
         let training_sets = self.training_sets_of(permit, service, Some(number));
         Ok(Lineage { training_sets, ..lineage })
+    }
+
+    /// Everything that the tenant has, and how it hangs together, column by column.
+    /// Answers with the revision that it is of.
+    pub fn graph(&self, permit: &Permit) -> Result<(Graph, u64)> {
+        permit.require(Action::ReadDefinitions)?;
+        let snapshot = self.snapshot();
+        let uses = self.shared.uses.of_tenant(permit.tenant());
+        Ok((graph::of(snapshot.tenant(permit.tenant())?, &uses), snapshot.revision))
     }
 
     fn training_sets_of(&self, permit: &Permit, service: &Name, number: Option<u32>) -> Vec<(Name, String)> {

@@ -12,6 +12,7 @@ pub mod history;
 pub mod http;
 pub mod ingest;
 pub mod layers;
+pub mod lineage;
 pub mod online;
 pub mod registry;
 pub mod server;

@@ -12,11 +12,12 @@ use super::wire::definitions::{
     decode_definitions, decode_kind, decode_unread, decode_versioned_name, encode_definition, encode_kind,
     encode_problem, encode_status,
 };
+use super::wire::plans::{encode_changes, encode_plan};
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
-use crate::registry::plan::{Action as Change, Plan};
+use crate::registry::plan::{Plan, Prune};
 use crate::tenancy::Action;
 
 /// The ports of the other listeners.
@@ -87,21 +88,20 @@ impl RegistryRpc {
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
         let registry = &self.use_cases.registry;
         let unread = decode_unread(request.unread)?;
+        let prune = decode_prune(request.prune);
         let planned = decode_definitions(request.definitions).and_then(|all| {
             if unread.is_empty() {
-                let plan = registry.plan(&permit, &all)?;
-                return Ok((plan.revision, encode_changes(&plan)));
+                return registry.plan_with(&permit, &all, prune);
             }
             registry.check_beside(&permit, &all, &unread)?;
-            Ok((registry.snapshot().revision, Vec::new()))
+            Ok(Plan { revision: registry.snapshot().revision, changes: Vec::new(), refusals: Vec::new() })
         });
         match planned {
-            Ok((registry_revision, changes)) => {
-                Ok(v1::PlanResponse { registry_revision, changes, problems: Vec::new() })
-            }
+            Ok(plan) => Ok(encode_plan(&plan)),
             Err(error) if error.code == Code::InvalidArgument && !error.violations.is_empty() => Ok(v1::PlanResponse {
                 registry_revision: registry.snapshot().revision,
                 changes: Vec::new(),
+                refusals: Vec::new(),
                 problems: error.violations.iter().map(encode_problem).collect(),
             }),
             Err(error) => Err(error),
@@ -111,7 +111,8 @@ impl RegistryRpc {
     async fn make_so(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse> {
         let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
         let definitions = decode_definitions(request.definitions)?;
-        let applied = self.use_cases.registry.apply(&permit, definitions, request.expected_revision).await?;
+        let (prune, expected) = (decode_prune(request.prune), request.expected_revision);
+        let applied = self.use_cases.registry.apply_with(&permit, definitions, prune, expected).await?;
         Ok(v1::ApplyResponse { changes: encode_changes(&applied.plan), registry_revision: applied.revision })
     }
 
@@ -235,20 +236,8 @@ fn encode_described(described: &Described) -> v1::Definition {
     v1::Definition { status: Some(status), ..encode_definition(&described.applied.definition) }
 }
 
-fn encode_changes(plan: &Plan) -> Vec<v1::Change> {
-    use v1::change::Action as Wire;
-    let changes = plan.changes.iter().map(|change| v1::Change {
-        kind: encode_kind(change.kind).into(),
-        name: change.name.to_string(),
-        action: match change.action {
-            Change::Create => Wire::Create.into(),
-            Change::Update => Wire::Update.into(),
-            Change::Unchanged => Wire::Unchanged.into(),
-        },
-        details: change.details.clone(),
-        affects: change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect(),
-    });
-    changes.collect()
+fn decode_prune(prune: bool) -> Prune {
+    if prune { Prune::KindsOfRequest } else { Prune::Nothing }
 }
 
 /// From a service to a saved training set.

@@ -14,6 +14,7 @@ use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
+use hydrant_proto::v1::lineage_service_server::LineageServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
 use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,7 @@ use super::history::HistoryRpc;
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
+use super::lineage::LineageRpc;
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
@@ -141,6 +143,8 @@ impl Server {
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
+        let lineage =
+            LineageServiceServer::new(LineageRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let training_sets = TrainingSetServiceServer::new(TrainingSetRpc::new(use_cases.clone()))
             .max_encoding_message_size(limit.as_usize());
         let reflection = || {
@@ -157,6 +161,7 @@ impl Server {
             .add_service(backfill)
             .add_service(backup)
             .add_service(history)
+            .add_service(lineage)
             .add_service(training_sets)
             .add_service(health_service.clone())
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
@@ -225,6 +230,7 @@ impl ServerControl {
             BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
+            LineageServiceServer::<LineageRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,
         ];
