@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
     "hydrant/v1/ingest.proto",
@@ -15,6 +15,7 @@ const FILES: [&str; 10] = [
     "hydrant/v1/history.proto",
     "hydrant/v1/backfill.proto",
     "hydrant/v1/lineage.proto",
+    "hydrant/v1/catalog.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -5,6 +5,7 @@
 mod data_dir;
 mod gauges;
 mod node;
+pub mod rehearsal;
 mod start_check;
 
 use std::future::Future;

@@ -7,6 +7,8 @@ mod backfill;
 mod backup;
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/definitions.rs"]
+mod definitions;
 #[path = "cli/scene.rs"]
 mod scene;
 #[path = "cli/score.rs"]

@@ -79,7 +79,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
 }
 
 /// A graph as it is drawn.
-pub(crate) struct Graph {
+struct Graph {
     nodes: Vec<Node>,
     arrows: Vec<Arrow>,
     starts: Vec<usize>,
@@ -161,8 +161,8 @@ impl Graph {
     }
 }
 
-/// Kinds of definitions, and what lineage knows besides.
-fn parse_node_kind(text: &str) -> Result<v1::Kind, String> {
+/// Kinds of definitions, and what lineage and search know besides.
+pub(super) fn parse_node_kind(text: &str) -> Result<v1::Kind, String> {
     match text.to_ascii_lowercase().trim_end_matches('s') {
         "column" => Ok(v1::Kind::Column),
         "feature" => Ok(v1::Kind::Feature),
@@ -211,11 +211,11 @@ fn role_name(role: v1::lineage_arrow::Role) -> &'static str {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// A column that feeds a feature which a service takes, whose owner is no friend of parsers.
-    pub fn sample() -> Graph {
+    pub(super) fn sample() -> Graph {
         use v1::lineage_arrow::Role;
         let node = |kind: v1::Kind, name: &str, owner: &str, about: &str| v1::LineageNode {
             kind: kind.into(),

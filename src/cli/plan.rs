@@ -176,6 +176,12 @@ impl Changes {
         text
     }
 
+    /// As [`text`](Self::text), of changes that were made.
+    pub fn done_text(&self) -> String {
+        let text = self.text();
+        text.replace(" to create", " created").replace(" to update", " updated").replace(" to delete", " deleted")
+    }
+
     fn count(&self, action: Action) -> usize {
         self.changes.iter().filter(|change| change.action == action).count()
     }

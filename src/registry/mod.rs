@@ -10,6 +10,9 @@ pub mod lineage;
 pub mod listing;
 pub mod node;
 pub mod plan;
+pub mod revisions;
+pub mod scenario;
+pub mod search;
 pub mod selection;
 pub mod table;
 pub mod uses;
@@ -27,6 +30,7 @@ mod impact;
 mod known_selections;
 mod partial;
 mod reader;
+mod recorded;
 mod state;
 mod validation;
 
@@ -49,6 +53,7 @@ use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
 
+pub use self::recorded::{RevisionPage, ToldChange, ToldRevision};
 pub use self::validation::{MAX_DEFINITIONS, feeds};
 
 use self::catalog::Snapshot;
@@ -57,6 +62,9 @@ use self::graph::Graph;
 use self::lineage::Lineage;
 use self::listing::{Described, Page};
 use self::plan::{Plan, Prune, Stamp};
+use self::recorded::ToRecord;
+use self::revisions::Cause;
+use self::search::{Found, Query};
 use self::state::State;
 use self::uses::Uses;
 use self::world::Unread;
@@ -112,6 +120,7 @@ struct Drafted {
     state: State,
     snapshot: Snapshot,
     encoded: Bytes,
+    records: Vec<ToRecord>,
 }
 
 impl SnapshotReader {
@@ -233,13 +242,25 @@ impl Registry {
         prune: Prune,
         expected_revision: Option<u64>,
     ) -> Result<Applied> {
+        self.apply_for(permit, definitions, prune, expected_revision, Cause::Change).await
+    }
+
+    async fn apply_for(
+        &self,
+        permit: &Permit,
+        definitions: Vec<Definition>,
+        prune: Prune,
+        expected_revision: Option<u64>,
+        cause: Cause,
+    ) -> Result<Applied> {
         let (tenant, uses) = (permit.tenant().clone(), self.shared.uses.clone());
         let edit = move |state: &State, stamp: &Stamp| {
             check_revision(state, expected_revision)?;
             let (plan, next) = plan::draft(state, &tenant, (&definitions, prune), stamp, &uses)?;
             Ok((plan.allowed()?, next))
         };
-        let (plan, snapshot) = self.change(permit, edit).await?;
+        let stamp = Stamp { cause, ..self.stamp(permit) };
+        let (plan, snapshot) = self.change_as(permit, stamp, edit).await?;
         Ok(Applied { plan, revision: snapshot.revision })
     }
 
@@ -352,13 +373,21 @@ impl Registry {
         Ok((graph::of(snapshot.tenant(permit.tenant())?, &uses), snapshot.revision))
     }
 
+    /// A page of the definitions and features that a query finds, and the revision that it is of.
+    pub fn search(&self, permit: &Permit, query: &Query, page_size: u32, page_token: &str) -> Result<(Found, u64)> {
+        permit.require(Action::ReadDefinitions)?;
+        let snapshot = self.snapshot();
+        let found = search::find(snapshot.tenant(permit.tenant())?, query, page_size, page_token)?;
+        Ok((found, snapshot.revision))
+    }
+
     fn training_sets_of(&self, permit: &Permit, service: &Name, number: Option<u32>) -> Vec<(Name, String)> {
         let users = self.shared.uses.of_service(permit.tenant(), service, number);
         users.into_iter().map(|(_, training_set)| (service.clone(), training_set)).collect()
     }
 
     fn stamp(&self, permit: &Permit) -> Stamp {
-        Stamp { now: self.shared.time.read(), by: permit.caller().to_owned() }
+        Stamp { now: self.shared.time.read(), by: permit.caller().to_owned(), cause: Cause::Change }
     }
 
     /// Runs one change: drafts, persists, publishes; answers with the snapshot after it. It runs in a task of its own, so that a caller
@@ -368,8 +397,16 @@ impl Registry {
         permit: &Permit,
         edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
     ) -> Result<(T, Arc<Snapshot>)> {
+        self.change_as(permit, self.stamp(permit), edit).await
+    }
+
+    async fn change_as<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        stamp: Stamp,
+        edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
+    ) -> Result<(T, Arc<Snapshot>)> {
         permit.require(Action::ChangeDefinitions)?;
-        let stamp = self.stamp(permit);
         let shared = Arc::clone(&self.shared);
         let permit = permit.clone();
         let task = tokio::spawn(async move {
@@ -394,18 +431,23 @@ impl Shared {
         let mut version = self.writer.lock().await;
         let state = self.state.load_full();
         let draft = move || -> Result<(T, Option<Drafted>)> {
-            let (outcome, state) = edit(&state, &stamp)?;
-            let Some(state) = state else { return Ok((outcome, None)) };
+            let (outcome, next) = edit(&state, &stamp)?;
+            let Some(mut next) = next else { return Ok((outcome, None)) };
+            let records = recorded::mark(&state, &mut next, &stamp);
+            let state = next;
             let snapshot = build::snapshot(&state).map_err(|detail| {
                 Error::internal(format!("a change would have made a state that doesn't fit together: {detail}"))
             })?;
             let encoded = Bytes::from(state.encode());
-            Ok((outcome, Some(Drafted { state, snapshot, encoded })))
+            Ok((outcome, Some(Drafted { state, snapshot, encoded, records })))
         };
         let drafted = tokio::task::spawn_blocking(draft).await;
         let failed = |failed| Error::internal(format!("a change of definitions failed: {failed}"));
         let (outcome, next) = drafted.map_err(failed)??;
-        let Some(Drafted { state, snapshot, encoded }) = next else { return Ok((outcome, self.snapshot.load())) };
+        let Some(Drafted { state, snapshot, encoded, records }) = next else {
+            return Ok((outcome, self.snapshot.load()));
+        };
+        self.record(records).await?;
         *version = self.store.put_if_version(METADATA_KEY, encoded, *version).await?;
         let (revision, snapshot) = (state.revision, Arc::new(snapshot));
         self.state.store(Arc::new(state));

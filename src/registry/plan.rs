@@ -15,6 +15,7 @@ use super::definition::{ConsumerSpec, Definition, Kind, Spec};
 use super::freeze::{self, FreezableView};
 use super::graph::{self, Graph, Touched};
 use super::impact::{Impact, hurting};
+use super::revisions::Cause;
 use super::state::{FrozenService, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
 use super::uses::Uses;
 use super::validation::{self, ResolvedView, Violations, resolve_view};
@@ -105,6 +106,7 @@ pub enum Prune {
 pub(super) struct Stamp {
     pub now: Micros,
     pub by: String,
+    pub cause: Cause,
 }
 
 impl Plan {

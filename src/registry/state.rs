@@ -32,6 +32,9 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TenantState {
     pub id: TenantId,
+    /// The revision of the last change of anything of this tenant's.
+    #[serde(default)]
+    pub revision: u64,
     pub stored: Stored,
     pub entities: BTreeMap<Name, Stored>,
     pub sources: BTreeMap<Name, Stored>,
@@ -124,6 +127,7 @@ impl State {
         };
         let tenant_state = TenantState {
             id: TenantId(1),
+            revision: 1,
             stored: Stored { definition, revision: 1, created: now, updated: now, updated_by: by.to_owned() },
             entities: BTreeMap::new(),
             sources: BTreeMap::new(),
@@ -156,7 +160,10 @@ impl State {
         if version.format != FORMAT && !OLDER_FORMATS.contains(&version.format) {
             return Err(format!("it has format {}, and this version reads up to format {FORMAT}", version.format));
         }
-        let read: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let mut read: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let revision = read.revision;
+        let untold = read.tenants.values_mut().filter(|tenant| tenant.revision == 0);
+        untold.for_each(|tenant| tenant.revision = revision);
         Ok(Self { format: FORMAT, ..read })
     }
 }
@@ -226,7 +233,10 @@ mod tests {
         let state = State::first("default".parse().expect("a name"), 5, "start");
         let mut older: serde_json::Value = serde_json::from_slice(&state.encode()).expect("JSON");
         older["format"] = 1.into();
-        older["tenants"]["default"].as_object_mut().expect("an object").remove("consumers").expect("it was there");
+        let tenant = older["tenants"]["default"].as_object_mut().expect("an object");
+        for field in ["consumers", "revision"] {
+            tenant.remove(field).expect("it was there");
+        }
         assert_eq!(State::decode(older.to_string().as_bytes()), Ok(state));
     }
 }

@@ -2,6 +2,7 @@
 //! server through it and through nothing else. It is given one address and asks the server where
 //! Flight is. It never retries by itself: whether a request may be sent twice is its caller's to say.
 
+pub mod catalog;
 pub mod lean;
 pub mod lineage;
 pub mod training_sets;

@@ -4,6 +4,7 @@
 
 pub mod backfill;
 pub mod backup;
+pub mod catalog;
 pub mod client;
 pub mod codec;
 mod connections;

@@ -12,6 +12,7 @@ use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
+use hydrant_proto::v1::catalog_service_server::CatalogServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::lineage_service_server::LineageServiceServer;
@@ -26,6 +27,7 @@ use tonic_health::server::{HealthReporter, health_reporter};
 use super::UseCases;
 use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
+use super::catalog::CatalogRpc;
 use super::connections::{self, Connection};
 use super::flight::{FlightLimits, FlightRpc};
 use super::history::HistoryRpc;
@@ -143,6 +145,8 @@ impl Server {
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
+        let catalog =
+            CatalogServiceServer::new(CatalogRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let lineage =
             LineageServiceServer::new(LineageRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let training_sets = TrainingSetServiceServer::new(TrainingSetRpc::new(use_cases.clone()))
@@ -161,6 +165,7 @@ impl Server {
             .add_service(backfill)
             .add_service(backup)
             .add_service(history)
+            .add_service(catalog)
             .add_service(lineage)
             .add_service(training_sets)
             .add_service(health_service.clone())
@@ -230,6 +235,7 @@ impl ServerControl {
             BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
+            CatalogServiceServer::<CatalogRpc>::NAME,
             LineageServiceServer::<LineageRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,

@@ -2,6 +2,7 @@
 //! what each service answers, what it refuses, and that it goes on serving afterwards.
 
 mod admission;
+mod catalog;
 mod flight;
 mod hostile;
 mod lifecycle;

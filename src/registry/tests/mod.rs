@@ -5,10 +5,12 @@ mod compatible;
 mod consumers;
 mod documents;
 mod frozen;
+mod history;
 mod impact;
 mod lineage;
 mod problems;
 mod properties;
+mod searching;
 mod selecting;
 
 use std::path::Path;

@@ -17,6 +17,7 @@ mod s14_backups;
 mod s15_explanations;
 mod s16_training_sets;
 mod s17_backfills;
+mod s21_lineage;
 
 use serde_json::{Value as Json, json};
 
