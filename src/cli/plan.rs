@@ -101,7 +101,7 @@ impl Changes {
         let difference = |difference: v1::Difference| {
             Ok(Difference {
                 class: difference.class(),
-                touches: touched(&difference.touches)?,
+                touches: touched(&difference.touches, difference.touches_more)?,
                 text: difference.text,
                 why: difference.why,
             })
@@ -111,7 +111,7 @@ impl Changes {
                 reference: reference(change.kind, &change.name)?,
                 action: change.action(),
                 differences: change.differences.into_iter().map(difference).collect::<Result<_, Failure>>()?,
-                touches: touched(&change.touches)?,
+                touches: touched(&change.touches, change.touches_more)?,
                 affects: change.affects,
             })
         };
@@ -207,13 +207,14 @@ impl Difference {
     }
 }
 
-/// `Consumer/delay_predictor (ml@example.com)`.
-fn touched(touched: &[v1::Touched]) -> Result<Vec<String>, Failure> {
+/// `Consumer/delay_predictor (ml@example.com)`, and the number of those beyond.
+fn touched(touched: &[v1::Touched], more: u32) -> Result<Vec<String>, Failure> {
     let shown = |one: &v1::Touched| {
         let reference = reference(one.kind, &one.name)?;
         Ok(if one.owner.is_empty() { reference } else { format!("{reference} ({})", one.owner) })
     };
-    touched.iter().map(shown).collect()
+    let beyond = (more > 0).then(|| Ok(format!("{more} more")));
+    touched.iter().map(shown).chain(beyond).collect()
 }
 
 #[cfg(test)]
@@ -235,6 +236,7 @@ mod tests {
                     name: "predictor".to_owned(),
                     owner: "ml@example.com".to_owned(),
                 }],
+                touches_more: 3,
             }],
             ..v1::Change::default()
         };
@@ -250,7 +252,7 @@ mod tests {
 ~ FeatureView/view_1
     ttl: 3h -> 2h
         refused: not now
-        touches Consumer/predictor (ml@example.com)
+        touches Consumer/predictor (ml@example.com), 3 more
     affects FeatureService/delay_model
 1 to create, 1 to update, 1 unchanged (registry revision 7)";
         assert_eq!(shown.text(), expected);
@@ -259,7 +261,10 @@ mod tests {
         assert_eq!(json["changes"][1]["action"], "UPDATE");
         assert_eq!(json["changes"][1]["details"], json!(["ttl: 3h -> 2h"]));
         assert_eq!(json["changes"][1]["differences"][0]["class"], "REFUSED");
-        assert_eq!(json["changes"][1]["differences"][0]["touches"], json!(["Consumer/predictor (ml@example.com)"]));
+        assert_eq!(
+            json["changes"][1]["differences"][0]["touches"],
+            json!(["Consumer/predictor (ml@example.com)", "3 more"])
+        );
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! graph is made by a pure function of what a tenant has defined and of the training sets that are
 //! saved; it never reads data, and knows of no other tenant.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
 
 use hydrant_storage::names::Name;
 
@@ -77,6 +79,52 @@ pub struct Edge {
     pub role: Role,
     /// The service's columns where a feature is taken; empty otherwise.
     pub label: String,
+}
+
+/// A graph of which many are asked who lies downstream: what is found once is kept.
+#[derive(Debug, Default)]
+pub struct Downstream {
+    graph: Graph,
+    leaving: Vec<Vec<usize>>,
+    by_name: HashMap<(NodeKind, String), Vec<usize>>,
+    known: RefCell<HashMap<(NodeKind, String), Rc<Vec<Touched>>>>,
+}
+
+impl Downstream {
+    pub fn new(graph: Graph) -> Self {
+        let leaving = graph.leaving(true);
+        let mut by_name: HashMap<(NodeKind, String), Vec<usize>> = HashMap::new();
+        for (index, node) in graph.nodes.iter().enumerate() {
+            by_name.entry((node.kind, node.name.clone())).or_default().push(index);
+            if let Some((name, _)) = node.name.split_once('@') {
+                by_name.entry((node.kind, name.to_owned())).or_default().push(index);
+            }
+        }
+        Self { graph, leaving, by_name, known: RefCell::default() }
+    }
+
+    /// Who lies downstream of the nodes with a name, `name` meaning all versions, and is to be told before
+    /// they change, in order; without themselves. Of what isn't there, nobody.
+    pub fn of(&self, kind: NodeKind, name: &str) -> Rc<Vec<Touched>> {
+        let key = (kind, name.to_owned());
+        if let Some(known) = self.known.borrow().get(&key) {
+            return Rc::clone(known);
+        }
+        let starts = self.by_name.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let mut found = Reached::default();
+        self.graph.follow(starts, true, &self.leaving, &mut found);
+        found.nodes.retain(|node| !starts.contains(node));
+        let touched = Rc::new(self.graph.told_of(&found.nodes));
+        self.known.borrow_mut().insert(key, Rc::clone(&touched));
+        touched
+    }
+}
+
+/// Nodes and edges, by their indices.
+#[derive(Debug, Default)]
+struct Reached {
+    nodes: HashSet<usize>,
+    edges: HashSet<usize>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -295,9 +343,8 @@ impl Builder {
             label: labels.into_iter().collect::<Vec<_>>().join(", "),
         };
         let graph = Graph { nodes: self.nodes, edges: self.edges.into_iter().map(edge).collect() };
-        let all = vec![true; graph.nodes.len()];
-        let edges = vec![true; graph.edges.len()];
-        graph.part(&all, &edges)
+        let all = Reached { nodes: (0..graph.nodes.len()).collect(), edges: (0..graph.edges.len()).collect() };
+        graph.part(all)
     }
 }
 
@@ -355,51 +402,39 @@ impl Graph {
     /// The part of the graph that some nodes are made of, or that is made of them. Column by column: a
     /// view that is reached from one of its features leads to no service that does not take that feature.
     pub fn around(&self, starts: &[usize], direction: Direction) -> Result<Self> {
-        let mut nodes = vec![false; self.nodes.len()];
-        let mut edges = vec![false; self.edges.len()];
-        for start in starts {
-            nodes[*start] = true;
-        }
+        let mut found = Reached { nodes: starts.iter().copied().collect(), edges: HashSet::new() };
         for (way, is_down) in [(Direction::Up, false), (Direction::Down, true)] {
             if direction == way || direction == Direction::Both {
-                self.follow(starts, is_down, &mut nodes, &mut edges);
+                self.follow(starts, is_down, &self.leaving(is_down), &mut found);
             }
         }
-        let count = nodes.iter().filter(|is_in| **is_in).count();
+        let count = found.nodes.len();
         if count > MAX_NODES {
             let message = format!("{count} things hang together with it; an answer has at most {MAX_NODES}");
             return Err(Error::invalid("LINEAGE_TOO_LARGE", message)
                 .hint("ask for a single column, feature or version, or for one direction (--up, --down)"));
         }
-        Ok(self.part(&nodes, &edges))
+        Ok(self.part(found))
     }
 
-    /// Who lies downstream of some nodes and is to be told before they change, in order.
-    pub fn touched(&self, starts: &[usize]) -> Vec<Touched> {
-        let mut nodes = vec![false; self.nodes.len()];
-        self.follow(starts, true, &mut nodes, &mut vec![false; self.edges.len()]);
+    /// Those of some nodes who are to be told before what they are made of changes, in order.
+    fn told_of(&self, nodes: &HashSet<usize>) -> Vec<Touched> {
         let told = [NodeKind::FeatureService, NodeKind::TrainingSet, NodeKind::Consumer];
-        let reached = self.nodes.iter().zip(&nodes).filter(|(node, is_in)| **is_in && told.contains(&node.kind));
+        let reached = nodes.iter().map(|index| &self.nodes[*index]).filter(|node| told.contains(&node.kind));
         let touched =
-            reached.map(|(node, _)| Touched { kind: node.kind, name: node.name.clone(), owner: node.owner.clone() });
+            reached.map(|node| Touched { kind: node.kind, name: node.name.clone(), owner: node.owner.clone() });
         touched.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// A view is a whole only from itself, its keys and its times. Reached from a feature it says where
     /// the feature belongs, and reached from a service which rows are looked up; its other features have
     /// no part in that.
-    fn follow(&self, starts: &[usize], is_down: bool, nodes: &mut [bool], edges: &mut [bool]) {
-        let mut leaving: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
-        for (index, edge) in self.edges.iter().enumerate() {
-            leaving[if is_down { edge.from } else { edge.to }].push(index);
-        }
+    fn follow(&self, starts: &[usize], is_down: bool, leaving: &[Vec<usize>], found: &mut Reached) {
         // Each node at most twice: in part, and then as a whole.
-        let mut wholly = vec![false; self.nodes.len()];
-        let mut partly = vec![false; self.nodes.len()];
+        let mut seen: HashSet<(usize, bool)> = HashSet::new();
         let mut open: Vec<(usize, bool)> = starts.iter().map(|start| (*start, true)).collect();
         while let Some((at, is_whole)) = open.pop() {
-            let seen = if is_whole { &mut wholly } else { &mut partly };
-            if std::mem::replace(&mut seen[at], true) {
+            if !seen.insert((at, is_whole)) {
                 continue;
             }
             for index in &leaving[at] {
@@ -409,8 +444,8 @@ impl Graph {
                     continue;
                 }
                 let next = if is_down { edge.to } else { edge.from };
-                edges[*index] = true;
-                nodes[next] = true;
+                found.edges.insert(*index);
+                found.nodes.insert(next);
                 let enters_in_part = match edge.role {
                     Role::PartOf => is_down,
                     Role::LookedUp => !is_down,
@@ -421,18 +456,27 @@ impl Graph {
         }
     }
 
+    /// The edges by which each node is left in one direction.
+    fn leaving(&self, is_down: bool) -> Vec<Vec<usize>> {
+        let mut leaving: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
+        for (index, edge) in self.edges.iter().enumerate() {
+            leaving[if is_down { edge.from } else { edge.to }].push(index);
+        }
+        leaving
+    }
+
     /// The nodes and edges that are kept, in order.
-    fn part(&self, nodes: &[bool], edges: &[bool]) -> Self {
-        let mut kept: Vec<usize> = (0..self.nodes.len()).filter(|index| nodes[*index]).collect();
-        kept.sort_by(|one, other| self.nodes[*one].cmp(&self.nodes[*other]));
-        let place: HashMap<usize, usize> = kept.iter().enumerate().map(|(new, old)| (*old, new)).collect();
-        let edge = |edge: &Edge| {
+    fn part(&self, kept: Reached) -> Self {
+        let mut nodes: Vec<usize> = kept.nodes.into_iter().collect();
+        nodes.sort_by(|one, other| self.nodes[*one].cmp(&self.nodes[*other]));
+        let place: HashMap<usize, usize> = nodes.iter().enumerate().map(|(new, old)| (*old, new)).collect();
+        let edge = |index: usize| {
+            let edge = &self.edges[index];
             let (from, to) = (*place.get(&edge.from)?, *place.get(&edge.to)?);
             Some(Edge { from, to, ..edge.clone() })
         };
-        let edges = self.edges.iter().zip(edges).filter(|(_, is_in)| **is_in);
-        let mut edges: Vec<Edge> = edges.filter_map(|(kept, _)| edge(kept)).collect();
+        let mut edges: Vec<Edge> = kept.edges.into_iter().filter_map(edge).collect();
         edges.sort();
-        Self { nodes: kept.iter().map(|index| self.nodes[*index].clone()).collect(), edges }
+        Self { nodes: nodes.iter().map(|index| self.nodes[*index].clone()).collect(), edges }
     }
 }

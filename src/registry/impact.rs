@@ -1,25 +1,38 @@
 //! What a difference means for those downstream: whether it can be made in place, and whom it touches.
 //! It judges what `compatibility` has found and decides nothing itself.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use hydrant_storage::names::Name;
 
 use super::compatibility::Incompatible;
 use super::definition::{Kind, ServiceReference, Spec};
 use super::details::Line;
-use super::graph::{Graph, NodeKind, Touched};
-use super::plan::{Class, Difference};
+use super::graph::{Downstream, Graph, NodeKind, Touched};
+use super::plan::{Class, Difference, Touches};
 use super::state::TenantState;
 
 /// How many names a message lists.
 const SHOWN: usize = 20;
+/// How many names a difference lists; of more it tells the number.
+pub(super) const MAX_OF_DIFFERENCE: usize = 200;
+/// How many names a whole plan lists.
+const MAX_OF_PLAN: usize = 100_000;
 
 /// What lies downstream of the state before a change.
 pub(super) struct Impact<'a> {
-    pub old: &'a TenantState,
-    pub graph: Graph,
+    old: &'a TenantState,
+    downstream: Downstream,
+    /// How many names may still be listed.
+    left: Cell<usize>,
 }
 
-impl Impact<'_> {
+impl<'a> Impact<'a> {
+    pub fn new(old: &'a TenantState, graph: Graph) -> Self {
+        Self { old, downstream: Downstream::new(graph), left: Cell::new(MAX_OF_PLAN) }
+    }
+
     /// The lines of an update, each with what it means.
     pub fn differences(&self, kind: Kind, name: &Name, lines: Vec<Line>, found: &[Incompatible]) -> Vec<Difference> {
         let difference = |line: Line| {
@@ -39,19 +52,26 @@ impl Impact<'_> {
 
     /// Who is downstream of a part of a definition, as a line of its differences names it; of the whole
     /// definition where the key is empty.
-    pub fn touched(&self, kind: Kind, name: &Name, key: &str) -> Vec<Touched> {
+    pub fn touched(&self, kind: Kind, name: &Name, key: &str) -> Touches {
+        let all = self.all_touched(kind, name, key);
+        let shown = all.len().min(MAX_OF_DIFFERENCE).min(self.left.get());
+        self.left.set(self.left.get() - shown);
+        Touches { named: all[..shown].to_vec(), more: all.len() - shown }
+    }
+
+    fn all_touched(&self, kind: Kind, name: &Name, key: &str) -> Rc<Vec<Touched>> {
         if is_words(key) {
-            return Vec::new();
+            return Rc::default();
         }
         if kind == Kind::FeatureService && !key.is_empty() {
-            return self.followers(name);
+            return Rc::new(self.followers(name));
         }
         let part = |prefix: &str| {
             let rest = key.strip_prefix(prefix)?.strip_prefix('.')?;
             Some(rest.split('.').next().unwrap_or(rest))
         };
         let (node_kind, node) = match kind {
-            Kind::Tenant => return Vec::new(),
+            Kind::Tenant => return Rc::default(),
             Kind::Entity => (NodeKind::Entity, name.to_string()),
             Kind::Source => match part("columns") {
                 Some(column) => (NodeKind::Column, format!("{name}.{column}")),
@@ -64,14 +84,7 @@ impl Impact<'_> {
             Kind::FeatureService => (NodeKind::FeatureService, name.to_string()),
             Kind::Consumer => (NodeKind::Consumer, name.to_string()),
         };
-        // What is new is under nobody.
-        let Ok(starts) = self.graph.named(&node, Some(node_kind)) else { return Vec::new() };
-        let mut touched = self.graph.touched(&starts);
-        let itself = |one: &Touched| {
-            one.kind == node_kind && (one.name == node || one.name.split('@').next() == Some(node.as_str()))
-        };
-        touched.retain(|one| !itself(one));
-        touched
+        self.downstream.of(node_kind, &node)
     }
 
     /// The consumers that a new version of a service reaches: those that pin none.
@@ -90,12 +103,12 @@ impl Impact<'_> {
 }
 
 /// The message of a refusal, with the names of those whom the change would hurt.
-pub(super) fn hurting(message: &str, touched: &[Touched]) -> String {
-    if touched.is_empty() {
+pub(super) fn hurting(message: &str, touches: &Touches) -> String {
+    if touches.named.is_empty() && touches.more == 0 {
         return message.to_owned();
     }
-    let shown: Vec<String> = touched.iter().take(SHOWN).map(ToString::to_string).collect();
-    let more = touched.len().saturating_sub(SHOWN);
+    let shown: Vec<String> = touches.named.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = touches.named.len().saturating_sub(SHOWN) + touches.more;
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     format!("{message}; it would hurt {}{more}", shown.join(", "))
 }

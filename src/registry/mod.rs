@@ -30,6 +30,7 @@ mod impact;
 mod known_selections;
 mod partial;
 mod reader;
+mod reading;
 mod recorded;
 mod state;
 mod validation;
@@ -58,13 +59,11 @@ pub use self::validation::{MAX_DEFINITIONS, feeds};
 
 use self::catalog::Snapshot;
 use self::definition::{Definition, Kind};
-use self::graph::Graph;
 use self::lineage::Lineage;
 use self::listing::{Described, Page};
 use self::plan::{Plan, Prune, Stamp};
 use self::recorded::ToRecord;
 use self::revisions::Cause;
-use self::search::{Found, Query};
 use self::state::State;
 use self::uses::Uses;
 use self::world::Unread;
@@ -73,6 +72,9 @@ use self::world::Unread;
 const METADATA_KEY: &str = "registry";
 /// How many changes may wait for one another.
 const MAX_WAITING_CHANGES: usize = 64;
+/// How many reads may go through all definitions at a time, and how many may wait for that.
+const MAX_READS: usize = 2;
+const MAX_WAITING_READS: usize = 64;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// The registry. Clones are the same registry.
@@ -113,6 +115,9 @@ struct Shared {
     writer: Mutex<u64>,
     waiting: Semaphore,
     uses: Uses,
+    /// Reads that go through everything that is defined, and those that wait for their turn.
+    reading: Arc<Semaphore>,
+    waiting_reads: Semaphore,
 }
 
 /// A state that nobody sees yet.
@@ -169,6 +174,8 @@ impl Registry {
             writer: Mutex::new(version),
             waiting: Semaphore::new(MAX_WAITING_CHANGES),
             uses: Uses::default(),
+            reading: Arc::new(Semaphore::new(MAX_READS)),
+            waiting_reads: Semaphore::new(MAX_WAITING_READS),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -362,23 +369,6 @@ impl Registry {
         let lineage = described.frozen.map(|version| lineage::of_version(tenant, &version)).unwrap_or_default();
         let training_sets = self.training_sets_of(permit, service, Some(number));
         Ok(Lineage { training_sets, ..lineage })
-    }
-
-    /// Everything that the tenant has, and how it hangs together, column by column.
-    /// Answers with the revision that it is of.
-    pub fn graph(&self, permit: &Permit) -> Result<(Graph, u64)> {
-        permit.require(Action::ReadDefinitions)?;
-        let snapshot = self.snapshot();
-        let uses = self.shared.uses.of_tenant(permit.tenant());
-        Ok((graph::of(snapshot.tenant(permit.tenant())?, &uses), snapshot.revision))
-    }
-
-    /// A page of the definitions and features that a query finds, and the revision that it is of.
-    pub fn search(&self, permit: &Permit, query: &Query, page_size: u32, page_token: &str) -> Result<(Found, u64)> {
-        permit.require(Action::ReadDefinitions)?;
-        let snapshot = self.snapshot();
-        let found = search::find(snapshot.tenant(permit.tenant())?, query, page_size, page_token)?;
-        Ok((found, snapshot.revision))
     }
 
     fn training_sets_of(&self, permit: &Permit, service: &Name, number: Option<u32>) -> Vec<(Name, String)> {

@@ -44,7 +44,7 @@ pub struct Change {
     /// One for each thing that differs.
     pub differences: Vec<Difference>,
     /// Whom a deletion touches; of an update each difference says it.
-    pub touches: Vec<Touched>,
+    pub touches: Touches,
     /// Definitions downstream that are not what they were before.
     pub affects: Vec<(Kind, Name)>,
 }
@@ -58,7 +58,15 @@ pub struct Difference {
     /// Why it can't be made, where it can't.
     pub why: Option<String>,
     /// Who lies downstream of it.
-    pub touches: Vec<Touched>,
+    pub touches: Touches,
+}
+
+/// Versions of services, training sets and consumers that are to be told. What a plan lists is bounded; of
+/// those beyond it tells the number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touches {
+    pub named: Vec<Touched>,
+    pub more: usize,
 }
 
 /// What a difference asks for (contract, section 11).
@@ -217,9 +225,9 @@ pub(super) fn draft(
     }
     let impact = if actions.values().any(|action| matches!(action, Action::Update | Action::Delete)) {
         let catalog = build::catalog(tenant_name, old).map_err(Error::internal)?;
-        Impact { old, graph: graph::of(&catalog, &uses.of_tenant(tenant_name)) }
+        Impact::new(old, graph::of(&catalog, &uses.of_tenant(tenant_name)))
     } else {
-        Impact { old, graph: Graph::default() }
+        Impact::new(old, Graph::default())
     };
     for (definition, found) in definitions.iter().zip(&incompatible) {
         for Incompatible { path, message, fact, .. } in found {
@@ -236,7 +244,7 @@ pub(super) fn draft(
         let affects = if *action == Action::Update { affected(old, &new, *kind, name) } else { Vec::new() };
         let found = found_of.get(&(*kind, name)).copied().unwrap_or_default();
         let differences = impact.differences(*kind, name, details::lines(old, &new, *kind, name), found);
-        let touches = if *action == Action::Delete { impact.touched(*kind, name, "") } else { Vec::new() };
+        let touches = if *action == Action::Delete { impact.touched(*kind, name, "") } else { Touches::default() };
         changes.push(Change { kind: *kind, name: name.clone(), action: *action, differences, touches, affects });
     }
     let plan = Plan { revision: state.revision, changes, refusals };

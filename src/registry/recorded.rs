@@ -110,23 +110,30 @@ impl Shared {
         Ok(())
     }
 
-    /// All that is recorded of a tenant, and its state.
-    async fn revisions(&self, tenant: &Name) -> Result<(Revisions, Arc<State>)> {
+    /// All that is recorded of a tenant, as it is stored, and the state.
+    async fn stored_revisions(&self, tenant: &Name) -> Result<StoredRevisions> {
         // What is recorded after the state was loaded is later than the state says, and is left out.
         let state = self.state.load_full();
         let id = plan::tenant(&state, tenant)?.id;
-        let found = self.store.get(&key(id)).await?;
-        let (tenant, of) = (tenant.clone(), Arc::clone(&state));
-        let read = move || -> Result<Revisions> {
-            let of = plan::tenant(&of, &tenant)?;
-            match found {
-                Some(Versioned { value, .. }) => Ok(decoded(&tenant, &value)?.reconciled(of)),
-                None => Ok(Revisions::begin(of)),
-            }
-        };
-        let read = tokio::task::spawn_blocking(read).await;
-        let read = read.map_err(|failed| Error::internal(format!("reading revisions failed: {failed}")))?;
-        Ok((read?, state))
+        let value = self.store.get(&key(id)).await?.map(|found| found.value);
+        Ok(StoredRevisions { tenant: tenant.clone(), value, state })
+    }
+}
+
+/// Revisions that take a while to read.
+struct StoredRevisions {
+    tenant: Name,
+    value: Option<Bytes>,
+    state: Arc<State>,
+}
+
+impl StoredRevisions {
+    fn read(&self) -> Result<Revisions> {
+        let tenant = plan::tenant(&self.state, &self.tenant)?;
+        match &self.value {
+            Some(value) => Ok(decoded(&self.tenant, value)?.reconciled(tenant)),
+            None => Ok(Revisions::begin(tenant)),
+        }
     }
 }
 
@@ -142,38 +149,16 @@ impl Registry {
         permit.require(Action::ReadDefinitions)?;
         let before = if page_token.is_empty() { u64::MAX } else { decode(page_token)? };
         let size = if page_size == 0 { DEFAULT_PAGE_SIZE } else { page_size.min(MAX_PAGE_SIZE) } as usize;
-        let (revisions, state) = self.shared.revisions(permit.tenant()).await?;
-        let is_meant = |kind: Kind, name: &Name| of.0.is_none_or(|of| of == kind) && of.1.is_none_or(|of| of == name);
-        let mut found: BTreeMap<u64, ToldRevision> = BTreeMap::new();
-        let mut left_out = false;
-        revisions.each_change(|revision, change, definition| {
-            if revision.revision >= before || !is_meant(change.kind, &change.name) {
-                return;
-            }
-            let told = found.entry(revision.revision).or_insert_with(|| ToldRevision {
-                revision: revision.revision,
-                at: revision.at,
-                by: revision.by.clone(),
-                cause: revision.cause,
-                changes: Vec::new(),
-            });
-            told.changes.push(told_change(change, definition));
-            if found.len() > size {
-                found.pop_first();
-                left_out = true;
-            }
-        });
-        let next_page_token = match found.first_key_value() {
-            Some((revision, _)) if left_out => encode(*revision),
-            _ => String::new(),
+        let stored = self.shared.stored_revisions(permit.tenant()).await?;
+        let (kind, name) = (of.0, of.1.cloned());
+        let work = move |_: &Self, _: &Permit| {
+            let revisions = stored.read()?;
+            let is_meant = |change: &Recorded| {
+                kind.is_none_or(|kind| kind == change.kind) && name.as_ref().is_none_or(|name| *name == change.name)
+            };
+            Ok(page_of(&revisions, stored.state.revision, is_meant, before, size))
         };
-        let revisions_told = found.into_values().rev().collect();
-        Ok(RevisionPage {
-            revisions: revisions_told,
-            next_page_token,
-            oldest: revisions.oldest(),
-            current: state.revision,
-        })
+        self.apart(permit, work).await
     }
 
     /// What going back to a revision would change.
@@ -181,7 +166,7 @@ impl Registry {
         permit.require(Action::ReadDefinitions)?;
         let definitions = self.definitions_at(permit, to).await?;
         super::check_revision(&self.shared.state.load(), expected_revision)?;
-        self.plan_with(permit, &definitions, Prune::All)
+        self.plan_apart(permit, definitions, Prune::All).await
     }
 
     /// Makes the definitions of a revision those of a new one, under the rules of every change: what data
@@ -193,8 +178,14 @@ impl Registry {
     }
 
     async fn definitions_at(&self, permit: &Permit, revision: u64) -> Result<Vec<Definition>> {
-        let (revisions, state) = self.shared.revisions(permit.tenant()).await?;
-        let (oldest, current) = (revisions.oldest(), state.revision);
+        let stored = self.shared.stored_revisions(permit.tenant()).await?;
+        self.apart(permit, move |_, _| stored.read()?.gone_back_to(revision, stored.state.revision)).await
+    }
+}
+
+impl Revisions {
+    fn gone_back_to(&self, revision: u64, current: u64) -> Result<Vec<Definition>> {
+        let oldest = self.oldest();
         if !(oldest..=current).contains(&revision) {
             let message = format!("there is no way back to revision {revision}");
             return Err(Error::not_found("REVISION_NOT_FOUND", message)
@@ -206,8 +197,43 @@ impl Registry {
                 .with("oldest", oldest)
                 .with("current", current));
         }
-        Ok(revisions.definitions_at(revision).into_values().collect())
+        Ok(self.definitions_at(revision).into_values().collect())
     }
+}
+
+/// The newest revisions before one, as far as they are meant.
+fn page_of(
+    revisions: &Revisions,
+    current: u64,
+    is_meant: impl Fn(&Recorded) -> bool,
+    before: u64,
+    size: usize,
+) -> RevisionPage {
+    let mut found: BTreeMap<u64, ToldRevision> = BTreeMap::new();
+    let mut left_out = false;
+    revisions.each_change(|revision, change, definition| {
+        if revision.revision >= before || !is_meant(change) {
+            return;
+        }
+        let told = found.entry(revision.revision).or_insert_with(|| ToldRevision {
+            revision: revision.revision,
+            at: revision.at,
+            by: revision.by.clone(),
+            cause: revision.cause,
+            changes: Vec::new(),
+        });
+        told.changes.push(told_change(change, definition));
+        if found.len() > size {
+            found.pop_first();
+            left_out = true;
+        }
+    });
+    let next_page_token = match found.first_key_value() {
+        Some((revision, _)) if left_out => encode(*revision),
+        _ => String::new(),
+    };
+    let oldest = revisions.oldest();
+    RevisionPage { revisions: found.into_values().rev().collect(), next_page_token, oldest, current }
 }
 
 fn told_change(change: &Recorded, before: Option<&Definition>) -> ToldChange {

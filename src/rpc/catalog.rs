@@ -27,7 +27,7 @@ impl CatalogRpc {
         Self { use_cases }
     }
 
-    fn find(&self, request: v1::SearchRequest) -> Result<v1::SearchResponse> {
+    async fn find(&self, request: v1::SearchRequest) -> Result<v1::SearchResponse> {
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
         let kind = match request.kind {
             kind if kind == v1::Kind::Unspecified as i32 => None,
@@ -51,7 +51,7 @@ impl CatalogRpc {
         let (text, tags, owner) = (request.text, request.tags.into_iter().collect(), request.owner);
         let query = Query { text, kind, tags, owner, data_type, entity };
         let (found, registry_revision) =
-            self.use_cases.registry.search(&permit, &query, request.page_size, &request.page_token)?;
+            self.use_cases.registry.search(&permit, query, request.page_size, request.page_token).await?;
         Ok(v1::SearchResponse {
             hits: found.hits.into_iter().map(encode_hit).collect(),
             next_page_token: found.next_page_token,
@@ -101,7 +101,7 @@ impl CatalogRpc {
 #[async_trait]
 impl CatalogService for CatalogRpc {
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
-        self.find(request.into_inner()).map(Response::new).map_err(to_status)
+        self.find(request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 
     async fn list_revisions(

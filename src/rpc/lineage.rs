@@ -22,7 +22,7 @@ impl LineageRpc {
         Self { use_cases }
     }
 
-    fn graph(&self, request: &v1::GetLineageGraphRequest) -> Result<v1::LineageGraph> {
+    async fn graph(&self, request: v1::GetLineageGraphRequest) -> Result<v1::LineageGraph> {
         use v1::get_lineage_graph_request::Direction as Wire;
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
         let kind = match request.kind {
@@ -41,12 +41,10 @@ impl LineageRpc {
                 return Err(Error::invalid("UNKNOWN_DIRECTION", message).hint("use BOTH, UP or DOWN"));
             }
         };
-        let (graph, registry_revision) = self.use_cases.registry.graph(&permit)?;
-        let starts = graph.named(&request.name, kind)?;
-        let wanted: Vec<&Node> = starts.iter().map(|start| &graph.nodes[*start]).collect();
-        let part = graph.around(&starts, direction)?;
-        let starts = (0_u32..).zip(&part.nodes).filter(|(_, node)| wanted.contains(node)).map(|(index, _)| index);
-        Ok(v1::LineageGraph { starts: starts.collect(), registry_revision, ..encode_graph(&part) })
+        let around = self.use_cases.registry.lineage_around(&permit, request.name, kind, direction).await?;
+        let starts = around.starts.iter().map(|start| encode_index(*start));
+        let (starts, registry_revision) = (starts.collect(), around.revision);
+        Ok(v1::LineageGraph { starts, registry_revision, ..encode_graph(&around.graph) })
     }
 }
 
@@ -56,7 +54,7 @@ impl LineageService for LineageRpc {
         &self,
         request: Request<v1::GetLineageGraphRequest>,
     ) -> Result<Response<v1::LineageGraph>, Status> {
-        self.graph(request.get_ref()).map(Response::new).map_err(to_status)
+        self.graph(request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 }
 
@@ -67,10 +65,9 @@ fn encode_graph(graph: &Graph) -> v1::LineageGraph {
         owner: node.owner.clone(),
         about: node.about.clone(),
     };
-    let index = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
     let arrow = |edge: &Edge| v1::LineageArrow {
-        from: index(edge.from),
-        to: index(edge.to),
+        from: encode_index(edge.from),
+        to: encode_index(edge.to),
         role: encode_role(edge.role).into(),
         label: edge.label.clone(),
     };
@@ -80,6 +77,10 @@ fn encode_graph(graph: &Graph) -> v1::LineageGraph {
         starts: Vec::new(),
         registry_revision: 0,
     }
+}
+
+fn encode_index(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 fn encode_role(role: Role) -> v1::lineage_arrow::Role {

@@ -84,18 +84,20 @@ impl RegistryRpc {
     }
 
     /// Problems of the definitions are the plan's answer; anything else is a refusal.
-    fn draft(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
+    async fn draft(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
         let permit = self.use_cases.permit(Action::ReadDefinitions)?;
         let registry = &self.use_cases.registry;
         let unread = decode_unread(request.unread)?;
         let prune = decode_prune(request.prune);
-        let planned = decode_definitions(request.definitions).and_then(|all| {
-            if unread.is_empty() {
-                return registry.plan_with(&permit, &all, prune);
-            }
-            registry.check_beside(&permit, &all, &unread)?;
-            Ok(Plan { revision: registry.snapshot().revision, changes: Vec::new(), refusals: Vec::new() })
-        });
+        let planned = match decode_definitions(request.definitions) {
+            Ok(all) if unread.is_empty() => registry.plan_apart(&permit, all, prune).await,
+            Ok(all) => registry.check_beside(&permit, &all, &unread).map(|()| Plan {
+                revision: registry.snapshot().revision,
+                changes: Vec::new(),
+                refusals: Vec::new(),
+            }),
+            Err(error) => Err(error),
+        };
         match planned {
             Ok(plan) => Ok(encode_plan(&plan)),
             Err(error) if error.code == Code::InvalidArgument && !error.violations.is_empty() => Ok(v1::PlanResponse {
@@ -199,7 +201,7 @@ impl RegistryService for RegistryRpc {
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
-        answer(self.draft(request.into_inner()))
+        answer(self.draft(request.into_inner()).await)
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {

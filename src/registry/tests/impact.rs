@@ -1,6 +1,6 @@
 //! What a plan says of each difference: what it asks for, whom it touches, and why not.
 
-use super::super::plan::{Action as Planned, Class, Plan, Prune};
+use super::super::plan::{Action as Planned, Class, Plan, Prune, Touches};
 use super::*;
 use crate::error::Code;
 
@@ -18,7 +18,7 @@ fn planned(registry: &Registry, definitions: &[Definition], prune: Prune) -> Pla
 fn told(plan: &Plan, kind: Kind, name: &str) -> Vec<(String, Class, String)> {
     let change = plan.changes.iter().find(|change| change.kind == kind && change.name.as_str() == name);
     let differences = &change.expect("it is in the plan").differences;
-    let touches = |all: &[super::super::graph::Touched]| all.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let touches = |all: &Touches| all.named.iter().map(ToString::to_string).collect::<Vec<_>>();
     let one = |difference: &super::super::plan::Difference| {
         (difference.text.clone(), difference.class, touches(&difference.touches).join(", "))
     };
@@ -105,7 +105,7 @@ async fn pruning_takes_away_what_is_gone_from_the_files_and_only_kinds_that_they
         .collect();
     assert_eq!(deleted, ["carrier", "departures", "carrier_departures"]);
     let view = plan.changes.iter().find(|change| change.name.as_str() == "carrier_departures").expect("planned");
-    let touched: Vec<String> = view.touches.iter().map(ToString::to_string).collect();
+    let touched: Vec<String> = view.touches.named.iter().map(ToString::to_string).collect();
     assert_eq!(touched.join(", "), ALL);
     // Version 1 of the service and a consumer need the view: nothing at all is done.
     let refusal = plan.refusal().expect("it is in use");
@@ -158,4 +158,22 @@ async fn pruning_leaves_what_saved_training_sets_need() {
     drop(hold);
     let plan = planned(&registry, &definitions(other), Prune::KindsOfRequest);
     assert!(plan.refusal().is_none(), "{plan}");
+}
+
+#[tokio::test]
+async fn of_very_many_who_are_touched_some_are_named_and_the_others_counted() {
+    let registry = flights().await;
+    let consumer = |number: usize| {
+        let text = format!(
+            "{{apiVersion: hydrant/v1, kind: Consumer, metadata: {{name: c{number}, owner: o}}, spec: {{version: '1', services: [delay_model]}}}}"
+        );
+        definitions(&text).remove(0)
+    };
+    apply(&registry, (0..300).map(consumer).collect()).await.expect("what they use is there");
+    let plan = planned(&registry, &flights_with(&[("ttl: 3h", "ttl: 4h")]), Prune::Nothing);
+    let view = plan.changes.iter().find(|change| change.name.as_str() == "airport_weather").expect("planned");
+    let touches = &view.differences[0].touches;
+    assert_eq!((touches.named.len(), touches.more), (200, 101), "a service and its consumers");
+    let refusal = plan.refusal().expect("a ttl is raised");
+    assert!(refusal.message.ends_with(" and 281 more"), "{refusal}");
 }

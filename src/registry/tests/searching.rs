@@ -11,12 +11,17 @@ async fn world() -> Registry {
     registry
 }
 
-fn search(registry: &Registry, query: &Query) -> Result<Found> {
-    registry.search(&permit(Action::ReadDefinitions), query, 0, "").map(|(found, _)| found)
+async fn page(registry: &Registry, query: &Query, size: u32, token: &str) -> Result<Found> {
+    let read = permit(Action::ReadDefinitions);
+    registry.search(&read, query.clone(), size, token.to_owned()).await.map(|(found, _)| found)
 }
 
-fn found(registry: &Registry, query: Query) -> Vec<String> {
-    let hits = search(registry, &query).unwrap_or_else(|refused| panic!("{refused}")).hits;
+async fn search(registry: &Registry, query: &Query) -> Result<Found> {
+    page(registry, query, 0, "").await
+}
+
+async fn found(registry: &Registry, query: Query) -> Vec<String> {
+    let hits = search(registry, &query).await.unwrap_or_else(|refused| panic!("{refused}")).hits;
     hits.iter().map(|hit| format!("{}/{}", hit.kind.as_str(), hit.name)).collect()
 }
 
@@ -28,7 +33,7 @@ fn text(text: &str) -> Query {
 async fn the_name_itself_comes_before_its_beginning_a_word_a_part_and_descriptions() {
     let registry = world().await;
     assert_eq!(
-        found(&registry, text("weather")),
+        found(&registry, text("weather")).await,
         [
             "Source/weather",
             "FeatureView/airport_weather",
@@ -37,16 +42,16 @@ async fn the_name_itself_comes_before_its_beginning_a_word_a_part_and_descriptio
         ]
     );
     // `airport` is the entity's name and begins the view's; a description has it as a word.
-    let airport = found(&registry, text("AIRPORT"));
+    let airport = found(&registry, text("AIRPORT")).await;
     assert_eq!(airport[..2], ["Entity/airport", "FeatureView/airport_weather"]);
-    assert_eq!(found(&registry, text("eathe"))[0], "FeatureView/airport_weather");
-    assert_eq!(found(&registry, text("temperature")), ["Feature/airport_weather:temp"]);
-    assert_eq!(found(&registry, text("temperat")), ["Feature/airport_weather:temp"]);
+    assert_eq!(found(&registry, text("eathe")).await[0], "FeatureView/airport_weather");
+    assert_eq!(found(&registry, text("temperature")).await, ["Feature/airport_weather:temp"]);
+    assert_eq!(found(&registry, text("temperat")).await, ["Feature/airport_weather:temp"]);
     // Every word has to be found.
-    assert_eq!(found(&registry, text("air temp")), ["Feature/airport_weather:temp"]);
-    assert!(found(&registry, text("air humidity")).is_empty());
-    assert_eq!(found(&registry, text("airport_weather:wind"))[0], "Feature/airport_weather:wind");
-    assert_eq!(found(&registry, text("ml@example")), ["Consumer/delay_predictor"]);
+    assert_eq!(found(&registry, text("air temp")).await, ["Feature/airport_weather:temp"]);
+    assert!(found(&registry, text("air humidity")).await.is_empty());
+    assert_eq!(found(&registry, text("airport_weather:wind")).await[0], "Feature/airport_weather:wind");
+    assert_eq!(found(&registry, text("ml@example")).await, ["Consumer/delay_predictor"]);
 }
 
 #[tokio::test]
@@ -54,17 +59,17 @@ async fn kinds_tags_owners_types_and_entities_narrow_what_is_found() {
     let registry = world().await;
     let tag =
         |name: &str, value: &str| Query { tags: [(name.to_owned(), value.to_owned())].into(), ..Query::default() };
-    assert_eq!(found(&registry, tag("tier", "1")), ["FeatureView/airport_weather"]);
-    assert!(found(&registry, tag("tier", "2")).is_empty());
-    assert_eq!(found(&registry, tag("pii", "")), ["Feature/airport_weather:wind"]);
+    assert_eq!(found(&registry, tag("tier", "1")).await, ["FeatureView/airport_weather"]);
+    assert!(found(&registry, tag("tier", "2")).await.is_empty());
+    assert_eq!(found(&registry, tag("pii", "")).await, ["Feature/airport_weather:wind"]);
     let owner = Query { owner: "OPS@".to_owned(), ..Query::default() };
-    assert!(found(&registry, owner.clone()).iter().all(|hit| hit.contains("airport")));
+    assert!(found(&registry, owner.clone()).await.iter().all(|hit| hit.contains("airport")));
     let kind = |kind| Query { kind: Some(kind), ..Query::default() };
-    assert_eq!(found(&registry, kind(NodeKind::Consumer)).len(), 2);
-    assert_eq!(found(&registry, Query { kind: Some(NodeKind::Entity), ..owner }), ["Entity/airport"]);
+    assert_eq!(found(&registry, kind(NodeKind::Consumer)).await.len(), 2);
+    assert_eq!(found(&registry, Query { kind: Some(NodeKind::Entity), ..owner }).await, ["Entity/airport"]);
     let entity = Query { entity: Some(name("carrier")), ..Query::default() };
     assert_eq!(
-        found(&registry, entity),
+        found(&registry, entity).await,
         [
             "FeatureView/carrier_departures",
             "Feature/carrier_departures:dep_delay",
@@ -74,21 +79,21 @@ async fn kinds_tags_owners_types_and_entities_narrow_what_is_found() {
     );
     let typed =
         |kind| Query { kind: Some(kind), data_type: Some("string".parse().expect("a type")), ..Query::default() };
-    assert_eq!(found(&registry, typed(NodeKind::Entity)), ["Entity/airport", "Entity/carrier"]);
-    assert_eq!(found(&registry, typed(NodeKind::Column)), ["Column/departures.carrier", "Column/weather.origin"]);
-    assert!(found(&registry, typed(NodeKind::Feature)).is_empty());
+    assert_eq!(found(&registry, typed(NodeKind::Entity)).await, ["Entity/airport", "Entity/carrier"]);
+    assert_eq!(found(&registry, typed(NodeKind::Column)).await, ["Column/departures.carrier", "Column/weather.origin"]);
+    assert!(found(&registry, typed(NodeKind::Feature)).await.is_empty());
 }
 
 #[tokio::test]
 async fn what_is_found_comes_page_by_page_each_once() {
     let registry = world().await;
-    let (read, query) = (permit(Action::ReadDefinitions), text("a"));
-    let (all, _) = registry.search(&read, &query, 0, "").expect("found");
+    let query = text("a");
+    let all = page(&registry, &query, 0, "").await.expect("found");
     assert!(all.total > 5 && all.hits.len() == all.total && all.next_page_token.is_empty());
     for size in [1, 2, 3, 1_000_000] {
         let (mut token, mut paged) = (String::new(), Vec::new());
         loop {
-            let (page, _) = registry.search(&read, &query, size, &token).expect("a page");
+            let page = page(&registry, &query, size, &token).await.expect("a page");
             assert_eq!(page.total, all.total);
             paged.extend(page.hits);
             token = page.next_page_token;
@@ -112,11 +117,11 @@ async fn a_search_for_nothing_or_too_much_is_refused() {
         Query { tags: (0..17).map(|tag| (tag.to_string(), String::new())).collect(), ..Query::default() },
         Query { tags: [("x".repeat(MAX_TEXT_BYTES + 1), String::new())].into(), ..Query::default() },
     ] {
-        let refused = search(&registry, &query).expect_err("refused");
+        let refused = search(&registry, &query).await.expect_err("refused");
         assert_eq!((refused.code, refused.reason), (Code::InvalidArgument, "BAD_SEARCH"));
     }
     for token in ["x", "cy8w", "////"] {
-        let refused = registry.search(&permit(Action::ReadDefinitions), &text("a"), 0, token).expect_err("no token");
+        let refused = page(&registry, &text("a"), 0, token).await.expect_err("no token");
         assert_eq!(refused.reason, "BAD_PAGE_TOKEN", "{token}");
     }
 }

@@ -5,7 +5,7 @@ use hydrant_proto::v1;
 
 use super::definitions::encode_kind;
 use crate::registry::graph::{NodeKind, Touched};
-use crate::registry::plan::{Action, Change, Class, Difference, Plan};
+use crate::registry::plan::{Action, Change, Class, Difference, Plan, Touches};
 
 pub fn encode_plan(plan: &Plan) -> v1::PlanResponse {
     let refusals = plan.refusals.iter().map(|refusal| v1::PlanRefusal {
@@ -40,7 +40,8 @@ fn encode_change(change: &Change) -> v1::Change {
         details: change.details(),
         affects: change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect(),
         differences: change.differences.iter().map(encode_difference).collect(),
-        touches: change.touches.iter().map(encode_touched).collect(),
+        touches: change.touches.named.iter().map(encode_touched).collect(),
+        touches_more: encode_more(&change.touches),
     }
 }
 
@@ -56,8 +57,13 @@ fn encode_difference(difference: &Difference) -> v1::Difference {
         text: difference.text.clone(),
         class: class.into(),
         why: difference.why.clone().unwrap_or_default(),
-        touches: difference.touches.iter().map(encode_touched).collect(),
+        touches: difference.touches.named.iter().map(encode_touched).collect(),
+        touches_more: encode_more(&difference.touches),
     }
+}
+
+fn encode_more(touches: &Touches) -> u32 {
+    u32::try_from(touches.more).unwrap_or(u32::MAX)
 }
 
 fn encode_touched(touched: &Touched) -> v1::Touched {
