@@ -49,6 +49,7 @@ install_debian_packages() {
   compgen -G '/usr/lib/llvm-*/lib/libclang[.-][0-9s]*' >/dev/null || missing+=(libclang-dev)
   if ! $build_only; then
     has redis-server || missing+=(redis-server)        # what the benchmarks compare with
+    has openssl || missing+=(openssl)                  # makes the certificates of tests
     has java || missing+=(default-jre-headless)        # for Spark, which reads the history tables in tests
     "$(python)" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
   fi

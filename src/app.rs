@@ -19,8 +19,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::Error;
 use crate::rpc::http::{HttpState, Readiness};
-use crate::rpc::server::{Addresses, Listeners, Server, ServerControl, ServerError};
+use crate::rpc::server::{Addresses, Doors, Listeners, Server, ServerControl, ServerError};
+use crate::rpc::tls::{Tls, TlsError};
 use crate::telemetry::Telemetry;
+use crate::tenancy::LoopbackOnly;
 
 use gauges::Observed;
 
@@ -37,6 +39,8 @@ pub enum AppError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A part of the node could not be opened.
     #[error("{part}: {error}")]
     Open { part: &'static str, error: Error },
@@ -47,7 +51,7 @@ impl AppError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Open { error, .. } => error.hint.as_deref(),
-            Self::DataDir(_) | Self::Server(_) => None,
+            Self::DataDir(_) | Self::Server(_) | Self::Tls(_) => None,
         }
     }
 }
@@ -75,11 +79,13 @@ impl App {
         telemetry: Arc<Telemetry>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AppError> {
+        let tls = Tls::open(&config.tls)?;
         let listeners = Listeners::bind(&config.server)?;
         let node = Node::open(config, clock).await?;
         let observed = gauges::observe(&telemetry.instruments(), &node);
         let state = HttpState { telemetry: telemetry.clone(), readiness: readiness(&node) };
-        let server = Server::new(listeners, node.use_cases().clone(), state, config).await?;
+        let doors = Doors { tls, authenticates: Arc::new(LoopbackOnly) };
+        let server = Server::new(listeners, node.use_cases().clone(), state, doors, config).await?;
         Ok(Self { node, server, telemetry, observed, drain_time: config.server.drain_time.duration() })
     }
 

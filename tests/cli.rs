@@ -1,6 +1,8 @@
 //! The command line against a real server: what is printed where, exit codes, and the answer to bad
 //! input. Each test has a server of its own.
 
+#[path = "support/authority.rs"]
+mod authority;
 #[path = "cli/backfill.rs"]
 mod backfill;
 #[path = "cli/backup.rs"]
@@ -16,6 +18,8 @@ mod score;
 #[path = "../examples/nycflights13/server.rs"]
 #[expect(dead_code, reason = "the story shows its commands; tests look at what they print")]
 mod server;
+#[path = "cli/tls.rs"]
+mod tls;
 #[path = "cli/training_set.rs"]
 mod training_set;
 #[path = "cli/ways_out.rs"]

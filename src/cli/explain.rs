@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::server::{DEFAULT_ADDRESS, Server};
 use super::{Failure, definitions};
 use crate::registry::definition::Kind;
-use crate::rpc::client::{self, Client};
+use crate::rpc::client::{Client, Heard};
 
 /// The look at the server takes so long at most: the failure is what was waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -22,9 +22,11 @@ const MAX_LENGTH: usize = 80;
 pub async fn explained(failure: Failure, server: &Server) -> Failure {
     let explained = async {
         match failure.reason.as_str() {
-            "SERVER_UNREACHABLE" if client::speaks_http(&server.address).await => {
-                Some(wrong_port(server, "speaks HTTP and no gRPC: it looks like a server's HTTP port"))
-            }
+            "SERVER_UNREACHABLE" if !server.remote.is_secure() => match server.remote.listen().await {
+                Heard::Http => Some(wrong_port(server, "speaks HTTP and no gRPC: it looks like a server's HTTP port")),
+                Heard::Tls => Some(speaks_tls(server)),
+                Heard::Other => None,
+            },
             "UNKNOWN_METHOD" if !knows_registry(server).await => Some(wrong_port(
                 server,
                 "serves gRPC, but none of the services that commands need: it looks like a server's Flight port",
@@ -49,14 +51,21 @@ pub async fn explained(failure: Failure, server: &Server) -> Failure {
 }
 
 fn wrong_port(server: &Server, told: &str) -> Failure {
-    Failure::new("WRONG_PORT", format!("{} {told}", server.address)).with("server", &server.address).hint(format!(
+    Failure::new("WRONG_PORT", format!("{} {told}", server.address())).with("server", server.address()).hint(format!(
         "name the address of gRPC, the first of the three that `hydrant serve` prints ({DEFAULT_ADDRESS} by default)"
     ))
 }
 
+fn speaks_tls(server: &Server) -> Failure {
+    let address = server.address();
+    Failure::new("TLS_ONLY", format!("{address} speaks TLS only"))
+        .with("server", address)
+        .hint(format!("write https://{address} (--server, HYDRANT_SERVER)"))
+}
+
 /// Whether the server answers what every gRPC port of a Hydrant does.
 async fn knows_registry(server: &Server) -> bool {
-    let Ok(client) = Client::connect(&server.address).await else { return true };
+    let Ok(client) = Client::connect_to(server.remote.clone()).await else { return true };
     !client.server_info().await.is_err_and(|refusal| refusal.reason == "UNKNOWN_METHOD")
 }
 
@@ -78,7 +87,7 @@ fn missing(failure: &Failure) -> Option<(Kind, &str)> {
 }
 
 async fn names_hint(server: &Server, kind: Kind, name: &str) -> Option<String> {
-    let client = Client::connect(&server.address).await.ok()?;
+    let client = Client::connect_to(server.remote.clone()).await.ok()?;
     let there = client.list_definitions(kind).await.ok()?;
     let names: Vec<String> = there.into_iter().filter_map(|definition| Some(definition.metadata?.name)).collect();
     Some(hint(kind, name, &names))

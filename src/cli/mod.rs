@@ -42,7 +42,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use server::{DEFAULT_ADDRESS, Server};
+use server::{NoSuchServer, Server, ServerArgs};
 
 pub use failure::Failure;
 pub use output::Format;
@@ -57,9 +57,8 @@ pub use output::Format;
                   \nExit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found by `hydrant plan --exit-code`."
 )]
 pub struct Cli {
-    /// The server's gRPC address; it tells where its other ports are
-    #[arg(long, global = true, env = "HYDRANT_SERVER", default_value = DEFAULT_ADDRESS, value_name = "HOST:PORT")]
-    pub server: String,
+    #[command(flatten)]
+    pub server: ServerArgs,
 
     #[command(subcommand)]
     pub command: Command,
@@ -114,13 +113,15 @@ pub fn parse() -> Cli {
 }
 
 /// Runs any command but `serve`, which is the program's own affair, and tells its exit code.
-pub async fn run(command: ClientCommand, server: String) -> ExitCode {
+pub async fn run(command: ClientCommand, server: ServerArgs) -> ExitCode {
     let (format, interrupted) = (command.format(), command.interrupted());
     let server = match command.server(&server) {
         Ok(server) => server,
-        Err(told) => {
-            return wrong_usage(&format!("'{server}' is no address of a server (--server, HYDRANT_SERVER): {told}"));
+        Err(NoSuchServer::Address(told)) => {
+            let written = &server.server;
+            return wrong_usage(&format!("'{written}' is no address of a server (--server, HYDRANT_SERVER): {told}"));
         }
+        Err(NoSuchServer::Tls(failure)) => return exit_code(Err(failure), format),
     };
     let outcome = match command {
         // It tells what it has measured until then.
@@ -210,12 +211,12 @@ impl ClientCommand {
         }
     }
 
-    /// The server at the address, which has to be one where the command asks a server at all.
-    fn server(&self, address: &str) -> Result<Server, String> {
+    /// The server that the arguments name, which has to be one where the command asks a server at all.
+    fn server(&self, args: &ServerArgs) -> Result<Server, NoSuchServer> {
         match self {
-            Self::Completions(_) => Ok(Server { address: address.to_owned() }),
-            Self::Backup(args) if args.is_offline() => Ok(Server { address: address.to_owned() }),
-            _ => server::parse_address(address).map(|address| Server { address }),
+            Self::Completions(_) => Ok(ServerArgs::nowhere()),
+            Self::Backup(backup) if backup.is_offline() => Ok(ServerArgs::nowhere()),
+            _ => args.server(),
         }
     }
 
@@ -389,9 +390,9 @@ mod tests {
             let found = command.get_subcommands().find(|command| command.get_name() == name);
             found.expect(name).clone().render_long_help().to_string()
         };
-        assert!(help("get").contains("--server <HOST:PORT>"));
+        assert!(help("get").contains("--server <[https://]HOST:PORT>") && help("get").contains("--ca <FILE>"));
         for name in ["serve", "test", "completions"] {
-            assert!(!help(name).contains("--server"), "{name}");
+            assert!(!help(name).contains("--server") && !help(name).contains("--ca"), "{name}");
         }
     }
 

@@ -32,13 +32,13 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
             Some(info) => format!(
                 "server  {} at {} (Flight on port {}, HTTP on port {}; registry revision {}; store time {})",
                 info.version,
-                server.address,
+                server.address(),
                 info.flight_port,
                 info.http_port,
                 info.registry_revision,
                 time::show(info.store_time)
             ),
-            None => format!("server  none answers at {}", server.address),
+            None => format!("server  none answers at {}", server.address()),
         });
         text
     })?;

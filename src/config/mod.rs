@@ -23,6 +23,7 @@ pub const REFERENCE: &str = include_str!("default.toml");
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub server: ServerConfig,
+    pub tls: TlsConfig,
     pub admission: AdmissionConfig,
     pub storage: StorageConfig,
     pub log: LogConfig,
@@ -51,6 +52,26 @@ pub struct ServerConfig {
     pub max_call_time: Span,
     pub idle_time: Span,
     pub drain_time: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Empty: no TLS.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Empty: clients need no certificate.
+    pub client_ca: PathBuf,
+}
+
+impl TlsConfig {
+    pub fn is_on(&self) -> bool {
+        !self.certificate.as_os_str().is_empty()
+    }
+
+    pub fn demands_client_certificates(&self) -> bool {
+        !self.client_ca.as_os_str().is_empty()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -230,6 +251,14 @@ impl Config {
         }
         let not_empty = "must not be empty".to_owned();
         demand(!self.storage.data_dir.as_os_str().is_empty(), "storage.data_dir", not_empty);
+
+        let (has_certificate, has_key) = (self.tls.is_on(), !self.tls.key.as_os_str().is_empty());
+        let rule = "a certificate needs its key: set tls.key too".to_owned();
+        demand(has_key || !has_certificate, "tls.certificate", rule);
+        let rule = "a key needs its certificate: set tls.certificate too".to_owned();
+        demand(has_certificate || !has_key, "tls.key", rule);
+        let rule = "clients show certificates over TLS only: set tls.certificate and tls.key too".to_owned();
+        demand(has_certificate || !self.tls.demands_client_certificates(), "tls.client_ca", rule);
 
         // A backup's name would be that of a part of the data directory, or lie in one.
         let (backups, data) = (&self.backup.directory, &self.storage.data_dir);

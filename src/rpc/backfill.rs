@@ -8,9 +8,9 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::backfill_service_server::BackfillService;
 use tonic::{Request, Response, Status};
 
-use super::UseCases;
 use super::status::to_status;
 use super::wire::definitions::decode_request_known_time;
+use super::{Caller, UseCases, layers};
 use crate::backfill::{BackfillReport, BackfillRequest, BackfilledView, Outcome, Standing};
 use crate::error::{Error, Result};
 use crate::materialize::{Materializing, Progress, Told};
@@ -26,10 +26,10 @@ impl BackfillRpc {
         Self { use_cases }
     }
 
-    async fn standing(&self, request: v1::GetBackfillRequest) -> Result<v1::GetBackfillResponse> {
+    async fn standing(&self, caller: &Caller, request: v1::GetBackfillRequest) -> Result<v1::GetBackfillResponse> {
         let missing = || Error::invalid("BAD_BACKFILL", "the request names no backfill");
         let request = decode_request(request.backfill.ok_or_else(missing)?)?;
-        let permit = self.use_cases.permit(Action::Write)?;
+        let permit = self.use_cases.permit(caller, Action::Write)?;
         let backfills = &self.use_cases.backfills;
         let views = backfills.views(&permit, &request)?.iter().map(encode_view).collect();
         let standing = match backfills.standing(&permit, &request).await? {
@@ -39,8 +39,8 @@ impl BackfillRpc {
         Ok(v1::GetBackfillResponse { standing: Some(standing), views })
     }
 
-    async fn materialize(&self, request: v1::MaterializeRequest) -> Result<Materializing> {
-        let permit = self.use_cases.permit(Action::Write)?;
+    async fn begin(&self, caller: &Caller, request: v1::MaterializeRequest) -> Result<Materializing> {
+        let permit = self.use_cases.permit(caller, Action::Write)?;
         self.use_cases.materialize.begin(&permit, &request.view, request.since_frame).await
     }
 }
@@ -53,14 +53,18 @@ impl BackfillService for BackfillRpc {
         &self,
         request: Request<v1::GetBackfillRequest>,
     ) -> Result<Response<v1::GetBackfillResponse>, Status> {
-        self.standing(request.into_inner()).await.map(Response::new).map_err(to_status)
+        self.standing(&layers::caller(request.extensions()), request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(to_status)
     }
 
     async fn materialize(
         &self,
         request: Request<v1::MaterializeRequest>,
     ) -> Result<Response<Self::MaterializeStream>, Status> {
-        let materializing = self.materialize(request.into_inner()).await.map_err(to_status)?;
+        let materializing =
+            self.begin(&layers::caller(request.extensions()), request.into_inner()).await.map_err(to_status)?;
         let told = unfold(Some(materializing), |materializing| async {
             let mut materializing = materializing?;
             match materializing.next().await {

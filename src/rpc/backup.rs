@@ -10,8 +10,8 @@ use hydrant_storage::backup::{About, Counts};
 use hydrant_storage::names::Name;
 use tonic::{Request, Response, Status};
 
-use super::UseCases;
 use super::status::to_status;
+use super::{Caller, UseCases, layers};
 use crate::backup::{Listed, Making, Told};
 use crate::error::{Error, Result};
 use crate::tenancy::Action;
@@ -26,19 +26,19 @@ impl BackupRpc {
         Self { use_cases }
     }
 
-    fn create(&self, name: &str) -> Result<Making> {
-        let permit = self.use_cases.permit(Action::BackUp)?;
+    fn create(&self, caller: &Caller, name: &str) -> Result<Making> {
+        let permit = self.use_cases.permit(caller, Action::BackUp)?;
         self.use_cases.backups.create(&permit, decode_name(name)?)
     }
 
-    async fn list(&self) -> Result<v1::ListBackupsResponse> {
-        let permit = self.use_cases.permit(Action::BackUp)?;
+    async fn list(&self, caller: &Caller) -> Result<v1::ListBackupsResponse> {
+        let permit = self.use_cases.permit(caller, Action::BackUp)?;
         let listed = self.use_cases.backups.list(&permit).await?;
         Ok(v1::ListBackupsResponse { backups: listed.into_iter().map(|listed| self.encode_listed(listed)).collect() })
     }
 
-    async fn remove(&self, name: &str) -> Result<v1::DeleteBackupResponse> {
-        let permit = self.use_cases.permit(Action::BackUp)?;
+    async fn remove(&self, caller: &Caller, name: &str) -> Result<v1::DeleteBackupResponse> {
+        let permit = self.use_cases.permit(caller, Action::BackUp)?;
         self.use_cases.backups.delete(&permit, decode_name(name)?).await?;
         Ok(v1::DeleteBackupResponse {})
     }
@@ -64,7 +64,7 @@ impl BackupService for BackupRpc {
         &self,
         request: Request<v1::CreateBackupRequest>,
     ) -> Result<Response<Self::CreateBackupStream>, Status> {
-        let making = self.create(&request.get_ref().name).map_err(to_status)?;
+        let making = self.create(&layers::caller(request.extensions()), &request.get_ref().name).map_err(to_status)?;
         let use_cases = self.use_cases.clone();
         let told = unfold(Some(making), move |making| {
             let use_cases = use_cases.clone();
@@ -86,16 +86,19 @@ impl BackupService for BackupRpc {
 
     async fn list_backups(
         &self,
-        _: Request<v1::ListBackupsRequest>,
+        request: Request<v1::ListBackupsRequest>,
     ) -> Result<Response<v1::ListBackupsResponse>, Status> {
-        self.list().await.map(Response::new).map_err(to_status)
+        self.list(&layers::caller(request.extensions())).await.map(Response::new).map_err(to_status)
     }
 
     async fn delete_backup(
         &self,
         request: Request<v1::DeleteBackupRequest>,
     ) -> Result<Response<v1::DeleteBackupResponse>, Status> {
-        self.remove(&request.get_ref().name).await.map(Response::new).map_err(to_status)
+        self.remove(&layers::caller(request.extensions()), &request.get_ref().name)
+            .await
+            .map(Response::new)
+            .map_err(to_status)
     }
 }
 

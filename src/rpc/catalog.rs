@@ -6,10 +6,10 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::catalog_service_server::CatalogService;
 use tonic::{Request, Response, Status};
 
-use super::UseCases;
 use super::status::to_status;
 use super::wire::definitions::{decode_kind, decode_name, encode_kind};
 use super::wire::plans::{decode_node_kind, encode_node_kind, encode_plan};
+use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::registry::graph::NodeKind;
 use crate::registry::revisions::{Cause, What};
@@ -27,8 +27,8 @@ impl CatalogRpc {
         Self { use_cases }
     }
 
-    async fn find(&self, request: v1::SearchRequest) -> Result<v1::SearchResponse> {
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+    async fn find(&self, caller: &Caller, request: v1::SearchRequest) -> Result<v1::SearchResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = match request.kind {
             kind if kind == v1::Kind::Unspecified as i32 => None,
             kind => {
@@ -60,8 +60,12 @@ impl CatalogRpc {
         })
     }
 
-    async fn revisions(&self, request: &v1::ListRevisionsRequest) -> Result<v1::ListRevisionsResponse> {
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+    async fn revisions(
+        &self,
+        caller: &Caller,
+        request: &v1::ListRevisionsRequest,
+    ) -> Result<v1::ListRevisionsResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = match request.kind {
             kind if kind == v1::Kind::Unspecified as i32 => None,
             kind => Some(decode_kind(kind)?),
@@ -80,15 +84,15 @@ impl CatalogRpc {
         })
     }
 
-    async fn roll_back(&self, request: v1::RollbackRequest) -> Result<v1::RollbackResponse> {
+    async fn roll_back(&self, caller: &Caller, request: v1::RollbackRequest) -> Result<v1::RollbackResponse> {
         let registry = &self.use_cases.registry;
         if request.validate_only {
-            let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+            let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
             let plan = registry.plan_rollback(&permit, request.to_revision, request.expected_revision).await?;
             let v1::PlanResponse { changes, registry_revision, refusals, problems: _ } = encode_plan(&plan);
             return Ok(v1::RollbackResponse { changes, registry_revision, refusals });
         }
-        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
         let applied = registry.rollback(&permit, request.to_revision, request.expected_revision).await?;
         Ok(v1::RollbackResponse {
             changes: encode_plan(&applied.plan).changes,
@@ -101,18 +105,21 @@ impl CatalogRpc {
 #[async_trait]
 impl CatalogService for CatalogRpc {
     async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
-        self.find(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.find(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 
     async fn list_revisions(
         &self,
         request: Request<v1::ListRevisionsRequest>,
     ) -> Result<Response<v1::ListRevisionsResponse>, Status> {
-        self.revisions(request.get_ref()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.revisions(&caller, request.get_ref()).await.map(Response::new).map_err(to_status)
     }
 
     async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Result<Response<v1::RollbackResponse>, Status> {
-        self.roll_back(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.roll_back(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 }
 

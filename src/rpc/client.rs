@@ -5,6 +5,7 @@
 pub mod catalog;
 pub mod lean;
 pub mod lineage;
+pub mod remote;
 pub mod training_sets;
 
 use std::fmt;
@@ -25,9 +26,8 @@ use hydrant_proto::v1::ingest_service_client::IngestServiceClient;
 use hydrant_proto::v1::online_service_client::OnlineServiceClient;
 use hydrant_proto::v1::registry_service_client::RegistryServiceClient;
 use prost::Message as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::OnceCell;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 use super::status;
@@ -38,11 +38,11 @@ use crate::error::{Code, Violation};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::world::Unread;
 
+use self::remote::unreachable;
+
+pub use self::remote::{Heard, Remote, TlsFiles};
 pub use super::status::Refusal;
 pub use crate::history::ContentDigest;
-
-/// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The largest message taken from a server: the largest that its configuration allows.
 const MAX_MESSAGE: usize = 1 << 30;
@@ -50,26 +50,28 @@ const MAX_MESSAGE: usize = 1 << 30;
 /// Where much is sent; well below what a server takes by default.
 const LARGE_MESSAGE_BYTES: usize = 8 << 20;
 
-/// Refusals may list many problems, and travel in headers.
-const MAX_HEADERS: u32 = 64 * 1024;
-
 /// Definitions of one page when all are listed.
 const PAGE: u32 = 500;
 
 /// A connection to one server. Clones share it.
 #[derive(Clone)]
 pub struct Client {
-    server: String,
+    server: Remote,
     channel: Channel,
     flight: Arc<OnceCell<Channel>>,
     timeout: Option<Duration>,
 }
 
 impl Client {
-    /// Connects to `HOST:PORT` or `http://HOST:PORT`, the server's gRPC address.
+    /// Connects to `HOST:PORT` or `http://HOST:PORT`, the server's gRPC address, without TLS.
     pub async fn connect(server: &str) -> Result<Self, Refusal> {
-        let channel = connect(server).await?;
-        Ok(Self { server: server.to_owned(), channel, flight: Arc::default(), timeout: None })
+        Self::connect_to(Remote::plain(server)).await
+    }
+
+    /// Connects to a server's gRPC address.
+    pub async fn connect_to(server: Remote) -> Result<Self, Refusal> {
+        let channel = server.connect().await?;
+        Ok(Self { server, channel, flight: Arc::default(), timeout: None })
     }
 
     /// A client of the same server that opens a Flight connection of its own when it needs one.
@@ -395,8 +397,7 @@ impl Client {
 
     async fn connect_flight(&self) -> Result<Channel, Refusal> {
         let port = self.server_info().await?.flight_port;
-        let host = host_of(&self.server);
-        connect(&format!("{host}:{port}")).await
+        self.server.at_port(port).connect().await
     }
 
     fn registry(&self) -> RegistryServiceClient<Channel> {
@@ -429,7 +430,7 @@ impl Client {
 
 /// A training set as it arrives.
 pub struct TrainingSet {
-    server: String,
+    server: Remote,
     answer: Streaming<FlightData>,
     decoder: IpcDecoder,
     failed: UploadFailure,
@@ -568,50 +569,10 @@ fn upload(
     (futures::stream::once(futures::future::ready(first)).chain(messages.flatten()), failed)
 }
 
-async fn connect(server: &str) -> Result<Channel, Refusal> {
-    let unreachable = |error: tonic::transport::Error| unreachable(server, &error);
-    let uri = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-    let endpoint = Endpoint::from_shared(uri).map_err(unreachable)?;
-    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).http2_max_header_list_size(MAX_HEADERS);
-    endpoint.connect().await.map_err(unreachable)
-}
-
-/// Whether what listens there answers in HTTP/1, as a server's HTTP port does and no other of its
-/// ports: for who has to be told that the port is wrong.
-pub async fn speaks_http(server: &str) -> bool {
-    let address = server.split_once("://").map_or(server, |(_, address)| address);
-    let asked = async {
-        let mut connection = tokio::net::TcpStream::connect(address).await.ok()?;
-        connection.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.ok()?;
-        let mut start = [0; 7];
-        connection.read_exact(&mut start).await.ok()?;
-        Some(start == *b"HTTP/1.")
-    };
-    tokio::time::timeout(CONNECT_TIMEOUT, asked).await.ok().flatten().unwrap_or(false)
-}
-
-/// `http://HOST` of an address.
-fn host_of(server: &str) -> String {
-    let (scheme, rest) = server.split_once("://").unwrap_or(("http", server));
-    let host = rest.rsplit_once(':').map_or(rest, |(host, _)| host);
-    format!("{scheme}://{host}")
-}
-
-fn failure(server: &str, status: &Status) -> Refusal {
+fn failure(server: &Remote, status: &Status) -> Refusal {
     let refusal = status::from_status(status);
     let lost = std::error::Error::source(status).is_some() && refusal.reason.is_empty();
     if lost { unreachable(server, status) } else { refusal }
-}
-
-/// What lies under the layers of an error tells why.
-fn unreachable(server: &str, error: &dyn std::error::Error) -> Refusal {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    let refusal =
-        Refusal::new(Code::Unavailable, "SERVER_UNREACHABLE", format!("no server answers at {server}: {inner}"));
-    refusal.hint("start one with `hydrant serve`, or name another with --server or HYDRANT_SERVER")
 }
 
 /// The server said what this client can't read.

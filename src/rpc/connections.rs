@@ -1,42 +1,133 @@
 //! A bound on the connections of a port: each holds a place until it is closed, and without a free
-//! place none is accepted. What is said over a connection is not looked at here.
+//! place none is accepted. Where the port speaks TLS, it is agreed on when the connection is first
+//! read or written, by whoever does that, so that no client can keep others from being accepted. What is
+//! said over a connection is not looked at here.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures::stream::unfold;
 use futures::{Stream, StreamExt as _};
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{Accept, TlsAcceptor};
 use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+
+use super::tls::Tls;
+
+/// How long a client may take to agree on TLS.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// What gRPC and Flight are spoken over.
+const PROTOCOLS: [&[u8]; 1] = [b"h2"];
 
 /// A connection with its place.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    transport: Transport,
+    peer: TcpConnectInfo,
     _place: OwnedSemaphorePermit,
 }
 
+#[derive(Debug)]
+enum Transport {
+    Plain(TcpStream),
+    Greeting(Box<Greeting>),
+    Secure(Box<TlsStream<TcpStream>>),
+    /// TLS was not agreed on.
+    Closed,
+}
+
+/// TLS that is not agreed on yet.
+struct Greeting {
+    accept: Accept<TcpStream>,
+    give_up: Pin<Box<Sleep>>,
+    tls: Tls,
+}
+
+/// What every connection of a port begins TLS with.
+#[derive(Clone)]
+struct Security {
+    acceptor: TlsAcceptor,
+    tls: Tls,
+}
+
 /// Accepts a connection only while fewer than `max` are open; others wait in the system's backlog.
-pub(super) fn bounded(incoming: TcpIncoming, max: usize) -> impl Stream<Item = io::Result<Connection>> {
+pub(super) fn bounded(
+    incoming: TcpIncoming,
+    max: usize,
+    tls: Option<&Tls>,
+) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let places = Arc::new(Semaphore::new(max));
-    unfold((incoming, places), |(mut incoming, places)| async move {
+    let security = tls.map(|tls| {
+        let config: Arc<ServerConfig> = Arc::new(tls.server_config(&PROTOCOLS));
+        Security { acceptor: TlsAcceptor::from(config), tls: tls.clone() }
+    });
+    unfold((incoming, places, security), |(mut incoming, places, security)| async move {
         // The semaphore is never closed.
         let place = places.clone().acquire_owned().await.ok()?;
         let accepted = incoming.next().await?;
-        let connection = accepted.map(|stream| Connection { stream, _place: place });
-        Some((connection, (incoming, places)))
+        let connection = accepted.map(|stream| Connection::new(stream, place, security.as_ref()));
+        Some((connection, (incoming, places, security)))
     })
+}
+
+impl Connection {
+    fn new(stream: TcpStream, place: OwnedSemaphorePermit, security: Option<&Security>) -> Self {
+        let peer = stream.connect_info();
+        let transport = match security {
+            None => Transport::Plain(stream),
+            Some(Security { acceptor, tls }) => Transport::Greeting(Box::new(Greeting {
+                accept: acceptor.accept(stream),
+                give_up: Box::pin(tokio::time::sleep(HANDSHAKE_TIME)),
+                tls: tls.clone(),
+            })),
+        };
+        Self { transport, peer, _place: place }
+    }
+
+    /// Goes on with agreeing on TLS, if that is still to be done.
+    fn poll_agreed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Transport::Greeting(greeting) = &mut self.transport else { return Poll::Ready(Ok(())) };
+        let outcome = match Pin::new(&mut greeting.accept).poll(context) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => {
+                ready!(greeting.give_up.as_mut().poll(context));
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the client took too long to agree on TLS"))
+            }
+        };
+        match outcome {
+            Ok(stream) => {
+                self.transport = Transport::Secure(Box::new(stream));
+                Poll::Ready(Ok(()))
+            }
+            Err(error) => {
+                greeting.tls.note_failed_handshake();
+                tracing::debug!(peer = ?self.peer.remote_addr(), %error, "TLS was not agreed on");
+                self.transport = Transport::Closed;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+/// Nothing is sent or received over it any more.
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "TLS was not agreed on")
 }
 
 impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+        self.peer.clone()
     }
 }
 
@@ -46,13 +137,23 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        ready!(self.poll_agreed(context))?;
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Err(closed())),
+        }
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        ready!(self.poll_agreed(context))?;
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Secure(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Err(closed())),
+        }
     }
 
     fn poll_write_vectored(
@@ -60,18 +161,40 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        ready!(self.poll_agreed(context))?;
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Transport::Secure(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Err(closed())),
+        }
     }
 
+    /// Both kinds of transport do it, and it has to be known before TLS is agreed on.
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        ready!(self.poll_agreed(context))?;
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Secure(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Err(closed())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Secure(stream) => Pin::new(stream).poll_shutdown(context),
+            // There is nobody to say goodbye to.
+            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl std::fmt::Debug for Greeting {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Greeting").finish_non_exhaustive()
     }
 }

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::status::to_status;
 use super::wire::columns::{decode_column, encode_column};
 use super::wire::ipc::{Decoded, IpcDecoder};
-use super::{UseCases, layers};
+use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::history::reading::Access;
 use crate::history::{
@@ -37,8 +37,12 @@ impl HistoryRpc {
         Self { use_cases, max_message }
     }
 
-    async fn explain(&self, request: v1::ExplainTrainingSetRequest) -> Result<v1::ExplainTrainingSetResponse> {
-        let permit = self.use_cases.permit(Action::ReadHistory)?;
+    async fn explain(
+        &self,
+        caller: &Caller,
+        request: v1::ExplainTrainingSetRequest,
+    ) -> Result<v1::ExplainTrainingSetResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
         let command = request.command.unwrap_or_default();
         let spine = match request.spine_schema {
             empty if empty.is_empty() => self.use_cases.history.least_spine(
@@ -71,9 +75,14 @@ impl HistoryRpc {
         Ok(encode_explained(&explained))
     }
 
-    async fn explain_values(&self, request: v1::WhyRequest, deadline: Option<Instant>) -> Result<v1::WhyResponse> {
+    async fn explain_values(
+        &self,
+        caller: &Caller,
+        request: v1::WhyRequest,
+        deadline: Option<Instant>,
+    ) -> Result<v1::WhyResponse> {
         let demand = Demand { cost: 1, bytes: request.encoded_len(), useful_until: deadline };
-        let permit = self.use_cases.admit(Action::ReadOnline, demand).await?;
+        let permit = self.use_cases.admit(caller, Action::ReadOnline, demand).await?;
         let explained = async {
             let mut entities = Vec::with_capacity(request.entities.len());
             for column in request.entities {
@@ -102,12 +111,16 @@ impl HistoryService for HistoryRpc {
         &self,
         request: Request<v1::ExplainTrainingSetRequest>,
     ) -> Result<Response<v1::ExplainTrainingSetResponse>, Status> {
-        self.explain(request.into_inner()).await.map(Response::new).map_err(to_status)
+        self.explain(&layers::caller(request.extensions()), request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(to_status)
     }
 
     async fn why(&self, request: Request<v1::WhyRequest>) -> Result<Response<v1::WhyResponse>, Status> {
         let deadline = layers::deadline(request.extensions());
-        self.explain_values(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.explain_values(&caller, request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
     }
 }
 

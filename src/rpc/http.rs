@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{App, HttpResponse, HttpServer, web};
+use rustls::ServerConfig;
 
 use crate::telemetry::Telemetry;
 
@@ -28,6 +29,7 @@ pub fn serve(
     state: HttpState,
     drain_time: Duration,
     max_connections: usize,
+    tls: Option<ServerConfig>,
 ) -> std::io::Result<(HttpHandle, impl Future<Output = std::io::Result<()>> + Send)> {
     let state = web::Data::new(state);
     let server = HttpServer::new(move || {
@@ -37,13 +39,13 @@ pub fn serve(
             .route("/healthz", web::get().to(healthz))
             .route("/readyz", web::get().to(readyz))
     });
-    let server = server
-        .workers(1)
-        .max_connections(max_connections)
-        .disable_signals()
-        .shutdown_timeout(drain_time.as_secs())
-        .listen(listener)?
-        .run();
+    let server =
+        server.workers(1).max_connections(max_connections).disable_signals().shutdown_timeout(drain_time.as_secs());
+    let server = match tls {
+        Some(config) => server.listen_rustls_0_23(listener, config)?,
+        None => server.listen(listener)?,
+    };
+    let server = server.run();
     Ok((server.handle(), server))
 }
 

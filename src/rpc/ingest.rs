@@ -20,7 +20,7 @@ use super::status::to_status;
 use super::wire::columns::{DecodedColumn, decode_column};
 use super::wire::definitions::decode_request_known_time;
 use super::wire::{encode_position, ipc};
-use super::{UseCases, layers};
+use super::{Caller, UseCases, layers};
 use crate::error::{Code, Error, Result};
 use crate::ingest::{DeleteRequest, IngestReport, IngestRequest, Outcome, Producer};
 use crate::partition::{PartitionError, Partitions};
@@ -50,12 +50,13 @@ impl IngestRpc {
     /// `unseen`: the requests before it in its stream.
     async fn take(
         &self,
+        caller: &Caller,
         request: v1::IngestRequest,
         unseen: &mut Unseen,
         deadline: Instant,
     ) -> Result<v1::IngestResponse> {
         let demand = write_demand(request.encoded_len(), Some(deadline));
-        let permit = self.use_cases.admit(Action::Write, demand).await?;
+        let permit = self.use_cases.admit(caller, Action::Write, demand).await?;
         let wait_visible = request.wait_visible;
         let request = decode_request(request, self.limits).await?;
         let report = self.use_cases.ingest.ingest(&permit, request).await?;
@@ -68,9 +69,14 @@ impl IngestRpc {
         Ok(encode_report(report))
     }
 
-    async fn delete_keys(&self, request: v1::DeleteRequest, deadline: Option<Instant>) -> Result<v1::IngestResponse> {
+    async fn delete_keys(
+        &self,
+        caller: &Caller,
+        request: v1::DeleteRequest,
+        deadline: Option<Instant>,
+    ) -> Result<v1::IngestResponse> {
         let demand = write_demand(request.encoded_len(), deadline);
-        let permit = self.use_cases.admit(Action::Write, demand).await?;
+        let permit = self.use_cases.admit(caller, Action::Write, demand).await?;
         let request = decode_delete(request)?;
         self.use_cases.ingest.delete(&permit, request).await.map(encode_report)
     }
@@ -82,7 +88,11 @@ impl IngestService for IngestRpc {
 
     async fn ingest(&self, request: Request<v1::IngestRequest>) -> Result<Response<v1::IngestResponse>, Status> {
         let deadline = layers::deadline(request.extensions()).unwrap_or_else(|| visible_by(None));
-        self.take(request.into_inner(), &mut Unseen::default(), deadline).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.take(&caller, request.into_inner(), &mut Unseen::default(), deadline)
+            .await
+            .map(Response::new)
+            .map_err(to_status)
     }
 
     async fn ingest_stream(
@@ -90,19 +100,21 @@ impl IngestService for IngestRpc {
         request: Request<Streaming<v1::IngestRequest>>,
     ) -> Result<Response<Self::IngestStreamStream>, Status> {
         let deadline = layers::stream_deadline(request.extensions());
-        let state = (self.clone(), request.into_inner(), 0_u64, Unseen::default());
-        let answers = try_unfold(state, move |(rpc, mut requests, number, mut unseen)| async move {
+        let caller = layers::caller(request.extensions());
+        let state = (self.clone(), caller, request.into_inner(), 0_u64, Unseen::default());
+        let answers = try_unfold(state, move |(rpc, caller, mut requests, number, mut unseen)| async move {
             let Some(request) = requests.message().await? else { return Ok(None) };
-            let answer = rpc.take(request, &mut unseen, visible_by(deadline)).await;
+            let answer = rpc.take(&caller, request, &mut unseen, visible_by(deadline)).await;
             let answer = answer.map_err(|error| to_status(of_request(error, "request", number)))?;
-            Ok(Some((answer, (rpc, requests, number + 1, unseen))))
+            Ok(Some((answer, (rpc, caller, requests, number + 1, unseen))))
         });
         Ok(Response::new(answers.boxed()))
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::IngestResponse>, Status> {
         let deadline = layers::deadline(request.extensions());
-        self.delete_keys(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.delete_keys(&caller, request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
     }
 }
 

@@ -21,6 +21,8 @@ use tonic::codegen::http::{Extensions, HeaderMap, Request, Response};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use super::Caller;
+use super::door::{Door, method_of};
 use super::status::{self, MessageLimit};
 use crate::telemetry::{Histogram, Instruments, Label, Metric, UpDownCounter, adopt_trace};
 
@@ -32,22 +34,28 @@ const DURATION: Metric = Metric {
 const IN_FLIGHT: Metric =
     Metric { name: "hydrant.rpc.in_flight", unit: Metric::COUNT, help: "Calls whose answer has not ended yet." };
 
-/// When the caller stops waiting. Stands in the extensions of every request.
-#[derive(Clone, Copy, Debug)]
-struct CallDeadline {
-    /// The client's, or what the port allows if that is earlier.
+/// Who calls, and when they stop waiting. Stands in the extensions of every request.
+#[derive(Clone, Debug)]
+struct Noted {
+    caller: Caller,
+    /// The client's deadline, or what the port allows if that is earlier.
     call: Option<Instant>,
     client: Option<Instant>,
 }
 
+/// Who calls, as the layer verified it.
+pub fn caller(extensions: &Extensions) -> Caller {
+    extensions.get::<Noted>().expect("the layer lets nobody in whom it hasn't noted").caller.clone()
+}
+
 /// The deadline of a unary call, as the layer noted it.
 pub fn deadline(extensions: &Extensions) -> Option<Instant> {
-    extensions.get::<CallDeadline>().and_then(|deadline| deadline.call)
+    extensions.get::<Noted>().and_then(|noted| noted.call)
 }
 
 /// The deadline of a stream, which its client alone bounds.
 pub fn stream_deadline(extensions: &Extensions) -> Option<Instant> {
-    extensions.get::<CallDeadline>().and_then(|deadline| deadline.client)
+    extensions.get::<Noted>().and_then(|noted| noted.client)
 }
 
 /// What one port's calls share.
@@ -55,15 +63,21 @@ pub fn stream_deadline(extensions: &Extensions) -> Option<Instant> {
 pub struct Calls {
     limit: MessageLimit,
     max_call_time: Option<Duration>,
+    door: Door,
     duration: Histogram<f64>,
     in_flight: UpDownCounter<i64>,
 }
 
 impl Calls {
     /// `max_call_time` bounds the calls whose client gave no deadline, or a later one.
-    pub fn new(instruments: &Instruments, limit: MessageLimit, max_call_time: Option<Duration>) -> Arc<Self> {
+    pub fn new(
+        instruments: &Instruments,
+        limit: MessageLimit,
+        max_call_time: Option<Duration>,
+        door: Door,
+    ) -> Arc<Self> {
         let (duration, in_flight) = (instruments.latency(&DURATION), instruments.up_down(&IN_FLIGHT));
-        Arc::new(Self { limit, max_call_time, duration, in_flight })
+        Arc::new(Self { limit, max_call_time, door, duration, in_flight })
     }
 }
 
@@ -100,14 +114,13 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let begun = Instant::now();
-        let method = known_method(request.uri().path());
+        let known = method_of(request.uri().path());
+        let method = known.map_or("unknown", |method| method.name);
         let client_time = client_time(request.headers());
         let allowed = [client_time, self.calls.max_call_time].into_iter().flatten().min();
         // A deadline too far away to be told is none.
         let deadline = allowed.and_then(|allowed| begun.checked_add(allowed));
         let answer_deadline = client_time.and_then(|allowed| begun.checked_add(allowed));
-        request.extensions_mut().insert(CallDeadline { call: deadline, client: answer_deadline });
-
         // Where nothing is traced it costs nothing, as the use cases' spans.
         let span = tracing::debug_span!("call", method);
         let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -116,6 +129,16 @@ where
         }
 
         let call = Call::begin(self.calls.clone(), method, begun);
+        match self.calls.door.let_in(known, request.headers(), request.extensions()) {
+            Ok(caller) => {
+                request.extensions_mut().insert(Noted { caller, call: deadline, client: answer_deadline });
+            }
+            Err(refusal) => {
+                let response = status::to_status(refusal).into_http();
+                let answer = call.answer(response, answer_deadline);
+                return Box::pin(async move { Ok(answer) });
+            }
+        }
         let handled = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let answer = async move {
             let handled = match deadline {
@@ -276,46 +299,6 @@ fn client_time(headers: &HeaderMap) -> Option<Duration> {
     }
 }
 
-/// Only known methods become labels: a stranger's paths would be without number.
-fn known_method(path: &str) -> &'static str {
-    METHODS.into_iter().find(|method| path.strip_prefix('/') == Some(method)).unwrap_or("unknown")
-}
-
-const METHODS: [&str; 32] = [
-    "hydrant.v1.OnlineService/GetOnlineFeatures",
-    "hydrant.v1.OnlineService/StreamOnlineFeatures",
-    "hydrant.v1.IngestService/Ingest",
-    "hydrant.v1.IngestService/IngestStream",
-    "hydrant.v1.IngestService/Delete",
-    "hydrant.v1.RegistryService/CreateDefinition",
-    "hydrant.v1.RegistryService/GetDefinition",
-    "hydrant.v1.RegistryService/ListDefinitions",
-    "hydrant.v1.RegistryService/UpdateDefinition",
-    "hydrant.v1.RegistryService/DeleteDefinition",
-    "hydrant.v1.RegistryService/Plan",
-    "hydrant.v1.RegistryService/Apply",
-    "hydrant.v1.RegistryService/GetLineage",
-    "hydrant.v1.RegistryService/GetServerInfo",
-    "hydrant.v1.BackfillService/GetBackfill",
-    "hydrant.v1.BackfillService/Materialize",
-    "hydrant.v1.BackupService/CreateBackup",
-    "hydrant.v1.BackupService/ListBackups",
-    "hydrant.v1.BackupService/DeleteBackup",
-    "arrow.flight.protocol.FlightService/Handshake",
-    "arrow.flight.protocol.FlightService/ListFlights",
-    "arrow.flight.protocol.FlightService/GetFlightInfo",
-    "arrow.flight.protocol.FlightService/GetSchema",
-    "arrow.flight.protocol.FlightService/DoGet",
-    "arrow.flight.protocol.FlightService/DoPut",
-    "arrow.flight.protocol.FlightService/DoExchange",
-    "arrow.flight.protocol.FlightService/DoAction",
-    "arrow.flight.protocol.FlightService/ListActions",
-    "grpc.health.v1.Health/Check",
-    "grpc.health.v1.Health/Watch",
-    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
-
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
@@ -351,22 +334,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_stranger_s_paths_are_one_label() {
-        assert_eq!(
-            known_method("/hydrant.v1.OnlineService/GetOnlineFeatures"),
-            "hydrant.v1.OnlineService/GetOnlineFeatures"
-        );
-        for path in ["/", "", "/hydrant.v1.OnlineService/Get", "hydrant.v1.OnlineService/GetOnlineFeatures"] {
-            assert_eq!(known_method(path), "unknown");
-        }
-    }
-
     #[tokio::test]
     async fn a_call_ends_at_its_client_s_deadline_or_at_the_longest_call_time() {
         let limit = MessageLimit { option: "server.grpc_max_message", bytes: 1 };
         for (client, server) in [(Some("5m"), None), (Some("1H"), Some(Duration::from_millis(5)))] {
-            let calls = Calls::new(&Instruments::unread(), limit, server);
+            let calls = Calls::new(&Instruments::unread(), limit, server, Door::open());
             let never = tower::service_fn(|request: Request<Body>| async move {
                 assert!(deadline(request.extensions()).is_some(), "the handler is told");
                 std::future::pending::<Result<Response<Body>, std::convert::Infallible>>().await
@@ -383,7 +355,7 @@ mod tests {
     async fn a_panic_in_a_handler_is_an_answer_and_is_counted() {
         let telemetry = crate::telemetry::Telemetry::metrics_only().expect("set up");
         let limit = MessageLimit { option: "server.grpc_max_message", bytes: 1 };
-        let calls = Calls::new(&telemetry.instruments(), limit, None);
+        let calls = Calls::new(&telemetry.instruments(), limit, None, Door::open());
         let handler = tower::service_fn(|_: Request<Body>| async {
             if true {
                 panic!("a defect");

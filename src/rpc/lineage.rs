@@ -5,9 +5,9 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::lineage_service_server::LineageService;
 use tonic::{Request, Response, Status};
 
-use super::UseCases;
 use super::status::to_status;
 use super::wire::plans::{decode_node_kind, encode_node_kind};
+use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::registry::graph::{Direction, Edge, Graph, Node, Role};
 use crate::tenancy::Action;
@@ -22,9 +22,9 @@ impl LineageRpc {
         Self { use_cases }
     }
 
-    async fn graph(&self, request: v1::GetLineageGraphRequest) -> Result<v1::LineageGraph> {
+    async fn graph(&self, caller: &Caller, request: v1::GetLineageGraphRequest) -> Result<v1::LineageGraph> {
         use v1::get_lineage_graph_request::Direction as Wire;
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = match request.kind {
             kind if kind == v1::Kind::Unspecified as i32 => None,
             kind => Some(decode_node_kind(kind).ok_or_else(|| {
@@ -54,7 +54,8 @@ impl LineageService for LineageRpc {
         &self,
         request: Request<v1::GetLineageGraphRequest>,
     ) -> Result<Response<v1::LineageGraph>, Status> {
-        self.graph(request.into_inner()).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.graph(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
 }
 

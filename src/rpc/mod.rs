@@ -4,10 +4,12 @@
 
 pub mod backfill;
 pub mod backup;
+mod caller;
 pub mod catalog;
 pub mod client;
 pub mod codec;
 mod connections;
+mod door;
 pub mod flight;
 pub mod history;
 pub mod http;
@@ -18,6 +20,7 @@ pub mod online;
 pub mod registry;
 pub mod server;
 pub mod status;
+pub mod tls;
 pub mod training;
 pub mod wire;
 
@@ -37,7 +40,9 @@ use crate::materialize::Materialize;
 use crate::partition::Partitions;
 use crate::registry::Registry;
 use crate::serving::Serving;
-use crate::tenancy::{Action, Demand, Identity, Permit, Tenancy};
+use crate::tenancy::{Action, Demand, Permit, Tenancy};
+
+pub use self::caller::Caller;
 
 /// What stands behind the handlers. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -56,14 +61,13 @@ pub struct UseCases {
 }
 
 impl UseCases {
-    /// Lets the caller do `action`. Every listener is bound to loopback, so every caller is the
-    /// operator; who they are will come from their credential and from nothing they say.
-    fn permit(&self, action: Action) -> Result<Permit> {
-        self.tenancy.authorize(&Identity::loopback(), action)
+    /// Lets the caller do `action`.
+    fn permit(&self, caller: &Caller, action: Action) -> Result<Permit> {
+        self.tenancy.authorize(&caller.identity, action)
     }
 
     /// As [`Self::permit`], when it is the request's turn.
-    async fn admit(&self, action: Action, demand: Demand) -> Result<Permit> {
-        self.tenancy.admit(&Identity::loopback(), action, demand).await
+    async fn admit(&self, caller: &Caller, action: Action, demand: Demand) -> Result<Permit> {
+        self.tenancy.admit(&caller.identity, action, demand).await
     }
 }

@@ -5,7 +5,6 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::registry_service_server::RegistryService;
 use tonic::{Request, Response, Status};
 
-use super::UseCases;
 use super::status::to_status;
 use super::training::decode_reference;
 use super::wire::definitions::{
@@ -13,6 +12,7 @@ use super::wire::definitions::{
     encode_problem, encode_status,
 };
 use super::wire::plans::{encode_changes, encode_plan};
+use super::{Caller, UseCases, layers};
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
@@ -38,21 +38,25 @@ impl RegistryRpc {
         Self { use_cases, ports }
     }
 
-    async fn create(&self, request: v1::CreateDefinitionRequest) -> Result<v1::Definition> {
-        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+    async fn create(&self, caller: &Caller, request: v1::CreateDefinitionRequest) -> Result<v1::Definition> {
+        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
         let definition = single(request.definition)?;
         self.use_cases.registry.create(&permit, definition).await.map(|described| encode_described(&described))
     }
 
-    async fn update(&self, request: v1::UpdateDefinitionRequest) -> Result<v1::Definition> {
-        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+    async fn update(&self, caller: &Caller, request: v1::UpdateDefinitionRequest) -> Result<v1::Definition> {
+        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
         let definition = single(request.definition)?;
         let updated = self.use_cases.registry.update(&permit, definition, request.etag).await?;
         Ok(encode_described(&updated))
     }
 
-    async fn remove(&self, request: v1::DeleteDefinitionRequest) -> Result<v1::DeleteDefinitionResponse> {
-        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+    async fn remove(
+        &self,
+        caller: &Caller,
+        request: v1::DeleteDefinitionRequest,
+    ) -> Result<v1::DeleteDefinitionResponse> {
+        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let registry = &self.use_cases.registry;
         let registry_revision = match decode_versioned_name(kind, &request.name)? {
@@ -62,8 +66,8 @@ impl RegistryRpc {
         Ok(v1::DeleteDefinitionResponse { registry_revision })
     }
 
-    fn get(&self, request: &v1::GetDefinitionRequest) -> Result<v1::Definition> {
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+    fn get(&self, caller: &Caller, request: &v1::GetDefinitionRequest) -> Result<v1::Definition> {
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let described = match decode_versioned_name(kind, &request.name)? {
             (name, None) => self.use_cases.registry.get(&permit, kind, &name)?,
@@ -72,8 +76,8 @@ impl RegistryRpc {
         Ok(encode_described(&described))
     }
 
-    fn list(&self, request: &v1::ListDefinitionsRequest) -> Result<v1::ListDefinitionsResponse> {
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+    fn list(&self, caller: &Caller, request: &v1::ListDefinitionsRequest) -> Result<v1::ListDefinitionsResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let page = self.use_cases.registry.list(&permit, kind, request.page_size, &request.page_token)?;
         Ok(v1::ListDefinitionsResponse {
@@ -84,8 +88,8 @@ impl RegistryRpc {
     }
 
     /// Problems of the definitions are the plan's answer; anything else is a refusal.
-    async fn draft(&self, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+    async fn draft(&self, caller: &Caller, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let registry = &self.use_cases.registry;
         let unread = decode_unread(request.unread)?;
         let prune = decode_prune(request.prune);
@@ -110,19 +114,19 @@ impl RegistryRpc {
         }
     }
 
-    async fn make_so(&self, request: v1::ApplyRequest) -> Result<v1::ApplyResponse> {
-        let permit = self.use_cases.permit(Action::ChangeDefinitions)?;
+    async fn make_so(&self, caller: &Caller, request: v1::ApplyRequest) -> Result<v1::ApplyResponse> {
+        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
         let definitions = decode_definitions(request.definitions)?;
         let (prune, expected) = (decode_prune(request.prune), request.expected_revision);
         let applied = self.use_cases.registry.apply_with(&permit, definitions, prune, expected).await?;
         Ok(v1::ApplyResponse { changes: encode_changes(&applied.plan), registry_revision: applied.revision })
     }
 
-    fn lineage(&self, request: &v1::GetLineageRequest) -> Result<v1::GetLineageResponse> {
+    fn lineage(&self, caller: &Caller, request: &v1::GetLineageRequest) -> Result<v1::GetLineageResponse> {
         if request.kind == v1::Kind::TrainingSet as i32 {
-            return self.lineage_of_training_set(&request.name);
+            return self.lineage_of_training_set(caller, &request.name);
         }
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let Lineage { upstream, downstream, training_sets } = match decode_versioned_name(kind, &request.name)? {
             (name, None) => self.use_cases.registry.lineage(&permit, kind, &name)?,
@@ -136,10 +140,11 @@ impl RegistryRpc {
     }
 
     /// What a saved training set is made of: versions of services, and what these are made of.
-    fn lineage_of_training_set(&self, name: &str) -> Result<v1::GetLineageResponse> {
+    fn lineage_of_training_set(&self, caller: &Caller, name: &str) -> Result<v1::GetLineageResponse> {
         let (name, version) = decode_reference(name)?;
-        let set = self.use_cases.training_sets.get(&self.use_cases.permit(Action::ReadHistory)?, &name, version)?;
-        let permit = self.use_cases.permit(Action::ReadDefinitions)?;
+        let set =
+            self.use_cases.training_sets.get(&self.use_cases.permit(caller, Action::ReadHistory)?, &name, version)?;
+        let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let mut upstream = Vec::new();
         for reference in &set.services {
             if let (service, Some(number)) = decode_versioned_name(Kind::FeatureService, reference)? {
@@ -169,50 +174,50 @@ impl RegistryService for RegistryRpc {
         &self,
         request: Request<v1::CreateDefinitionRequest>,
     ) -> Result<Response<v1::Definition>, Status> {
-        answer(self.create(request.into_inner()).await)
+        answer(self.create(&layers::caller(request.extensions()), request.into_inner()).await)
     }
 
     async fn get_definition(
         &self,
         request: Request<v1::GetDefinitionRequest>,
     ) -> Result<Response<v1::Definition>, Status> {
-        answer(self.get(request.get_ref()))
+        answer(self.get(&layers::caller(request.extensions()), request.get_ref()))
     }
 
     async fn list_definitions(
         &self,
         request: Request<v1::ListDefinitionsRequest>,
     ) -> Result<Response<v1::ListDefinitionsResponse>, Status> {
-        answer(self.list(request.get_ref()))
+        answer(self.list(&layers::caller(request.extensions()), request.get_ref()))
     }
 
     async fn update_definition(
         &self,
         request: Request<v1::UpdateDefinitionRequest>,
     ) -> Result<Response<v1::Definition>, Status> {
-        answer(self.update(request.into_inner()).await)
+        answer(self.update(&layers::caller(request.extensions()), request.into_inner()).await)
     }
 
     async fn delete_definition(
         &self,
         request: Request<v1::DeleteDefinitionRequest>,
     ) -> Result<Response<v1::DeleteDefinitionResponse>, Status> {
-        answer(self.remove(request.into_inner()).await)
+        answer(self.remove(&layers::caller(request.extensions()), request.into_inner()).await)
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
-        answer(self.draft(request.into_inner()).await)
+        answer(self.draft(&layers::caller(request.extensions()), request.into_inner()).await)
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
-        answer(self.make_so(request.into_inner()).await)
+        answer(self.make_so(&layers::caller(request.extensions()), request.into_inner()).await)
     }
 
     async fn get_lineage(
         &self,
         request: Request<v1::GetLineageRequest>,
     ) -> Result<Response<v1::GetLineageResponse>, Status> {
-        answer(self.lineage(request.get_ref()))
+        answer(self.lineage(&layers::caller(request.extensions()), request.get_ref()))
     }
 
     async fn get_server_info(

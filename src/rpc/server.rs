@@ -4,6 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
@@ -29,6 +30,7 @@ use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::catalog::CatalogRpc;
 use super::connections::{self, Connection};
+use super::door::Door;
 use super::flight::{FlightLimits, FlightRpc};
 use super::history::HistoryRpc;
 use super::http::{self, HttpHandle, HttpState};
@@ -38,8 +40,10 @@ use super::lineage::LineageRpc;
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::registry::{OtherPorts, RegistryRpc};
 use super::status::MessageLimit;
+use super::tls::Tls;
 use super::training::TrainingSetRpc;
 use crate::config::{Config, ServerConfig};
+use crate::tenancy::Authenticates;
 
 /// How often a connection without traffic is asked whether its client still lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -71,6 +75,13 @@ pub struct Listeners {
     flight: TcpListener,
     http: TcpListener,
     addresses: Addresses,
+}
+
+/// What every port asks of whoever comes to it.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    pub tls: Option<Tls>,
+    pub authenticates: Arc<dyn Authenticates>,
 }
 
 /// A task of the server, by its name.
@@ -114,9 +125,12 @@ impl Server {
         listeners: Listeners,
         use_cases: UseCases,
         state: HttpState,
+        doors: Doors,
         config: &Config,
     ) -> Result<Self, ServerError> {
         let Listeners { grpc, flight, http, addresses } = listeners;
+        let Doors { tls, authenticates } = doors;
+        let door = Door::new(authenticates);
         let (health, health_service) = health_reporter();
         let stop = CancellationToken::new();
         let instruments = state.telemetry.instruments();
@@ -126,7 +140,12 @@ impl Server {
             &instruments,
             MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
             Some(config.server.max_call_time.duration()),
+            door.clone(),
         );
+        if let Some(tls) = &tls {
+            tls.observe(&instruments, &use_cases.store_time);
+        }
+        let store_time = use_cases.store_time.clone();
         let ports = OtherPorts { flight: addresses.flight.port(), http: addresses.http.port() };
         let decode = DecodeLimits { max_message: limit.0, max_rows: to_u64(config.ingest.max_rows) };
         let online = OnlineServer::new(OnlineRpc::new(
@@ -172,14 +191,14 @@ impl Server {
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
             .add_service(reflection().build_v1alpha().expect("the compiled-in descriptors are whole"));
         let grpc_task = grpc_server.serve_with_incoming_shutdown(
-            incoming("server.grpc_addr", grpc, addresses.grpc, config.server.max_connections)?,
+            incoming("server.grpc_addr", grpc, addresses.grpc, config.server.max_connections, tls.as_ref())?,
             stop.clone().cancelled_owned(),
         );
 
         let limit = config.server.flight_max_message;
         // A training set takes as long as it takes: only its client bounds it.
         let calls =
-            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None);
+            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None, door);
         let limits = FlightLimits {
             decode: DecodeLimits { max_message: limit.0, max_rows: MAX_MESSAGE_ROWS },
             idle_time: config.server.idle_time.duration(),
@@ -194,16 +213,29 @@ impl Server {
             .add_service(flight_service)
             .add_service(health_service);
         let flight_task = flight_server.serve_with_incoming_shutdown(
-            incoming("server.flight_addr", flight, addresses.flight, config.server.max_connections)?,
+            incoming("server.flight_addr", flight, addresses.flight, config.server.max_connections, tls.as_ref())?,
             stop.clone().cancelled_owned(),
         );
 
-        let (http_handle, http_task) =
-            http::serve(http, state, config.server.drain_time.duration(), config.server.max_connections)
-                .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
+        // Which protocols it speaks it says itself.
+        let http_tls = tls.as_ref().map(|tls| tls.server_config(&[]));
+        let (drain_time, max_connections) = (config.server.drain_time.duration(), config.server.max_connections);
+        let (http_handle, http_task) = http::serve(http, state, drain_time, max_connections, http_tls)
+            .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
 
-        let tasks =
+        let mut tasks =
             vec![named("gRPC server", grpc_task), named("Flight server", flight_task), named("HTTP server", http_task)];
+        tasks.extend(tls.map(|tls| {
+            let (watch, stopped) = (tls.watch(store_time), stop.clone().cancelled_owned());
+            let until_stopped = async move {
+                tokio::select! {
+                    () = watch => {}
+                    () = stopped => {}
+                }
+                Ok::<_, ServerError>(())
+            };
+            named("watch over certificates", until_stopped)
+        }));
         let server = Self { addresses, health, stop, http: http_handle, tasks };
         server.control().announce(false).await;
         Ok(server)
@@ -264,11 +296,12 @@ fn incoming(
     listener: TcpListener,
     address: SocketAddr,
     max_connections: usize,
-) -> Result<impl Stream<Item = std::io::Result<Connection>>, ServerError> {
+    tls: Option<&Tls>,
+) -> Result<impl Stream<Item = std::io::Result<Connection>> + use<>, ServerError> {
     let failed = |source| ServerError::Bind { option, address, source };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), max_connections))
+    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), max_connections, tls))
 }
 
 fn transport(config: &ServerConfig) -> tonic::transport::Server {

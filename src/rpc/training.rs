@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::status::to_status;
 use super::wire::definitions::decode_name;
-use super::{UseCases, layers};
+use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::history::sets::{
     Admission, ColumnStatistics, Creation, NewSet, Prepared, Progress, SavedSet, SavedTable, StoredRequest,
@@ -42,8 +42,8 @@ impl TrainingSetRpc {
         Self { use_cases }
     }
 
-    async fn create(&self, request: v1::CreateTrainingSetRequest) -> Result<Creation> {
-        let permit = self.use_cases.permit(Action::ReadHistory)?;
+    async fn create(&self, caller: &Caller, request: v1::CreateTrainingSetRequest) -> Result<Creation> {
+        let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
         let name = decode_name("name", &request.name)?;
         let request = StoredRequest {
             spine: decode_spine(&request.spine)?,
@@ -58,20 +58,20 @@ impl TrainingSetRpc {
         self.use_cases.training_sets.create(&permit, NewSet { name, request }).await
     }
 
-    async fn verify(&self, name: &str) -> Result<Verification> {
-        let permit = self.use_cases.permit(Action::ReadHistory)?;
+    async fn verify(&self, caller: &Caller, name: &str) -> Result<Verification> {
+        let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
         let (name, version) = decode_reference(name)?;
         self.use_cases.training_sets.verify(&permit, &name, version).await
     }
 
-    fn get(&self, name: &str) -> Result<v1::TrainingSet> {
-        let permit = self.use_cases.permit(Action::ReadHistory)?;
+    fn get(&self, caller: &Caller, name: &str) -> Result<v1::TrainingSet> {
+        let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
         let (name, version) = decode_reference(name)?;
         Ok(encode_set(&self.use_cases.training_sets.get(&permit, &name, version)?))
     }
 
-    fn list(&self, request: &v1::ListTrainingSetsRequest) -> Result<v1::ListTrainingSetsResponse> {
-        let permit = self.use_cases.permit(Action::ReadHistory)?;
+    fn list(&self, caller: &Caller, request: &v1::ListTrainingSetsRequest) -> Result<v1::ListTrainingSetsResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
         let after = decode_page_token(&request.page_token)?;
         let size =
             if request.page_size == 0 { DEFAULT_PAGE_SIZE } else { request.page_size.min(MAX_PAGE_SIZE) } as usize;
@@ -88,8 +88,8 @@ impl TrainingSetRpc {
         Ok(v1::ListTrainingSetsResponse { training_sets: sets.iter().map(brief).collect(), next_page_token })
     }
 
-    async fn remove(&self, name: &str) -> Result<v1::DeleteTrainingSetResponse> {
-        let permit = self.use_cases.permit(Action::ReadHistory)?;
+    async fn remove(&self, caller: &Caller, name: &str) -> Result<v1::DeleteTrainingSetResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
         let (name, version) = decode_reference(name)?;
         let deleted = self.use_cases.training_sets.delete(&permit, name, version).await?;
         Ok(v1::DeleteTrainingSetResponse { deleted })
@@ -106,8 +106,13 @@ impl TrainingSetService for TrainingSetRpc {
         request: Request<v1::CreateTrainingSetRequest>,
     ) -> Result<Response<Self::CreateTrainingSetStream>, Status> {
         use v1::create_training_set_response::Told;
-        let admission = admission(&self.use_cases, layers::stream_deadline(request.extensions()));
-        let creation = std::sync::Arc::new(self.create(request.into_inner()).await.map_err(to_status)?);
+        let admission = admission(
+            &self.use_cases,
+            &layers::caller(request.extensions()),
+            layers::stream_deadline(request.extensions()),
+        );
+        let caller = layers::caller(request.extensions());
+        let creation = std::sync::Arc::new(self.create(&caller, request.into_inner()).await.map_err(to_status)?);
         let making = creation.clone();
         let made = Box::pin(async move { making.finish(admission).await });
         let progress = move || {
@@ -131,14 +136,14 @@ impl TrainingSetService for TrainingSetRpc {
         &self,
         request: Request<v1::GetTrainingSetRequest>,
     ) -> Result<Response<v1::TrainingSet>, Status> {
-        self.get(&request.get_ref().name).map(Response::new).map_err(to_status)
+        self.get(&layers::caller(request.extensions()), &request.get_ref().name).map(Response::new).map_err(to_status)
     }
 
     async fn list_training_sets(
         &self,
         request: Request<v1::ListTrainingSetsRequest>,
     ) -> Result<Response<v1::ListTrainingSetsResponse>, Status> {
-        self.list(request.get_ref()).map(Response::new).map_err(to_status)
+        self.list(&layers::caller(request.extensions()), request.get_ref()).map(Response::new).map_err(to_status)
     }
 
     async fn verify_training_set(
@@ -146,8 +151,14 @@ impl TrainingSetService for TrainingSetRpc {
         request: Request<v1::VerifyTrainingSetRequest>,
     ) -> Result<Response<Self::VerifyTrainingSetStream>, Status> {
         use v1::verify_training_set_response::Told;
-        let admission = admission(&self.use_cases, layers::stream_deadline(request.extensions()));
-        let verification = std::sync::Arc::new(self.verify(&request.get_ref().name).await.map_err(to_status)?);
+        let admission = admission(
+            &self.use_cases,
+            &layers::caller(request.extensions()),
+            layers::stream_deadline(request.extensions()),
+        );
+        let verification = std::sync::Arc::new(
+            self.verify(&layers::caller(request.extensions()), &request.get_ref().name).await.map_err(to_status)?,
+        );
         let (making, set) = (verification.clone(), verification.set().clone());
         let made = Box::pin(async move { making.finish(admission).await });
         let progress = move || {
@@ -174,7 +185,10 @@ impl TrainingSetService for TrainingSetRpc {
         &self,
         request: Request<v1::DeleteTrainingSetRequest>,
     ) -> Result<Response<v1::DeleteTrainingSetResponse>, Status> {
-        self.remove(&request.get_ref().name).await.map(Response::new).map_err(to_status)
+        self.remove(&layers::caller(request.extensions()), &request.get_ref().name)
+            .await
+            .map(Response::new)
+            .map_err(to_status)
     }
 }
 
@@ -200,10 +214,10 @@ fn told_until<T: Send + 'static, M: Send + 'static>(
 }
 
 /// Asks for a place among the training sets that are made, when it is needed.
-pub(super) fn admission(use_cases: &UseCases, deadline: Option<Instant>) -> Admission {
-    let use_cases = use_cases.clone();
+pub(super) fn admission(use_cases: &UseCases, caller: &Caller, deadline: Option<Instant>) -> Admission {
+    let (use_cases, caller) = (use_cases.clone(), caller.clone());
     let demand = Demand { cost: 1, bytes: 0, useful_until: deadline };
-    Box::new(move || Box::pin(async move { use_cases.admit(Action::ReadHistory, demand).await }))
+    Box::new(move || Box::pin(async move { use_cases.admit(&caller, Action::ReadHistory, demand).await }))
 }
 
 /// `name` or `name@N`.

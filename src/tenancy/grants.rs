@@ -1,7 +1,7 @@
 //! What a caller may do. The list of actions is closed, and every use case needs exactly one of
 //! them; what is not granted is refused.
 
-use crate::error::Result;
+use crate::error::{Code, Error, Result};
 
 use super::admission::Class;
 use super::identity::Identity;
@@ -49,9 +49,12 @@ impl Action {
     }
 }
 
-/// The loopback caller, the only identity there is, is the operator and may do everything within
-/// the default tenant.
-pub(super) fn check(identity: &Identity, _action: Action) -> Result<()> {
-    debug_assert_eq!(identity, &Identity::loopback(), "no other identity can be made");
-    Ok(())
+/// Refuses (PERMISSION_DENIED) what is not granted. The loopback caller is the operator and may do
+/// everything within the default tenant; nobody else may do anything.
+pub fn check(identity: &Identity, action: Action) -> Result<()> {
+    if identity == &Identity::loopback() {
+        return Ok(());
+    }
+    let message = format!("'{}' may not {}", identity.name(), action.as_str());
+    Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message).with("wanted", action.as_str()))
 }

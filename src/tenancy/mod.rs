@@ -28,7 +28,7 @@ use crate::clock::{SystemTicker, Ticker};
 use crate::error::{Code, Error, Result};
 pub use admission::Class;
 pub use grants::Action;
-pub use identity::Identity;
+pub use identity::{Authenticates, Identity, LoopbackOnly};
 pub use quota::{Account, Limits, Quota, Usage};
 pub use settings::AdmissionSettings;
 

@@ -91,7 +91,7 @@ async fn the_wrong_port_is_told_by_what_answers_there() {
             assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("gRPC")), "{error}");
         }
     }
-    for (address, told) in [("localhost", "no port"), ("localhost:0", "port 0"), ("https://localhost:1", "only http")] {
+    for (address, told) in [("localhost", "no port"), ("localhost:0", "port 0"), ("ftp://localhost:1", "only http")] {
         let output = scene.run(&["get", "views", "--server", address]);
         assert_eq!(output.status.code(), Some(2), "{address}");
         assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));

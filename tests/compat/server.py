@@ -33,8 +33,10 @@ SERVING = 1  # grpc.health.v1.HealthCheckResponse.ServingStatus
 class Server:
     """`hydrant serve` on free ports. May be started again over the same data directory."""
 
-    def __init__(self, folder: Path, **options: str):
-        """`options` are those of the configuration, with two underscores for the dot."""
+    def __init__(self, folder: Path, authority: Path | None = None, **options: str):
+        """`options` are those of the configuration, with two underscores for the dot. With an authority
+        (PEM) clients speak TLS, to `localhost`."""
+        self.authority = authority
         self.data = folder / "data"
         self.log = folder / "server.log"
         self.options = options
@@ -60,11 +62,21 @@ class Server:
         assert told, f"the server did not start:\n{self.log_tail()}"
         self.addresses = dict(part.split("=") for part in told)
         unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        self.channel = grpc.insecure_channel(self.addresses["grpc"], options=unlimited)
+        if self.authority is None:
+            self.channel = grpc.insecure_channel(self.addresses["grpc"], options=unlimited)
+            self.flight = flight.connect(f"grpc://{self.addresses['flight']}")
+        else:
+            roots = self.authority.read_bytes()
+            credentials = grpc.ssl_channel_credentials(root_certificates=roots)
+            self.channel = grpc.secure_channel(self.local("grpc"), credentials, options=unlimited)
+            self.flight = flight.connect(f"grpc+tls://{self.local('flight')}", tls_root_certs=roots)
         self.api = Api(self.channel)
-        self.flight = flight.connect(f"grpc://{self.addresses['flight']}")
         self._wait_until_serving()
         return self
+
+    def local(self, port: str) -> str:
+        """The address of a port by the name that certificates are for."""
+        return f"localhost:{self.addresses[port].rsplit(':', 1)[1]}"
 
     def stop(self):
         """Stops it as an operator would; it has to end in order."""

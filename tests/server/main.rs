@@ -9,4 +9,5 @@ mod lifecycle;
 mod services;
 mod streaming;
 mod support;
+mod tls;
 mod training_sets;

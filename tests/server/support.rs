@@ -9,7 +9,7 @@ use hydrant::app::{App, AppError};
 use hydrant::config::{ByteSize, Config};
 use hydrant::registry::definition::Definition;
 use hydrant::registry::documents;
-use hydrant::rpc::client::Client;
+use hydrant::rpc::client::{Client, Remote};
 use hydrant::rpc::server::Addresses;
 use hydrant::rpc::v1;
 use hydrant::rpc::wire::columns::encode_column;
@@ -64,6 +64,15 @@ impl TestServer {
     }
 
     pub async fn start_in(directory: TempDir, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_at(directory, change, Remote::plain).await
+    }
+
+    /// As it is reached by a `remote` of its gRPC address on `localhost`.
+    pub async fn start_at(
+        directory: TempDir,
+        change: impl FnOnce(&mut Config),
+        remote: impl FnOnce(&str) -> Remote,
+    ) -> Self {
         let mut config = config(&directory);
         change(&mut config);
         let telemetry = Arc::new(Telemetry::metrics_only().expect("metrics"));
@@ -73,7 +82,8 @@ impl TestServer {
         let running = tokio::spawn(app.run(async {
             stopped.await.ok();
         }));
-        let client = Client::connect(&addresses.grpc.to_string()).await.expect("it listens");
+        let remote = remote(&format!("localhost:{}", addresses.grpc.port()));
+        let client = Client::connect_to(remote).await.expect("it listens");
         let server = Self { addresses, client, directory, tenancy, stop, running };
         server.wait_until_serving("").await;
         server

@@ -6,11 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Literals that look like reasons and aren't: gRPC's own names, cell statuses, variables.
-const NO_REASONS: [&str; 10] = [
+const NO_REASONS: [&str; 13] = [
     "ALREADY_EXISTS",
     "CARGO_PKG_VERSION",
     "DATA_LOSS",
     "FAILED_PRECONDITION",
+    "HYDRANT_CA",
+    "HYDRANT_CLIENT_CERT",
+    "HYDRANT_CLIENT_KEY",
     "HYDRANT_SERVER",
     "INVALID_ARGUMENT",
     "NOT_FOUND",

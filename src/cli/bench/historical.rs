@@ -72,7 +72,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     let spine = ParquetInput::open(&args.spine)?;
     let page = PageFile::begin(args.report.as_ref())?;
     let info = server.connect().await?.server_info().await?;
-    let server_process = ServerProcess::find(args.server_pid, &server.address)?;
+    let server_process = ServerProcess::find(args.server_pid, server.address())?;
     let cpu_before = server_process.map(ServerProcess::cpu_micros).transpose()?;
     let began = time::show(SystemClock.now());
     let bar = progress::rows("making training sets", spine.rows() * u64::from(args.repeat));
@@ -118,7 +118,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     let told = Told {
         args: &args,
         began,
-        server: json!({"address": server.address, "version": info.version}),
+        server: json!({"address": server.address(), "version": info.version}),
         spine_rows: spine.rows(),
     };
     output::print_as(args.output.format, &told.json(&results), || told.text(&results))?;

@@ -85,18 +85,18 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     let input = ParquetInput::open(&args.file)?;
     let client = server.connect().await?;
     let info = client.server_info().await?;
-    let server_process = ServerProcess::find(args.load.server_pid, &server.address)?;
+    let server_process = ServerProcess::find(args.load.server_pid, server.address())?;
     let source = source_spec(client.get_definition(Kind::Source, &args.source).await?)?;
     let requests: Arc<[Bytes]> = args.requests(&input, &source)?.into();
 
-    let (address, load) = (server.address.clone(), args.load.clone());
+    let (remote, load) = (server.remote.clone(), args.load.clone());
     let writes = requests.clone();
     let connect = move || {
-        let (address, writes) = (address.clone(), writes.clone());
+        let (remote, writes) = (remote.clone(), writes.clone());
         let connections = usize::from(load.connections.div_ceil(load.threads));
         let deadline = load.deadline.map(|deadline| deadline.duration());
         async move {
-            let client = LeanClient::connect(&address, connections, deadline).await?;
+            let client = LeanClient::connect(&remote, connections, deadline).await?;
             Ok(Writes { client, requests: writes })
         }
     };
@@ -117,7 +117,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
         benchmark: "ingest",
         title: format!("Writes into {}", args.source),
         began,
-        server: json!({"address": server.address, "version": info.version}),
+        server: json!({"address": server.address(), "version": info.version}),
         settings,
         described: format!(
             "{} a request, each {until}, {}",

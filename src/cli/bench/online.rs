@@ -112,7 +112,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     }
     let client = server.connect().await?;
     let info = client.server_info().await?;
-    let server_process = ServerProcess::find(args.load.server_pid, &server.address)?;
+    let server_process = ServerProcess::find(args.load.server_pid, server.address())?;
     let catalog = Catalog::load(&client, &args.service).await?;
     let wanted = request_columns(&catalog);
     if let Some(unknown) = args.shared.iter().find(|name| !wanted.contains(name)) {
@@ -130,20 +130,20 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     let drawing = Drawing { candidates, choice: args.choice(), seed: SEED };
     let requests: Arc<[Bytes]> = source.requests(&args.service, drawing, args.most_requests())?.into();
 
-    let (address, load) = (server.address.clone(), args.load.clone());
+    let (remote, load) = (server.remote.clone(), args.load.clone());
     let reads = requests.clone();
     let decode = args.decode;
     let connect = move || {
-        let (address, reads) = (address.clone(), reads.clone());
+        let (remote, reads) = (remote.clone(), reads.clone());
         let connections = usize::from(load.connections.div_ceil(load.threads));
         let deadline = load.deadline.map(|deadline| deadline.duration());
         async move {
-            let client = LeanClient::connect(&address, connections, deadline).await?;
+            let client = LeanClient::connect(&remote, connections, deadline).await?;
             Ok(Reads { client, requests: reads, decode })
         }
     };
     let probe =
-        Reads { client: LeanClient::connect(&server.address, 1, None).await?, requests: requests.clone(), decode };
+        Reads { client: LeanClient::connect(&server.remote, 1, None).await?, requests: requests.clone(), decode };
     let present = probe.share_present(args.min_present).await?;
 
     let began = time::show(SystemClock.now());
@@ -162,7 +162,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
         benchmark: "online",
         title: format!("Online reads of {}", args.service),
         began,
-        server: json!({"address": server.address, "version": info.version}),
+        server: json!({"address": server.address(), "version": info.version}),
         settings,
         described: format!(
             "{} a request, {} over {}, {}",

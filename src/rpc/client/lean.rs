@@ -13,7 +13,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::super::codec::{BytesOut, DecodeBytes};
-use super::{MAX_MESSAGE, Refusal, connect, failure, unreadable};
+use super::{MAX_MESSAGE, Refusal, Remote, failure, unreadable};
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,20 +25,19 @@ pub enum Method {
 /// Connections to one server. Calls go over them in turn, many at a time over each.
 #[derive(Clone, Debug)]
 pub struct LeanClient {
-    server: String,
+    server: Remote,
     connections: Vec<Channel>,
     deadline: Option<Duration>,
 }
 
 impl LeanClient {
-    /// Connects to `HOST:PORT`, as often as asked for, but once at least. Every call is given the
-    /// deadline.
-    pub async fn connect(server: &str, connections: usize, deadline: Option<Duration>) -> Result<Self, Refusal> {
+    /// Connects as often as asked for, but once at least. Every call is given the deadline.
+    pub async fn connect(server: &Remote, connections: usize, deadline: Option<Duration>) -> Result<Self, Refusal> {
         let mut channels = Vec::new();
         for _ in 0..connections.max(1) {
-            channels.push(connect(server).await?);
+            channels.push(server.connect().await?);
         }
-        Ok(Self { server: server.to_owned(), connections: channels, deadline })
+        Ok(Self { server: server.clone(), connections: channels, deadline })
     }
 
     /// Sends an encoded request over the connection whose turn it is by `number`, and gives the

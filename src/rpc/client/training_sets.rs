@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 
 use super::super::wire::ipc::{Decoded, IpcDecoder};
 use super::super::wire::messages::MESSAGE_BYTES;
-use super::{Client, MAX_MESSAGE, Refusal, failure, unreadable, upload};
+use super::{Client, MAX_MESSAGE, Refusal, Remote, failure, unreadable, upload};
 
 /// Training sets of one page when all are listed.
 const PAGE: u32 = 500;
@@ -32,7 +32,7 @@ pub struct Endpoints {
 
 /// The rows of an endpoint as they arrive.
 pub struct Endpoint {
-    server: String,
+    server: Remote,
     answer: Streaming<FlightData>,
     decoder: IpcDecoder,
     rows: u64,

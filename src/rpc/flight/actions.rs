@@ -3,8 +3,8 @@
 use arrow_flight::{Action as FlightAction, ActionType, Result as ActionResult};
 use prost::Message as _;
 
-use super::super::UseCases;
 use super::super::training::encode_progress;
+use super::super::{Caller, UseCases};
 use super::tickets;
 use crate::error::{Error, Result};
 use crate::tenancy::Action;
@@ -17,13 +17,13 @@ pub(super) fn all() -> [ActionType; 1] {
     [ActionType { r#type: PROGRESS.to_owned(), description: description.to_owned() }]
 }
 
-pub(super) fn act(use_cases: &UseCases, action: FlightAction) -> Result<ActionResult> {
+pub(super) fn act(use_cases: &UseCases, caller: &Caller, action: FlightAction) -> Result<ActionResult> {
     if action.r#type != PROGRESS {
         let shown: String = action.r#type.chars().take(80).collect();
         return Err(Error::not_found("UNKNOWN_ACTION", format!("there is no action '{shown}'"))
             .hint(format!("ListActions lists them: {PROGRESS}")));
     }
-    let permit = use_cases.permit(Action::ReadHistory)?;
+    let permit = use_cases.permit(caller, Action::ReadHistory)?;
     let (request, rows) = tickets::decode(&action.body)?;
     let prepared = use_cases.training_sets.reopen(&permit, request)?;
     prepared.check_rows(&rows)?;

@@ -9,6 +9,7 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::Status;
 
+use super::super::Caller;
 use super::super::backfill::{decode_request, encode_report};
 use super::super::status::to_status;
 use super::super::wire::ipc::Decoded;
@@ -24,9 +25,14 @@ enum Putting {
     Ended,
 }
 
-pub(super) async fn put(rpc: &FlightRpc, upload: Upload, command: v1::BackfillCommand) -> Result<Answers<PutResult>> {
+pub(super) async fn put(
+    rpc: &FlightRpc,
+    caller: &Caller,
+    upload: Upload,
+    command: v1::BackfillCommand,
+) -> Result<Answers<PutResult>> {
     let use_cases = &rpc.use_cases;
-    let permit = use_cases.permit(Action::Write)?;
+    let permit = use_cases.permit(caller, Action::Write)?;
     let intake = use_cases.backfills.begin(&permit, decode_request(command)?).await?;
     let putting = Putting::Taking(Box::new(intake), Box::new(upload));
     let answers = try_unfold(putting, |mut putting| async move {

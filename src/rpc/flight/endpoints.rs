@@ -15,11 +15,11 @@ use hydrant_storage::names::Name;
 use prost::Message as _;
 use tonic::Status;
 
-use super::super::UseCases;
 use super::super::status::to_status;
 use super::super::training::{admission, decode_reference};
 use super::super::wire::ipc::encode_schema;
 use super::super::wire::messages::{FlightEncoder, MESSAGE_BYTES};
+use super::super::{Caller, UseCases};
 use super::{Answers, Asked, read_descriptor, tickets};
 use crate::error::{Error, Result};
 use crate::history::Mode;
@@ -63,6 +63,7 @@ pub(super) fn asked(descriptor: &FlightDescriptor) -> Result<Option<WithEndpoint
 
 pub(super) async fn info(
     use_cases: &UseCases,
+    caller: &Caller,
     descriptor: FlightDescriptor,
     asked: WithEndpoints,
 ) -> Result<FlightInfo> {
@@ -70,7 +71,7 @@ pub(super) async fn info(
         WithEndpoints::Spine(command) => command.endpoint_rows,
         WithEndpoints::Saved { endpoint_rows, .. } => *endpoint_rows,
     };
-    let (saved, prepared) = prepare(use_cases, asked).await?;
+    let (saved, prepared) = prepare(use_cases, caller, asked).await?;
     // All tickets have to fit into one message.
     let ticket_bytes = tickets::encode(&prepared.request, &(0..prepared.rows())).ticket.len();
     let endpoints = prepared.endpoints(endpoint_rows, (MESSAGE_BYTES / ticket_bytes) as u64)?;
@@ -90,13 +91,13 @@ pub(super) async fn info(
     Ok(info.with_descriptor(descriptor))
 }
 
-pub(super) async fn schema(use_cases: &UseCases, asked: WithEndpoints) -> Result<SchemaResult> {
-    let (_, prepared) = prepare(use_cases, asked).await?;
+pub(super) async fn schema(use_cases: &UseCases, caller: &Caller, asked: WithEndpoints) -> Result<SchemaResult> {
+    let (_, prepared) = prepare(use_cases, caller, asked).await?;
     Ok(SchemaResult { schema: encode_schema(&prepared.plan.output)? })
 }
 
-async fn prepare(use_cases: &UseCases, asked: WithEndpoints) -> Result<(Option<SavedSet>, Prepared)> {
-    let permit = use_cases.permit(Action::ReadHistory)?;
+async fn prepare(use_cases: &UseCases, caller: &Caller, asked: WithEndpoints) -> Result<(Option<SavedSet>, Prepared)> {
+    let permit = use_cases.permit(caller, Action::ReadHistory)?;
     match asked {
         WithEndpoints::Spine(command) => {
             let request = StoredRequest {
@@ -121,13 +122,15 @@ async fn prepare(use_cases: &UseCases, asked: WithEndpoints) -> Result<(Option<S
 /// The rows of a ticket.
 pub(super) async fn get(
     use_cases: &UseCases,
+    caller: &Caller,
     ticket: &Ticket,
     deadline: Option<Instant>,
 ) -> Result<Answers<FlightData>> {
-    let permit = use_cases.permit(Action::ReadHistory)?;
+    let permit = use_cases.permit(caller, Action::ReadHistory)?;
     let (request, rows) = tickets::decode(&ticket.ticket)?;
     let prepared = use_cases.training_sets.reopen(&permit, request)?;
-    let pulled = use_cases.training_sets.pull(permit, &prepared, rows.clone(), admission(use_cases, deadline)).await?;
+    let pulled =
+        use_cases.training_sets.pull(permit, &prepared, rows.clone(), admission(use_cases, caller, deadline)).await?;
     Ok(encode(pulled, rows))
 }
 

@@ -13,6 +13,7 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::Status;
 
+use super::super::Caller;
 use super::super::status::to_status;
 use super::super::wire::ipc::Decoded;
 use super::super::wire::messages::{FlightEncoder, MESSAGE_BYTES};
@@ -21,7 +22,11 @@ use crate::error::{Error, Result};
 use crate::history::{HistoricalRequest, HistoricalStream, Mode, Report, SpineIntake};
 use crate::tenancy::{Action, Demand};
 
-pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answers<FlightData>, Status> {
+pub(super) async fn exchange(
+    rpc: &FlightRpc,
+    caller: &Caller,
+    mut upload: Upload,
+) -> Result<Answers<FlightData>, Status> {
     let command = match upload.asked().map_err(to_status)? {
         Asked::HistoricalFeatures(command) if command.spine.is_empty() && command.endpoint_rows == 0 => command,
         Asked::HistoricalFeatures(_) => {
@@ -39,7 +44,9 @@ pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answ
     let mut intake = None;
     while let Some(held) = upload.next().await? {
         match (held, intake.as_mut()) {
-            (Decoded::Schema(schema), _) => intake = Some(open(rpc, &command, schema).await.map_err(to_status)?),
+            (Decoded::Schema(schema), _) => {
+                intake = Some(open(rpc, caller, &command, schema).await.map_err(to_status)?)
+            }
             (Decoded::Batch(batch), Some(intake)) => intake.push(batch).await.map_err(to_status)?,
             (Decoded::Batch(_), None) | (Decoded::Nothing, _) => {}
         }
@@ -50,8 +57,13 @@ pub(super) async fn exchange(rpc: &FlightRpc, mut upload: Upload) -> Result<Answ
     Ok(encode(rows))
 }
 
-async fn open(rpc: &FlightRpc, command: &v1::HistoricalFeaturesCommand, spine: SchemaRef) -> Result<SpineIntake> {
-    let permit = rpc.use_cases.admit(Action::ReadHistory, Demand { cost: 1, ..Demand::default() }).await?;
+async fn open(
+    rpc: &FlightRpc,
+    caller: &Caller,
+    command: &v1::HistoricalFeaturesCommand,
+    spine: SchemaRef,
+) -> Result<SpineIntake> {
+    let permit = rpc.use_cases.admit(caller, Action::ReadHistory, Demand { cost: 1, ..Demand::default() }).await?;
     let command = command.clone();
     let request = HistoricalRequest {
         services: command.services,

@@ -8,9 +8,9 @@ use arrow_schema::{Field, Schema};
 use hydrant_storage::names::Name;
 use hydrant_storage::value::DataType;
 
-use super::super::UseCases;
 use super::super::wire::definitions::decode_name;
 use super::super::wire::ipc::encode_schema;
+use super::super::{Caller, UseCases};
 use super::{Asked, read_descriptor};
 use crate::error::{Error, Result};
 use crate::registry::catalog::{Snapshot, Source, TenantCatalog, View};
@@ -23,8 +23,8 @@ const VIEW: &str = "view";
 const SERVICE: &str = "service";
 
 /// Everything that there is, by kind and name.
-pub(super) fn list(use_cases: &UseCases) -> Result<Vec<FlightInfo>> {
-    let (snapshot, catalog) = definitions(use_cases)?;
+pub(super) fn list(use_cases: &UseCases, caller: &Caller) -> Result<Vec<FlightInfo>> {
+    let (snapshot, catalog) = definitions(use_cases, caller)?;
     let mut flights = Vec::new();
     for source in catalog.sources.values() {
         flights.push(flight(path(SOURCE, source.name.as_str()), &source_schema(source))?);
@@ -39,17 +39,17 @@ pub(super) fn list(use_cases: &UseCases) -> Result<Vec<FlightInfo>> {
     Ok(flights)
 }
 
-pub(super) fn of(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<FlightInfo> {
-    let schema = schema(use_cases, descriptor.clone())?;
+pub(super) fn of(use_cases: &UseCases, caller: &Caller, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+    let schema = schema(use_cases, caller, descriptor.clone())?;
     flight(descriptor, &schema)
 }
 
-pub(super) fn schema_of(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<SchemaResult> {
-    Ok(SchemaResult { schema: encode_schema(&schema(use_cases, descriptor)?)? })
+pub(super) fn schema_of(use_cases: &UseCases, caller: &Caller, descriptor: FlightDescriptor) -> Result<SchemaResult> {
+    Ok(SchemaResult { schema: encode_schema(&schema(use_cases, caller, descriptor)?)? })
 }
 
-fn schema(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<Schema> {
-    let (snapshot, catalog) = definitions(use_cases)?;
+fn schema(use_cases: &UseCases, caller: &Caller, descriptor: FlightDescriptor) -> Result<Schema> {
+    let (snapshot, catalog) = definitions(use_cases, caller)?;
     match read_descriptor(descriptor)? {
         Asked::Ingest(command) => source(&catalog, &command.source),
         Asked::Backfill(command) => source(&catalog, &command.source),
@@ -78,8 +78,8 @@ fn schema(use_cases: &UseCases, descriptor: FlightDescriptor) -> Result<Schema> 
     }
 }
 
-fn definitions(use_cases: &UseCases) -> Result<(Arc<Snapshot>, Arc<TenantCatalog>)> {
-    let permit = use_cases.permit(Action::ReadDefinitions)?;
+fn definitions(use_cases: &UseCases, caller: &Caller) -> Result<(Arc<Snapshot>, Arc<TenantCatalog>)> {
+    let permit = use_cases.permit(caller, Action::ReadDefinitions)?;
     permit.require(Action::ReadDefinitions)?;
     let snapshot = use_cases.registry.snapshot();
     let catalog = snapshot.tenant(permit.tenant())?.clone();

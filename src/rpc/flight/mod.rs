@@ -69,20 +69,22 @@ impl FlightService for FlightRpc {
         _: Request<Streaming<HandshakeRequest>>,
     ) -> Result<Response<Self::HandshakeStream>, Status> {
         Err(to_status(
-            not_yet_served("Handshake", "HANDSHAKE_NOT_SERVED").hint("call without one: there are no credentials yet"),
+            not_yet_served("Handshake", "HANDSHAKE_NOT_SERVED")
+                .hint("call without one: a credential goes with every call, in the header `authorization`"),
         ))
     }
 
-    async fn list_flights(&self, _: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
-        let flights = info::list(&self.use_cases).map_err(to_status)?;
+    async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let flights = info::list(&self.use_cases, &layers::caller(request.extensions())).map_err(to_status)?;
         Ok(Response::new(stream::iter(flights.into_iter().map(Ok)).boxed()))
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        let caller = layers::caller(request.extensions());
         let descriptor = request.into_inner();
         let info = match endpoints::asked(&descriptor).map_err(to_status)? {
-            Some(asked) => endpoints::info(&self.use_cases, descriptor, asked).await,
-            None => info::of(&self.use_cases, descriptor),
+            Some(asked) => endpoints::info(&self.use_cases, &caller, descriptor, asked).await,
+            None => info::of(&self.use_cases, &caller, descriptor),
         };
         info.map(Response::new).map_err(to_status)
     }
@@ -95,26 +97,31 @@ impl FlightService for FlightRpc {
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        let caller = layers::caller(request.extensions());
         let descriptor = request.into_inner();
         let schema = match endpoints::asked(&descriptor).map_err(to_status)? {
-            Some(asked) => endpoints::schema(&self.use_cases, asked).await,
-            None => info::schema_of(&self.use_cases, descriptor),
+            Some(asked) => endpoints::schema(&self.use_cases, &caller, asked).await,
+            None => info::schema_of(&self.use_cases, &caller, descriptor),
         };
         schema.map(Response::new).map_err(to_status)
     }
 
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         let deadline = layers::stream_deadline(request.extensions());
+        let caller = layers::caller(request.extensions());
         let ticket = request.into_inner();
-        endpoints::get(&self.use_cases, &ticket, deadline).await.map(Response::new).map_err(to_status)
+        endpoints::get(&self.use_cases, &caller, &ticket, deadline).await.map(Response::new).map_err(to_status)
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let deadline = layers::stream_deadline(request.extensions());
+        let caller = layers::caller(request.extensions());
         let mut upload = Upload::begin(request.into_inner(), self.limits).await?;
         match upload.asked().map_err(to_status)? {
-            Asked::StoreSpine => store::store(self, upload).await.map(Response::new),
-            asked => put::put(self.clone(), upload, asked, deadline).await.map(Response::new).map_err(to_status),
+            Asked::StoreSpine => store::store(self, &caller, upload).await.map(Response::new),
+            asked => {
+                put::put(self.clone(), caller, upload, asked, deadline).await.map(Response::new).map_err(to_status)
+            }
         }
     }
 
@@ -122,12 +129,14 @@ impl FlightService for FlightRpc {
         &self,
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
+        let caller = layers::caller(request.extensions());
         let upload = Upload::begin(request.into_inner(), self.limits).await?;
-        exchange::exchange(self, upload).await.map(Response::new)
+        exchange::exchange(self, &caller, upload).await.map(Response::new)
     }
 
     async fn do_action(&self, request: Request<FlightAction>) -> Result<Response<Self::DoActionStream>, Status> {
-        let result = actions::act(&self.use_cases, request.into_inner()).map_err(to_status)?;
+        let caller = layers::caller(request.extensions());
+        let result = actions::act(&self.use_cases, &caller, request.into_inner()).map_err(to_status)?;
         Ok(Response::new(stream::iter([Ok(result)]).boxed()))
     }
 

@@ -12,6 +12,7 @@ use hydrant_storage::slices::slice_bytes;
 use prost::Message as _;
 use tonic::Status;
 
+use super::super::Caller;
 use super::super::ingest::{Unseen, decode_producer, encode_report, of_request, visible_by, write_demand};
 use super::super::status::to_status;
 use super::super::wire::definitions::decode_request_known_time;
@@ -25,6 +26,7 @@ use crate::tenancy::Action;
 /// What holds for every batch of the stream.
 struct Batches {
     rpc: FlightRpc,
+    caller: Caller,
     upload: Upload,
     command: v1::IngestCommand,
     known_time: Option<KnownTimeRule>,
@@ -35,13 +37,14 @@ struct Batches {
 
 pub(super) async fn put(
     rpc: FlightRpc,
+    caller: Caller,
     upload: Upload,
     asked: Asked,
     deadline: Option<Instant>,
 ) -> Result<Answers<PutResult>> {
     let command = match asked {
         Asked::Ingest(command) => command,
-        Asked::Backfill(command) => return backfill::put(&rpc, upload, command).await,
+        Asked::Backfill(command) => return backfill::put(&rpc, &caller, upload, command).await,
         Asked::Path(kind, source) if kind == "source" => v1::IngestCommand { source, ..Default::default() },
         Asked::Path(..) | Asked::HistoricalFeatures(_) | Asked::StoreSpine | Asked::TrainingSet(_) => {
             return Err(Error::invalid("BAD_DESCRIPTOR", "DoPut takes rows of a source, or a spine")
@@ -49,7 +52,7 @@ pub(super) async fn put(
         }
     };
     let known_time = decode_request_known_time(command.known_time.clone())?;
-    let batches = Batches { rpc, upload, command, known_time, taken: 0, deadline };
+    let batches = Batches { rpc, caller, upload, command, known_time, taken: 0, deadline };
     Ok(try_unfold(batches, |mut batches| async move {
         let answer = batches.take_next().await?;
         Ok(answer.map(|answer| (answer, batches)))
@@ -78,7 +81,7 @@ impl Batches {
         let use_cases = &self.rpc.use_cases;
         let deadline = visible_by(self.deadline);
         let demand = write_demand(batch.columns().iter().map(|column| slice_bytes(column)).sum(), self.deadline);
-        let permit = use_cases.admit(Action::Write, demand).await?;
+        let permit = use_cases.admit(&self.caller, Action::Write, demand).await?;
         let sequence = self.command.first_sequence.checked_add(self.taken);
         let sequence = sequence.ok_or_else(|| Error::invalid("BAD_SEQUENCE", "the sequences run over"))?;
         let request = IngestRequest {

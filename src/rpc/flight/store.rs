@@ -11,6 +11,7 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::Status;
 
+use super::super::Caller;
 use super::super::status::to_status;
 use super::super::wire::ipc::Decoded;
 use super::{Answers, FlightRpc, Upload};
@@ -18,13 +19,14 @@ use crate::error::Error;
 use crate::history::sets::Put;
 use crate::tenancy::{Action, Demand};
 
-pub(super) async fn store(rpc: &FlightRpc, mut upload: Upload) -> Result<Answers<PutResult>, Status> {
+pub(super) async fn store(rpc: &FlightRpc, caller: &Caller, mut upload: Upload) -> Result<Answers<PutResult>, Status> {
     let use_cases = &rpc.use_cases;
     let mut storing = None;
     while let Some(held) = upload.next().await? {
         match (held, storing.as_mut()) {
             (Decoded::Schema(schema), _) => {
-                let permit = use_cases.admit(Action::ReadHistory, Demand { cost: 1, ..Demand::default() }).await;
+                let permit =
+                    use_cases.admit(caller, Action::ReadHistory, Demand { cost: 1, ..Demand::default() }).await;
                 let spines = use_cases.training_sets.spines();
                 storing = Some(spines.begin(permit.map_err(to_status)?, schema).await.map_err(to_status)?);
             }

@@ -19,7 +19,7 @@ use super::status::{MessageLimit, not_yet_served, to_status};
 use super::wire::answer::{AnswerForm, encode_answer};
 use super::wire::columns::{column_length, decode_column};
 use super::wire::decode_position;
-use super::{UseCases, layers};
+use super::{Caller, UseCases, layers};
 use crate::error::Result;
 use crate::serving::{AnswerShape, OnlineRequest};
 use crate::tenancy::{Action, Demand};
@@ -43,12 +43,18 @@ impl OnlineRpc {
         request: Request<v1::GetOnlineFeaturesRequest>,
     ) -> Result<Response<Bytes>, Status> {
         let deadline = layers::deadline(request.extensions());
-        self.get(request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
+        let caller = layers::caller(request.extensions());
+        self.get(&caller, request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
     }
 
-    async fn get(&self, request: v1::GetOnlineFeaturesRequest, deadline: Option<Instant>) -> Result<Bytes> {
+    async fn get(
+        &self,
+        caller: &Caller,
+        request: v1::GetOnlineFeaturesRequest,
+        deadline: Option<Instant>,
+    ) -> Result<Bytes> {
         let arrived = Some(Instant::now());
-        let permit = self.use_cases.admit(Action::ReadOnline, demand(&request, deadline)).await?;
+        let permit = self.use_cases.admit(caller, Action::ReadOnline, demand(&request, deadline)).await?;
         let answer = async {
             let form = AnswerForm::of(&request)?;
             let request = OnlineRequest { arrived, shape: form.shape(), ..decode_request(request, deadline)? };

@@ -16,7 +16,7 @@ use super::{OnlineRpc, decode_request};
 use crate::error::{Code, Error, Result};
 use crate::rpc::status::{MessageLimit, to_status};
 use crate::rpc::wire::answer::{AnswerForm, encode_answer};
-use crate::rpc::{UseCases, layers};
+use crate::rpc::{Caller, UseCases, layers};
 use crate::serving::{BulkRead, OnlineRequest, Pieces};
 use crate::tenancy::{Action, Demand};
 
@@ -29,6 +29,7 @@ pub(super) type Answers = BoxStream<'static, Result<Bytes, Status>>;
 /// A stream under way.
 struct Scoring {
     use_cases: UseCases,
+    caller: Caller,
     read: BulkRead,
     form: AnswerForm,
     limit: MessageLimit,
@@ -50,7 +51,8 @@ impl OnlineRpc {
     /// The request comes as its bytes: it is large, and taken apart off the runtime's threads.
     pub(super) async fn stream_online_features(&self, request: Request<Bytes>) -> Result<Response<Answers>, Status> {
         let deadline = layers::stream_deadline(request.extensions());
-        let scoring = self.begin(request.into_inner(), deadline).await.map_err(to_status)?;
+        let caller = layers::caller(request.extensions());
+        let scoring = self.begin(caller, request.into_inner(), deadline).await.map_err(to_status)?;
         let answers = try_unfold(scoring, |mut scoring| async move {
             let answer = scoring.next().await.map_err(to_status)?;
             Ok(answer.map(|answer| (answer, scoring)))
@@ -58,13 +60,13 @@ impl OnlineRpc {
         Ok(Response::new(answers.boxed()))
     }
 
-    async fn begin(&self, message: Bytes, deadline: Option<Instant>) -> Result<Scoring> {
+    async fn begin(&self, caller: Caller, message: Bytes, deadline: Option<Instant>) -> Result<Scoring> {
         let stream = self.streams.clone().try_acquire_owned().map_err(|_| {
             let message = "as many streams of online reads as may be are open already ('serving.max_streams')";
             Error::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", message).retry_after(RETRY)
         })?;
         let demand = Demand { cost: 1, bytes: message.len(), useful_until: deadline };
-        let permit = self.use_cases.admit(Action::ReadInBulk, demand).await?;
+        let permit = self.use_cases.admit(&caller, Action::ReadInBulk, demand).await?;
         let serving = self.use_cases.serving.clone();
         let begun = off_thread(move || {
             let Asked { request, form, pieces } = decode(message)?;
@@ -72,7 +74,7 @@ impl OnlineRpc {
         });
         let (read, form) = begun.await?;
         let (use_cases, limit) = (self.use_cases.clone(), self.limit);
-        Ok(Scoring { use_cases, read, form, limit, deadline, next_row: Some(0), _stream: stream })
+        Ok(Scoring { use_cases, caller, read, form, limit, deadline, next_row: Some(0), _stream: stream })
     }
 }
 
@@ -85,7 +87,7 @@ impl Scoring {
         // A piece is as a training set is: one of what is done offline.
         let demand = Demand { cost: 1, bytes: 0, useful_until: self.deadline };
         let answered = async {
-            let permit = self.use_cases.admit(Action::ReadInBulk, demand).await?;
+            let permit = self.use_cases.admit(&self.caller, Action::ReadInBulk, demand).await?;
             let request = self.read.request(rows, self.deadline);
             let answer = self.use_cases.serving.get(&permit, request).await?;
             let (form, limit) = (self.form, self.limit);

@@ -1,0 +1,252 @@
+//! Who is let in to which method: every method that is served stands here with the rule for its
+//! callers, which is asked before anything of a request is read. What a rule can't tell by the method
+//! alone (a Flight command, a single view), the handler's permit asks again. An unknown method is
+//! nobody's.
+
+use std::sync::Arc;
+
+use tonic::codegen::http::{Extensions, HeaderMap, header};
+
+use super::Caller;
+use crate::error::{Code, Error, Result};
+use crate::tenancy::{Action, Authenticates, Identity, grants};
+
+/// No credential is longer.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Who may call a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// Anybody: what load balancers and orchestrators ask.
+    Anybody,
+    /// Whoever is known.
+    AnyCaller,
+    /// Who may do this.
+    Needs(Action),
+    /// Who may do one of these: which, the request says.
+    NeedsOneOf(&'static [Action]),
+}
+
+/// A method that is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Method {
+    /// As in a path, without its first slash.
+    pub name: &'static str,
+    pub rule: Rule,
+}
+
+/// What is asked of whoever comes to a port.
+#[derive(Clone, Debug)]
+pub struct Door {
+    authenticates: Arc<dyn Authenticates>,
+}
+
+impl Door {
+    pub fn new(authenticates: Arc<dyn Authenticates>) -> Self {
+        Self { authenticates }
+    }
+
+    /// Where everybody is the operator.
+    #[cfg(test)]
+    pub fn open() -> Self {
+        Self::new(Arc::new(crate::tenancy::LoopbackOnly))
+    }
+
+    /// Who calls, if they may call this method. UNAUTHENTICATED, PERMISSION_DENIED.
+    pub(super) fn let_in(
+        &self,
+        method: Option<&Method>,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Caller> {
+        let rule = method.map_or(Rule::AnyCaller, |method| method.rule);
+        let identity = match rule {
+            Rule::Anybody => Identity::nobody(),
+            _ => self.authenticates.authenticate(token(headers)?)?,
+        };
+        match rule {
+            Rule::Anybody | Rule::AnyCaller => {}
+            Rule::Needs(action) => grants::check(&identity, action)?,
+            Rule::NeedsOneOf(actions) => check_one_of(&identity, actions)?,
+        }
+        Ok(Caller::new(identity, extensions))
+    }
+}
+
+/// The refusal of the first, where none is granted.
+fn check_one_of(identity: &Identity, actions: &[Action]) -> Result<()> {
+    let mut refused = None;
+    for action in actions {
+        match grants::check(identity, *action) {
+            Ok(()) => return Ok(()),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// The credential of `authorization: Bearer …`.
+fn token(headers: &HeaderMap) -> Result<Option<&str>> {
+    let bad = |message: &str| {
+        Error::new(Code::Unauthenticated, "BAD_AUTHORIZATION", message)
+            .hint("send the header `authorization: Bearer KEY`, once")
+    };
+    let mut values = headers.get_all(header::AUTHORIZATION).into_iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(bad("there is more than one header 'authorization'"));
+    }
+    let text = value.to_str().map_err(|_| bad("the header 'authorization' is no text"))?;
+    let scheme_and_token = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let (_, token) = scheme_and_token.ok_or_else(|| bad("the header 'authorization' doesn't begin with 'Bearer '"))?;
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(bad("the credential is longer than any that there is"));
+    }
+    Ok(Some(token))
+}
+
+/// The method of a path. Only known ones become labels: a stranger's paths would be without number.
+pub fn method_of(path: &str) -> Option<&'static Method> {
+    let name = path.strip_prefix('/')?;
+    METHODS.iter().find(|method| method.name == name)
+}
+
+const fn method(name: &'static str, rule: Rule) -> Method {
+    Method { name, rule }
+}
+
+const READ_DEFINITIONS: Rule = Rule::Needs(Action::ReadDefinitions);
+const CHANGE_DEFINITIONS: Rule = Rule::Needs(Action::ChangeDefinitions);
+const READ_HISTORY: Rule = Rule::Needs(Action::ReadHistory);
+const WRITE: Rule = Rule::Needs(Action::Write);
+const BACK_UP: Rule = Rule::Needs(Action::BackUp);
+const BY_FLIGHT: Rule = Rule::NeedsOneOf(&[Action::ReadDefinitions, Action::ReadHistory]);
+
+/// What is asked for most comes first.
+const METHODS: [Method; METHOD_COUNT] = [
+    method("hydrant.v1.OnlineService/GetOnlineFeatures", Rule::Needs(Action::ReadOnline)),
+    method("hydrant.v1.OnlineService/StreamOnlineFeatures", Rule::Needs(Action::ReadInBulk)),
+    method("hydrant.v1.IngestService/Ingest", WRITE),
+    method("hydrant.v1.IngestService/IngestStream", WRITE),
+    method("hydrant.v1.IngestService/Delete", WRITE),
+    method("hydrant.v1.RegistryService/CreateDefinition", CHANGE_DEFINITIONS),
+    method("hydrant.v1.RegistryService/GetDefinition", READ_DEFINITIONS),
+    method("hydrant.v1.RegistryService/ListDefinitions", READ_DEFINITIONS),
+    method("hydrant.v1.RegistryService/UpdateDefinition", CHANGE_DEFINITIONS),
+    method("hydrant.v1.RegistryService/DeleteDefinition", CHANGE_DEFINITIONS),
+    method("hydrant.v1.RegistryService/Plan", READ_DEFINITIONS),
+    method("hydrant.v1.RegistryService/Apply", CHANGE_DEFINITIONS),
+    method("hydrant.v1.RegistryService/GetLineage", READ_DEFINITIONS),
+    method("hydrant.v1.RegistryService/GetServerInfo", Rule::AnyCaller),
+    method("hydrant.v1.LineageService/GetLineageGraph", READ_DEFINITIONS),
+    method("hydrant.v1.CatalogService/Search", READ_DEFINITIONS),
+    method("hydrant.v1.CatalogService/ListRevisions", READ_DEFINITIONS),
+    // Who only wants to know what it would do needn't be allowed to do it.
+    method(
+        "hydrant.v1.CatalogService/Rollback",
+        Rule::NeedsOneOf(&[Action::ChangeDefinitions, Action::ReadDefinitions]),
+    ),
+    method("hydrant.v1.HistoryService/ExplainTrainingSet", READ_HISTORY),
+    method("hydrant.v1.HistoryService/Why", Rule::Needs(Action::ReadOnline)),
+    method("hydrant.v1.TrainingSetService/CreateTrainingSet", READ_HISTORY),
+    method("hydrant.v1.TrainingSetService/GetTrainingSet", READ_HISTORY),
+    method("hydrant.v1.TrainingSetService/ListTrainingSets", READ_HISTORY),
+    method("hydrant.v1.TrainingSetService/VerifyTrainingSet", READ_HISTORY),
+    method("hydrant.v1.TrainingSetService/DeleteTrainingSet", READ_HISTORY),
+    method("hydrant.v1.BackfillService/GetBackfill", WRITE),
+    method("hydrant.v1.BackfillService/Materialize", WRITE),
+    method("hydrant.v1.BackupService/CreateBackup", BACK_UP),
+    method("hydrant.v1.BackupService/ListBackups", BACK_UP),
+    method("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
+    method("arrow.flight.protocol.FlightService/Handshake", Rule::AnyCaller),
+    method("arrow.flight.protocol.FlightService/ListFlights", READ_DEFINITIONS),
+    method("arrow.flight.protocol.FlightService/GetFlightInfo", BY_FLIGHT),
+    method("arrow.flight.protocol.FlightService/PollFlightInfo", Rule::AnyCaller),
+    method("arrow.flight.protocol.FlightService/GetSchema", BY_FLIGHT),
+    method("arrow.flight.protocol.FlightService/DoGet", READ_HISTORY),
+    method("arrow.flight.protocol.FlightService/DoPut", Rule::NeedsOneOf(&[Action::Write, Action::ReadHistory])),
+    method("arrow.flight.protocol.FlightService/DoExchange", READ_HISTORY),
+    method("arrow.flight.protocol.FlightService/DoAction", READ_HISTORY),
+    method("arrow.flight.protocol.FlightService/ListActions", Rule::AnyCaller),
+    method("grpc.health.v1.Health/Check", Rule::Anybody),
+    method("grpc.health.v1.Health/Watch", Rule::Anybody),
+    method("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
+    method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
+];
+
+const METHOD_COUNT: usize = 44;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use hydrant_proto::v1;
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    /// Every method of the services that a descriptor set describes.
+    fn described(set: &[u8]) -> BTreeSet<String> {
+        let set = FileDescriptorSet::decode(set).expect("the compiled-in descriptors are whole");
+        let methods = set.file.iter().flat_map(|file| {
+            file.service.iter().flat_map(move |service| {
+                let service_name = format!("{}.{}", file.package(), service.name());
+                service.method.iter().map(move |method| format!("{service_name}/{}", method.name()))
+            })
+        });
+        methods.collect()
+    }
+
+    #[test]
+    fn every_method_that_is_served_has_a_rule_and_no_other() {
+        let ours = described(v1::FILE_DESCRIPTOR_SET);
+        let health = described(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let known: BTreeSet<String> = METHODS.iter().map(|method| method.name.to_owned()).collect();
+        assert_eq!(known.len(), METHODS.len(), "a method stands here twice");
+        let without: Vec<_> = ours.union(&health).filter(|name| !known.contains(*name)).collect();
+        assert!(without.is_empty(), "no rule says who may call {without:?}");
+        let foreign = ["arrow.flight.", "grpc.reflection."];
+        let in_vain: Vec<_> = known
+            .iter()
+            .filter(|name| !ours.contains(*name) && !health.contains(*name))
+            .filter(|name| !foreign.iter().any(|package| name.starts_with(package)))
+            .collect();
+        assert!(in_vain.is_empty(), "nobody serves {in_vain:?}");
+    }
+
+    #[test]
+    fn only_what_orchestrators_ask_is_anybody_s() {
+        let open: Vec<_> = METHODS.iter().filter(|method| method.rule == Rule::Anybody).collect();
+        assert!(open.iter().all(|method| method.name.starts_with("grpc.health.v1.Health/")), "{open:?}");
+    }
+
+    #[test]
+    fn a_stranger_s_paths_are_no_method() {
+        let name = |path: &str| method_of(path).map(|method| method.name);
+        let online = "hydrant.v1.OnlineService/GetOnlineFeatures";
+        assert_eq!(name(&format!("/{online}")), Some(online));
+        for path in ["/", "", "/hydrant.v1.OnlineService/Get", online] {
+            assert_eq!(name(path), None);
+        }
+    }
+
+    #[test]
+    fn a_credential_is_read_from_one_header_and_nothing_else() {
+        let headers = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, value.parse().expect("a header's value"));
+            }
+            headers
+        };
+        assert_eq!(token(&headers(&[])).expect("none"), None);
+        assert_eq!(token(&headers(&["Bearer key"])).expect("one"), Some("key"));
+        assert_eq!(token(&headers(&["bearer key"])).expect("one"), Some("key"));
+        let long = format!("Bearer {}", "x".repeat(MAX_TOKEN_BYTES + 1));
+        for values in [&["Bearer a", "Bearer b"][..], &["Basic a"], &["Bearer"], &[""], &[&long]] {
+            let refused = token(&headers(values)).expect_err("it is refused");
+            assert_eq!((refused.code, refused.reason), (Code::Unauthenticated, "BAD_AUTHORIZATION"));
+        }
+    }
+}
