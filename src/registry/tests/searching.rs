@@ -125,3 +125,31 @@ async fn a_search_for_nothing_or_too_much_is_refused() {
         assert_eq!(refused.reason, "BAD_PAGE_TOKEN", "{token}");
     }
 }
+
+#[tokio::test]
+async fn reads_of_all_definitions_take_turns_and_too_many_are_refused_with_when_to_try_again() {
+    let registry = world().await;
+    let all_turns = registry.shared.reading.clone().acquire_many_owned(2).await.expect("they are free");
+    let mut waiting = Vec::new();
+    for _ in 0..64 {
+        let mut search = Box::pin(search_owned(registry.clone()));
+        assert!(futures::poll!(&mut search).is_pending(), "it waits for its turn");
+        waiting.push(search);
+    }
+    let refused = search(&registry, &text("weather")).await.expect_err("too many wait");
+    assert_eq!((refused.code, refused.reason), (Code::ResourceExhausted, "REGISTRY_BUSY"));
+    assert!(refused.retry_after.is_some());
+    // Who hangs up makes room.
+    drop(waiting.pop());
+    let mut late = Box::pin(search_owned(registry.clone()));
+    assert!(futures::poll!(&mut late).is_pending());
+    drop(all_turns);
+    for waited in waiting {
+        assert_eq!(waited.await.expect("its turn comes").total, 4);
+    }
+    assert_eq!(late.await.expect("its turn comes").total, 4);
+}
+
+async fn search_owned(registry: Registry) -> Result<Found> {
+    search(&registry, &text("weather")).await
+}
