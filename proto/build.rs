@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 11] = [
+const FILES: [&str; 15] = [
+    "hydrant/v1/access.proto",
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
     "hydrant/v1/ingest.proto",
@@ -16,6 +17,9 @@ const FILES: [&str; 11] = [
     "hydrant/v1/backfill.proto",
     "hydrant/v1/lineage.proto",
     "hydrant/v1/catalog.proto",
+    "hydrant/v1/quota.proto",
+    "hydrant/v1/audit.proto",
+    "hydrant/v1/freshness.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -2,7 +2,9 @@
 //!
 //! ARCHITECTURE.md tells how the parts fit together; the modules stand here in reading order.
 
+pub mod access;
 pub mod app;
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 pub mod bench;
@@ -13,6 +15,7 @@ pub mod compaction;
 pub mod config;
 pub mod counter;
 pub mod error;
+pub mod freshness;
 pub mod history;
 pub mod ingest;
 pub mod landing;
@@ -20,6 +23,8 @@ pub mod log;
 pub mod materialize;
 pub mod one_at_a_time;
 pub mod partition;
+pub mod quotas;
+pub mod refill;
 pub mod registry;
 pub mod rows;
 pub mod rpc;

@@ -95,6 +95,11 @@ impl DataDir {
         self.root.join("spines")
     }
 
+    /// Who changed what.
+    pub fn audit(&self) -> PathBuf {
+        self.root.join("audit")
+    }
+
     /// Where backups lie, unless the configuration says otherwise.
     pub fn backups(&self) -> PathBuf {
         self.root.join("backups")

@@ -11,10 +11,11 @@ use hydrant_storage::partition::SharedResources;
 use super::Node;
 use crate::counter::Counter;
 use crate::landing::Landing;
+use crate::quotas::metrics as quota;
 use crate::rpc::UseCases;
 use crate::telemetry::{AsyncInstrument, Instruments, Label, Metric};
 use crate::tenancy::metrics::{ADMITTED, QUEUED, REFUSED, Reason, WAITING, WORKING, labels};
-use crate::tenancy::{Account, Class};
+use crate::tenancy::{Account, Class, Quota};
 
 const LAG: Metric =
     Metric { name: "hydrant.partition.lag", unit: Metric::COUNT, help: "Durable requests that reads don't see yet." };
@@ -185,10 +186,40 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
             gauge.observe(node.use_cases.tenancy.working(class) as f64, &[Label::new("class", class.as_str())]);
         }
     });
+    gauge(&quota::USAGE, |node, gauge| {
+        node.tell_quotas(|account, quota, labels| {
+            if let Some(used) = account.used(quota) {
+                gauge.observe(used as f64, labels);
+            }
+        });
+    });
+    gauge(&quota::LIMIT, |node, gauge| {
+        node.tell_quotas(|account, quota, labels| {
+            if let Some(limit) = account.limit_of(quota) {
+                gauge.observe(limit as f64, labels);
+            }
+        });
+    });
+    gauge(&quota::NEAR, |node, gauge| {
+        for account in node.use_cases.tenancy.accounts() {
+            for usage in account.usage() {
+                gauge.observe(f64::from(u8::from(usage.is_near())), &quota_labels(&account, usage.quota));
+            }
+        }
+    });
+    let refused: Weak<Observed> = Arc::downgrade(&observed);
+    instruments.observed_counts(&quota::REFUSED, move |observer| {
+        if let Some(node) = refused.upgrade() {
+            node.tell_quotas(|account, quota, labels| observer.observe(account.refused(quota), labels));
+        }
+    });
     count_admission(instruments, &observed);
     node.use_cases().tenancy.waits().export(instruments);
 
-    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, .. } = node.use_cases();
+    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, audit, freshness, .. } =
+        node.use_cases();
+    freshness.export(instruments);
+    serving.served().export(instruments);
     let counters = [
         node.log_metrics().counters(),
         partitions.metrics().counters(),
@@ -199,7 +230,10 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         node.compaction().metrics().counters(),
         backfills.metrics().counters(),
         materialize.metrics().counters(),
+        node.refills().metrics().counters(),
         backups.metrics().counters(),
+        audit.metrics().counters(),
+        freshness.metrics().counters(),
     ];
     for counter in counters.into_iter().flatten() {
         count(instruments, &observed, counter);
@@ -214,6 +248,13 @@ impl Observed {
         for tenant in self.use_cases.registry.snapshot().tenants.keys() {
             let (count, bytes) = spines.usage(tenant);
             gauge.observe(number(count, bytes), &[Label::new("tenant", tenant.to_string())]);
+        }
+    }
+
+    /// Something of each tenant and quota.
+    fn tell_quotas(&self, tell: impl Fn(&Account, Quota, &[Label])) {
+        for account in self.use_cases.tenancy.accounts() {
+            Quota::ALL.into_iter().for_each(|quota| tell(&account, quota, &quota_labels(&account, quota)));
         }
     }
 
@@ -273,6 +314,10 @@ fn count_admission(instruments: &Instruments, observed: &Arc<Observed>) {
             observer.observe(account.counts().refused(class, reason), &told);
         }
     });
+}
+
+fn quota_labels(account: &Account, quota: Quota) -> [Label; 2] {
+    [Label::new("tenant", account.tenant().to_string()), Label::new("quota", quota.as_str())]
 }
 
 fn partition(index: usize) -> Label {

@@ -9,20 +9,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hydrant_storage::files::{Files, LocalFiles};
 use hydrant_storage::history::HistoryTables;
+use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::partition::{PartitionOptions, SharedResources};
 use hydrant_storage::row::OwnedRow;
 
 use super::AppError;
 use super::data_dir::DataDir;
+use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
+use crate::access::Access;
+use crate::audit::{Audit, AuditOptions};
 use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
-use crate::backup::{BackupOptions, BackupParts, Backups, Directories, SpineFiles};
+use crate::backup::{AuditFiles, BackupOptions, BackupParts, Backups, Directories, SpineFiles};
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::freshness::{Freshness, FreshnessParts};
 use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
 use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
@@ -30,9 +35,12 @@ use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
+use crate::quotas::{QuotaParts, Quotas, SpineBytes};
+use crate::refill::{Lands, RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
+use crate::rpc::webhook::Webhooks;
 use crate::serving::{PinnedHistory, Serving, ServingSettings};
 use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 
@@ -41,6 +49,9 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
+    refills: Refills,
+    quota_keeper: QuotaKeeper,
+    watch: FreshnessWatch,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -74,10 +85,16 @@ impl Node {
         if !Registry::is_there(metadata.as_ref()).await.map_err(opening("the registry"))? {
             start_check::no_data_without_definitions(&directory, log_end).map_err(opening("the registry"))?;
         }
+        let (of_audit, audit_files, audit_time) =
+            (audit_options(config, &directory), files.clone(), store_time.clone());
+        let audit = blocking(move || Audit::open(audit_files, audit_time, of_audit)).await?;
+        let audit = audit.map_err(opening("the audit log"))?;
         let barrier = Arc::new(LogBarrier(log.clone()));
         let registry = Registry::open(metadata.clone(), store_time.clone(), barrier).await;
         let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
+        let access = Access::open(metadata.clone(), snapshots.clone(), store_time.clone()).await;
+        let access = access.map_err(opening("the API keys"))?;
 
         let tables = Arc::new(HistoryTables::new(files.clone(), directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
@@ -111,7 +128,7 @@ impl Node {
         let sets = SetsParts {
             history: history.clone(),
             registry: registry.clone(),
-            metadata,
+            metadata: metadata.clone(),
             store_time: store_time.clone(),
             files: files.clone(),
             directory: directory.spines(),
@@ -151,6 +168,14 @@ impl Node {
             tables: tables.clone(),
             store_time: store_time.clone(),
         });
+        let refills = Refills::start(RefillParts {
+            registry: registry.clone(),
+            log: log.clone(),
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            store_time: store_time.clone(),
+            lands: Arc::new(LandingLands(landing.clone())),
+        });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
         let compaction = Compaction::start(compacting, compaction_options(config));
@@ -169,8 +194,10 @@ impl Node {
                 history: directory.history(),
                 registry: directory.registry(),
                 spines: directory.spines(),
+                audit: directory.audit(),
             },
             spines: Arc::new(StoredSpines(training_sets.spines().clone())),
+            audit: Arc::new(AuditSegments(audit.clone())),
         };
         let options = backup_options(config, &directory);
         let backups = blocking(move || Backups::open(backup, options)).await?.map_err(opening("backups"))?;
@@ -183,16 +210,40 @@ impl Node {
         );
         let serving = Serving::new(
             partitions.clone(),
-            snapshots,
+            snapshots.clone(),
             store_time.clone(),
             Arc::new(HistoryReads(history.clone())),
             serving_settings(config),
         );
+        let secret = Some(config.alerts.secret_file.as_path()).filter(|path| !path.as_os_str().is_empty());
+        let webhooks = Webhooks::open(secret, config.alerts.timeout.duration());
+        let freshness = FreshnessParts {
+            snapshots: snapshots.clone(),
+            partitions: partitions.clone(),
+            store_time: store_time.clone(),
+            metadata: metadata.clone(),
+            served: Arc::new(AgesOfServing(serving.served().clone())),
+            sender: Arc::new(webhooks.map_err(|error| refused("alerts", error))?),
+        };
+        let freshness = Freshness::open(freshness, freshness_options(config)).await.map_err(opening("freshness"))?;
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
-        let sweeper = Sweeper::start(training_sets.clone());
+        let quotas = QuotaParts {
+            tenancy: tenancy.clone(),
+            snapshots,
+            metadata,
+            store_time: store_time.clone(),
+            tables: tables.clone(),
+            partitions: partitions.clone(),
+            spines: Arc::new(StoredSpines(training_sets.spines().clone())),
+        };
+        let quotas = Quotas::open(quotas).await.map_err(opening("quotas"))?;
+        let sweeper = Sweeper::start(training_sets.clone(), access.clone());
+        let quota_keeper = QuotaKeeper::start(quotas.clone());
+        let watch = FreshnessWatch::start(&freshness);
         let use_cases = UseCases {
             tenancy,
+            access,
             registry,
             ingest,
             serving,
@@ -201,14 +252,34 @@ impl Node {
             backfills,
             materialize,
             backups,
+            quotas,
+            audit,
+            freshness,
             partitions,
             store_time,
         };
-        Ok(Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics, resources, _directory: directory })
+        Ok(Self {
+            use_cases,
+            sweeper,
+            refills,
+            quota_keeper,
+            watch,
+            landing,
+            compaction,
+            tables,
+            log,
+            log_metrics,
+            resources,
+            _directory: directory,
+        })
     }
 
     pub fn use_cases(&self) -> &UseCases {
         &self.use_cases
+    }
+
+    pub fn refills(&self) -> &Refills {
+        &self.refills
     }
 
     pub fn landing(&self) -> &Landing {
@@ -241,17 +312,40 @@ impl Node {
     /// flushes and closes the partitions, and lets the log write what waits. What was acknowledged is durable
     /// either way.
     pub async fn close(self) {
-        let Self { use_cases, sweeper, landing, compaction, tables, log, log_metrics: _, resources, _directory } = self;
+        let Self {
+            use_cases,
+            sweeper,
+            refills,
+            quota_keeper,
+            watch,
+            landing,
+            compaction,
+            tables,
+            log,
+            log_metrics: _,
+            resources,
+            _directory,
+        } = self;
         sweeper.end().await;
+        if let Err(error) = use_cases.access.persist_uses().await {
+            tracing::warn!(%error, "when API keys were used last was not kept");
+        }
+        refills.shutdown().await;
+        quota_keeper.end().await;
+        watch.end().await;
+        if let Err(error) = use_cases.freshness.close().await {
+            tracing::warn!(%error, "the last freshness measured was not kept");
+        }
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;
         compaction.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
+        use_cases.audit.close().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
-        let dropped = blocking(move || drop((landing, compaction, tables, use_cases, log, resources))).await;
+        let dropped = blocking(move || drop((refills, landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
@@ -300,14 +394,15 @@ impl SpineFiles for StoredSpines {
     }
 }
 
-/// Looks now and then for spines and findings that nobody needs any more, until it is dropped.
+/// Looks now and then for spines and findings that nobody needs any more, and keeps when API keys were
+/// used last, until it is dropped.
 #[derive(Debug)]
 struct Sweeper(tokio::task::JoinHandle<()>);
 
 impl Sweeper {
     const INTERVAL: Duration = Duration::from_mins(1);
 
-    fn start(training_sets: TrainingSets) -> Self {
+    fn start(training_sets: TrainingSets, access: Access) -> Self {
         let sweep = async move {
             let mut interval = tokio::time::interval(Self::INTERVAL);
             loop {
@@ -315,6 +410,9 @@ impl Sweeper {
                 let training_sets = training_sets.clone();
                 if let Err(error) = tokio::task::spawn_blocking(move || training_sets.sweep()).await {
                     tracing::warn!(%error, "spines that nobody needs were not looked for");
+                }
+                if let Err(error) = access.persist_uses().await {
+                    tracing::warn!(%error, "when API keys were used last was not kept");
                 }
             }
         };
@@ -329,6 +427,81 @@ impl Sweeper {
 }
 
 impl Drop for Sweeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Lets refills have rows land, since they look for them in history.
+#[derive(Debug)]
+struct LandingLands(Landing);
+
+#[async_trait]
+impl Lands for LandingLands {
+    async fn land_now(&self) -> Result<()> {
+        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
+    }
+}
+
+/// Lets backups take the audit log, of which they know its files.
+#[derive(Debug)]
+struct AuditSegments(Audit);
+
+#[async_trait]
+impl AuditFiles for AuditSegments {
+    async fn files(&self) -> Result<Vec<(PathBuf, u64)>> {
+        let segments = self.0.segments().await?;
+        Ok(segments.into_iter().map(|segment| (segment.path, segment.bytes)).collect())
+    }
+}
+
+impl SpineBytes for StoredSpines {
+    fn of(&self, tenant: &Name) -> u64 {
+        self.0.usage(tenant).1
+    }
+}
+
+/// Has the limits hold that are due, and measures what is in use, until it is dropped.
+#[derive(Debug)]
+struct QuotaKeeper(tokio::task::JoinHandle<()>);
+
+impl QuotaKeeper {
+    const INTERVAL: Duration = Duration::from_millis(250);
+    /// What is in use is measured once so often...
+    const MEASURED_EACH: u32 = 4;
+    /// ...and what is stored, which takes longer.
+    const STORAGE_EACH: u32 = 40;
+
+    fn start(quotas: Quotas) -> Self {
+        let keep = async move {
+            let mut interval = tokio::time::interval(Self::INTERVAL);
+            // A machine that stood still has nothing to catch up on.
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            for round in 0_u32.. {
+                interval.tick().await;
+                quotas.refresh();
+                if round.is_multiple_of(Self::STORAGE_EACH) {
+                    let quotas = quotas.clone();
+                    if let Err(error) = tokio::task::spawn_blocking(move || quotas.measure_storage()).await {
+                        tracing::warn!(%error, "what is stored was not measured");
+                    }
+                }
+                if round.is_multiple_of(Self::MEASURED_EACH) {
+                    quotas.measure();
+                }
+            }
+        };
+        Self(tokio::spawn(keep))
+    }
+
+    async fn end(mut self) {
+        self.0.abort();
+        // That it was ended is no news.
+        let _ = (&mut self.0).await;
+    }
+}
+
+impl Drop for QuotaKeeper {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -456,6 +629,14 @@ fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
         runs_per_level: config.compaction.runs_per_level,
         landing_bytes: config.landing.tail.0,
         patience: config.history.patience.duration(),
+    }
+}
+
+fn audit_options(config: &Config, directory: &DataDir) -> AuditOptions {
+    AuditOptions {
+        directory: directory.audit(),
+        segment_bytes: config.audit.segment.0,
+        retention: config.audit.retention.duration(),
     }
 }
 

@@ -17,7 +17,7 @@ use super::target::Target;
 use super::{BackfillRequest, Inner, blocking};
 use crate::error::{Code, Error, Result, Violation};
 use crate::rows::{BadRow, MAX_NAMED};
-use crate::tenancy::Permit;
+use crate::tenancy::{Held, Permit};
 
 /// Pieces that are sorted and written at a time: one of them waits for the disk.
 const WRITERS: usize = 2;
@@ -31,6 +31,8 @@ const LARGEST_PIECE: usize = 1 << 30;
 pub struct Intake {
     inner: Arc<Inner>,
     permit: Permit,
+    /// What its rows take of the tenant's quota, as they came; until history has them.
+    storage: Held,
     /// Given back when nothing is staged any more, also after this was dropped.
     place: Arc<OwnedSemaphorePermit>,
     target: Arc<Target>,
@@ -84,7 +86,7 @@ impl Staged {
 impl Intake {
     pub(super) fn new(
         inner: Arc<Inner>,
-        permit: Permit,
+        (permit, storage): (Permit, Held),
         place: OwnedSemaphorePermit,
         target: Arc<Target>,
         request: BackfillRequest,
@@ -98,7 +100,7 @@ impl Intake {
         let writer = ledger.as_ref().map(Ledger::writer);
         let taken = Taken { piece, ledger: ledger.map(Staged::Idle), writer, bad_rows: 0, named: Vec::new() };
         let (place, writers) = (Arc::new(place), Arc::new(Semaphore::new(WRITERS)));
-        Self { inner, permit, place, target, request, rows, staged, writers, taken: Some(taken) }
+        Self { inner, permit, storage, place, target, request, rows, staged, writers, taken: Some(taken) }
     }
 
     /// The rows of the backfill that were taken, and those that are durable.
@@ -115,8 +117,11 @@ impl Intake {
             let message = format!("more rows came than the {} that were announced", self.request.rows);
             return Err(Error::invalid("BAD_BACKFILL", message));
         }
-        let bytes = batch.columns().iter().map(|column| slice_bytes(column)).sum();
+        let bytes: usize = batch.columns().iter().map(|column| slice_bytes(column)).sum();
         self.permit.charge_rows(batch.num_rows(), bytes)?;
+        if !self.request.validate_only {
+            self.storage.grow_to(self.storage.amount().saturating_add(bytes as u64))?;
+        }
         let (target, first_row) = (self.target.clone(), self.rows);
         let (now, max_key_bytes) = (self.inner.parts.store_time.read(), self.inner.options.max_key_bytes);
         let checked = blocking(move || {
@@ -165,8 +170,8 @@ impl Intake {
         self.stage(&mut taken).await?;
         let Some(ledger) = taken.ledger else { return Err(abandoned()) };
         let ledger = ledger.idle().await?;
-        let Self { inner, permit, place, target, request, .. } = self;
-        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger }))
+        let Self { inner, permit, storage, place, target, request, .. } = self;
+        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger }, storage))
     }
 
     /// Begins to stage what has come together, once not too many pieces are on their way.

@@ -4,6 +4,7 @@
 //! durable nothing can be seen of a backfill, and from then on it is done, whatever happens. One is made
 //! at a time, by threads that stand back behind online reads. It brings no row online.
 
+mod abandon;
 mod check;
 mod failure;
 mod finish;
@@ -254,7 +255,9 @@ impl Backfills {
                 .await?,
             ),
         };
-        Ok(Intake::new(self.inner.clone(), permit.clone(), place, target, request, ledger))
+        let mut storage = permit.hold_storage();
+        storage.grow_to(ledger.as_ref().map_or(0, Ledger::bytes))?;
+        Ok(Intake::new(self.inner.clone(), (permit.clone(), storage), place, target, request, ledger))
     }
 
     pub fn metrics(&self) -> &BackfillMetrics {

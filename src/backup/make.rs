@@ -11,6 +11,7 @@
 //!    tables have seen; and store time.
 //! 5. The definitions, which every row of the log was written under, and the list of saved training sets.
 //! 6. The stored spines, of which none goes meanwhile: each that a listed training set needs is there.
+//! 7. The audit log, which tells of all changes that the rest has.
 //!
 //! Checksums are taken last, when nothing is held any more.
 
@@ -83,6 +84,7 @@ fn take(parts: &BackupParts, runtime: &Handle, backup: &mut BackupWriter<'_>) ->
     let spines = parts.spines.hold();
     take_registry(parts, backup)?;
     take_spines(parts, backup)?;
+    take_audit(parts, runtime, backup)?;
     drop(spines);
     Ok(Taken { made, frame, revision })
 }
@@ -149,6 +151,23 @@ fn take_spines(parts: &BackupParts, backup: &mut BackupWriter<'_>) -> Result<()>
     let below = name_of(&parts.directories.spines);
     let link = |(from, path): (PathBuf, String)| backup.link(&from, &format!("{below}/{path}")).map_err(to_error);
     parts.spines.files().into_iter().try_for_each(link)
+}
+
+/// Last, so that it has at least all that the rest has.
+fn take_audit(parts: &BackupParts, runtime: &Handle, backup: &mut BackupWriter<'_>) -> Result<()> {
+    let below = name_of(&parts.directories.audit);
+    let files = runtime.block_on(parts.audit.files())?;
+    let last = files.len().saturating_sub(1);
+    for (number, (path, bytes)) in files.into_iter().enumerate() {
+        let target = format!("{below}/{}", name_of(&path));
+        if number == last {
+            backup.copy(&path, bytes, &target).map_err(to_error)?;
+        } else {
+            // What has been kept for long enough may go meanwhile.
+            backup.link_if_there(&path, &target).map_err(to_error)?;
+        }
+    }
+    Ok(())
 }
 
 /// A part of the data directory has in a backup the name that it has there.

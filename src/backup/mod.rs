@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use hydrant_storage::backup::{About, BackupError, Counts, Shelf, Shelved};
 use hydrant_storage::files::Files;
 use hydrant_storage::history::HistoryTables;
@@ -44,6 +45,7 @@ pub struct BackupParts {
     /// The parts of the data directory. In a backup they have the same names.
     pub directories: Directories,
     pub spines: Arc<dyn SpineFiles>,
+    pub audit: Arc<dyn AuditFiles>,
 }
 
 /// The stored spines, which backups know only as files.
@@ -55,6 +57,13 @@ pub trait SpineFiles: fmt::Debug + Send + Sync {
     fn files(&self) -> Vec<(PathBuf, String)>;
 }
 
+/// The audit log, which backups know only as files.
+#[async_trait]
+pub trait AuditFiles: fmt::Debug + Send + Sync {
+    /// Each with so many bytes that are durable; only the last gets more.
+    async fn files(&self) -> Result<Vec<(PathBuf, u64)>>;
+}
+
 #[derive(Clone, Debug)]
 pub struct Directories {
     pub log: PathBuf,
@@ -62,6 +71,7 @@ pub struct Directories {
     pub history: PathBuf,
     pub registry: PathBuf,
     pub spines: PathBuf,
+    pub audit: PathBuf,
 }
 
 #[derive(Clone, Debug)]

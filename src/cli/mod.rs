@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr.
 
 pub mod apply;
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 pub mod bench;
@@ -13,16 +14,20 @@ pub mod get;
 pub mod historical;
 pub mod history;
 pub mod ingest;
+pub mod key;
 pub mod lineage;
 pub mod materialize;
 pub mod online;
 pub mod plan;
+pub mod quota;
 pub mod rollback;
 pub mod search;
 pub mod serve;
+pub mod sla;
 pub mod test;
 pub mod training_set;
 pub mod version;
+pub mod whoami;
 pub mod why;
 
 mod catalog;
@@ -91,7 +96,12 @@ pub enum ClientCommand {
     Historical(historical::Args),
     Why(why::Args),
     TrainingSet(training_set::Args),
+    Sla(sla::Args),
     Backup(backup::Args),
+    Key(key::Args),
+    Whoami(whoami::Args),
+    Quota(quota::Args),
+    Audit(audit::Args),
     Bench(bench::Args),
     Version(version::Args),
     Completions(completions::Args),
@@ -177,7 +187,12 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
+        ClientCommand::Sla(args) => sla::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
+        ClientCommand::Key(args) => key::run(args, server).await,
+        ClientCommand::Whoami(args) => whoami::run(args, server).await,
+        ClientCommand::Quota(args) => quota::run(args, server).await,
+        ClientCommand::Audit(args) => audit::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
         ClientCommand::Completions(args) => completions::run(&args, &mut Cli::command()),
@@ -196,7 +211,12 @@ impl ClientCommand {
             Self::Backfill(args) => args.output.format,
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
+            Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
+            Self::Key(args) => args.format(),
+            Self::Whoami(args) => args.output.format,
+            Self::Quota(args) => args.format(),
+            Self::Audit(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
@@ -231,6 +251,14 @@ impl ClientCommand {
             Self::Rollback(_) => failure.hint("it may have been done all the same; `hydrant history` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Key(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Sla(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             },
@@ -308,6 +336,31 @@ mod tests {
             "hydrant backup delete monday",
             "hydrant backup verify d/backups/monday -o json",
             "hydrant backup restore d/backups/monday restored",
+            "hydrant key create --role reader --role trainer --view v --service s --description d --expires 90d -o json",
+            "hydrant key create --tenant acme --role admin",
+            "hydrant key list -o json",
+            "hydrant key get abcdefghjk",
+            "hydrant key rotate abcdefghjk --overlap 1h",
+            "hydrant key revoke abcdefghjk",
+            "hydrant whoami --token-file key",
+            "hydrant whoami --token x --insecure -o json",
+            "hydrant serve --insecure",
+            "hydrant apply -f tenants.yaml",
+            "hydrant get tenants",
+            "hydrant delete tenant acme",
+            "hydrant quota get",
+            "hydrant quota get acme -o json",
+            "hydrant quota set acme requests_per_second=500 storage_bytes=50GiB --unset features --weight 3 --etag 4 --dry-run",
+            "hydrant quota set acme --weight 3",
+            "hydrant quota raise acme requests_per_second=5000 --for 2h -o json",
+            "hydrant quota raise acme --end requests_per_second",
+            "hydrant audit list --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --caller ann --action Apply --resource v --outcome refused --tenant acme --limit 10 -o json",
+            "hydrant audit verify --noted 7:00",
+            "hydrant sla",
+            "hydrant sla airport_weather station_weather -o json --watch",
+            "hydrant sla silence airport_weather --for 2h --reason moving -o json",
+            "hydrant sla silences",
+            "hydrant sla unsilence 3",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -357,6 +410,17 @@ mod tests {
             "hydrant training-set create flights --spine s.parquet --event-time t",
             "hydrant training-set pull flights@1",
             "hydrant training-set pull flights@1 -o t.parquet --parallel 0",
+            "hydrant key create",
+            "hydrant key create --role king",
+            "hydrant key rotate",
+            "hydrant whoami --token x --token-file y",
+            "hydrant quota set acme",
+            "hydrant quota set acme requests_per_second",
+            "hydrant quota raise acme requests_per_second=5000",
+            "hydrant quota raise acme",
+            "hydrant sla silence airport_weather --for 2h",
+            "hydrant sla silence airport_weather --for soon --reason x",
+            "hydrant sla unsilence all",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

@@ -38,7 +38,7 @@ impl History {
         for join in &plan.joins {
             tables.push(cut.rows_of(&parts.tables, &snapshot, &join.view).await?.facts(cut.cutoff));
         }
-        let budget = self.budget();
+        let budget = self.budget(permit);
         let is_spilled = budget.spills_sort(&plan, rows);
         let reading = Reading::new(&plan, SpineFacts { rows, times: None, is_spilled }, &tables, &budget);
         Ok(Explained { plan, reading, cutoff: cut.cutoff })
@@ -53,6 +53,7 @@ impl History {
         event_time: &str,
     ) -> Result<SchemaRef> {
         permit.require(Action::ReadHistory)?;
+        permit.check_reads(services, features)?;
         let snapshot = self.inner.parts.snapshots.load();
         let selection = snapshot.select(snapshot.tenant(permit.tenant())?, services, features)?;
         let keys = selection.request_columns.iter();

@@ -36,7 +36,7 @@ use crate::log::WriteLog;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::Snapshot;
-use crate::tenancy::{Action, Permit};
+use crate::tenancy::{Action, Held, Permit};
 
 /// Opening the files of a view takes about as long as walking beside so many rows of a spine.
 const PART_ROWS: usize = 8_192;
@@ -151,6 +151,7 @@ pub struct SpineIntake {
 struct Taken {
     writer: SpineWriter,
     permit: Permit,
+    memory: Held,
 }
 
 impl History {
@@ -167,6 +168,7 @@ impl History {
 
     pub(super) fn plan_in(snapshot: &Snapshot, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
         permit.require(Action::ReadHistory)?;
+        permit.check_reads(&request.services, &request.features)?;
         let tenant = snapshot.tenant(permit.tenant())?;
         let selection = snapshot.select(tenant, &request.services, &request.features)?;
         selection.require_unique_names()?;
@@ -179,11 +181,13 @@ impl History {
     pub fn open(&self, permit: &Permit, request: HistoricalRequest) -> Result<SpineIntake> {
         let snapshot = self.inner.parts.snapshots.load();
         let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
-        let budget = self.inner.budget();
+        let budget = self.inner.budget(permit);
+        let memory = permit.hold_training_memory(budget.memory)?;
+        let writer = SpineWriter::new(plan.clone(), &budget);
         Ok(SpineIntake {
             history: self.inner.clone(),
             snapshot,
-            taken: Some(Taken { writer: SpineWriter::new(plan.clone(), &budget), permit: permit.clone() }),
+            taken: Some(Taken { writer, permit: permit.clone(), memory }),
             plan,
             tenant: permit.tenant().clone(),
             cutoff: request.cutoff,
@@ -192,11 +196,8 @@ impl History {
     }
 
     /// What one training set may take.
-    pub(super) fn budget(&self) -> Budget {
-        let options = &self.inner.options;
-        let spill = SpillSpace::new(&options.spill_directory, options.max_spill, self.inner.metrics.clone());
-        let &HistoryOptions { memory, batch_rows, threads, .. } = options;
-        Budget { memory, spill, batch_rows, threads, part_rows: PART_ROWS }
+    pub(super) fn budget(&self, permit: &Permit) -> Budget {
+        self.inner.budget(permit)
     }
 
     /// The bytes that lie in spill files now.
@@ -235,8 +236,8 @@ impl SpineIntake {
     /// The spine is whole: fixes what is read, and begins to read.
     pub async fn finish(self) -> Result<HistoricalStream> {
         let Self { history, snapshot, plan, tenant, cutoff, budget, taken } = self;
-        let Taken { writer, permit } = taken.ok_or_else(abandoned)?;
-        let (spine, permit) = blocking(move |_| Ok((writer.finish()?, permit))).await?;
+        let Taken { writer, permit, memory } = taken.ok_or_else(abandoned)?;
+        let (spine, permit, memory) = blocking(move |_| Ok((writer.finish()?, permit, memory))).await?;
 
         let task = history.task(&snapshot, plan.clone(), spine, budget, cutoff).await?;
         tracing::debug!(plan = %task.reading.shown(&plan), "a training set is planned");
@@ -253,7 +254,7 @@ impl SpineIntake {
                 tracing::info!(%error, "a training set was not made");
             }
             // Whoever sees the end may ask for the next.
-            drop(permit);
+            drop((permit, memory));
             sender.end(outcome);
         });
         Ok(stream)
@@ -261,8 +262,10 @@ impl SpineIntake {
 }
 
 impl Inner {
-    pub(super) fn budget(&self) -> Budget {
+    /// What one training set of the tenant may take.
+    pub(super) fn budget(&self, permit: &Permit) -> Budget {
         let &HistoryOptions { memory, batch_rows, threads, max_spill, .. } = &self.options;
+        let memory = permit.training_memory(memory);
         let spill = SpillSpace::new(&self.options.spill_directory, max_spill, self.metrics.clone());
         Budget { memory, spill, batch_rows, threads, part_rows: PART_ROWS }
     }

@@ -6,15 +6,18 @@ pub mod catalog;
 pub mod definition;
 pub mod documents;
 pub mod graph;
+pub mod limits;
 pub mod lineage;
 pub mod listing;
 pub mod node;
 pub mod plan;
+pub mod promise;
 pub mod revisions;
 pub mod scenario;
 pub mod search;
 pub mod selection;
 pub mod table;
+pub mod tenants;
 pub mod uses;
 pub mod values;
 pub mod world;
@@ -46,13 +49,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, ViewId};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::clock::StoreTime;
 use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
-use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
+use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
 pub use self::recorded::{RevisionPage, ToldChange, ToldRevision};
 pub use self::validation::{MAX_DEFINITIONS, feeds};
@@ -267,8 +270,39 @@ impl Registry {
             Ok((plan.allowed()?, next))
         };
         let stamp = Stamp { cause, ..self.stamp(permit) };
-        let (plan, snapshot) = self.change_as(permit, stamp, edit).await?;
+        permit.require(Action::ChangeDefinitions)?;
+        if prune != Prune::Nothing {
+            permit.check_unlimited("delete whatever isn't named")?;
+        }
+        let (plan, snapshot) = self.run_change_as(permit, stamp, edit).await?;
         Ok(Applied { plan, revision: snapshot.revision })
+    }
+
+    /// All rows of the view that count under the ttl which it was given in revision `since` are online: that
+    /// ttl is in effect from the revision that is told. `None`: the view was changed otherwise meanwhile.
+    pub async fn refilled(&self, tenant: &Name, view: ViewId, since: u64) -> Result<Option<u64>> {
+        let (tenant, shared) = (tenant.clone(), Arc::clone(&self.shared));
+        // It adds nothing that a limit could be about.
+        let limits = DefinitionLimits::default();
+        let (now, cause) = (self.shared.time.read(), Cause::Change);
+        let stamp = Stamp { now, by: "refill".to_owned(), cause, limits };
+        let edit = move |state: &State, _: &Stamp| {
+            let mut next = state.clone();
+            let views = next.tenants.get_mut(&tenant).map(|tenant| &mut tenant.views);
+            let refilled = views.and_then(|views| {
+                views.values_mut().find(|state| {
+                    state.id == view && state.refilling.as_ref().is_some_and(|refilling| refilling.since == since)
+                })
+            });
+            let Some(refilled) = refilled else { return Ok((None, None)) };
+            refilled.refilling = None;
+            next.revision += 1;
+            Ok((Some(next.revision), Some(next)))
+        };
+        // As of any change: it goes through whoever waits for it.
+        let task = tokio::spawn(async move { shared.change(stamp, edit).await });
+        let changed = task.await.map_err(|failed| Error::internal(format!("a refill's end was cut off: {failed}")))?;
+        changed.map(|(revision, _)| revision)
     }
 
     /// Makes a definition that isn't there; ALREADY_EXISTS if it is.
@@ -327,13 +361,13 @@ impl Registry {
 
     /// A definition as it stands.
     pub fn get(&self, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {
-        permit.require(Action::ReadDefinitions)?;
+        require_definition(permit, kind, name)?;
         described(&self.snapshot(), permit, kind, name)
     }
 
     /// One version of a service, with the features that it was frozen with.
     pub fn get_version(&self, permit: &Permit, service: &Name, number: u32) -> Result<Described> {
-        permit.require(Action::ReadDefinitions)?;
+        require_definition(permit, Kind::FeatureService, service)?;
         let snapshot = self.snapshot();
         listing::get_version(snapshot.tenant(permit.tenant())?, service, number)
     }
@@ -377,26 +411,41 @@ impl Registry {
     }
 
     fn stamp(&self, permit: &Permit) -> Stamp {
-        Stamp { now: self.shared.time.read(), by: permit.caller().to_owned(), cause: Cause::Change }
+        Stamp {
+            now: self.shared.time.read(),
+            by: permit.caller().to_owned(),
+            cause: Cause::Change,
+            limits: permit.definition_limits(),
+        }
     }
 
-    /// Runs one change: drafts, persists, publishes; answers with the snapshot after it. It runs in a task of its own, so that a caller
-    /// who hangs up can't leave a persisted state unpublished.
+    /// Runs one change of definitions.
     async fn change<T: Send + 'static>(
         &self,
         permit: &Permit,
         edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
     ) -> Result<(T, Arc<Snapshot>)> {
-        self.change_as(permit, self.stamp(permit), edit).await
+        permit.require(Action::ChangeDefinitions)?;
+        self.run_change(permit, edit).await
     }
 
-    async fn change_as<T: Send + 'static>(
+    /// As [`change`](Self::change), by a permit that was looked at already.
+    async fn run_change<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
+    ) -> Result<(T, Arc<Snapshot>)> {
+        self.run_change_as(permit, self.stamp(permit), edit).await
+    }
+
+    /// Drafts, persists, publishes; answers with the snapshot after it. It runs in a task of its own, so
+    /// that a caller who hangs up can't leave a persisted state unpublished.
+    async fn run_change_as<T: Send + 'static>(
         &self,
         permit: &Permit,
         stamp: Stamp,
         edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
     ) -> Result<(T, Arc<Snapshot>)> {
-        permit.require(Action::ChangeDefinitions)?;
         let shared = Arc::clone(&self.shared);
         let permit = permit.clone();
         let task = tokio::spawn(async move {
@@ -449,6 +498,15 @@ impl Shared {
         tracing::info!(revision, "definitions changed");
         Ok((outcome, snapshot))
     }
+}
+
+/// Of callers who are limited to views and services, to those.
+fn require_definition(permit: &Permit, kind: Kind, name: &Name) -> Result<()> {
+    permit.require_definition(kind.as_str(), name, |reach| match kind {
+        Kind::FeatureView => reach.views.contains(name),
+        Kind::FeatureService => reach.services.contains(name),
+        _ => false,
+    })
 }
 
 fn described(snapshot: &Snapshot, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {

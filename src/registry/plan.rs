@@ -2,6 +2,7 @@
 //! function of state and definitions; the same function drafts the state that comes after, so what
 //! is shown is what is done.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
@@ -9,6 +10,7 @@ use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
 
 use crate::error::{Code, Error, Result, Violation};
+use crate::tenancy::DefinitionLimits;
 
 use super::compatibility::{self, Incompatibilities, Incompatible};
 use super::definition::{ConsumerSpec, Definition, Kind, Spec};
@@ -16,11 +18,11 @@ use super::freeze::{self, FreezableView};
 use super::graph::{self, Graph, Touched};
 use super::impact::{Impact, hurting};
 use super::revisions::Cause;
-use super::state::{FrozenService, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
+use super::state::{FrozenService, Refilling, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
 use super::uses::Uses;
 use super::validation::{self, ResolvedView, Violations, resolve_view};
 use super::world::{Referred, Unread, World};
-use super::{build, deletion, details, lineage};
+use super::{build, deletion, details, limits, lineage};
 
 /// How many versions a problem lists.
 const SHOWN_VERSIONS: usize = 20;
@@ -115,6 +117,8 @@ pub(super) struct Stamp {
     pub now: Micros,
     pub by: String,
     pub cause: Cause,
+    /// How many definitions there may be.
+    pub limits: DefinitionLimits,
 }
 
 impl Plan {
@@ -207,11 +211,13 @@ pub(super) fn draft(
     uses: &Uses,
 ) -> Result<(Plan, Option<State>)> {
     let old = tenant(state, tenant_name)?;
+    let leaving = gone(old, definitions, prune);
+    limits::check(&stamp.limits, &without(old, &leaving), definitions)?;
     let unread = Unread::default();
     let Drafted { tenant: mut new, mut actions, next_view, incompatible } =
         drafted(state, old, definitions, &unread, stamp)?;
     let mut refusals = Vec::new();
-    for (kind, name) in gone(old, definitions, prune) {
+    for (kind, name) in leaving {
         deletion::remove(&mut new, kind, &name);
         actions.insert((kind, name), Action::Delete);
     }
@@ -256,6 +262,15 @@ pub(super) fn draft(
     next.next_view = next_view;
     next.tenants.insert(tenant_name.clone(), new);
     Ok((plan, Some(next)))
+}
+
+/// A tenant without some of its definitions, for counting.
+fn without<'a>(old: &'a TenantState, leaving: &[(Kind, Name)]) -> Cow<'a, TenantState> {
+    let mut rest = Cow::Borrowed(old);
+    for (kind, name) in leaving {
+        deletion::remove(rest.to_mut(), *kind, name);
+    }
+    rest
 }
 
 /// What is defined and not in the request, as far as it is to go.
@@ -315,7 +330,8 @@ fn drafted(
     let incompatible = check_compatibility(old, &world, definitions, &resolved);
 
     let revision = state.revision + 1;
-    let mut drafting = Drafting { next_view: state.next_view, revision, stamp, actions: BTreeMap::new() };
+    let kept = build::ttls_in_effect(old);
+    let mut drafting = Drafting { next_view: state.next_view, revision, stamp, kept, actions: BTreeMap::new() };
     let mut new = old.clone();
     for definition in definitions {
         drafting.place(&mut new, definition, &resolved);
@@ -379,6 +395,7 @@ fn check_compatibility(
     definitions: &[Definition],
     resolved: &BTreeMap<Name, ResolvedView>,
 ) -> Vec<Vec<Incompatible>> {
+    let kept = build::ttls_in_effect(old);
     let mut all = Vec::with_capacity(definitions.len());
     for (index, definition) in definitions.iter().enumerate() {
         let mut violations = Incompatibilities::default();
@@ -397,7 +414,8 @@ fn check_compatibility(
             }
             (Spec::FeatureView(_), Spec::FeatureView(after)) => {
                 if let (Some(view), Some(resolved)) = (old.views.get(name), resolved.get(name)) {
-                    compatibility::view(view, after, resolved, &path, &mut violations);
+                    let kept = kept.get(&view.id).copied().unwrap_or_default();
+                    compatibility::view(view, kept, after, resolved, &path, &mut violations);
                 }
             }
             _ => {}
@@ -482,7 +500,9 @@ fn freezable_views(new: &TenantState, world: &World<'_>) -> BTreeMap<Name, Freez
         let mut problems = Violations::default();
         let resolved = resolve_view(world, spec, "", &mut problems);
         let is_sure = resolved.is_whole && problems.is_empty();
-        is_sure.then(|| (name.clone(), FreezableView::new(view.id, view.version, spec.ttl, resolved)))
+        // Under a ttl that isn't in effect yet a service would read what isn't online yet.
+        let ttl = view.ttl_in_effect();
+        is_sure.then(|| (name.clone(), FreezableView::new(view.id, view.version, ttl, resolved)))
     };
     new.views.iter().filter_map(freezable).collect()
 }
@@ -497,6 +517,8 @@ struct Drafting<'a> {
     next_view: u32,
     revision: u64,
     stamp: &'a Stamp,
+    /// The longest ttl under which each view's rows are online with their values.
+    kept: HashMap<ViewId, Option<Micros>>,
     actions: BTreeMap<(Kind, Name), Action>,
 }
 
@@ -521,8 +543,11 @@ impl Drafting<'_> {
                     let id = ViewId(self.next_view);
                     self.next_view += 1;
                     let version = tenant.deleted_views.get(&name).map_or(1, |last| last + 1);
-                    ViewState { stored: stored.clone(), id, version, row: Vec::new() }
+                    ViewState { stored: stored.clone(), id, version, row: Vec::new(), refilling: None }
                 });
+                if view.stored.definition != stored.definition {
+                    view.refilling = self.refilling(&view, definition);
+                }
                 view.stored = stored;
                 for feature in &resolved.features {
                     if !view.row.iter().any(|known| known.name == feature.name) {
@@ -541,6 +566,20 @@ impl Drafting<'_> {
             }
             Kind::FeatureService | Kind::Tenant => {}
         }
+    }
+
+    /// Whether a view has to be refilled before it reads by the ttl of its new definition.
+    fn refilling(&self, view: &ViewState, new: &Definition) -> Option<Refilling> {
+        let (Spec::FeatureView(old), Spec::FeatureView(new)) = (&view.stored.definition.spec, &new.spec) else {
+            return None;
+        };
+        let kept = self.kept.get(&view.id).copied().unwrap_or_default();
+        if !new.online || !compatibility::is_longer(new.ttl, kept) {
+            return None;
+        }
+        // A refill that is under way for as long a ttl or a longer one is enough.
+        let under_way = view.refilling.clone().filter(|_| !compatibility::is_longer(new.ttl, old.ttl));
+        Some(under_way.unwrap_or_else(|| Refilling { serves: view.ttl_in_effect(), since: self.revision }))
     }
 
     fn place_service(&mut self, tenant: &mut TenantState, definition: &Definition, fresh: FrozenService) {

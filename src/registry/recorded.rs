@@ -80,6 +80,10 @@ pub(super) fn mark(old: &State, new: &mut State, stamp: &Stamp) -> Vec<ToRecord>
         let changes = changes_between(before, tenant);
         let (at, by) = (stamp.now, stamp.by.clone());
         let revision = Revision { revision, at, by, cause: stamp.cause, changes };
+        // A refill that is done is no change of a definition.
+        if revision.changes.is_empty() {
+            continue;
+        }
         records.push(ToRecord { tenant: name.clone(), old: before.cloned(), id: tenant.id, revision });
     }
     records

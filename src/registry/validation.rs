@@ -14,6 +14,7 @@ use super::definition::{
     ConsumerSpec, Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule,
     Metadata, SourceSpec, Spec, TypedName,
 };
+use super::promise::FreshnessSpec;
 use super::values;
 use super::world::{Referred, World};
 
@@ -106,7 +107,7 @@ pub(super) fn check(
         match &definition.spec {
             Spec::Tenant(_) => violations.add(
                 format!("definitions[{index}].kind"),
-                "tenants can't be defined yet: there is one, 'default', made at the first start",
+                "tenants are applied by themselves, by a caller with the role platform",
             ),
             Spec::Entity(spec) => check_entity(spec, &path, violations),
             Spec::Source(spec) => {
@@ -167,7 +168,9 @@ pub(super) fn resolve_view(
         }
     }
     check_positive(spec.ttl, &format!("{path}.ttl"), violations);
-    check_positive(spec.freshness_max_age, &format!("{path}.freshness.maxAge"), violations);
+    for (field, message) in spec.freshness.iter().flat_map(FreshnessSpec::breaches) {
+        violations.add(format!("{path}.freshness.{field}"), message);
+    }
     if !spec.online && !spec.offline {
         violations.add(format!("{path}.online"), "a view that is neither online nor offline keeps nothing");
     }
@@ -407,7 +410,7 @@ fn check_listed_once<T: Ord + std::fmt::Display>(references: &[T], path: &str, v
     }
 }
 
-fn check_metadata(metadata: &Metadata, path: &str, violations: &mut Violations) {
+pub(super) fn check_metadata(metadata: &Metadata, path: &str, violations: &mut Violations) {
     check_text(&metadata.description, &format!("{path}.description"), violations);
     check_text(&metadata.owner, &format!("{path}.owner"), violations);
     check_tags(&metadata.tags, &format!("{path}.tags"), violations);

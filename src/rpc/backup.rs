@@ -26,8 +26,8 @@ impl BackupRpc {
         Self { use_cases }
     }
 
-    fn create(&self, caller: &Caller, name: &str) -> Result<Making> {
-        let permit = self.use_cases.permit(caller, Action::BackUp)?;
+    async fn create(&self, caller: &Caller, name: &str) -> Result<Making> {
+        let permit = self.use_cases.change(caller, Action::BackUp, vec![format!("Backup/{name}")]).await?;
         self.use_cases.backups.create(&permit, decode_name(name)?)
     }
 
@@ -38,7 +38,7 @@ impl BackupRpc {
     }
 
     async fn remove(&self, caller: &Caller, name: &str) -> Result<v1::DeleteBackupResponse> {
-        let permit = self.use_cases.permit(caller, Action::BackUp)?;
+        let permit = self.use_cases.change(caller, Action::BackUp, vec![format!("Backup/{name}")]).await?;
         self.use_cases.backups.delete(&permit, decode_name(name)?).await?;
         Ok(v1::DeleteBackupResponse {})
     }
@@ -64,7 +64,8 @@ impl BackupService for BackupRpc {
         &self,
         request: Request<v1::CreateBackupRequest>,
     ) -> Result<Response<Self::CreateBackupStream>, Status> {
-        let making = self.create(&layers::caller(request.extensions()), &request.get_ref().name).map_err(to_status)?;
+        let caller = layers::caller(request.extensions());
+        let making = self.create(&caller, &request.get_ref().name).await.map_err(to_status)?;
         let use_cases = self.use_cases.clone();
         let told = unfold(Some(making), move |making| {
             let use_cases = use_cases.clone();

@@ -92,7 +92,8 @@ impl CatalogRpc {
             let v1::PlanResponse { changes, registry_revision, refusals, problems: _ } = encode_plan(&plan);
             return Ok(v1::RollbackResponse { changes, registry_revision, refusals });
         }
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
+        let named = vec![format!("definitions of revision {}", request.to_revision)];
+        let permit = self.use_cases.change(caller, Action::ChangeDefinitions, named).await?;
         let applied = registry.rollback(&permit, request.to_revision, request.expected_revision).await?;
         Ok(v1::RollbackResponse {
             changes: encode_plan(&applied.plan).changes,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use tonic::codegen::http::{Extensions, HeaderMap, header};
 
 use super::Caller;
+use super::trail::{self, Trail};
+use crate::audit::{Asked, Audit};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, Authenticates, Identity, grants};
 
@@ -39,17 +41,24 @@ pub struct Method {
 #[derive(Clone, Debug)]
 pub struct Door {
     authenticates: Arc<dyn Authenticates>,
+    /// Where refusals are told.
+    audit: Option<Audit>,
 }
 
 impl Door {
-    pub fn new(authenticates: Arc<dyn Authenticates>) -> Self {
-        Self { authenticates }
+    pub fn new(authenticates: Arc<dyn Authenticates>, audit: Audit) -> Self {
+        Self { authenticates, audit: Some(audit) }
     }
 
     /// Where everybody is the operator.
     #[cfg(test)]
     pub fn open() -> Self {
-        Self::new(Arc::new(crate::tenancy::LoopbackOnly))
+        Self { authenticates: Arc::new(crate::tenancy::LoopbackOnly), audit: None }
+    }
+
+    /// Who calls, if they may do this.
+    pub(super) fn let_in_to(&self, action: Action, headers: &HeaderMap) -> Result<()> {
+        grants::check(&self.authenticates.authenticate(token(headers)?)?, action)
     }
 
     /// Who calls, if they may call this method. UNAUTHENTICATED, PERMISSION_DENIED.
@@ -59,17 +68,31 @@ impl Door {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<Caller> {
-        let rule = method.map_or(Rule::AnyCaller, |method| method.rule);
+        let (name, rule) = method.map_or(("unknown", Rule::AnyCaller), |method| (method.name, method.rule));
+        let peer = trail::peer_of(extensions);
+        let tell = |caller: &str, refused: &Error| {
+            if let Some(audit) = &self.audit {
+                let (caller, action) = (caller.to_owned(), trail::short(name).to_owned());
+                audit.note_refused(
+                    Asked { caller, peer: trail::told(peer), action, ..Asked::default() },
+                    refused.reason,
+                );
+            }
+        };
         let identity = match rule {
             Rule::Anybody => Identity::nobody(),
-            _ => self.authenticates.authenticate(token(headers)?)?,
+            _ => {
+                let known = token(headers).and_then(|token| self.authenticates.authenticate(token));
+                known.inspect_err(|refused| tell("", refused))?
+            }
         };
-        match rule {
-            Rule::Anybody | Rule::AnyCaller => {}
-            Rule::Needs(action) => grants::check(&identity, action)?,
-            Rule::NeedsOneOf(actions) => check_one_of(&identity, actions)?,
-        }
-        Ok(Caller::new(identity, extensions))
+        let allowed = match rule {
+            Rule::Anybody | Rule::AnyCaller => Ok(()),
+            Rule::Needs(action) => grants::check(&identity, action),
+            Rule::NeedsOneOf(actions) => check_one_of(&identity, actions),
+        };
+        allowed.inspect_err(|refused| tell(identity.name(), refused))?;
+        Ok(Caller { identity, peer, trail: Trail::begin(name, headers) })
     }
 }
 
@@ -116,8 +139,13 @@ const fn method(name: &'static str, rule: Rule) -> Method {
 }
 
 const READ_DEFINITIONS: Rule = Rule::Needs(Action::ReadDefinitions);
-const CHANGE_DEFINITIONS: Rule = Rule::Needs(Action::ChangeDefinitions);
+/// Tenants are definitions too, and the platform's.
+const READ_DEFINITIONS_OR_TENANTS: Rule = Rule::NeedsOneOf(&[Action::ReadDefinitions, Action::ManageTenants]);
+const CHANGE_DEFINITIONS_OR_TENANTS: Rule = Rule::NeedsOneOf(&[Action::ChangeDefinitions, Action::ManageTenants]);
+/// An admin manages its tenant's keys; the platform its own, and a tenant's first.
+const MANAGE_KEYS: Rule = Rule::NeedsOneOf(&[Action::ManageKeys, Action::ManageTenants]);
 const READ_HISTORY: Rule = Rule::Needs(Action::ReadHistory);
+const CHANGE_DEFINITIONS: Rule = Rule::Needs(Action::ChangeDefinitions);
 const WRITE: Rule = Rule::Needs(Action::Write);
 const BACK_UP: Rule = Rule::Needs(Action::BackUp);
 const BY_FLIGHT: Rule = Rule::NeedsOneOf(&[Action::ReadDefinitions, Action::ReadHistory]);
@@ -129,13 +157,13 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.IngestService/Ingest", WRITE),
     method("hydrant.v1.IngestService/IngestStream", WRITE),
     method("hydrant.v1.IngestService/Delete", WRITE),
-    method("hydrant.v1.RegistryService/CreateDefinition", CHANGE_DEFINITIONS),
-    method("hydrant.v1.RegistryService/GetDefinition", READ_DEFINITIONS),
-    method("hydrant.v1.RegistryService/ListDefinitions", READ_DEFINITIONS),
-    method("hydrant.v1.RegistryService/UpdateDefinition", CHANGE_DEFINITIONS),
-    method("hydrant.v1.RegistryService/DeleteDefinition", CHANGE_DEFINITIONS),
-    method("hydrant.v1.RegistryService/Plan", READ_DEFINITIONS),
-    method("hydrant.v1.RegistryService/Apply", CHANGE_DEFINITIONS),
+    method("hydrant.v1.RegistryService/CreateDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/GetDefinition", READ_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/ListDefinitions", READ_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/UpdateDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/DeleteDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/Plan", READ_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/Apply", CHANGE_DEFINITIONS_OR_TENANTS),
     method("hydrant.v1.RegistryService/GetLineage", READ_DEFINITIONS),
     method("hydrant.v1.RegistryService/GetServerInfo", Rule::AnyCaller),
     method("hydrant.v1.LineageService/GetLineageGraph", READ_DEFINITIONS),
@@ -155,9 +183,27 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.TrainingSetService/DeleteTrainingSet", READ_HISTORY),
     method("hydrant.v1.BackfillService/GetBackfill", WRITE),
     method("hydrant.v1.BackfillService/Materialize", WRITE),
+    method("hydrant.v1.BackfillService/AbandonBackfill", WRITE),
     method("hydrant.v1.BackupService/CreateBackup", BACK_UP),
     method("hydrant.v1.BackupService/ListBackups", BACK_UP),
     method("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
+    method("hydrant.v1.AccessService/CreateKey", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/GetKey", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/ListKeys", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/RotateKey", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/RevokeKey", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/WhoAmI", Rule::AnyCaller),
+    method("hydrant.v1.QuotaService/GetQuotas", Rule::Needs(Action::ReadQuotas)),
+    method("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
+    method("hydrant.v1.QuotaService/UpdateQuotas", Rule::Needs(Action::ChangeQuotas)),
+    method("hydrant.v1.QuotaService/RaiseQuotas", Rule::Needs(Action::ChangeQuotas)),
+    method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
+    method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
+    method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/ListSilences", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/DeleteSilence", CHANGE_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/Handshake", Rule::AnyCaller),
     method("arrow.flight.protocol.FlightService/ListFlights", READ_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/GetFlightInfo", BY_FLIGHT),
@@ -174,7 +220,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 44;
+const METHOD_COUNT: usize = 62;
 
 #[cfg(test)]
 mod tests {

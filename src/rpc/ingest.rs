@@ -76,7 +76,8 @@ impl IngestRpc {
         deadline: Option<Instant>,
     ) -> Result<v1::IngestResponse> {
         let demand = write_demand(request.encoded_len(), deadline);
-        let permit = self.use_cases.admit(caller, Action::Write, demand).await?;
+        let named = vec![format!("FeatureView/{}", request.view)];
+        let permit = self.use_cases.change_in_turn(caller, Action::Write, demand, named).await?;
         let request = decode_delete(request)?;
         self.use_cases.ingest.delete(&permit, request).await.map(encode_report)
     }

@@ -24,6 +24,7 @@ use tracing::Instrument as _;
 use super::Caller;
 use super::door::{Door, method_of};
 use super::status::{self, MessageLimit};
+use super::trail::Trail;
 use crate::telemetry::{Histogram, Instruments, Label, Metric, UpDownCounter, adopt_trace};
 
 const DURATION: Metric = Metric {
@@ -128,9 +129,10 @@ where
             adopt_trace(&span, Some(parent), header("tracestate"));
         }
 
-        let call = Call::begin(self.calls.clone(), method, begun);
+        let mut call = Call::begin(self.calls.clone(), method, begun);
         match self.calls.door.let_in(known, request.headers(), request.extensions()) {
             Ok(caller) => {
+                call.trail = caller.trail.is_kept().then(|| caller.trail.clone());
                 request.extensions_mut().insert(Noted { caller, call: deadline, client: answer_deadline });
             }
             Err(refusal) => {
@@ -163,12 +165,14 @@ struct Call {
     begun: Instant,
     /// As gRPC names it; of an answer given up by its client if nothing else came.
     code: &'static str,
+    /// Of a call that is audited.
+    trail: Option<Trail>,
 }
 
 impl Call {
     fn begin(calls: Arc<Calls>, method: &'static str, begun: Instant) -> Self {
         calls.in_flight.add(1, &[]);
-        Self { calls, method, begun, code: status::GIVEN_UP }
+        Self { calls, method, begun, code: status::GIVEN_UP, trail: None }
     }
 
     fn answer(mut self, response: Response<Body>, deadline: Option<Instant>) -> Response<Body> {
@@ -181,6 +185,12 @@ impl Call {
 
     /// Takes note of the status among headers or trailers, where there is one.
     fn note_status(&mut self, headers: &mut HeaderMap) {
+        if let Some(trail) = &self.trail
+            && let Some(status) = Status::from_header_map(headers)
+        {
+            let (code, reason) = status::ended(&status);
+            trail.end(code, &reason);
+        }
         if let Some(code) = status::well_told(headers) {
             self.code = code;
         } else if let Some(status) = Status::from_header_map(headers) {
@@ -201,6 +211,9 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.calls.in_flight.add(-1, &[]);
+        if let Some(trail) = &self.trail {
+            trail.give_up();
+        }
         let labels = [Label::new("method", self.method), Label::new("code", self.code)];
         self.calls.duration.record(self.begun.elapsed().as_secs_f64(), &labels);
     }

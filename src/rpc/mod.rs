@@ -2,6 +2,8 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod access;
+pub mod audit;
 pub mod backfill;
 pub mod backup;
 mod caller;
@@ -11,17 +13,22 @@ pub mod codec;
 mod connections;
 mod door;
 pub mod flight;
+pub mod freshness;
 pub mod history;
 pub mod http;
 pub mod ingest;
 pub mod layers;
 pub mod lineage;
 pub mod online;
+pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
+mod tenants;
 pub mod tls;
+mod trail;
 pub mod training;
+pub mod webhook;
 pub mod wire;
 
 use std::sync::Arc;
@@ -29,15 +36,19 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::access::Access;
+use crate::audit::Audit;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
 use crate::error::Result;
+use crate::freshness::Freshness;
 use crate::history::History;
 use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
 use crate::materialize::Materialize;
 use crate::partition::Partitions;
+use crate::quotas::Quotas;
 use crate::registry::Registry;
 use crate::serving::Serving;
 use crate::tenancy::{Action, Demand, Permit, Tenancy};
@@ -48,6 +59,7 @@ pub use self::caller::Caller;
 #[derive(Clone, Debug)]
 pub struct UseCases {
     pub tenancy: Arc<Tenancy>,
+    pub access: Access,
     pub registry: Registry,
     pub ingest: Ingest,
     pub serving: Serving,
@@ -56,18 +68,23 @@ pub struct UseCases {
     pub backfills: Backfills,
     pub materialize: Materialize,
     pub backups: Backups,
+    pub quotas: Quotas,
+    pub audit: Audit,
+    pub freshness: Freshness,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }
 
 impl UseCases {
-    /// Lets the caller do `action`.
+    /// Lets the caller do `action`, which changes nothing: for what does see [`Self::change`].
     fn permit(&self, caller: &Caller, action: Action) -> Result<Permit> {
-        self.tenancy.authorize(&caller.identity, action)
+        caller.trail.check()?;
+        self.let_do(caller, action)
     }
 
     /// As [`Self::permit`], when it is the request's turn.
     async fn admit(&self, caller: &Caller, action: Action, demand: Demand) -> Result<Permit> {
-        self.tenancy.admit(&caller.identity, action, demand).await
+        caller.trail.check()?;
+        self.line_up(caller, action, demand).await
     }
 }

@@ -12,13 +12,14 @@ use super::wire::definitions::{
     encode_problem, encode_status,
 };
 use super::wire::plans::{encode_changes, encode_plan};
-use super::{Caller, UseCases, layers};
+use super::{Caller, UseCases, layers, tenants};
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
 use crate::registry::plan::{Plan, Prune};
-use crate::tenancy::Action;
+use crate::registry::tenants::Expected;
+use crate::tenancy::{Action, Permit};
 
 /// The ports of the other listeners.
 #[derive(Clone, Copy, Debug)]
@@ -38,15 +39,28 @@ impl RegistryRpc {
         Self { use_cases, ports }
     }
 
+    async fn change(&self, caller: &Caller, names: Vec<String>) -> Result<Permit> {
+        self.use_cases.change(caller, Action::ChangeDefinitions, names).await
+    }
+
     async fn create(&self, caller: &Caller, request: v1::CreateDefinitionRequest) -> Result<v1::Definition> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definition = single(request.definition)?;
+        if request.definition.as_ref().is_some_and(tenants::is_tenant) {
+            return tenants::put(&self.use_cases, caller, request.definition, Expected::Nothing).await;
+        }
+        let definition = single(request.definition);
+        let permit = self.change(caller, names(definition.iter())).await?;
+        let definition = definition?;
         self.use_cases.registry.create(&permit, definition).await.map(|described| encode_described(&described))
     }
 
     async fn update(&self, caller: &Caller, request: v1::UpdateDefinitionRequest) -> Result<v1::Definition> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definition = single(request.definition)?;
+        if request.definition.as_ref().is_some_and(tenants::is_tenant) {
+            let expected = Expected::Something(request.etag);
+            return tenants::put(&self.use_cases, caller, request.definition, expected).await;
+        }
+        let definition = single(request.definition);
+        let permit = self.change(caller, names(definition.iter())).await?;
+        let definition = definition?;
         let updated = self.use_cases.registry.update(&permit, definition, request.etag).await?;
         Ok(encode_described(&updated))
     }
@@ -56,7 +70,11 @@ impl RegistryRpc {
         caller: &Caller,
         request: v1::DeleteDefinitionRequest,
     ) -> Result<v1::DeleteDefinitionResponse> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
+        if request.kind == v1::Kind::Tenant as i32 {
+            return tenants::remove(&self.use_cases, caller, request).await;
+        }
+        let named = decode_kind(request.kind).map(|kind| format!("{}/{}", kind.as_str(), request.name));
+        let permit = self.change(caller, named.into_iter().collect()).await?;
         let kind = decode_kind(request.kind)?;
         let registry = &self.use_cases.registry;
         let registry_revision = match decode_versioned_name(kind, &request.name)? {
@@ -67,6 +85,9 @@ impl RegistryRpc {
     }
 
     fn get(&self, caller: &Caller, request: &v1::GetDefinitionRequest) -> Result<v1::Definition> {
+        if tenants::sees_all(caller, request.kind) {
+            return tenants::get(&self.use_cases, caller, &request.name);
+        }
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let described = match decode_versioned_name(kind, &request.name)? {
@@ -77,6 +98,9 @@ impl RegistryRpc {
     }
 
     fn list(&self, caller: &Caller, request: &v1::ListDefinitionsRequest) -> Result<v1::ListDefinitionsResponse> {
+        if tenants::sees_all(caller, request.kind) {
+            return tenants::list(&self.use_cases, caller, request);
+        }
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let page = self.use_cases.registry.list(&permit, kind, request.page_size, &request.page_token)?;
@@ -89,6 +113,9 @@ impl RegistryRpc {
 
     /// Problems of the definitions are the plan's answer; anything else is a refusal.
     async fn draft(&self, caller: &Caller, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
+        if request.definitions.iter().any(tenants::is_tenant) {
+            return tenants::draft(&self.use_cases, caller, request);
+        }
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let registry = &self.use_cases.registry;
         let unread = decode_unread(request.unread)?;
@@ -115,9 +142,16 @@ impl RegistryRpc {
     }
 
     async fn make_so(&self, caller: &Caller, request: v1::ApplyRequest) -> Result<v1::ApplyResponse> {
-        let permit = self.use_cases.permit(caller, Action::ChangeDefinitions)?;
-        let definitions = decode_definitions(request.definitions)?;
-        let (prune, expected) = (decode_prune(request.prune), request.expected_revision);
+        if request.definitions.iter().any(tenants::is_tenant) {
+            return tenants::make_so(&self.use_cases, caller, request).await;
+        }
+        let definitions = decode_definitions(request.definitions);
+        let prune = decode_prune(request.prune);
+        let mut named = names(definitions.iter().flatten());
+        named.extend((prune != Prune::Nothing).then(|| "whatever is pruned".to_owned()));
+        let permit = self.change(caller, named).await?;
+        let definitions = definitions?;
+        let expected = request.expected_revision;
         let applied = self.use_cases.registry.apply_with(&permit, definitions, prune, expected).await?;
         Ok(v1::ApplyResponse { changes: encode_changes(&applied.plan), registry_revision: applied.revision })
     }
@@ -228,17 +262,22 @@ impl RegistryService for RegistryRpc {
     }
 }
 
+/// As the audit log names definitions.
+pub(super) fn names<'a>(definitions: impl Iterator<Item = &'a Definition>) -> Vec<String> {
+    definitions.map(|definition| format!("{}/{}", definition.kind().as_str(), definition.name())).collect()
+}
+
 fn answer<T>(outcome: Result<T>) -> Result<Response<T>, Status> {
     outcome.map(Response::new).map_err(to_status)
 }
 
-fn single(definition: Option<v1::Definition>) -> Result<Definition> {
+pub(super) fn single(definition: Option<v1::Definition>) -> Result<Definition> {
     let missing = || Error::invalid("INVALID_DEFINITION", "the request holds no definition");
     let mut decoded = decode_definitions(vec![definition.ok_or_else(missing)?])?;
     decoded.pop().ok_or_else(missing)
 }
 
-fn encode_described(described: &Described) -> v1::Definition {
+pub(super) fn encode_described(described: &Described) -> v1::Definition {
     let status = encode_status(described);
     v1::Definition { status: Some(status), ..encode_definition(&described.applied.definition) }
 }

@@ -145,6 +145,16 @@ pub fn from_status(status: &Status) -> Refusal {
     }
 }
 
+/// How a call ended: `None` where all went well, and the reason.
+pub(super) fn ended(status: &Status) -> (Option<Code>, String) {
+    if status.code() == tonic::Code::Ok {
+        return (None, String::new());
+    }
+    let refusal = from_status(status);
+    let reason = if refusal.reason.is_empty() { code_name(status.code()).to_owned() } else { refusal.reason };
+    (Some(refusal.code), reason)
+}
+
 /// What stands in the interface and isn't served yet.
 pub fn not_yet_served(field: &'static str, reason: &'static str) -> Error {
     Error::new(Code::Unimplemented, reason, format!("'{field}' is not served yet"))

@@ -43,7 +43,8 @@ impl TrainingSetRpc {
     }
 
     async fn create(&self, caller: &Caller, request: v1::CreateTrainingSetRequest) -> Result<Creation> {
-        let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
+        let named = vec![format!("TrainingSet/{}", request.name)];
+        let permit = self.use_cases.change(caller, Action::ReadHistory, named).await?;
         let name = decode_name("name", &request.name)?;
         let request = StoredRequest {
             spine: decode_spine(&request.spine)?,
@@ -89,7 +90,8 @@ impl TrainingSetRpc {
     }
 
     async fn remove(&self, caller: &Caller, name: &str) -> Result<v1::DeleteTrainingSetResponse> {
-        let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
+        let named = vec![format!("TrainingSet/{name}")];
+        let permit = self.use_cases.change(caller, Action::ReadHistory, named).await?;
         let (name, version) = decode_reference(name)?;
         let deleted = self.use_cases.training_sets.delete(&permit, name, version).await?;
         Ok(v1::DeleteTrainingSetResponse { deleted })

@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::account::Account;
 use super::admission::{Arrival, Asked, Class, Queue, Refused, Rules, Start, TenantIndex, Ticket, Verdicts};
 use super::metrics::Waits;
-use super::quota::Account;
 use crate::clock::Ticker;
 
 /// Where requests wait until they may begin. Cheap to clone.

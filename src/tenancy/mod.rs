@@ -5,13 +5,16 @@
 //! A request is asked, in this order: whether its caller still waits; whether its tenant's rates and
 //! its number of concurrent requests allow it; and then it takes its turn among all tenants.
 
+mod account;
 pub mod admission;
+mod charges;
 mod gate;
 pub mod grants;
 pub mod identity;
 pub mod metrics;
 pub mod quota;
 pub mod rate;
+mod reach;
 mod settings;
 
 #[cfg(test)]
@@ -26,10 +29,13 @@ use hydrant_storage::names::Name;
 
 use crate::clock::{SystemTicker, Ticker};
 use crate::error::{Code, Error, Result};
+pub use account::{Account, Held};
 pub use admission::Class;
-pub use grants::Action;
+pub use charges::DefinitionLimits;
+pub use grants::{Action, Role, Roles};
 pub use identity::{Authenticates, Identity, LoopbackOnly};
-pub use quota::{Account, Limits, Quota, Usage};
+pub use quota::{Limits, Measure, Quota, Usage};
+pub use reach::Reach;
 pub use settings::AdmissionSettings;
 
 use self::admission::{Asked, Refused};
@@ -64,7 +70,7 @@ pub struct Demand {
 /// is dropped.
 #[derive(Clone, Debug)]
 pub struct Permit {
-    caller: Arc<str>,
+    identity: Identity,
     action: Action,
     leave: Arc<Leave>,
 }
@@ -72,6 +78,8 @@ pub struct Permit {
 #[derive(Debug)]
 struct Leave {
     account: Arc<Account>,
+    /// One of the tenant's requests.
+    is_charged: bool,
     /// One of the tenant's training sets.
     is_training: bool,
     place: Option<Place>,
@@ -97,10 +105,13 @@ impl Tenancy {
     pub fn authorize(&self, identity: &Identity, action: Action) -> Result<Permit> {
         grants::check(identity, action)?;
         let account = self.account_of(identity);
-        let now = self.gate.now();
-        account.take(Quota::RequestsPerSecond, 1, now)?;
-        account.hold(false, now)?;
-        Ok(Permit::new(identity, action, Leave { account, is_training: false, place: None }))
+        let is_charged = action.is_charged();
+        if is_charged {
+            let now = self.gate.now();
+            account.take(Quota::RequestsPerSecond, 1, now)?;
+            account.hold(false, now)?;
+        }
+        Ok(Permit::new(identity, action, Leave { account, is_charged, is_training: false, place: None }))
     }
 
     /// Lets `identity` do `action` when it is its turn. Refusals as of [`Self::authorize`], and
@@ -149,7 +160,7 @@ impl Tenancy {
             return Err((Turned::Quota(error), account));
         }
         // What is held is given back with it, also where the caller goes away meanwhile.
-        let mut leave = Leave { account, is_training, place: None };
+        let mut leave = Leave { account, is_charged: true, is_training, place: None };
         match self.gate.enter(now, class, &leave.account, asked).await {
             Ok(place) => {
                 leave.place = Some(place);
@@ -179,6 +190,16 @@ impl Tenancy {
         accounts
     }
 
+    /// A tenant's, if it has one.
+    pub fn account(&self, tenant: &Name) -> Option<Arc<Account>> {
+        self.accounts.get(tenant).map(|account| account.value().clone())
+    }
+
+    /// As rates and waits are measured.
+    pub fn now(&self) -> std::time::Instant {
+        self.gate.now()
+    }
+
     /// What a tenant uses of its limited quotas.
     pub fn usage(&self, tenant: &Name) -> Vec<Usage> {
         self.accounts.get(tenant).map(|account| account.usage()).unwrap_or_default()
@@ -203,9 +224,21 @@ impl Tenancy {
         self.gate.waits()
     }
 
-    /// Loopback, the only identity there is, acts as the default tenant.
-    fn account_of(&self, _identity: &Identity) -> Arc<Account> {
-        self.default.clone()
+    /// Of the tenant that the identity acts for, which exists: whoever verified it has seen to that.
+    fn account_of(&self, identity: &Identity) -> Arc<Account> {
+        let tenant = identity.tenant();
+        if tenant == self.default.tenant() {
+            return self.default.clone();
+        }
+        if let Some(account) = self.accounts.get(tenant) {
+            return account.value().clone();
+        }
+        let new = || {
+            let limits = Limits::default();
+            let index = self.gate.add_tenant(limits.share());
+            Arc::new(Account::new(tenant.clone(), index, limits, self.gate.ticker()))
+        };
+        self.accounts.entry(tenant.clone()).or_insert_with(new).value().clone()
     }
 }
 
@@ -224,13 +257,15 @@ enum Turned {
 
 impl Drop for Leave {
     fn drop(&mut self) {
-        self.account.let_go(self.is_training);
+        if self.is_charged {
+            self.account.let_go(self.is_training);
+        }
     }
 }
 
 impl Permit {
     fn new(identity: &Identity, action: Action, leave: Leave) -> Self {
-        Self { caller: identity.shared_name(), action, leave: Arc::new(leave) }
+        Self { identity: identity.clone(), action, leave: Arc::new(leave) }
     }
 
     /// The tenant in whose name the caller acts.
@@ -242,47 +277,50 @@ impl Permit {
         &self.leave.account
     }
 
+    fn shared_account(&self) -> &Arc<Account> {
+        &self.leave.account
+    }
+
+    /// Whether the caller looks after the server and all its tenants.
+    pub fn oversees_all(&self) -> bool {
+        self.identity.may(Action::ManageTenants)
+    }
+
+    /// Whether the caller may know of a tenant: its own, or any for whoever looks after them.
+    pub fn oversees(&self, tenant: &Name) -> bool {
+        self.oversees_all() || tenant == self.tenant()
+    }
+
     /// Who is calling, for records of who changed what.
     pub fn caller(&self) -> &str {
-        &self.caller
+        self.identity.name()
+    }
+
+    /// What was verified about the caller.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     pub fn action(&self) -> Action {
         self.action
     }
 
+    /// Refuses (PERMISSION_DENIED) a caller whose roles don't allow `action` either: for the few use cases
+    /// that are open to two kinds of callers.
+    pub fn require_identity(&self, action: Action) -> Result<()> {
+        grants::check(&self.identity, action)
+    }
+
     /// Refuses (PERMISSION_DENIED) a permit that was given for something else.
     pub fn require(&self, action: Action) -> Result<()> {
         if self.action == action {
-            return Ok(());
+            // Definitions as a whole are no limited caller's; single ones ask [`Self::require_definition`].
+            return if action == Action::ReadDefinitions { self.check_unlimited(action.as_str()) } else { Ok(()) };
         }
         let message = format!("a permit to {} doesn't allow to {}", self.action.as_str(), action.as_str());
         Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message)
             .with("permitted", self.action.as_str())
             .with("wanted", action.as_str()))
-    }
-
-    /// Charges the distinct entity keys that a read asks for to the tenant's quota, or refuses it
-    /// (RESOURCE_EXHAUSTED), and then it was no request. They are counted only where there is such a
-    /// quota.
-    pub fn charge_keys(&self, distinct_keys: impl FnOnce() -> u64) -> Result<()> {
-        let account = self.account();
-        if !account.is_limited(Quota::KeysPerSecond) {
-            return Ok(());
-        }
-        account.take(Quota::KeysPerSecond, distinct_keys(), account.now()).inspect_err(|_| {
-            account.give_back(Quota::RequestsPerSecond, 1);
-            account.counts().refuse(self.action.class().unwrap_or(Class::Online), Reason::Quota);
-        })
-    }
-
-    /// Charges rows to the tenant's quotas of ingest, or refuses them (RESOURCE_EXHAUSTED).
-    pub fn charge_rows(&self, rows: usize, bytes: usize) -> Result<()> {
-        let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
-        let now = self.account().now();
-        self.account().take(Quota::IngestRowsPerSecond, wide(rows), now)?;
-        let charged = self.account().take(Quota::IngestBytesPerSecond, wide(bytes), now);
-        charged.inspect_err(|_| self.account().give_back(Quota::IngestRowsPerSecond, wide(rows)))
     }
 
     /// Lets others have the thread for a moment, in the middle of [`Permit::run`]: the place is kept,

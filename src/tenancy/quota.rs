@@ -1,24 +1,15 @@
-//! How much a tenant may use: its limits, what of them is in use, and its weight beside others. A
-//! request over a limit is refused before it does anything, with the limit's name and when to try
-//! again. Nothing waits here.
+//! How much a tenant may use: what can be limited, and its limits, with its weight beside others. A limit
+//! is a number; what is in use of it stands in the [`Account`](super::Account). Nothing here decides.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use hydrant_storage::names::Name;
 use serde::{Deserialize, Serialize};
 
-use super::admission::TenantIndex;
-use super::metrics::Counts;
-use super::rate::Bucket;
-use crate::clock::Ticker;
 use crate::error::{Code, Error, QuotaUse, Result};
 
-/// What can be limited. Who limits one thing more adds it here, and takes it from the [`Account`]
-/// where it is used.
+/// What can be limited. Who limits one thing more adds it here, and takes it from the
+/// [`Account`](super::Account) where it is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quota {
@@ -34,6 +25,15 @@ pub enum Quota {
     IngestBytesPerSecond,
     /// Training sets being made.
     ConcurrentTrainingSets,
+    /// Memory of each training set; it spills the more, the less it has.
+    TrainingSetMemoryBytes,
+    /// Memory of all training sets being made, together.
+    TrainingMemoryBytes,
+    /// What is kept: history, stored spines, and the online store by estimate.
+    StorageBytes,
+    FeatureViews,
+    /// Of all views together.
+    Features,
 }
 
 /// How a quota is measured.
@@ -41,8 +41,12 @@ pub enum Quota {
 pub enum Measure {
     /// So many a second; at once as many as a second gives.
     Rate,
-    /// So many at a time.
+    /// So many at a time: given back when it ends.
     Held,
+    /// So many are kept: they go when they are deleted.
+    Kept,
+    /// So many for each one; there is no sum of them.
+    Each,
 }
 
 /// A tenant's limits; without any at first. Each holds for all callers of the tenant together.
@@ -65,33 +69,26 @@ pub struct Usage {
     pub limit: u64,
 }
 
-/// What one tenant (or later: one of its keys) may use and uses.
-#[derive(Debug)]
-pub struct Account {
-    tenant: Name,
-    /// Its number in the gate's queue.
-    pub(super) index: TenantIndex,
-    counts: Counts,
-    ticker: Arc<dyn Ticker>,
-    limits: Mutex<Limits>,
-    meters: [Meter; Quota::ALL.len()],
-}
-
-#[derive(Debug)]
-enum Meter {
-    Rate(Bucket),
-    Held { limit: AtomicU64, used: AtomicU64 },
-}
-
 impl Quota {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::RequestsPerSecond,
         Self::KeysPerSecond,
         Self::ConcurrentRequests,
         Self::IngestRowsPerSecond,
         Self::IngestBytesPerSecond,
         Self::ConcurrentTrainingSets,
+        Self::TrainingSetMemoryBytes,
+        Self::TrainingMemoryBytes,
+        Self::StorageBytes,
+        Self::FeatureViews,
+        Self::Features,
     ];
+
+    /// The largest limit; more is the same as none.
+    pub const MAX_LIMIT: u64 = 1 << 60;
+
+    /// What a training set needs to be made at all, as the least of `history.memory`.
+    pub const LEAST_TRAINING_MEMORY: u64 = 16 << 20;
 
     /// As it is serialized and told.
     pub fn as_str(self) -> &'static str {
@@ -102,7 +99,17 @@ impl Quota {
             Self::IngestRowsPerSecond => "ingest_rows_per_second",
             Self::IngestBytesPerSecond => "ingest_bytes_per_second",
             Self::ConcurrentTrainingSets => "concurrent_training_sets",
+            Self::TrainingSetMemoryBytes => "training_set_memory_bytes",
+            Self::TrainingMemoryBytes => "training_memory_bytes",
+            Self::StorageBytes => "storage_bytes",
+            Self::FeatureViews => "feature_views",
+            Self::Features => "features",
         }
+    }
+
+    /// The quota of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|quota| quota.as_str() == name)
     }
 
     pub fn measure(self) -> Measure {
@@ -110,15 +117,56 @@ impl Quota {
             Self::RequestsPerSecond | Self::KeysPerSecond | Self::IngestRowsPerSecond | Self::IngestBytesPerSecond => {
                 Measure::Rate
             }
-            Self::ConcurrentRequests | Self::ConcurrentTrainingSets => Measure::Held,
+            Self::ConcurrentRequests | Self::ConcurrentTrainingSets | Self::TrainingMemoryBytes => Measure::Held,
+            Self::StorageBytes | Self::FeatureViews | Self::Features => Measure::Kept,
+            Self::TrainingSetMemoryBytes => Measure::Each,
+        }
+    }
+
+    /// Refuses (INVALID_ARGUMENT) what would be no limit, or one under which nothing could be done at all
+    /// without being told why.
+    pub fn check_limit(self, limit: u64) -> Result<()> {
+        let least = match self {
+            Self::TrainingSetMemoryBytes | Self::TrainingMemoryBytes => Self::LEAST_TRAINING_MEMORY,
+            _ => 0,
+        };
+        if (least..=Self::MAX_LIMIT).contains(&limit) {
+            return Ok(());
+        }
+        let message = format!("quota '{self}' can't be {limit}: it is from {least} to {}", Self::MAX_LIMIT);
+        Err(Error::invalid("BAD_QUOTA", message)
+            .with("quota", self)
+            .with("limit", limit)
+            .hint("leave a quota unset for no limit (`hydrant quota set --unset NAME`)"))
+    }
+
+    /// What to do where waiting doesn't help.
+    fn way_out(self) -> &'static str {
+        match self {
+            Self::StorageBytes => {
+                "delete views, saved training sets or spines that are not needed, or have the quota raised (`hydrant quota`)"
+            }
+            Self::FeatureViews | Self::Features => {
+                "delete definitions that are not needed, or have the quota raised (`hydrant quota`)"
+            }
+            _ => "spread the load, or have the quota raised (`hydrant quota`)",
         }
     }
 }
 
 impl Limits {
+    /// Weights are from 1 to this.
+    pub const MAX_WEIGHT: u32 = 1_000;
+
     #[must_use]
     pub fn with(mut self, quota: Quota, limit: u64) -> Self {
         self.quotas.insert(quota, limit);
+        self
+    }
+
+    #[must_use]
+    pub fn without(mut self, quota: Quota) -> Self {
+        self.quotas.remove(&quota);
         self
     }
 
@@ -133,6 +181,11 @@ impl Limits {
         self.quotas.get(&quota).copied()
     }
 
+    /// Every limit.
+    pub fn all(&self) -> impl Iterator<Item = (Quota, u64)> + '_ {
+        self.quotas.iter().map(|(quota, limit)| (*quota, *limit))
+    }
+
     /// At least 1.
     pub fn share(&self) -> u32 {
         self.weight.max(1)
@@ -145,153 +198,44 @@ impl Default for Limits {
     }
 }
 
-impl Account {
-    /// When something is given back is not known; so many requests are short.
-    const RETRY_AFTER: Duration = Duration::from_millis(100);
+impl Usage {
+    /// At so many percent of its limit it is warned of.
+    pub const WARN_PERCENT: u64 = 80;
 
-    pub(super) fn new(tenant: Name, index: TenantIndex, limits: Limits, ticker: Arc<dyn Ticker>) -> Self {
-        let now = ticker.now();
-        let meter = |quota: Quota| match quota.measure() {
-            Measure::Rate => Meter::Rate(Bucket::new(now)),
-            Measure::Held => Meter::Held { limit: AtomicU64::new(u64::MAX), used: AtomicU64::new(0) },
-        };
-        let account = Self {
-            tenant,
-            index,
-            counts: Counts::default(),
-            ticker,
-            limits: Mutex::new(Limits::default()),
-            meters: Quota::ALL.map(meter),
-        };
-        account.set_limits(limits);
-        account
+    /// Whether so much is in use that the next thing may be refused soon.
+    pub fn is_near(&self) -> bool {
+        // A limit of 0 is meant.
+        self.limit > 0 && u128::from(self.used) * 100 >= u128::from(self.limit) * u128::from(Self::WARN_PERCENT)
     }
 
-    pub fn tenant(&self) -> &Name {
-        &self.tenant
-    }
-
-    pub fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
-    pub fn limits(&self) -> Limits {
-        self.limits.lock().expect("nobody panics with the limits in hand").clone()
-    }
-
-    /// Holds from the next request on. What is under way goes on, also where it is more than allowed.
-    pub(super) fn set_limits(&self, limits: Limits) {
-        let mut current = self.limits.lock().expect("nobody panics with the limits in hand");
-        for quota in Quota::ALL {
-            match self.meter(quota) {
-                Meter::Rate(bucket) => bucket.set(limits.of(quota)),
-                Meter::Held { limit, .. } => limit.store(limits.of(quota).unwrap_or(u64::MAX), Ordering::Relaxed),
-            }
-        }
-        *current = limits;
-    }
-
-    /// Every limited quota. Of a rate, what of a second's worth has been taken and not flowed back.
-    pub fn usage(&self) -> Vec<Usage> {
-        let now = self.now();
-        Quota::ALL.into_iter().filter_map(|quota| self.usage_of(quota, now)).collect()
-    }
-
-    fn usage_of(&self, quota: Quota, now: Instant) -> Option<Usage> {
-        let (used, limit) = match self.meter(quota) {
-            Meter::Rate(bucket) => (bucket.used(now), bucket.limit()?),
-            Meter::Held { limit, used } => {
-                let limit = limit.load(Ordering::Relaxed);
-                (used.load(Ordering::Relaxed), (limit != u64::MAX).then_some(limit)?)
-            }
-        };
-        Some(Usage { quota, used, limit })
-    }
-
-    pub(super) fn now(&self) -> Instant {
-        self.ticker.now()
-    }
-
-    pub(super) fn is_limited(&self, quota: Quota) -> bool {
-        match self.meter(quota) {
-            Meter::Rate(bucket) => bucket.limit().is_some(),
-            Meter::Held { limit, .. } => limit.load(Ordering::Relaxed) != u64::MAX,
-        }
-    }
-
-    /// Takes from a rate; RESOURCE_EXHAUSTED where it is used up.
-    pub(super) fn take(&self, quota: Quota, amount: u64, now: Instant) -> Result<()> {
-        let Meter::Rate(bucket) = self.meter(quota) else { return Ok(()) };
-        bucket.take(now, amount).map_err(|exhausted| self.exceeded(quota, now, exhausted.retry_after))
-    }
-
-    /// What was taken for a request that was then not served.
-    pub(super) fn give_back(&self, quota: Quota, amount: u64) {
-        if let Meter::Rate(bucket) = self.meter(quota) {
-            bucket.give_back(amount);
-        }
-    }
-
-    /// One more request under way; RESOURCE_EXHAUSTED where there are as many as may be.
-    pub(super) fn hold(&self, is_training: bool, now: Instant) -> Result<()> {
-        self.hold_one(Quota::ConcurrentRequests, now)?;
-        if is_training {
-            let held = self.hold_one(Quota::ConcurrentTrainingSets, now);
-            return held.inspect_err(|_| self.let_go_one(Quota::ConcurrentRequests));
-        }
-        Ok(())
-    }
-
-    /// One that was held has ended.
-    pub(super) fn let_go(&self, is_training: bool) {
-        self.let_go_one(Quota::ConcurrentRequests);
-        if is_training {
-            self.let_go_one(Quota::ConcurrentTrainingSets);
-        }
-    }
-
-    fn hold_one(&self, quota: Quota, now: Instant) -> Result<()> {
-        let Meter::Held { limit, used } = self.meter(quota) else { return Ok(()) };
-        let limit = limit.load(Ordering::Relaxed);
-        let one_more = |used: u64| (used < limit).then_some(used + 1);
-        match used.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(self.exceeded(quota, now, Some(Self::RETRY_AFTER))),
-        }
-    }
-
-    fn let_go_one(&self, quota: Quota) {
-        if let Meter::Held { used, .. } = self.meter(quota) {
-            used.fetch_sub(1, Ordering::AcqRel);
-        }
-    }
-
-    fn meter(&self, quota: Quota) -> &Meter {
-        &self.meters[quota as usize]
-    }
-
-    fn exceeded(&self, quota: Quota, now: Instant, retry_after: Option<Duration>) -> Error {
-        let usage = self.usage_of(quota, now).unwrap_or(Usage { quota, used: 0, limit: 0 });
-        let tenant = &self.tenant;
+    /// The refusal of what would be beyond it (RESOURCE_EXHAUSTED): `subject` such as `tenants/acme`.
+    pub(super) fn exceeded(self, subject: &str, retry_after: Option<std::time::Duration>) -> Error {
+        let Self { quota, used, limit } = self;
+        let whose = subject.rsplit('/').next().unwrap_or_default();
+        let kind = if subject.contains("/keys/") { "key" } else { "tenant" };
         let message = match quota.measure() {
-            Measure::Rate => format!("tenant '{tenant}' has used up its quota '{quota}' of {}", usage.limit),
-            Measure::Held => {
-                format!("tenant '{tenant}' has as many under way as its quota '{quota}' allows: {}", usage.limit)
+            Measure::Rate => format!("{kind} '{whose}' has used up its quota '{quota}' of {limit}"),
+            Measure::Held => format!("{kind} '{whose}' has as many under way as its quota '{quota}' allows: {limit}"),
+            Measure::Kept | Measure::Each => {
+                format!(
+                    "{kind} '{whose}' would have more than its quota '{quota}' allows: {used} of {limit} are in use"
+                )
             }
         };
         let mut error = Error::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message)
-            .with("tenant", tenant)
+            .with("tenant", subject.split('/').nth(1).unwrap_or_default())
+            .with("subject", subject)
             .with("quota", quota)
-            .with("usage", usage.used)
-            .with("limit", usage.limit);
+            .with("usage", used)
+            .with("limit", limit);
         error.quota = Some(Box::new(QuotaUse {
-            subject: format!("tenants/{tenant}"),
+            subject: subject.to_owned(),
             quota: quota.as_str().to_owned(),
-            usage: usage.used,
-            limit: usage.limit,
+            usage: used,
+            limit,
         }));
         error.retry_after = retry_after;
-        error
+        if retry_after.is_none() { error.hint(quota.way_out()) } else { error }
     }
 }
 
@@ -308,13 +252,6 @@ fn even() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::ManualTicker;
-
-    fn account(limits: Limits) -> (Arc<Account>, Instant) {
-        let ticker = Arc::new(ManualTicker::default());
-        let now = ticker.now();
-        (Arc::new(Account::new("acme".parse().expect("a name"), 0, limits, ticker)), now)
-    }
 
     #[test]
     fn limits_survive_their_serialized_form_and_an_unknown_quota_is_refused() {
@@ -325,36 +262,29 @@ mod tests {
         assert_eq!(serde_json::from_str::<Limits>(&text).expect("it reads back"), limits);
         assert_eq!(serde_json::from_str::<Limits>("{}").expect("nothing is limited"), Limits::default());
         assert!(serde_json::from_str::<Limits>(r#"{"quotas":{"cells_per_second":1}}"#).is_err());
-        for quota in Quota::ALL {
+        for (index, quota) in Quota::ALL.into_iter().enumerate() {
             assert_eq!(serde_json::to_value(quota).expect("it serializes"), quota.as_str());
+            assert_eq!(Quota::parse(quota.as_str()), Some(quota));
+            assert_eq!(quota as usize, index, "meters are found by it");
         }
     }
 
     #[test]
-    fn a_refusal_names_the_quota_its_usage_and_its_limit() {
-        let (account, now) = account(Limits::default().with(Quota::KeysPerSecond, 100));
-        account.take(Quota::KeysPerSecond, 80, now).expect("within");
-        let refused = account.take(Quota::KeysPerSecond, 30, now).expect_err("beyond");
-        assert_eq!((refused.code, refused.reason), (Code::ResourceExhausted, "QUOTA_EXCEEDED"));
-        assert_eq!(refused.retry_after, Some(Duration::from_millis(100)));
-        let told = refused.quota.expect("of which quota");
-        let QuotaUse { subject, quota, usage, limit } = *told;
-        assert_eq!((subject.as_str(), quota.as_str(), usage, limit), ("tenants/acme", "keys_per_second", 80, 100));
-        assert_eq!(account.usage(), [Usage { quota: Quota::KeysPerSecond, used: 80, limit: 100 }]);
+    fn a_limit_under_which_no_training_set_could_be_made_is_refused() {
+        let memory = [Quota::TrainingSetMemoryBytes, Quota::TrainingMemoryBytes];
+        for quota in Quota::ALL {
+            let allowed = quota.check_limit(0).is_ok();
+            assert_eq!(allowed, !memory.contains(&quota), "{quota}");
+            quota.check_limit(Quota::LEAST_TRAINING_MEMORY).expect("enough");
+            let refused = quota.check_limit(Quota::MAX_LIMIT + 1).expect_err("no limit at all");
+            assert_eq!(refused.reason, "BAD_QUOTA");
+        }
     }
 
     #[test]
-    fn what_is_held_is_given_back_and_a_changed_limit_holds_for_the_next() {
-        let (account, now) = account(Limits::default().with(Quota::ConcurrentRequests, 2));
-        account.hold(false, now).expect("one");
-        account.hold(true, now).expect("two");
-        assert!(account.hold(false, now).is_err());
-        account.let_go(false);
-        account.hold(false, now).expect("one was given back");
-        account.set_limits(Limits::default().with(Quota::ConcurrentTrainingSets, 1));
-        let refused = account.hold(true, now).expect_err("there is one training set");
-        assert_eq!(refused.quota.expect("of which quota").quota, "concurrent_training_sets");
-        account.hold(false, now).expect("the refused one holds nothing");
-        assert_eq!(account.usage(), [Usage { quota: Quota::ConcurrentTrainingSets, used: 1, limit: 1 }]);
+    fn it_is_warned_of_from_four_fifths_on() {
+        let usage = |used, limit| Usage { quota: Quota::Features, used, limit };
+        assert!(!usage(79, 100).is_near() && usage(80, 100).is_near() && usage(u64::MAX, u64::MAX).is_near());
+        assert!(!usage(0, 0).is_near());
     }
 }

@@ -19,6 +19,8 @@ pub struct Bucket {
     per_second: AtomicU64,
     /// When all that was taken is paid for, in nanoseconds since the epoch.
     paid: AtomicU64,
+    /// All that was ever taken, less what was put back, also without a limit.
+    taken: AtomicU64,
 }
 
 /// The bucket is empty.
@@ -30,7 +32,7 @@ pub struct Exhausted {
 
 impl Bucket {
     pub fn new(epoch: Instant) -> Self {
-        Self { epoch, per_second: AtomicU64::new(UNLIMITED), paid: AtomicU64::new(0) }
+        Self { epoch, per_second: AtomicU64::new(UNLIMITED), paid: AtomicU64::new(0), taken: AtomicU64::new(0) }
     }
 
     /// `None`: without limit. What was taken before is paid for at the new rate from now on.
@@ -46,7 +48,10 @@ impl Bucket {
     /// Takes `amount`. More than a second gives is taken from a full bucket only, which then takes as
     /// much longer to fill: no amount is refused for ever.
     pub fn take(&self, now: Instant, amount: u64) -> Result<(), Exhausted> {
-        let Some(per_second) = self.limit() else { return Ok(()) };
+        let Some(per_second) = self.limit() else {
+            self.taken.fetch_add(amount, Ordering::Relaxed);
+            return Ok(());
+        };
         if amount == 0 {
             return Ok(());
         }
@@ -58,7 +63,10 @@ impl Bucket {
             (begin == now || end - now <= BURST).then_some(end)
         };
         match self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, afford) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.taken.fetch_add(amount, Ordering::Relaxed);
+                Ok(())
+            }
             Err(paid) => {
                 // When the bucket holds the amount, or is full where it never holds as much.
                 let wait = (paid - now).saturating_sub(BURST.saturating_sub(price));
@@ -71,6 +79,7 @@ impl Bucket {
     pub fn give_back(&self, amount: u64) {
         let price = self.limit().and_then(|per_second| price(amount, per_second)).unwrap_or(0);
         let less = |paid: u64| Some(paid.saturating_sub(price));
+        self.taken.fetch_sub(amount, Ordering::Relaxed);
         // It always succeeds, since there is always a smaller number.
         let _previous = self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
@@ -80,6 +89,11 @@ impl Bucket {
         let ahead = self.paid.load(Ordering::Relaxed).saturating_sub(self.nanos(now));
         let used = u128::from(ahead) * u128::from(self.limit().unwrap_or(0)) / u128::from(NANOS);
         u64::try_from(used).unwrap_or(u64::MAX)
+    }
+
+    /// All that was taken since the bucket was made, less what was put back.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
     }
 
     fn nanos(&self, now: Instant) -> u64 {
@@ -154,7 +168,8 @@ mod tests {
         bucket.set(Some(0));
         assert_eq!(bucket.take(now, 1), Err(Exhausted { retry_after: None }));
         bucket.set(None);
-        bucket.take(now, u64::MAX).expect("without limit");
+        bucket.take(now, 90).expect("without limit");
+        assert_eq!(bucket.taken(), 100, "what is refused or put back was not taken");
     }
 
     #[test]

@@ -269,7 +269,8 @@ impl TrainingSets {
         let Walk { counts, stop } = walk;
         let permit = admission().await?;
         let history = self.history().inner.clone();
-        let budget = history.budget();
+        let budget = history.budget(&permit);
+        let memory = permit.hold_training_memory(budget.memory)?;
         let spill = budget.spill.clone();
         let Prepared { tenant, request, plan, spine, snapshot, .. } = prepared;
         let (planned, taking) = (plan.clone(), budget.clone());
@@ -282,9 +283,9 @@ impl TrainingSets {
                 writer.push(&batch)?;
                 counts.rows_taken.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
             }
-            Ok((writer.finish()?, permit))
+            Ok((writer.finish()?, permit, memory))
         });
-        let (taken, permit) = taken.await?;
+        let (taken, permit, memory) = taken.await?;
         let task = history.task(&snapshot, plan, taken, budget, Some(request.cutoff)).await?;
         let metrics = history.metrics.clone();
         let walked = blocking_until(stop, move |stop| {
@@ -296,7 +297,7 @@ impl TrainingSets {
             let walked = walked.unwrap_or_else(|error| Err(not_started(error).into()));
             metrics.note_walk(&tenant, &walked);
             // Whoever sees the end may ask for the next.
-            drop(permit);
+            drop((permit, memory));
             walked
         });
         let (findings, tables) = walked.await?;

@@ -171,12 +171,19 @@ impl TrainingSets {
     /// A saved training set: this version, or the newest.
     pub fn get(&self, permit: &Permit, name: &Name, version: Option<u32>) -> Result<SavedSet> {
         permit.require(Action::ReadHistory)?;
-        self.inner.catalog.load().find(permit.tenant(), name, version).cloned()
+        let found = self.inner.catalog.load().find(permit.tenant(), name, version).cloned();
+        if permit.identity().reach().is_none() {
+            return found;
+        }
+        // Whether there is one tells only who may read what it is made of.
+        let given = found.ok().filter(|set| permit.check_reads(&set.services, &[]).is_ok());
+        given.ok_or_else(|| permit.outside("training set", name.as_str()))
     }
 
     /// Every version of every saved training set, by name.
     pub fn list(&self, permit: &Permit) -> Result<Vec<SavedSet>> {
         permit.require(Action::ReadHistory)?;
+        permit.check_unlimited("list training sets")?;
         Ok(self.inner.catalog.load().of(permit.tenant()).cloned().collect())
     }
 
@@ -196,6 +203,7 @@ impl TrainingSets {
     /// its end even if nobody waits for it.
     pub async fn delete(&self, permit: &Permit, name: Name, version: Option<u32>) -> Result<Vec<String>> {
         permit.require(Action::ReadHistory)?;
+        permit.check_unlimited("delete training sets")?;
         let (sets, tenant) = (self.clone(), permit.tenant().clone());
         let deleting = tokio::spawn(async move {
             let inner = sets.inner.as_ref();

@@ -139,6 +139,7 @@ impl TrainingSets {
     }
 
     pub(super) fn plan(&self, permit: &Permit, request: FixedRequest) -> Result<Prepared> {
+        permit.check_reads(&request.services, &request.features)?;
         let spine = self.spines().get(permit.tenant(), request.spine)?;
         let snapshot = self.history().inner.parts.snapshots.load();
         let asked = HistoricalRequest {
@@ -152,7 +153,7 @@ impl TrainingSets {
             spine: spine.schema()?,
         };
         let plan = Arc::new(History::plan_in(&snapshot, permit, &asked)?);
-        let usual_rows = self.history().inner.budget().endpoint_rows(&plan, spine.about()?.rows, USUAL_ENDPOINTS);
+        let usual_rows = self.history().inner.budget(permit).endpoint_rows(&plan, spine.about()?.rows, USUAL_ENDPOINTS);
         Ok(Prepared { tenant: permit.tenant().clone(), request, plan, spine, snapshot, usual_rows })
     }
 

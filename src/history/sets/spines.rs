@@ -24,7 +24,7 @@ use super::super::spill::{decode_batch, decode_schema, encode_batches};
 use super::super::work::blocking;
 use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
-use crate::tenancy::{Action, Permit};
+use crate::tenancy::{Action, Held, Permit};
 
 /// The bounds of stored spines.
 #[derive(Clone, Debug)]
@@ -115,6 +115,8 @@ struct Room {
     spines: Spines,
     tenant: Name,
     bytes: u64,
+    /// Of the tenant's quota of storage.
+    storage: Held,
 }
 
 /// While it lives, no spine's file goes.
@@ -153,7 +155,7 @@ impl Spines {
             new.append(&encoded_schema, 0).map_err(to_error)?;
             Ok(Writing {
                 new,
-                room: Room { spines, tenant, bytes: 0 },
+                room: Room { spines, tenant, bytes: 0, storage: permit.hold_storage() },
                 digest: TableDigest::new(&schema),
                 schema,
                 encoded_schema,
@@ -365,7 +367,7 @@ impl SpineUpload {
             let id = SpineId::of(&spine_hash, &encoded_schema);
             let about = SpineAbout { rows, spine_hash, stored: spines.inner.time.read() };
             let put = spines.keep(&room.tenant, id, new, about, schema)?;
-            drop(room);
+            room.end(put.is_new);
             Ok(put)
         })
         .await
@@ -426,6 +428,7 @@ impl Writing {
 impl Room {
     /// Takes as many bytes as the spine has by now, or refuses them.
     fn grow_to(&mut self, bytes: u64) -> Result<()> {
+        self.storage.grow_to(bytes)?;
         let max_bytes = self.spines.inner.options.max_bytes;
         let (_, held) = self.spines.usage(&self.tenant);
         let mut state = self.spines.lock();
@@ -439,6 +442,16 @@ impl Room {
         *state.incoming.entry(self.tenant.clone()).or_default() += bytes.saturating_sub(self.bytes);
         self.bytes = self.bytes.max(bytes);
         Ok(())
+    }
+}
+
+impl Room {
+    /// The spine is stored, or was there before.
+    fn end(mut self, is_new: bool) {
+        // What holds its place in the tenant's spines goes with `self`.
+        if is_new {
+            self.storage.stays();
+        }
     }
 }
 

@@ -33,7 +33,7 @@ async fn each_difference_is_classified_and_names_services_training_sets_and_cons
     let registry = world().await;
     let _hold = registry.uses().hold(&name("default"), &name("delay_model"), 1, "flights@2");
     let changed = flights_with(&[
-        ("ttl: 3h", "ttl: 4h"),
+        ("  online: true\n", "  online: false\n"),
         ("default: 0.0", "default: 1.5"),
         ("\"Hourly weather\"", "\"Weather\""),
         ("{name: temp, description: \"Air temperature, °F\"}", "{name: temp, column: wind_speed}"),
@@ -45,9 +45,9 @@ async fn each_difference_is_classified_and_names_services_training_sets_and_cons
         told(&plan, Kind::FeatureView, "airport_weather"),
         [
             line("description: \"Hourly weather\" -> \"Weather\"", Class::InPlace, ""),
-            line("ttl: 3h -> 4h", Class::Refused, of_service),
             line("features.temp.column: temp -> wind_speed", Class::NewViewVersion, of_service),
             line("features.wind.default: 0.0 -> 1.5", Class::InPlace, of_service),
+            line("online: true -> false", Class::Refused, of_service),
             line("- features.temp.description: \"Air temperature, °F\"", Class::InPlace, ""),
         ]
     );
@@ -170,10 +170,10 @@ async fn of_very_many_who_are_touched_some_are_named_and_the_others_counted() {
         definitions(&text).remove(0)
     };
     apply(&registry, (0..300).map(consumer).collect()).await.expect("what they use is there");
-    let plan = planned(&registry, &flights_with(&[("ttl: 3h", "ttl: 4h")]), Prune::Nothing);
+    let plan = planned(&registry, &flights_with(&[("  online: true\n", "  online: false\n")]), Prune::Nothing);
     let view = plan.changes.iter().find(|change| change.name.as_str() == "airport_weather").expect("planned");
     let touches = &view.differences[0].touches;
     assert_eq!((touches.named.len(), touches.more), (200, 101), "a service and its consumers");
-    let refusal = plan.refusal().expect("a ttl is raised");
+    let refusal = plan.refusal().expect("it is online");
     assert!(refusal.message.ends_with(" and 281 more"), "{refusal}");
 }

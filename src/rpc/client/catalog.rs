@@ -2,9 +2,8 @@
 
 use hydrant_proto::v1;
 use hydrant_proto::v1::catalog_service_client::CatalogServiceClient;
-use tonic::transport::Channel;
 
-use super::{Client, MAX_MESSAGE, Refusal};
+use super::{Client, Connection, MAX_MESSAGE, Refusal};
 
 impl Client {
     /// A page of what is found.
@@ -28,7 +27,7 @@ impl Client {
         self.answer(answer)
     }
 
-    fn catalog(&self) -> CatalogServiceClient<Channel> {
+    fn catalog(&self) -> CatalogServiceClient<Connection> {
         CatalogServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE)
     }
 }

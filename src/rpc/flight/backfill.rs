@@ -32,7 +32,12 @@ pub(super) async fn put(
     command: v1::BackfillCommand,
 ) -> Result<Answers<PutResult>> {
     let use_cases = &rpc.use_cases;
-    let permit = use_cases.permit(caller, Action::Write)?;
+    let permit = if command.validate_only {
+        use_cases.rehearse(caller, Action::Write)?
+    } else {
+        let named = vec![format!("Source/{}", command.source), format!("Backfill/{}", command.id)];
+        use_cases.change(caller, Action::Write, named).await?
+    };
     let intake = use_cases.backfills.begin(&permit, decode_request(command)?).await?;
     let putting = Putting::Taking(Box::new(intake), Box::new(upload));
     let answers = try_unfold(putting, |mut putting| async move {

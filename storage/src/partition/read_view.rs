@@ -1,21 +1,21 @@
 //! What readers of a partition see: one instant of its store, which neither writing nor closing
 //! changes under them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rocksdb::{DB, ReadOptions, ReadTier, Snapshot};
+use rocksdb::{DB, Direction, IteratorMode, ReadOptions, ReadTier, Snapshot};
 
 use super::database::Database;
 use super::row_cache::{Known, ViewVersion};
 use super::tail::TailRows;
 use super::{Applied, StoreError, ViewState};
-use crate::keys::{OnlineKey, SlotRange};
+use crate::keys::{OnlineKey, SlotRange, prefix_end};
 use crate::names::{TenantId, ViewId};
-use crate::order::Micros;
-use crate::row::OwnedRow;
+use crate::order::{Micros, RowVersion};
+use crate::row::{OwnedRow, RowKind, RowRef};
 
 /// Whether a read may wait for the disk. On threads that must not block, read what is cached, and
 /// hand the keys that were not to a thread that may.
@@ -44,6 +44,14 @@ pub enum Lookup {
     NotCached,
     /// The disk failed, or the key is of another partition.
     Unreadable(StoreError),
+}
+
+/// A key of which only the header of its row is online, since the row had expired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stub {
+    pub slot: u16,
+    pub key: Vec<u8>,
+    pub version: RowVersion,
 }
 
 /// An immutable view of a partition. It is cheap to hold for the length of a request; held for long
@@ -205,10 +213,87 @@ impl ReadView {
         }
     }
 
+    /// Keys of a view whose online row is an expired stub of which `wanted` says so, in order of slot and key,
+    /// `limit` at most: those after a place, or from the first on. It blocks, and leaves nothing in memory.
+    /// What is damaged is no stub.
+    pub fn stubs(
+        &self,
+        (tenant, view): (TenantId, ViewId),
+        after: Option<&Stub>,
+        limit: usize,
+        wanted: impl Fn(&RowVersion) -> bool,
+    ) -> Result<Vec<Stub>, StoreError> {
+        let mut stubs = Vec::new();
+        let (mut begin, mut prefix) = (Vec::new(), Vec::new());
+        for slot in after.map_or(self.seen.range.first, |after| after.slot)..=self.seen.range.last {
+            prefix.clear();
+            OnlineKey { slot, tenant, view, key: &[] }.encode(&mut prefix);
+            begin.clone_from(&prefix);
+            if let Some(after) = after.filter(|after| after.slot == slot) {
+                begin.extend_from_slice(&after.key);
+            }
+            let mut options = self.read_options();
+            options.fill_cache(false);
+            if let Some(end) = prefix_end(&prefix) {
+                options.set_iterate_upper_bound(end);
+            }
+            let mut rows = self.database.rocksdb().raw_iterator_cf_opt(self.database.latest(), options);
+            rows.seek(&begin);
+            while let (Some(stored_key), Some(stored)) = (rows.key(), rows.value()) {
+                let name = OnlineKey::decode(stored_key);
+                let name = name.ok_or_else(|| StoreError::damaged("latest", "a key that is none"))?;
+                let is_after = after.is_none_or(|after| (name.slot, name.key) > (after.slot, after.key.as_slice()));
+                if let Ok(row) = RowRef::read(&name, stored)
+                    && is_after
+                    && row.header().kind == RowKind::ExpiredStub
+                    && wanted(&row.header().version)
+                {
+                    stubs.push(Stub { slot, key: name.key.to_vec(), version: row.header().version });
+                    if stubs.len() >= limit {
+                        return Ok(stubs);
+                    }
+                }
+                rows.next();
+            }
+            rows.status().map_err(StoreError::of_rocksdb("looking for stubs"))?;
+        }
+        Ok(stubs)
+    }
+
     /// The rows of a view that are not known to have landed, of frames after `after_frame`, in
     /// history order: by slot, key, event time, known time and position.
     pub fn tail(self: &Arc<Self>, tenant: TenantId, view: ViewId, after_frame: u64) -> TailRows {
         TailRows::new(self.clone(), tenant, view, after_frame)
+    }
+
+    /// Bytes that the store's newest rows take on disk, about: of rows that may be read online, and of those
+    /// that are still to come. What lies in memory only is not among them.
+    pub fn online_bytes(&self) -> u64 {
+        let (rocksdb, families) = (self.database.rocksdb(), [self.database.latest(), self.database.pending()]);
+        let estimated = families.map(|family| {
+            // A store that can't tell is one that nothing is known of.
+            rocksdb.property_int_value_cf(family, rocksdb::properties::ESTIMATE_LIVE_DATA_SIZE).ok().flatten()
+        });
+        estimated.into_iter().flatten().sum()
+    }
+
+    /// Whose the rows are that may be read online, by a sample: for each tenant the bytes of at most
+    /// `rows` rows from each of these slots on. It leaves nothing in memory. Blocks.
+    pub fn sample(&self, slots: &[u16], rows: usize) -> Result<BTreeMap<TenantId, u64>, StoreError> {
+        let mut found = BTreeMap::new();
+        for slot in slots.iter().filter(|slot| self.seen.range.contains(**slot)) {
+            let mut options = self.read_options();
+            options.fill_cache(false);
+            let first = OnlineKey { slot: *slot, tenant: TenantId(0), view: ViewId(0), key: &[] }.prefix();
+            let from = IteratorMode::From(&first, Direction::Forward);
+            for row in self.database.rocksdb().iterator_cf_opt(self.database.latest(), options, from).take(rows) {
+                let (key, value) = row.map_err(StoreError::of_rocksdb("sampling rows"))?;
+                if let Some(key) = OnlineKey::decode(&key) {
+                    *found.entry(key.tenant).or_default() += (key.key.len() + value.len()) as u64;
+                }
+            }
+        }
+        Ok(found)
     }
 
     pub(super) fn database(&self) -> &Database {

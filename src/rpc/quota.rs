@@ -1,0 +1,171 @@
+//! QuotaService: limits of tenants and what they use, set, raised for a while, and told.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hydrant_proto::v1;
+use hydrant_proto::v1::quota_service_server::QuotaService;
+use hydrant_storage::names::{InvalidName, Name};
+use tonic::{Request, Response, Status};
+
+use super::status::to_status;
+use super::{Caller, UseCases, layers};
+use crate::error::{Error, Result};
+use crate::quotas::{Change, QuotaStatus, Raise, TenantQuotas};
+use crate::tenancy::{Action, Permit, Quota};
+
+/// Limits and names of one request at most: each quota once is enough.
+const MAX_NAMED: usize = 100;
+
+#[derive(Debug)]
+pub struct QuotaRpc {
+    use_cases: UseCases,
+}
+
+impl QuotaRpc {
+    pub fn new(use_cases: UseCases) -> Self {
+        Self { use_cases }
+    }
+
+    fn get(&self, caller: &Caller, request: &v1::GetQuotasRequest) -> Result<v1::TenantQuotas> {
+        let permit = self.use_cases.permit(caller, Action::ReadQuotas)?;
+        let tenant = decode_tenant(&permit, &request.name)?;
+        self.use_cases.quotas.get(&permit, &tenant).map(encode)
+    }
+
+    fn list(&self, caller: &Caller) -> Result<v1::ListQuotasResponse> {
+        let permit = self.use_cases.permit(caller, Action::ReadQuotas)?;
+        let tenants = self.use_cases.quotas.list(&permit)?;
+        Ok(v1::ListQuotasResponse { tenants: tenants.into_iter().map(encode).collect() })
+    }
+
+    async fn update(&self, caller: &Caller, request: v1::UpdateQuotasRequest) -> Result<v1::TenantQuotas> {
+        let quotas =
+            request.set.iter().map(|limit| limit.quota.as_str()).chain(request.unset.iter().map(String::as_str));
+        let named = (request.name.as_str(), quotas.collect());
+        let permit = self.leave(caller, named, request.validate_only).await?;
+        let v1::UpdateQuotasRequest { name, set, unset, weight, etag, validate_only } = request;
+        let tenant = decode_tenant(&permit, &name)?;
+        let change = Change { set: decode_limits(&set)?, unset: decode_names(&unset)?, weight };
+        self.use_cases.quotas.update(&permit, &tenant, change, &etag, validate_only).await.map(encode)
+    }
+
+    async fn raise(&self, caller: &Caller, request: v1::RaiseQuotasRequest) -> Result<v1::TenantQuotas> {
+        let quotas =
+            request.limits.iter().map(|limit| limit.quota.as_str()).chain(request.end.iter().map(String::as_str));
+        let named = (request.name.as_str(), quotas.collect());
+        let permit = self.leave(caller, named, request.validate_only).await?;
+        let v1::RaiseQuotasRequest { name, limits, duration_micros, end, etag, validate_only } = request;
+        let tenant = decode_tenant(&permit, &name)?;
+        let lasts = Duration::from_micros(duration_micros);
+        let raise = Raise { limits: decode_limits(&limits)?, lasts, end: decode_names(&end)? };
+        self.use_cases.quotas.raise(&permit, &tenant, raise, &etag, validate_only).await.map(encode)
+    }
+}
+
+impl QuotaRpc {
+    /// Leave to change these quotas of a tenant, once that is written down; or to find out whether they
+    /// could be.
+    async fn leave(&self, caller: &Caller, named: (&str, Vec<&str>), validate_only: bool) -> Result<Permit> {
+        if validate_only {
+            return self.use_cases.rehearse(caller, Action::ChangeQuotas);
+        }
+        let (name, quotas) = named;
+        // Whose they are is told by the name, or else by the caller.
+        let of = if name.is_empty() { "quotas" } else { name };
+        let resources = if quotas.is_empty() {
+            vec![of.to_owned()]
+        } else {
+            quotas.into_iter().map(|quota| format!("{of}/{quota}")).collect()
+        };
+        self.use_cases.change(caller, Action::ChangeQuotas, resources).await
+    }
+}
+
+#[async_trait]
+impl QuotaService for QuotaRpc {
+    async fn get_quotas(&self, request: Request<v1::GetQuotasRequest>) -> Result<Response<v1::TenantQuotas>, Status> {
+        self.get(&layers::caller(request.extensions()), request.get_ref()).map(Response::new).map_err(to_status)
+    }
+
+    async fn list_quotas(
+        &self,
+        request: Request<v1::ListQuotasRequest>,
+    ) -> Result<Response<v1::ListQuotasResponse>, Status> {
+        self.list(&layers::caller(request.extensions())).map(Response::new).map_err(to_status)
+    }
+
+    async fn update_quotas(
+        &self,
+        request: Request<v1::UpdateQuotasRequest>,
+    ) -> Result<Response<v1::TenantQuotas>, Status> {
+        let caller = layers::caller(request.extensions());
+        self.update(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
+    }
+
+    async fn raise_quotas(
+        &self,
+        request: Request<v1::RaiseQuotasRequest>,
+    ) -> Result<Response<v1::TenantQuotas>, Status> {
+        let caller = layers::caller(request.extensions());
+        self.raise(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
+    }
+}
+
+/// `tenants/{tenant}/quotas`; nothing is the caller's own.
+fn decode_tenant(permit: &Permit, name: &str) -> Result<Name> {
+    if name.is_empty() {
+        return Ok(permit.tenant().clone());
+    }
+    let tenant = name.strip_prefix("tenants/").and_then(|rest| rest.strip_suffix("/quotas"));
+    let tenant = tenant.ok_or_else(|| {
+        Error::invalid("INVALID_NAME", "quotas are named tenants/TENANT/quotas").hint("or leave the name out: your own")
+    })?;
+    tenant.parse().map_err(|error: InvalidName| Error::invalid("INVALID_NAME", error.to_string()))
+}
+
+fn decode_limits(limits: &[v1::QuotaLimit]) -> Result<Vec<(Quota, u64)>> {
+    check_count(limits.len())?;
+    limits.iter().map(|limit| Ok((decode_quota(&limit.quota)?, limit.limit))).collect()
+}
+
+fn decode_names(names: &[String]) -> Result<Vec<Quota>> {
+    check_count(names.len())?;
+    names.iter().map(|name| decode_quota(name)).collect()
+}
+
+fn check_count(count: usize) -> Result<()> {
+    if count <= MAX_NAMED {
+        return Ok(());
+    }
+    Err(Error::invalid("BAD_QUOTA", format!("{count} quotas are named, of {}", Quota::ALL.len())))
+}
+
+fn decode_quota(name: &str) -> Result<Quota> {
+    Quota::parse(name).ok_or_else(|| {
+        let shown: String = name.chars().take(80).collect();
+        let all: Vec<&str> = Quota::ALL.into_iter().map(Quota::as_str).collect();
+        Error::invalid("UNKNOWN_QUOTA", format!("there is no quota '{shown}'"))
+            .with("quota", shown)
+            .hint(format!("there are {}", all.join(", ")))
+    })
+}
+
+fn encode(quotas: TenantQuotas) -> v1::TenantQuotas {
+    let TenantQuotas { tenant, etag, weight, quotas, updated } = quotas;
+    let (updated_micros, updated_by) = updated.unzip();
+    v1::TenantQuotas {
+        name: format!("tenants/{tenant}/quotas"),
+        etag,
+        weight,
+        quotas: quotas.into_iter().map(encode_status).collect(),
+        updated_micros,
+        updated_by: updated_by.unwrap_or_default(),
+    }
+}
+
+fn encode_status(status: QuotaStatus) -> v1::QuotaStatus {
+    let near = status.is_near();
+    let QuotaStatus { quota, used, limit, set, raised_until } = status;
+    v1::QuotaStatus { quota: quota.as_str().to_owned(), used, limit, set, raised_until_micros: raised_until, near }
+}
