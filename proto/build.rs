@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 15] = [
     "hydrant/v1/access.proto",
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
@@ -15,6 +15,8 @@ const FILES: [&str; 13] = [
     "hydrant/v1/backup.proto",
     "hydrant/v1/history.proto",
     "hydrant/v1/backfill.proto",
+    "hydrant/v1/lineage.proto",
+    "hydrant/v1/catalog.proto",
     "hydrant/v1/quota.proto",
     "hydrant/v1/audit.proto",
     "hydrant/v1/freshness.proto",

@@ -6,6 +6,7 @@ mod data_dir;
 mod freshness_watch;
 mod gauges;
 mod node;
+pub mod rehearsal;
 mod start_check;
 
 use std::future::Future;

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use hydrant::app::rehearsal::rehearse;
 use hydrant::app::{App, AppError};
 use hydrant::cli::{self, Command, Done, Failure, Format};
 use hydrant::config::Config;
@@ -29,6 +30,10 @@ fn main() -> ExitCode {
         Command::Serve(args) => {
             let served = cli::serve::config(args).and_then(|config| runtime.block_on(serve(config)));
             cli::exit_code(served.map(|()| Done::Done), Format::Table)
+        }
+        Command::Test(args) => {
+            let format = args.format();
+            cli::exit_code(runtime.block_on(test(args)), format)
         }
         Command::Client(command) => runtime.block_on(cli::run(command, cli.server)),
     }
@@ -55,6 +60,18 @@ async fn serve(config: Config) -> Result<(), Failure> {
         }
     };
     app.run(stopped).await.map_err(|error| app_failure(&error))
+}
+
+/// Holds definitions to their owners' tests, one after the other.
+async fn test(args: cli::test::Args) -> Result<Done, Failure> {
+    let cli::test::Rehearsal { definitions, scenarios } = args.read()?;
+    let mut outcomes = Vec::with_capacity(scenarios.len());
+    for scenario in &scenarios {
+        let outcome = rehearse(&definitions, scenario).await;
+        args.tell(&outcome)?;
+        outcomes.push(outcome);
+    }
+    args.tell_all(&outcomes)
 }
 
 fn app_failure(error: &AppError) -> Failure {

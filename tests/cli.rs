@@ -11,6 +11,8 @@ mod backfill;
 mod backup;
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/definitions.rs"]
+mod definitions;
 #[path = "support/process.rs"]
 mod process;
 #[path = "cli/quota.rs"]

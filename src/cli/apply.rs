@@ -9,15 +9,21 @@ use super::{Done, Failure, Server};
 
 /// Apply definitions: all of them or none
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  hydrant apply -f definitions")]
+#[command(
+    after_help = "Examples:\n  hydrant apply -f definitions\n  hydrant apply -f definitions --prune --revision 7"
+)]
 pub struct Args {
     /// Folder of YAML definitions, or a file; may be given again
     #[arg(short = 'f', long = "file", value_name = "DIR", required = true)]
     files: Vec<PathBuf>,
 
-    /// Apply only if the registry is still at this revision, as a plan has told it
-    #[arg(long, value_name = "N")]
-    expected_revision: Option<u64>,
+    /// Apply only if the registry is still at this revision, as `plan -o json` has told it
+    #[arg(long, value_name = "N", alias = "expected-revision")]
+    revision: Option<u64>,
+
+    /// Also delete what is defined and not in the files, of the kinds that they hold; all of it or nothing
+    #[arg(long)]
+    prune: bool,
 
     #[command(flatten)]
     pub output: ResultOutput,
@@ -26,12 +32,13 @@ pub struct Args {
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let files = DefinitionFiles::read(&args.files, args.output.format)?;
     // A plan tells every problem; a refusal only as many as fit.
-    let (client, _) = plan::made(&files, server).await?;
-    let applied = client.apply(&files.definitions(), args.expected_revision).await;
+    let (client, _, refusal) = plan::made(&files, args.prune, server).await?;
+    if let Some(refusal) = refusal {
+        return Err(files.failure(Some(refusal)));
+    }
+    let applied = client.apply_with(&files.definitions(), args.prune, args.revision).await;
     let applied = applied.map_err(|error| files.failure(Some(error.into())))?;
     let shown = Changes::of(applied.changes, applied.registry_revision)?;
-    output::print_as(args.output.format, &shown.json(), || {
-        shown.text().replace(" to create", " created").replace(" to update", " updated")
-    })?;
+    output::print_as(args.output.format, &shown.json(), || shown.done_text())?;
     Ok(Done::Done)
 }

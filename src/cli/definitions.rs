@@ -15,6 +15,7 @@ use crate::error::Violation;
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::documents;
 use crate::registry::node::Place;
+use crate::registry::scenario;
 use crate::registry::uses::TRAINING_SET;
 use crate::registry::world::Unread;
 use crate::registry::yaml::{self, FileProblem, Located};
@@ -30,13 +31,13 @@ pub struct DefinitionFiles {
 }
 
 impl DefinitionFiles {
-    /// Reads every `*.yaml` and `*.yml` under the folders, and the files named. What is wrong in any
+    /// Reads every `*.yaml` and `*.yml` under the folders but tests, and the files named that are none. What is wrong in any
     /// of them is kept, to be told together with what is wrong between them. A file that defines
     /// nothing is warned about, and refused if none does.
     pub fn read(paths: &[PathBuf], format: Format) -> Result<Self, Failure> {
         let mut files = Vec::new();
         for path in paths {
-            find_files(path, &mut files)?;
+            find_files(path, &is_definitions, &mut files)?;
         }
         let nothing = |told: &str| {
             let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
@@ -151,7 +152,8 @@ pub fn parse_kind(text: &str) -> Result<Kind, String> {
         "featureview" | "view" => Ok(Kind::FeatureView),
         "featureservice" | "service" => Ok(Kind::FeatureService),
         "tenant" => Ok(Kind::Tenant),
-        _ => Err(format!("there is no kind '{text}': use entity, source, view, service or tenant")),
+        "consumer" => Ok(Kind::Consumer),
+        _ => Err(format!("there is no kind '{text}': use entity, source, view, service, consumer or tenant")),
     }
 }
 
@@ -172,7 +174,9 @@ impl TypedValueParser for KindParser {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(["entity", "source", "view", "service", "tenant"].into_iter().map(PossibleValue::new)))
+        Some(Box::new(
+            ["entity", "source", "view", "service", "consumer", "tenant"].into_iter().map(PossibleValue::new),
+        ))
     }
 }
 
@@ -184,6 +188,7 @@ pub fn plural(kind: Kind) -> &'static str {
         Kind::FeatureView => "views",
         Kind::FeatureService => "services",
         Kind::Tenant => "tenants",
+        Kind::Consumer => "consumers",
     }
 }
 
@@ -253,10 +258,30 @@ fn request_path(path: &str) -> Option<(usize, &str)> {
     Some((index.parse().ok()?, rest.trim_start_matches('.')))
 }
 
-fn find_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
+/// The files of tests under the folders, and those named that are such.
+pub fn find_scenarios(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut files = Vec::new();
+    for path in paths {
+        find_files(path, &is_scenarios, &mut files)?;
+    }
+    Ok(files)
+}
+
+fn is_scenarios(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    scenario::ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
+fn is_definitions(path: &Path) -> bool {
+    !is_scenarios(path)
+}
+
+fn find_files(path: &Path, wanted: &impl Fn(&Path) -> bool, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
     let unreadable = |error: std::io::Error| Failure::file(path, "be read", &error);
     if !std::fs::metadata(path).map_err(unreadable)?.is_dir() {
-        files.push(path.to_owned());
+        if wanted(path) {
+            files.push(path.to_owned());
+        }
         return Ok(());
     }
     let mut entries = Vec::new();
@@ -268,7 +293,7 @@ fn find_files(path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
         let hidden = entry.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
         let is_yaml = entry.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         if !hidden && (is_yaml || entry.is_dir()) {
-            find_files(&entry, files)?;
+            find_files(&entry, wanted, files)?;
         }
     }
     Ok(())
@@ -293,10 +318,18 @@ mod tests {
     #[test]
     fn every_yaml_file_under_a_folder_is_read_in_order() {
         let second = ENTITY.replace("airport", "harbour");
-        let folder = folder(&[("b.yml", ENTITY), ("a/x.yaml", &second), ("notes.txt", "no"), (".hidden.yaml", "no")]);
+        let folder = folder(&[
+            ("b.yml", ENTITY),
+            ("a/x.yaml", &second),
+            ("a/x.test.yaml", "no"),
+            ("notes.txt", "no"),
+            (".hidden.yaml", "no"),
+        ]);
         let files = DefinitionFiles::read(&[folder.path().to_owned()], Format::Table).expect("valid");
         let names: Vec<String> = files.definitions().iter().map(subject).collect();
         assert_eq!(names, ["Entity/harbour", "Entity/airport"]);
+        let tests = find_scenarios(&[folder.path().to_owned()]).expect("readable");
+        assert!(tests.len() == 1 && tests[0].ends_with("a/x.test.yaml"), "{tests:?}");
     }
 
     #[test]
@@ -356,6 +389,7 @@ mod tests {
             ("views", Kind::FeatureView),
             ("feature-services", Kind::FeatureService),
             ("tenant", Kind::Tenant),
+            ("consumers", Kind::Consumer),
         ] {
             assert_eq!(parse_kind(text), Ok(kind), "{text}");
         }

@@ -12,14 +12,19 @@ pub mod delete;
 pub mod describe;
 pub mod get;
 pub mod historical;
+pub mod history;
 pub mod ingest;
 pub mod key;
+pub mod lineage;
 pub mod materialize;
 pub mod online;
 pub mod plan;
 pub mod quota;
+pub mod rollback;
+pub mod search;
 pub mod serve;
 pub mod sla;
+pub mod test;
 pub mod training_set;
 pub mod version;
 pub mod whoami;
@@ -67,6 +72,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Serve(serve::Args),
+    Test(test::Args),
     #[command(flatten)]
     Client(ClientCommand),
 }
@@ -79,6 +85,10 @@ pub enum ClientCommand {
     Get(get::Args),
     Describe(describe::Args),
     Delete(delete::Args),
+    Lineage(lineage::Args),
+    Search(search::Args),
+    History(history::Args),
+    Rollback(rollback::Args),
     Ingest(ingest::Args),
     Backfill(backfill::Args),
     Materialize(materialize::Args),
@@ -103,6 +113,8 @@ pub enum Done {
     Done,
     /// `plan --exit-code` found changes.
     Changes,
+    /// Tests of `hydrant test` failed; it told which.
+    Failed,
 }
 
 /// Reads the arguments of the process; ends it with 2 and the usage where they are wrong.
@@ -149,6 +161,7 @@ pub fn exit_code(outcome: Result<Done, Failure>, format: Format) -> ExitCode {
     match outcome {
         Ok(Done::Done) => ExitCode::SUCCESS,
         Ok(Done::Changes) => ExitCode::from(3),
+        Ok(Done::Failed) => ExitCode::FAILURE,
         Err(failure) => {
             output::failure(&failure, format);
             ExitCode::FAILURE
@@ -163,6 +176,10 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Get(args) => get::run(args, server).await,
         ClientCommand::Describe(args) => describe::run(args, server).await,
         ClientCommand::Delete(args) => delete::run(args, server).await,
+        ClientCommand::Lineage(args) => lineage::run(args, server).await,
+        ClientCommand::Search(args) => search::run(args, server).await,
+        ClientCommand::History(args) => history::run(args, server).await,
+        ClientCommand::Rollback(args) => rollback::run(args, server).await,
         ClientCommand::Ingest(args) => ingest::run(args, server).await,
         ClientCommand::Backfill(args) => backfill::run(args, server).await,
         ClientCommand::Materialize(args) => materialize::run(args, server).await,
@@ -203,6 +220,10 @@ impl ClientCommand {
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
             Self::Delete(args) => args.output.format,
+            Self::Lineage(args) => args.format(),
+            Self::Search(args) => args.output.format,
+            Self::History(args) => args.output.format,
+            Self::Rollback(args) => args.output.format,
             Self::Historical(args) => args.format(),
             Self::Why(args) => args.output.format,
             Self::TrainingSet(args) => args.format(),
@@ -227,6 +248,7 @@ impl ClientCommand {
             Self::Backfill(_) => failure.hint(backfill::GO_ON),
             Self::Materialize(_) => failure.hint(materialize::GO_ON),
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
+            Self::Rollback(_) => failure.hint("it may have been done all the same; `hydrant history` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
@@ -268,12 +290,23 @@ mod tests {
         Cli::command().debug_assert();
         for line in [
             "hydrant serve --config c.toml --data-dir d --grpc-addr 127.0.0.1:1 --flight-addr 127.0.0.1:2 --http-addr 127.0.0.1:3",
+            "hydrant test -f definitions -f more weather -o junit --junit tests.xml",
             "hydrant plan -f definitions --exit-code",
             "hydrant apply -f definitions",
             "hydrant get views -o yaml",
             "hydrant get FeatureView airport_weather -o json",
             "hydrant describe service delay_model",
             "hydrant delete entity airport",
+            "hydrant lineage weather.temp --down -o mermaid",
+            "hydrant lineage airport --kind entity --up -o json",
+            "hydrant plan -f definitions --prune -o json",
+            "hydrant search delay model --kind feature --tag tier=1 --tag pii --owner ops --type float64 --entity airport --limit 5 -o json",
+            "hydrant search --kind column",
+            "hydrant history",
+            "hydrant history view airport_weather --limit 5 -o json",
+            "hydrant rollback --to-revision 7 --dry-run --revision 9 -o json",
+            "hydrant apply -f definitions --prune --revision 7",
+            "hydrant apply -f definitions --expected-revision 7",
             "hydrant delete service delay_model@1 -o json",
             "hydrant ingest weather a.parquet b.parquet --known event+10m --ignore-extra",
             "hydrant backfill weather a.parquet b.parquet --known event+10m --from 2025-01-01T00:00:00Z --to 2026-01-01T00:00:00Z --ignore-extra --again b --no-materialize --dry-run -o json",
@@ -360,6 +393,14 @@ mod tests {
             "hydrant historical explain --service s --spine s.parquet",
             "hydrant historical explain --service s --spine s.parquet --event-time t --rows 5",
             "hydrant get tables",
+            "hydrant lineage airport --up --down",
+            "hydrant search",
+            "hydrant test",
+            "hydrant test -f d --server 127.0.0.1:7600",
+            "hydrant search --tag =1",
+            "hydrant history --limit 0",
+            "hydrant rollback",
+            "hydrant lineage airport --kind table",
             "hydrant bench online --service s --keys k.parquet",
             "hydrant bench online --service s --rate 10",
             "hydrant bench online --service s --keys k.parquet --rate 10 --find-rate",
@@ -414,7 +455,7 @@ mod tests {
             found.expect(name).clone().render_long_help().to_string()
         };
         assert!(help("get").contains("--server <[https://]HOST:PORT>") && help("get").contains("--ca <FILE>"));
-        for name in ["serve", "completions"] {
+        for name in ["serve", "test", "completions"] {
             assert!(!help(name).contains("--server") && !help(name).contains("--ca"), "{name}");
         }
     }

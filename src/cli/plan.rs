@@ -2,22 +2,30 @@
 
 use std::path::PathBuf;
 
-use hydrant_proto::v1::{self, change::Action};
+use hydrant_proto::v1;
+use hydrant_proto::v1::change::Action;
+use hydrant_proto::v1::difference::Class;
 use serde_json::{Value as Json, json};
 
 use super::definitions::{DefinitionFiles, reference};
 use super::output::{self, ResultOutput, Tone};
 use super::{Done, Failure, Server};
-use crate::rpc::client::Client;
+use crate::rpc::client::{Client, refused_changes};
 
 /// Show what applying definitions would change
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  hydrant plan -f definitions --exit-code\n\n\
-    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found (with --exit-code).")]
+#[command(
+    after_help = "Examples:\n  hydrant plan -f definitions --exit-code\n  hydrant plan -f definitions --prune -o json\n\n\
+    Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found (with --exit-code)."
+)]
 pub struct Args {
     /// Folder of YAML definitions, or a file; may be given again
     #[arg(short = 'f', long = "file", value_name = "DIR", required = true)]
     files: Vec<PathBuf>,
+
+    /// Also show what is defined and not in the files, of the kinds that they hold, as to be deleted
+    #[arg(long)]
+    prune: bool,
 
     /// Exit with 3 where there are changes, with 0 where there are none
     #[arg(long)]
@@ -29,27 +37,38 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let files = DefinitionFiles::read(&args.files, args.output.format)?;
-    let (_, shown) = made(&files, server).await?;
+    let (_, shown, refusal) = made(&files, args.prune, server).await?;
     output::print_as(args.output.format, &shown.json(), || {
         let mut text = shown.text();
-        if shown.any() {
+        if shown.any() && refusal.is_none() {
             text.push_str("\n`hydrant apply` makes it so.");
         }
         text
     })?;
+    if let Some(refusal) = refusal {
+        return Err(files.failure(Some(refusal)));
+    }
     Ok(if args.exit_code && shown.any() { Done::Changes } else { Done::Done })
 }
 
-/// A plan of definitions that can be applied, and who made it; or everything that is wrong with the
-/// definitions, also where no server can be asked whether they fit together.
-pub(super) async fn made(files: &DefinitionFiles, server: &Server) -> Result<(Client, Changes), Failure> {
+/// A plan of definitions that are good, who made it, and why it can't be applied where it can't; or
+/// everything that is wrong with the definitions, also where no server can be asked whether they fit
+/// together.
+pub(super) async fn made(
+    files: &DefinitionFiles,
+    prune: bool,
+    server: &Server,
+) -> Result<(Client, Changes, Option<Failure>), Failure> {
     let planned = async {
         let client = server.connect().await?;
-        let plan = client.plan(&files.definitions(), files.unread()).await?;
+        let plan = client.plan_with(&files.definitions(), files.unread(), prune).await?;
         Ok((client, plan))
     };
     match planned.await {
-        Ok((client, plan)) if files.are_good() => Ok((client, Changes::of(plan.changes, plan.registry_revision)?)),
+        Ok((client, plan)) if files.are_good() => {
+            let refusal = refused_changes(&plan.refusals).map(Failure::from);
+            Ok((client, Changes::of(plan.changes, plan.registry_revision)?, refusal))
+        }
         Ok(_) => Err(files.failure(None)),
         Err(failure) => Err(files.failure(Some(failure))),
     }
@@ -64,17 +83,35 @@ pub(super) struct Changes {
 struct Change {
     reference: String,
     action: Action,
-    details: Vec<String>,
+    differences: Vec<Difference>,
+    touches: Vec<String>,
     affects: Vec<String>,
+}
+
+/// One thing that differs.
+struct Difference {
+    text: String,
+    class: Class,
+    why: String,
+    touches: Vec<String>,
 }
 
 impl Changes {
     pub fn of(changes: Vec<v1::Change>, revision: u64) -> Result<Self, Failure> {
+        let difference = |difference: v1::Difference| {
+            Ok(Difference {
+                class: difference.class(),
+                touches: touched(&difference.touches, difference.touches_more)?,
+                text: difference.text,
+                why: difference.why,
+            })
+        };
         let change = |change: v1::Change| {
             Ok(Change {
                 reference: reference(change.kind, &change.name)?,
                 action: change.action(),
-                details: change.details,
+                differences: change.differences.into_iter().map(difference).collect::<Result<_, Failure>>()?,
+                touches: touched(&change.touches, change.touches_more)?,
                 affects: change.affects,
             })
         };
@@ -82,14 +119,25 @@ impl Changes {
     }
 
     pub fn any(&self) -> bool {
-        self.count(Action::Create) + self.count(Action::Update) > 0
+        self.changes.iter().any(|change| change.action != Action::Unchanged)
     }
 
     pub fn json(&self) -> Json {
+        let difference = |difference: &Difference| {
+            let mut json = json!({
+                "text": difference.text, "class": difference.class.as_str_name(), "touches": difference.touches,
+            });
+            if !difference.why.is_empty() {
+                json["why"] = json!(difference.why);
+            }
+            json
+        };
         let change = |change: &Change| {
             json!({
                 "definition": change.reference, "action": change.action.as_str_name(),
-                "details": change.details, "affects": change.affects,
+                "details": change.differences.iter().map(|difference| &difference.text).collect::<Vec<_>>(),
+                "differences": change.differences.iter().map(difference).collect::<Vec<_>>(),
+                "touches": change.touches, "affects": change.affects,
             })
         };
         json!({"changes": self.changes.iter().map(change).collect::<Vec<_>>(), "registry_revision": self.revision})
@@ -102,30 +150,71 @@ impl Changes {
             let (sign, tone) = match change.action {
                 Action::Create => ("+", Tone::Good),
                 Action::Update => ("~", Tone::Changed),
+                Action::Delete => ("-", Tone::Bad),
                 Action::Unchanged | Action::Unspecified => continue,
             };
             text.push_str(&output::on_stdout(&format!("{sign} {}\n", change.reference), tone));
             // What a new definition says stands in its file.
-            let details = if change.action == Action::Create { &[][..] } else { &change.details };
-            for detail in details {
-                text.push_str(&format!("    {detail}\n"));
+            let differences = if change.action == Action::Create { &[][..] } else { &change.differences };
+            for difference in differences {
+                text.push_str(&difference.shown());
+            }
+            if !change.touches.is_empty() {
+                text.push_str(&format!("    touches {}\n", change.touches.join(", ")));
             }
             if !change.affects.is_empty() {
                 text.push_str(&format!("    affects {}\n", change.affects.join(", ")));
             }
         }
-        let [created, updated, unchanged] =
-            [Action::Create, Action::Update, Action::Unchanged].map(|action| self.count(action));
+        let [created, updated, deleted, unchanged] =
+            [Action::Create, Action::Update, Action::Delete, Action::Unchanged].map(|action| self.count(action));
+        let deleted = if deleted == 0 { String::new() } else { format!("{deleted} to delete, ") };
         text.push_str(&format!(
-            "{created} to create, {updated} to update, {unchanged} unchanged (registry revision {})",
+            "{created} to create, {updated} to update, {deleted}{unchanged} unchanged (registry revision {})",
             self.revision
         ));
         text
     }
 
+    /// As [`text`](Self::text), of changes that were made.
+    pub fn done_text(&self) -> String {
+        let text = self.text();
+        text.replace(" to create", " created").replace(" to update", " updated").replace(" to delete", " deleted")
+    }
+
     fn count(&self, action: Action) -> usize {
         self.changes.iter().filter(|change| change.action == action).count()
     }
+}
+
+impl Difference {
+    /// The line; under it what it asks for unless it is made in place, why it can't be, and whom it touches.
+    fn shown(&self) -> String {
+        let mut text = format!("    {}\n", self.text);
+        let asks = match self.class {
+            Class::Unspecified | Class::InPlace => None,
+            Class::NewServiceVersion => Some(("a new version of the service".to_owned(), Tone::Faint)),
+            Class::NewViewVersion => Some((format!("needs a new version of the view: {}", self.why), Tone::Bad)),
+            Class::Refused => Some((format!("refused: {}", self.why), Tone::Bad)),
+        };
+        if let Some((asks, tone)) = asks {
+            text.push_str(&output::on_stdout(&format!("        {asks}\n"), tone));
+        }
+        if !self.touches.is_empty() {
+            text.push_str(&format!("        touches {}\n", self.touches.join(", ")));
+        }
+        text
+    }
+}
+
+/// `Consumer/delay_predictor (ml@example.com)`, and the number of those beyond.
+fn touched(touched: &[v1::Touched], more: u32) -> Result<Vec<String>, Failure> {
+    let shown = |one: &v1::Touched| {
+        let reference = reference(one.kind, &one.name)?;
+        Ok(if one.owner.is_empty() { reference } else { format!("{reference} ({})", one.owner) })
+    };
+    let beyond = (more > 0).then(|| Ok(format!("{more} more")));
+    touched.iter().map(shown).chain(beyond).collect()
 }
 
 #[cfg(test)]
@@ -137,8 +226,19 @@ mod tests {
             kind: v1::Kind::FeatureView.into(),
             name: format!("view_{index}"),
             action: (*action).into(),
-            details: vec!["ttl: 3h -> 2h".to_owned()],
             affects: vec!["FeatureService/delay_model".to_owned()],
+            differences: vec![v1::Difference {
+                text: "ttl: 3h -> 2h".to_owned(),
+                class: Class::Refused.into(),
+                why: "not now".to_owned(),
+                touches: vec![v1::Touched {
+                    kind: v1::Kind::Consumer.into(),
+                    name: "predictor".to_owned(),
+                    owner: "ml@example.com".to_owned(),
+                }],
+                touches_more: 3,
+            }],
+            ..v1::Change::default()
         };
         Changes::of(actions.iter().enumerate().map(change).collect(), 7).expect("known kinds")
     }
@@ -146,12 +246,25 @@ mod tests {
     #[test]
     fn a_plan_shows_what_changes_and_counts_what_does_not() {
         let shown = changes(&[Action::Create, Action::Update, Action::Unchanged]);
-        let expected = "+ FeatureView/view_0\n    affects FeatureService/delay_model\n\
-            ~ FeatureView/view_1\n    ttl: 3h -> 2h\n    affects FeatureService/delay_model\n\
-            1 to create, 1 to update, 1 unchanged (registry revision 7)";
+        let expected = "\
++ FeatureView/view_0
+    affects FeatureService/delay_model
+~ FeatureView/view_1
+    ttl: 3h -> 2h
+        refused: not now
+        touches Consumer/predictor (ml@example.com), 3 more
+    affects FeatureService/delay_model
+1 to create, 1 to update, 1 unchanged (registry revision 7)";
         assert_eq!(shown.text(), expected);
         assert!(shown.any());
-        assert_eq!(shown.json()["changes"][1]["action"], "UPDATE");
+        let json = shown.json();
+        assert_eq!(json["changes"][1]["action"], "UPDATE");
+        assert_eq!(json["changes"][1]["details"], json!(["ttl: 3h -> 2h"]));
+        assert_eq!(json["changes"][1]["differences"][0]["class"], "REFUSED");
+        assert_eq!(
+            json["changes"][1]["differences"][0]["touches"],
+            json!(["Consumer/predictor (ml@example.com)", "3 more"])
+        );
     }
 
     #[test]

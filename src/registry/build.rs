@@ -11,8 +11,8 @@ use hydrant_storage::row::RowLayout;
 use hydrant_storage::value::{DataType, Value};
 
 use super::catalog::{
-    Entity, Feature, JoinKey, Lookup, Refill, Service, ServiceColumn, ServiceVersion, Snapshot, Source, SourceColumn,
-    TenantCatalog, View,
+    Consumer, Entity, Feature, JoinKey, Lookup, Refill, Service, ServiceColumn, ServiceVersion, Snapshot, Source,
+    SourceColumn, TenantCatalog, View,
 };
 use super::definition::{Kind, Spec};
 use super::state::{FrozenColumn, FrozenLookup, FrozenService, State, Stored, TenantState, ViewState};
@@ -39,7 +39,8 @@ pub(super) fn snapshot(state: &State) -> Result<Snapshot, String> {
     Ok(Snapshot::new(state.revision, tenants))
 }
 
-fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog, String> {
+/// The catalog of one tenant.
+pub(super) fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog, String> {
     let entities = named(&tenant.entities, |name, stored| entity(name, stored).map(Arc::new))?;
     let longest = longest_ttls(tenant);
     let views = named(&tenant.views, |name, state| view(name, state, tenant, &entities, &longest).map(Arc::new))?;
@@ -61,7 +62,8 @@ fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog, String> {
         Ok(Arc::new(Service { applied: state.stored.applied(), name: name.clone(), versions }))
     })?;
     let applied = tenant.stored.applied();
-    Ok(TenantCatalog { applied, id: tenant.id, name: name.clone(), entities, sources, views, services })
+    let consumers = named(&tenant.consumers, |name, stored| consumer(name, stored, &services, &views).map(Arc::new))?;
+    Ok(TenantCatalog { applied, id: tenant.id, name: name.clone(), entities, sources, views, services, consumers })
 }
 
 /// Under which ttl, at the longest, a view's rows are to be kept online: `None` is for ever.
@@ -216,6 +218,38 @@ fn service_version(
         lookups,
         columns,
         shape_hash: frozen.shape_hash.clone(),
+    })
+}
+
+fn consumer(
+    name: &Name,
+    stored: &Stored,
+    services: &BTreeMap<Name, Arc<Service>>,
+    views: &BTreeMap<Name, Arc<View>>,
+) -> Result<Consumer, String> {
+    check_name(Kind::Consumer, name, stored)?;
+    let Spec::Consumer(spec) = &stored.definition.spec else { return Err(wrong_kind(Kind::Consumer, name)) };
+    for used in &spec.services {
+        let service = services.get(&used.service);
+        let has = |service: &&Arc<Service>| {
+            used.version.is_none_or(|number| service.versions.iter().any(|version| version.number == number))
+        };
+        if service.filter(has).is_none() {
+            return Err(format!("consumer '{name}' uses service '{used}', which isn't there"));
+        }
+    }
+    for used in &spec.features {
+        let view = views.get(&used.view);
+        if !view.is_some_and(|view| view.features.iter().any(|feature| feature.name == used.feature)) {
+            return Err(format!("consumer '{name}' uses feature '{used}', which isn't there"));
+        }
+    }
+    Ok(Consumer {
+        applied: stored.applied(),
+        name: name.clone(),
+        version: spec.version.clone(),
+        services: spec.services.clone(),
+        features: spec.features.clone(),
     })
 }
 

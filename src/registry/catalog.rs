@@ -10,7 +10,7 @@ use hydrant_storage::order::Micros;
 use hydrant_storage::row::RowLayout;
 use hydrant_storage::value::{DataType, ScalarType, Value};
 
-use super::definition::{Definition, KnownTimeRule};
+use super::definition::{Definition, FeatureReference, KnownTimeRule, ServiceReference};
 use super::known_selections::KnownSelections;
 use super::promise::FreshnessSpec;
 use crate::error::{Error, Result};
@@ -39,6 +39,7 @@ pub struct TenantCatalog {
     pub sources: BTreeMap<Name, Arc<Source>>,
     pub views: BTreeMap<Name, Arc<View>>,
     pub services: BTreeMap<Name, Arc<Service>>,
+    pub consumers: BTreeMap<Name, Arc<Consumer>>,
 }
 
 /// A definition as it was applied, and since when.
@@ -137,6 +138,16 @@ pub struct Service {
     pub name: Name,
     /// Ascending and never empty; the last is current.
     pub versions: Vec<Arc<ServiceVersion>>,
+}
+
+/// A model or job, and what it uses.
+#[derive(Debug)]
+pub struct Consumer {
+    pub applied: Applied,
+    pub name: Name,
+    pub version: String,
+    pub services: Vec<ServiceReference>,
+    pub features: Vec<FeatureReference>,
 }
 
 /// What a model sees, frozen when the service was applied.

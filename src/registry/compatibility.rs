@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 
-use super::definition::{EntitySpec, FeatureViewSpec, SourceSpec};
+use super::definition::{EntitySpec, FeatureViewSpec, SourceSpec, TypedName};
+use super::plan::Class;
 use super::state::{RowFeature, TenantState, ViewState};
 use super::validation::{ResolvedView, Violations, resolve_view};
 use super::world::World;
@@ -16,6 +17,26 @@ use crate::config::durations;
 pub const WAY_OUT: &str =
     "make a new view (or source, or entity) under another name, move services to it, then delete the old one";
 
+/// A change that the data that is there doesn't allow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Incompatible {
+    pub path: String,
+    pub message: String,
+    /// Which line of the differences it is, by the beginning of its key: `features.temp`.
+    pub fact: String,
+    pub class: Class,
+}
+
+/// Collects them.
+#[derive(Debug, Default)]
+pub(super) struct Incompatibilities(pub Vec<Incompatible>);
+
+impl Incompatibilities {
+    fn add(&mut self, class: Class, fact: impl Into<String>, path: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Incompatible { path: path.into(), message: message.into(), fact: fact.into(), class });
+    }
+}
+
 /// An entity's keys are part of every stored key: they are fixed once a view is over the entity.
 pub(super) fn entity(
     state: &TenantState,
@@ -23,12 +44,12 @@ pub(super) fn entity(
     old: &EntitySpec,
     new: &EntitySpec,
     path: &str,
-    violations: &mut Violations,
+    found: &mut Incompatibilities,
 ) {
     let users = users(state, |view| view.entities.contains(name));
     if old.join_keys != new.join_keys && !users.is_empty() {
         let message = format!("the join keys of entity '{name}' can't change while views are over it: {users}");
-        violations.add(format!("{path}.joinKeys"), message);
+        found.add(Class::NewViewVersion, "joinKeys", format!("{path}.joinKeys"), message);
     }
 }
 
@@ -41,23 +62,31 @@ pub(super) fn source(
     (old, new): (&SourceSpec, &SourceSpec),
     in_request: &BTreeMap<Name, ResolvedView>,
     path: &str,
-    violations: &mut Violations,
+    found: &mut Incompatibilities,
 ) {
     let users_text = users(state, |view| view.source == *name);
     if old.event_time != new.event_time && !users_text.is_empty() {
         let message = format!("the event time of source '{name}' can't change while views are over it: {users_text}");
-        violations.add(format!("{path}.eventTime"), message);
+        found.add(Class::NewViewVersion, "eventTime", format!("{path}.eventTime"), message);
     }
+    // Of a column that a message is about, the line that says how it differs.
+    let fact = |message: &str| {
+        let is_named = |column: &&TypedName| message.contains(&format!("'{}'", column.name));
+        let changed = old.columns.iter().filter(|column| !new.columns.contains(column)).find(is_named);
+        changed.map_or_else(|| "columns".to_owned(), |column| format!("columns.{}", column.name))
+    };
     for (view_name, view) in &state.views {
         let spec = view_spec(view);
         let checked_itself = in_request.contains_key(view_name) || world.view(view_name).read() != Some(spec);
         if spec.source != *name || checked_itself {
             continue;
         }
-        let mut found = Violations::default();
-        let resolved = resolve_view(world, spec, "spec", &mut found);
-        for violation in found.into_vec() {
-            violations.add(format!("{path}.columns"), format!("feature view '{view_name}': {}", violation.message));
+        let mut problems = Violations::default();
+        let resolved = resolve_view(world, spec, "spec", &mut problems);
+        for violation in problems.into_vec() {
+            let fact = fact(&violation.message);
+            let message = format!("feature view '{view_name}': {}", violation.message);
+            found.add(Class::NewViewVersion, fact, format!("{path}.columns"), message);
         }
         for row in &view.row {
             let feature = resolved.features.iter().find(|feature| feature.name == row.name);
@@ -66,7 +95,8 @@ pub(super) fn source(
                     "feature '{}' of view '{view_name}' would become {} instead of {}",
                     row.name, feature.data_type, row.data_type
                 );
-                violations.add(format!("{path}.columns"), message);
+                let fact = format!("columns.{}", row.column);
+                found.add(Class::NewViewVersion, fact, format!("{path}.columns"), message);
             }
         }
     }
@@ -80,15 +110,16 @@ pub(super) fn view(
     new: &FeatureViewSpec,
     resolved: &ResolvedView,
     path: &str,
-    violations: &mut Violations,
+    found: &mut Incompatibilities,
 ) {
     let old = view_spec(state);
     if old.entities != new.entities {
         let message = format!("entities can't change ({} -> {})", list(&old.entities), list(&new.entities));
-        violations.add(format!("{path}.entities"), message);
+        found.add(Class::NewViewVersion, "entities", format!("{path}.entities"), message);
     }
     if old.source != new.source {
-        violations.add(format!("{path}.source"), format!("the source can't change ({} -> {})", old.source, new.source));
+        let message = format!("the source can't change ({} -> {})", old.source, new.source);
+        found.add(Class::NewViewVersion, "source", format!("{path}.source"), message);
     }
     if old.online && !old.offline && is_longer(new.ttl, kept) {
         let message = format!(
@@ -96,15 +127,16 @@ pub(super) fn view(
             ttl_text(old.ttl),
             ttl_text(new.ttl)
         );
-        violations.add(format!("{path}.ttl"), message);
+        found.add(Class::Refused, "ttl", format!("{path}.ttl"), message);
     }
     for (name, old, new) in [("online", old.online, new.online), ("offline", old.offline, new.offline)] {
         if old != new {
-            violations.add(format!("{path}.{name}"), format!("{name} can't change ({old} -> {new})"));
+            let message = format!("{name} can't change ({old} -> {new})");
+            found.add(Class::Refused, name, format!("{path}.{name}"), message);
         }
     }
     for row in &state.row {
-        view_feature(row, new, resolved, path, violations);
+        view_feature(row, new, resolved, path, found);
     }
 }
 
@@ -113,21 +145,24 @@ fn view_feature(
     new: &FeatureViewSpec,
     resolved: &ResolvedView,
     path: &str,
-    violations: &mut Violations,
+    found: &mut Incompatibilities,
 ) {
+    let class = Class::NewViewVersion;
+    let fact = format!("features.{}", row.name);
     let Some(index) = new.features.iter().position(|feature| feature.name == row.name) else {
-        violations.add(format!("{path}.features"), format!("feature '{}' can't be removed or renamed", row.name));
+        let message = format!("feature '{}' can't be removed or renamed", row.name);
+        found.add(class, fact, format!("{path}.features"), message);
         return;
     };
     let Some(feature) = resolved.features.iter().find(|feature| feature.name == row.name) else { return };
     let path = format!("{path}.features[{index}]");
     if feature.data_type != row.data_type {
         let message = format!("the type of '{}' can't change ({} -> {})", row.name, row.data_type, feature.data_type);
-        violations.add(format!("{path}.type"), message);
+        found.add(class, format!("{fact}.type"), format!("{path}.type"), message);
     }
     if feature.column != row.column {
         let message = format!("the column of '{}' can't change ({} -> {})", row.name, row.column, feature.column);
-        violations.add(format!("{path}.column"), message);
+        found.add(class, format!("{fact}.column"), format!("{path}.column"), message);
     }
 }
 

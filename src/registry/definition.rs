@@ -3,8 +3,10 @@
 //! `documents`. What they mean together is worked out in `catalog`.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{InvalidName, Name};
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,7 @@ pub enum Kind {
     Source,
     FeatureView,
     FeatureService,
+    Consumer,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,6 +48,7 @@ pub enum Spec {
     Source(SourceSpec),
     FeatureView(FeatureViewSpec),
     FeatureService(FeatureServiceSpec),
+    Consumer(ConsumerSpec),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -140,6 +144,72 @@ pub struct ServiceFeature {
     pub keys: BTreeMap<Name, Name>,
 }
 
+/// A model or a job that says what it uses: who is told before it changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConsumerSpec {
+    /// Of the model or job, as its owner counts.
+    pub version: String,
+    pub services: Vec<ServiceReference>,
+    pub features: Vec<FeatureReference>,
+}
+
+/// A service as it is asked for: `name@N`, or `name` for whichever version is current.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServiceReference {
+    pub service: Name,
+    pub version: Option<u32>,
+}
+
+/// `view:feature`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FeatureReference {
+    pub view: Name,
+    pub feature: Name,
+}
+
+impl fmt::Display for ServiceReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.version {
+            Some(version) => write!(formatter, "{}@{version}", self.service),
+            None => write!(formatter, "{}", self.service),
+        }
+    }
+}
+
+impl fmt::Display for FeatureReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}:{}", self.view, self.feature)
+    }
+}
+
+impl FromStr for ServiceReference {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (service, version) = match text.split_once('@') {
+            None => (text, None),
+            Some((service, number)) => {
+                let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+                let number = number.parse().ok().filter(|_| digits);
+                let number = number.ok_or_else(|| "it names no service version: use `name` or `name@N`".to_owned())?;
+                (service, Some(number))
+            }
+        };
+        Ok(Self { service: service.parse().map_err(|error: InvalidName| error.to_string())?, version })
+    }
+}
+
+impl FromStr for FeatureReference {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (view, feature) =
+            text.split_once(':').ok_or_else(|| "it names no feature: use `view:feature`".to_owned())?;
+        let name = |text: &str| text.parse().map_err(|error: InvalidName| error.to_string());
+        Ok(Self { view: name(view)?, feature: name(feature)? })
+    }
+}
+
 impl Definition {
     pub fn kind(&self) -> Kind {
         self.spec.kind()
@@ -158,12 +228,14 @@ impl Spec {
             Self::Source(_) => Kind::Source,
             Self::FeatureView(_) => Kind::FeatureView,
             Self::FeatureService(_) => Kind::FeatureService,
+            Self::Consumer(_) => Kind::Consumer,
         }
     }
 }
 
 impl Kind {
-    pub const ALL: [Self; 5] = [Self::Tenant, Self::Entity, Self::Source, Self::FeatureView, Self::FeatureService];
+    pub const ALL: [Self; 6] =
+        [Self::Tenant, Self::Entity, Self::Source, Self::FeatureView, Self::FeatureService, Self::Consumer];
 
     /// As written in the `kind` of a document.
     pub fn as_str(self) -> &'static str {
@@ -173,6 +245,7 @@ impl Kind {
             Self::Source => "Source",
             Self::FeatureView => "FeatureView",
             Self::FeatureService => "FeatureService",
+            Self::Consumer => "Consumer",
         }
     }
 }

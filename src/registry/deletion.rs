@@ -9,11 +9,15 @@ use crate::error::{Code, Error, Result};
 use super::definition::Kind;
 use super::lineage;
 use super::plan::{Stamp, tenant};
-use super::state::State;
+use super::state::{State, TenantState};
 use super::uses::{TRAINING_SET, Uses};
 
 /// How many users a refusal lists.
 const SHOWN_USERS: usize = 20;
+
+/// The hint of refusals because of use.
+pub(super) const IN_USE_WAY_OUT: &str = "delete what uses it first; of a service every version counts (`hydrant delete service NAME@N` deletes one), so do \
+     saved training sets (`hydrant training-set delete NAME@N`), and consumers, whose owners are named";
 
 /// How many versions a refusal lists.
 const SHOWN_VERSIONS: usize = 20;
@@ -33,33 +37,45 @@ pub(super) fn draft(
         return Err(Error::new(Code::FailedPrecondition, "TENANT_IN_USE", format!("tenant '{name}' can't be deleted")));
     }
     check_etag(kind, name, &stored.etag(), etag)?;
-    let mut users = lineage::users_of(old, kind, name);
-    if kind == Kind::FeatureService {
-        users.extend(training_sets(uses, tenant_name, name, None));
-    }
+    let users = users_of(old, tenant_name, kind, name, uses);
     if !users.is_empty() {
         return Err(in_use(kind, name.as_str(), &users));
     }
     let mut next = state.clone();
     next.revision += 1;
     let Some(new) = next.tenants.get_mut(tenant_name) else { return Err(not_found(kind, name)) };
+    remove(new, kind, name);
+    Ok(next)
+}
+
+/// Who uses a definition: other definitions, and of a service saved training sets.
+pub(super) fn users_of(tenant: &TenantState, tenant_name: &Name, kind: Kind, name: &Name, uses: &Uses) -> Vec<String> {
+    let mut users = lineage::users_of(tenant, kind, name);
+    if kind == Kind::FeatureService {
+        users.extend(training_sets(uses, tenant_name, name, None));
+    }
+    users
+}
+
+/// Takes a definition out of a tenant, and remembers the last version under its name.
+pub(super) fn remove(tenant: &mut TenantState, kind: Kind, name: &Name) {
     match kind {
         Kind::Tenant => {}
-        Kind::Entity => drop(new.entities.remove(name)),
-        Kind::Source => drop(new.sources.remove(name)),
+        Kind::Entity => drop(tenant.entities.remove(name)),
+        Kind::Source => drop(tenant.sources.remove(name)),
         Kind::FeatureView => {
-            if let Some(view) = new.views.remove(name) {
-                new.deleted_views.insert(name.clone(), view.version);
+            if let Some(view) = tenant.views.remove(name) {
+                tenant.deleted_views.insert(name.clone(), view.version);
             }
         }
         Kind::FeatureService => {
-            if let Some(last) = new.services.remove(name).and_then(|service| service.versions.last().map(|v| v.number))
-            {
-                new.deleted_services.insert(name.clone(), last);
+            let last = tenant.services.remove(name).and_then(|service| service.versions.last().map(|v| v.number));
+            if let Some(last) = last {
+                tenant.deleted_services.insert(name.clone(), last);
             }
         }
+        Kind::Consumer => drop(tenant.consumers.remove(name)),
     }
-    Ok(next)
 }
 
 /// The state without one version of a service, which then can't be asked for any more. Its number is
@@ -73,6 +89,7 @@ pub(super) fn draft_version(
     uses: &Uses,
 ) -> Result<State> {
     let kind = Kind::FeatureService;
+    let pinned_by = lineage::consumers_of_version(tenant(state, tenant_name)?, service, number);
     let mut next = state.clone();
     next.revision += 1;
     let found = next.tenants.get_mut(tenant_name).and_then(|tenant| tenant.services.get_mut(service));
@@ -90,7 +107,8 @@ pub(super) fn draft_version(
             .with("service", service)
             .with("version", number));
     }
-    let users = training_sets(uses, tenant_name, service, Some(number));
+    let mut users = training_sets(uses, tenant_name, service, Some(number));
+    users.extend(pinned_by);
     if !users.is_empty() {
         return Err(in_use(kind, &format!("{service}@{number}"), &users));
     }
@@ -107,18 +125,19 @@ fn training_sets(uses: &Uses, tenant: &Name, service: &Name, number: Option<u32>
 }
 
 fn in_use(kind: Kind, name: &str, users: &[String]) -> Error {
+    Error::new(Code::FailedPrecondition, "DEFINITION_IN_USE", in_use_text(kind, name, users))
+        .hint(IN_USE_WAY_OUT)
+        .with("kind", kind.as_str())
+        .with("name", name)
+        .with("used_by", users.iter().take(SHOWN_USERS).cloned().collect::<Vec<_>>().join(", "))
+}
+
+/// Which definition is in use, and by whom.
+pub(super) fn in_use_text(kind: Kind, name: &str, users: &[String]) -> String {
     let shown = users.iter().take(SHOWN_USERS).cloned().collect::<Vec<_>>().join(", ");
     let more = users.len().saturating_sub(SHOWN_USERS);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    let message = format!("{} '{name}' is in use by {shown}{more}", kind.as_str());
-    Error::new(Code::FailedPrecondition, "DEFINITION_IN_USE", message)
-        .hint(
-            "delete what uses it first; of a service every version counts (`hydrant delete service NAME@N` deletes one), \
-             and so do saved training sets (`hydrant training-set delete NAME@N`)",
-        )
-        .with("kind", kind.as_str())
-        .with("name", name)
-        .with("used_by", shown)
+    format!("{} '{name}' is in use by {shown}{more}", kind.as_str())
 }
 
 /// Refuses (ABORTED) if the definition isn't the one that the caller has seen; an empty etag is

@@ -13,27 +13,47 @@ use super::state::{FrozenService, ServiceState, TenantState};
 use crate::config::durations;
 
 /// One line for each thing that differs between two states of a definition; of one that is new, one
-/// line for each thing it says.
-pub(super) fn lines(old: &TenantState, new: &TenantState, kind: Kind, name: &Name) -> Vec<String> {
-    let after = facts(new, kind, name);
-    if old.stored(kind, name).is_none() {
-        return after.into_iter().map(|(key, value)| format!("{key}: {value}")).collect();
-    }
-    let before = facts(old, kind, name);
+/// line for each thing it says, and of one that is gone none.
+pub(super) fn lines(old: &TenantState, new: &TenantState, kind: Kind, name: &Name) -> Vec<Line> {
+    let before = old.stored(kind, name).map(|_| facts(old, kind, name));
+    let after = new.stored(kind, name).map(|_| facts(new, kind, name));
+    between(before, after)
+}
+
+/// As [`lines`], between two definitions as they were written; `None`: there is none.
+pub(super) fn lines_of(before: Option<&Definition>, after: Option<&Definition>) -> Vec<Line> {
+    between(before.map(definition_facts), after.map(definition_facts))
+}
+
+fn between(before: Option<Facts>, after: Option<Facts>) -> Vec<Line> {
+    let Some(after) = after else { return Vec::new() };
+    let Some(before) = before else {
+        let line = |(key, value): (String, String)| Line { text: format!("{key}: {value}"), key };
+        return after.into_iter().map(line).collect();
+    };
     let before_by_key: HashMap<&str, &str> = before.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let after_keys: HashMap<&str, &str> = after.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let mut lines = Vec::new();
     for (key, value) in &after {
         match before_by_key.get(key.as_str()) {
             Some(known) if known == value => {}
-            Some(known) => lines.push(format!("{key}: {known} -> {value}")),
-            None => lines.push(format!("+ {key}: {value}")),
+            Some(known) => lines.push(Line { key: key.clone(), text: format!("{key}: {known} -> {value}") }),
+            None => lines.push(Line { key: key.clone(), text: format!("+ {key}: {value}") }),
         }
     }
     for (key, value) in before.iter().filter(|(key, _)| !after_keys.contains_key(key.as_str())) {
-        lines.push(format!("- {key}: {value}"));
+        lines.push(Line { key: key.clone(), text: format!("- {key}: {value}") });
     }
     lines
+}
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    /// What it is about, such as `features.temp.default`.
+    pub key: String,
+    /// Such as `ttl: 3h -> 2h`.
+    pub text: String,
 }
 
 type Facts = Vec<(String, String)>;
@@ -71,6 +91,11 @@ fn definition_facts(definition: &Definition) -> Facts {
                 mapping => mapping.to_string(),
             });
             add(&mut facts, "features", features.collect::<Vec<_>>().join(", "));
+        }
+        Spec::Consumer(spec) => {
+            add_text(&mut facts, "version", &spec.version);
+            add(&mut facts, "services", list(&spec.services));
+            add(&mut facts, "features", list(&spec.features));
         }
     }
     facts
@@ -153,6 +178,10 @@ fn add_frozen(facts: &mut Facts, frozen: &FrozenService) {
 
 fn typed_list(names: &[TypedName]) -> String {
     names.iter().map(|typed| format!("{} {}", typed.name, typed.data_type)).collect::<Vec<_>>().join(", ")
+}
+
+fn list(references: &[impl ToString]) -> String {
+    references.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn add_text(facts: &mut Facts, key: &str, text: &str) {

@@ -2,7 +2,7 @@
 //! JSON) and written as JSON. Reading lists every problem of a document at once; whether
 //! definitions fit together is not asked here.
 
-use std::str::FromStr as _;
+use std::str::FromStr;
 
 use hydrant_storage::names::Name;
 use serde_json::{Map, Value as Json, json};
@@ -11,8 +11,8 @@ use crate::config::durations;
 use crate::error::Violation;
 
 use super::definition::{
-    Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
-    ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
+    ConsumerSpec, Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule,
+    Metadata, ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
 use super::node::{Content, Node, Place};
 use super::promise::{FreshnessSpec, Severity, Target};
@@ -44,6 +44,7 @@ pub fn to_json(definition: &Definition) -> Json {
         Spec::Source(spec) => source_to_json(spec),
         Spec::FeatureView(spec) => view_to_json(spec),
         Spec::FeatureService(spec) => service_to_json(spec),
+        Spec::Consumer(spec) => consumer_to_json(spec),
     };
     json!({"apiVersion": API_VERSION, "kind": definition.spec.kind().as_str(), "metadata": metadata, "spec": spec})
 }
@@ -147,6 +148,7 @@ fn read_spec(problems: &mut Problems, kind: Kind, node: &Node, path: &str) -> Op
         Kind::Source => read_source(problems, node, path).map(Spec::Source),
         Kind::FeatureView => read_view(problems, node, path).map(Spec::FeatureView),
         Kind::FeatureService => read_service(problems, node, path).map(Spec::FeatureService),
+        Kind::Consumer => read_consumer(problems, node, path).map(Spec::Consumer),
     }
 }
 
@@ -302,6 +304,25 @@ fn read_reference(problems: &mut Problems, text: &str, place: Place, path: &str)
     Some(ServiceFeature { view, features, alias: None, keys: Default::default() })
 }
 
+fn read_consumer(problems: &mut Problems, node: &Node, path: &str) -> Option<ConsumerSpec> {
+    let fields = problems.fields(node, path, &["version", "services", "features"]);
+    let version = fields.required(problems, "version").and_then(|(node, path)| problems.text(node, &path));
+    let services = read_references(problems, &fields, "services");
+    let features = read_references(problems, &fields, "features");
+    Some(ConsumerSpec { version: version?, services, features })
+}
+
+fn read_references<T: FromStr<Err = String>>(problems: &mut Problems, fields: &Fields<'_>, name: &str) -> Vec<T> {
+    let Some((node, path)) = fields.optional_value(name) else { return Vec::new() };
+    let elements = problems.sequence(node, &path);
+    let read = |(node, path): (&Node, String)| {
+        let text = problems.text(node, &path)?;
+        let shown: String = text.chars().take(80).collect();
+        text.parse().map_err(|told: String| problems.add(path, node.place, format!("'{shown}': {told}"))).ok()
+    };
+    elements.into_iter().filter_map(read).collect()
+}
+
 fn read_typed_names(problems: &mut Problems, node: &Node, path: &str) -> Vec<TypedName> {
     let elements = problems.sequence(node, path);
     let read = |(node, path): (&Node, String)| {
@@ -383,6 +404,18 @@ fn service_to_json(spec: &FeatureServiceSpec) -> Json {
         json.insert("latencyBudget".to_owned(), json!(durations::format(budget)));
     }
     json.insert("features".to_owned(), spec.features.iter().map(service_feature_to_json).collect());
+    Json::Object(json)
+}
+
+fn consumer_to_json(spec: &ConsumerSpec) -> Json {
+    let mut json = Map::new();
+    json.insert("version".to_owned(), json!(spec.version));
+    if !spec.services.is_empty() {
+        json.insert("services".to_owned(), spec.services.iter().map(|used| json!(used.to_string())).collect());
+    }
+    if !spec.features.is_empty() {
+        json.insert("features".to_owned(), spec.features.iter().map(|used| json!(used.to_string())).collect());
+    }
     Json::Object(json)
 }
 

@@ -1,13 +1,14 @@
 //! What a definition is made of and what is made of it: entities and sources lead to views, views
-//! to services. A service holds on to every view of every version of it that is served.
+//! to services, services and views to consumers. A service holds on to every view of every version of
+//! it that is served. Column by column it is `graph` that tells.
 
 use std::collections::BTreeSet;
 
 use hydrant_storage::names::Name;
 
 use super::catalog::{ServiceVersion, TenantCatalog};
-use super::definition::{Kind, Spec};
-use super::state::TenantState;
+use super::definition::{ConsumerSpec, Kind, ServiceReference, Spec};
+use super::state::{Stored, TenantState};
 
 /// A definition by kind and name.
 pub type Reference = (Kind, Name);
@@ -47,7 +48,16 @@ pub fn of_version(catalog: &TenantCatalog, version: &ServiceVersion) -> Lineage 
     let service = (Kind::FeatureService, version.service.clone());
     edges.retain(|edge| edge.to != service);
     edges.extend(version.lookups.iter().map(|lookup| service_edge(&lookup.view.name, &version.service)));
-    Lineage { upstream: walk(&edges, &service, |edge| (&edge.to, &edge.from)), ..Lineage::default() }
+    let is_current = catalog.services.get(&version.service).and_then(|service| service.versions.last());
+    let is_current = is_current.is_some_and(|current| current.number == version.number);
+    let uses = |used: &ServiceReference| {
+        used.service == version.service && used.version.map_or(is_current, |number| number == version.number)
+    };
+    let consumers = catalog.consumers.iter().filter(|(_, consumer)| consumer.services.iter().any(uses));
+    let downstream =
+        consumers.map(|(name, _)| Edge { from: service.clone(), to: (Kind::Consumer, name.clone()) }).collect();
+    let upstream = walk(&edges, &service, |edge| (&edge.to, &edge.from));
+    Lineage { upstream, downstream, training_sets: Vec::new() }
 }
 
 /// Every definition downstream of one, in order.
@@ -77,7 +87,28 @@ pub(super) fn users_of(tenant: &TenantState, kind: Kind, name: &Name) -> Vec<Str
             }
         }
     }
+    users.extend(consumers_of(tenant, |spec| match kind {
+        Kind::FeatureView => spec.features.iter().any(|used| used.view == *name),
+        Kind::FeatureService => spec.services.iter().any(|used| used.service == *name),
+        _ => false,
+    }));
     users
+}
+
+/// The consumers that pin one version of a service, as shown in a refusal.
+pub(super) fn consumers_of_version(tenant: &TenantState, service: &Name, number: u32) -> Vec<String> {
+    let pins = |used: &ServiceReference| used.service == *service && used.version == Some(number);
+    consumers_of(tenant, |spec| spec.services.iter().any(pins))
+}
+
+/// `Consumer/delay_predictor (ml@example.com)`.
+fn consumers_of(tenant: &TenantState, uses: impl Fn(&ConsumerSpec) -> bool) -> Vec<String> {
+    let user = |(name, stored): (&Name, &Stored)| {
+        let definition = &stored.definition;
+        let uses = matches!(&definition.spec, Spec::Consumer(spec) if uses(spec));
+        uses.then(|| format!("{}/{name} ({})", Kind::Consumer.as_str(), definition.metadata.owner))
+    };
+    tenant.consumers.iter().filter_map(user).collect()
 }
 
 fn catalog_edges(catalog: &TenantCatalog) -> BTreeSet<Edge> {
@@ -86,7 +117,9 @@ fn catalog_edges(catalog: &TenantCatalog) -> BTreeSet<Edge> {
         let lookups = service.versions.iter().flat_map(|version| &version.lookups);
         lookups.map(|lookup| service_edge(&lookup.view.name, &service.name))
     });
-    views.chain(services).collect()
+    let consumers = catalog.consumers.iter();
+    let consumers = consumers.flat_map(|(name, consumer)| consumer_edges(name, &consumer.applied.definition.spec));
+    views.chain(services).chain(consumers).collect()
 }
 
 fn state_edges(tenant: &TenantState) -> BTreeSet<Edge> {
@@ -95,7 +128,9 @@ fn state_edges(tenant: &TenantState) -> BTreeSet<Edge> {
         let lookups = service.versions.iter().flat_map(|version| &version.lookups);
         lookups.map(move |lookup| service_edge(&lookup.view, name))
     });
-    views.chain(services).collect()
+    let consumers = tenant.consumers.iter();
+    let consumers = consumers.flat_map(|(name, stored)| consumer_edges(name, &stored.definition.spec));
+    views.chain(services).chain(consumers).collect()
 }
 
 fn view_edges(view: &Name, spec: &Spec) -> Vec<Edge> {
@@ -110,11 +145,18 @@ fn service_edge(view: &Name, service: &Name) -> Edge {
     Edge { from: (Kind::FeatureView, view.clone()), to: (Kind::FeatureService, service.clone()) }
 }
 
+fn consumer_edges(consumer: &Name, spec: &Spec) -> Vec<Edge> {
+    let Spec::Consumer(spec) = spec else { return Vec::new() };
+    let services = spec.services.iter().map(|used| (Kind::FeatureService, used.service.clone()));
+    let views = spec.features.iter().map(|used| (Kind::FeatureView, used.view.clone()));
+    services.chain(views).map(|from| Edge { from, to: (Kind::Consumer, consumer.clone()) }).collect()
+}
+
 /// Follows edges from `start`; `ends` says which end of an edge is near and which far.
 fn walk(edges: &BTreeSet<Edge>, start: &Reference, ends: impl Fn(&Edge) -> (&Reference, &Reference)) -> Vec<Edge> {
     let mut reached = BTreeSet::from([start.clone()]);
     let mut found = BTreeSet::new();
-    // Edges lead from kind to kind, so a path has at most two of them.
+    // Edges lead from kind to kind, so a path has at most three of them.
     loop {
         let before = found.len();
         for edge in edges {

@@ -62,6 +62,7 @@ pub(super) fn get(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Option<De
             let version = frozen.as_ref().map_or(1, |frozen| frozen.number);
             Described { version, frozen, versions: numbers(service), ..simple(&service.applied) }
         }),
+        Kind::Consumer => catalog.consumers.get(name).map(|consumer| simple(&consumer.applied)),
     }
 }
 
@@ -141,6 +142,7 @@ fn names_after(catalog: &TenantCatalog, kind: Kind, after: Option<&Name>, count:
         Kind::FeatureService => {
             catalog.services.range::<Name, _>(range).map(|(name, _)| name.clone()).take(count).collect()
         }
+        Kind::Consumer => catalog.consumers.range::<Name, _>(range).map(|(name, _)| name.clone()).take(count).collect(),
     }
 }
 

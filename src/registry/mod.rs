@@ -5,12 +5,16 @@
 pub mod catalog;
 pub mod definition;
 pub mod documents;
+pub mod graph;
 pub mod limits;
 pub mod lineage;
 pub mod listing;
 pub mod node;
 pub mod plan;
 pub mod promise;
+pub mod revisions;
+pub mod scenario;
+pub mod search;
 pub mod selection;
 pub mod table;
 pub mod tenants;
@@ -25,9 +29,12 @@ mod deletion;
 mod details;
 mod exact;
 mod freeze;
+mod impact;
 mod known_selections;
 mod partial;
 mod reader;
+mod reading;
+mod recorded;
 mod state;
 mod validation;
 
@@ -50,13 +57,16 @@ use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
+pub use self::recorded::{RevisionPage, ToldChange, ToldRevision};
 pub use self::validation::{MAX_DEFINITIONS, feeds};
 
 use self::catalog::Snapshot;
 use self::definition::{Definition, Kind};
 use self::lineage::Lineage;
 use self::listing::{Described, Page};
-use self::plan::{Plan, Stamp};
+use self::plan::{Plan, Prune, Stamp};
+use self::recorded::ToRecord;
+use self::revisions::Cause;
 use self::state::State;
 use self::uses::Uses;
 use self::world::Unread;
@@ -65,6 +75,9 @@ use self::world::Unread;
 const METADATA_KEY: &str = "registry";
 /// How many changes may wait for one another.
 const MAX_WAITING_CHANGES: usize = 64;
+/// How many reads may go through all definitions at a time, and how many may wait for that.
+const MAX_READS: usize = 2;
+const MAX_WAITING_READS: usize = 64;
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// The registry. Clones are the same registry.
@@ -105,6 +118,9 @@ struct Shared {
     writer: Mutex<u64>,
     waiting: Semaphore,
     uses: Uses,
+    /// Reads that go through everything that is defined, and those that wait for their turn.
+    reading: Arc<Semaphore>,
+    waiting_reads: Semaphore,
 }
 
 /// A state that nobody sees yet.
@@ -112,6 +128,7 @@ struct Drafted {
     state: State,
     snapshot: Snapshot,
     encoded: Bytes,
+    records: Vec<ToRecord>,
 }
 
 impl SnapshotReader {
@@ -160,6 +177,8 @@ impl Registry {
             writer: Mutex::new(version),
             waiting: Semaphore::new(MAX_WAITING_CHANGES),
             uses: Uses::default(),
+            reading: Arc::new(Semaphore::new(MAX_READS)),
+            waiting_reads: Semaphore::new(MAX_WAITING_READS),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -189,12 +208,18 @@ impl Registry {
         self.shared.revision.subscribe()
     }
 
-    /// What applying `definitions` would change. Violations have paths such as
+    /// What applying `definitions` would change, and why it can't be applied where it can't. Violations have paths such as
     /// `definitions[2].spec.features[0].type`; all of them are listed.
     pub fn plan(&self, permit: &Permit, definitions: &[Definition]) -> Result<Plan> {
+        self.plan_with(permit, definitions, Prune::Nothing)
+    }
+
+    /// As [`plan`](Self::plan), with what would go.
+    pub fn plan_with(&self, permit: &Permit, definitions: &[Definition], prune: Prune) -> Result<Plan> {
         permit.require(Action::ReadDefinitions)?;
         let state = self.shared.state.load_full();
-        plan::draft(&state, permit.tenant(), definitions, &self.stamp(permit)).map(|(plan, _)| plan)
+        let planned = plan::draft(&state, permit.tenant(), (definitions, prune), &self.stamp(permit), self.uses());
+        planned.map(|(plan, _)| plan)
     }
 
     /// Refuses as [`plan`](Self::plan) does what is wrong with `definitions`, beside which others
@@ -215,12 +240,41 @@ impl Registry {
         definitions: Vec<Definition>,
         expected_revision: Option<u64>,
     ) -> Result<Applied> {
-        let tenant = permit.tenant().clone();
+        self.apply_with(permit, definitions, Prune::Nothing, expected_revision).await
+    }
+
+    /// As [`apply`](Self::apply), and takes away what is pruned. Where any of that is in use, nothing is
+    /// changed.
+    pub async fn apply_with(
+        &self,
+        permit: &Permit,
+        definitions: Vec<Definition>,
+        prune: Prune,
+        expected_revision: Option<u64>,
+    ) -> Result<Applied> {
+        self.apply_for(permit, definitions, prune, expected_revision, Cause::Change).await
+    }
+
+    async fn apply_for(
+        &self,
+        permit: &Permit,
+        definitions: Vec<Definition>,
+        prune: Prune,
+        expected_revision: Option<u64>,
+        cause: Cause,
+    ) -> Result<Applied> {
+        let (tenant, uses) = (permit.tenant().clone(), self.shared.uses.clone());
         let edit = move |state: &State, stamp: &Stamp| {
             check_revision(state, expected_revision)?;
-            plan::draft(state, &tenant, &definitions, stamp)
+            let (plan, next) = plan::draft(state, &tenant, (&definitions, prune), stamp, &uses)?;
+            Ok((plan.allowed()?, next))
         };
-        let (plan, snapshot) = self.change(permit, edit).await?;
+        let stamp = Stamp { cause, ..self.stamp(permit) };
+        permit.require(Action::ChangeDefinitions)?;
+        if prune != Prune::Nothing {
+            permit.check_unlimited("delete whatever isn't named")?;
+        }
+        let (plan, snapshot) = self.run_change_as(permit, stamp, edit).await?;
         Ok(Applied { plan, revision: snapshot.revision })
     }
 
@@ -230,7 +284,8 @@ impl Registry {
         let (tenant, shared) = (tenant.clone(), Arc::clone(&self.shared));
         // It adds nothing that a limit could be about.
         let limits = DefinitionLimits::default();
-        let stamp = Stamp { now: self.shared.time.read(), by: "refill".to_owned(), limits };
+        let (now, cause) = (self.shared.time.read(), Cause::Change);
+        let stamp = Stamp { now, by: "refill".to_owned(), cause, limits };
         let edit = move |state: &State, _: &Stamp| {
             let mut next = state.clone();
             let views = next.tenants.get_mut(&tenant).map(|tenant| &mut tenant.views);
@@ -253,7 +308,7 @@ impl Registry {
     /// Makes a definition that isn't there; ALREADY_EXISTS if it is.
     pub async fn create(&self, permit: &Permit, definition: Definition) -> Result<Described> {
         let (tenant, kind, name) = (permit.tenant().clone(), definition.kind(), definition.name().clone());
-        let target = name.clone();
+        let (target, uses) = (name.clone(), self.shared.uses.clone());
         let edit = move |state: &State, stamp: &Stamp| {
             if plan::tenant(state, &tenant)?.stored(kind, &target).is_some() {
                 let message = format!("there is a {} '{target}' already", kind.as_str());
@@ -261,7 +316,8 @@ impl Registry {
                     .with("kind", kind.as_str())
                     .with("name", &target));
             }
-            plan::draft(state, &tenant, &[definition], stamp)
+            let (plan, next) = plan::draft(state, &tenant, (&[definition], Prune::Nothing), stamp, &uses)?;
+            Ok((plan.allowed()?, next))
         };
         let (_, snapshot) = self.change(permit, edit).await?;
         described(&snapshot, permit, kind, &name)
@@ -271,12 +327,13 @@ impl Registry {
     /// it was changed since.
     pub async fn update(&self, permit: &Permit, definition: Definition, etag: String) -> Result<Described> {
         let (tenant, kind, name) = (permit.tenant().clone(), definition.kind(), definition.name().clone());
-        let target = name.clone();
+        let (target, uses) = (name.clone(), self.shared.uses.clone());
         let edit = move |state: &State, stamp: &Stamp| {
             let stored = plan::tenant(state, &tenant)?.stored(kind, &target);
             let stored = stored.ok_or_else(|| deletion::not_found(kind, &target))?;
             deletion::check_etag(kind, &target, &stored.etag(), &etag)?;
-            plan::draft(state, &tenant, &[definition], stamp)
+            let (plan, next) = plan::draft(state, &tenant, (&[definition], Prune::Nothing), stamp, &uses)?;
+            Ok((plan.allowed()?, next))
         };
         let (_, snapshot) = self.change(permit, edit).await?;
         described(&snapshot, permit, kind, &name)
@@ -354,12 +411,15 @@ impl Registry {
     }
 
     fn stamp(&self, permit: &Permit) -> Stamp {
-        let limits = permit.definition_limits();
-        Stamp { now: self.shared.time.read(), by: permit.caller().to_owned(), limits }
+        Stamp {
+            now: self.shared.time.read(),
+            by: permit.caller().to_owned(),
+            cause: Cause::Change,
+            limits: permit.definition_limits(),
+        }
     }
 
-    /// Runs one change: drafts, persists, publishes; answers with the snapshot after it. It runs in a task of its own, so that a caller
-    /// who hangs up can't leave a persisted state unpublished.
+    /// Runs one change of definitions.
     async fn change<T: Send + 'static>(
         &self,
         permit: &Permit,
@@ -375,7 +435,17 @@ impl Registry {
         permit: &Permit,
         edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
     ) -> Result<(T, Arc<Snapshot>)> {
-        let stamp = self.stamp(permit);
+        self.run_change_as(permit, self.stamp(permit), edit).await
+    }
+
+    /// Drafts, persists, publishes; answers with the snapshot after it. It runs in a task of its own, so
+    /// that a caller who hangs up can't leave a persisted state unpublished.
+    async fn run_change_as<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        stamp: Stamp,
+        edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
+    ) -> Result<(T, Arc<Snapshot>)> {
         let shared = Arc::clone(&self.shared);
         let permit = permit.clone();
         let task = tokio::spawn(async move {
@@ -400,18 +470,23 @@ impl Shared {
         let mut version = self.writer.lock().await;
         let state = self.state.load_full();
         let draft = move || -> Result<(T, Option<Drafted>)> {
-            let (outcome, state) = edit(&state, &stamp)?;
-            let Some(state) = state else { return Ok((outcome, None)) };
+            let (outcome, next) = edit(&state, &stamp)?;
+            let Some(mut next) = next else { return Ok((outcome, None)) };
+            let records = recorded::mark(&state, &mut next, &stamp);
+            let state = next;
             let snapshot = build::snapshot(&state).map_err(|detail| {
                 Error::internal(format!("a change would have made a state that doesn't fit together: {detail}"))
             })?;
             let encoded = Bytes::from(state.encode());
-            Ok((outcome, Some(Drafted { state, snapshot, encoded })))
+            Ok((outcome, Some(Drafted { state, snapshot, encoded, records })))
         };
         let drafted = tokio::task::spawn_blocking(draft).await;
         let failed = |failed| Error::internal(format!("a change of definitions failed: {failed}"));
         let (outcome, next) = drafted.map_err(failed)??;
-        let Some(Drafted { state, snapshot, encoded }) = next else { return Ok((outcome, self.snapshot.load())) };
+        let Some(Drafted { state, snapshot, encoded, records }) = next else {
+            return Ok((outcome, self.snapshot.load()));
+        };
+        self.record(records).await?;
         *version = self.store.put_if_version(METADATA_KEY, encoded, *version).await?;
         let (revision, snapshot) = (state.revision, Arc::new(snapshot));
         self.state.store(Arc::new(state));

@@ -2,7 +2,8 @@
 //! function of state and definitions; the same function drafts the state that comes after, so what
 //! is shown is what is done.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use hydrant_storage::names::{Name, ViewId};
@@ -11,24 +12,30 @@ use hydrant_storage::order::Micros;
 use crate::error::{Code, Error, Result, Violation};
 use crate::tenancy::DefinitionLimits;
 
-use super::build;
-use super::compatibility;
-use super::definition::{Definition, Kind, Spec};
-use super::details;
+use super::compatibility::{self, Incompatibilities, Incompatible};
+use super::definition::{ConsumerSpec, Definition, Kind, Spec};
 use super::freeze::{self, FreezableView};
-use super::limits;
-use super::lineage;
+use super::graph::{self, Graph, Touched};
+use super::impact::{Impact, hurting};
+use super::revisions::Cause;
 use super::state::{FrozenService, Refilling, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
+use super::uses::Uses;
 use super::validation::{self, ResolvedView, Violations, resolve_view};
-use super::world::{Unread, World};
+use super::world::{Referred, Unread, World};
+use super::{build, deletion, details, limits, lineage};
+
+/// How many versions a problem lists.
+const SHOWN_VERSIONS: usize = 20;
 
 /// What would change, in the order in which kinds refer to one another, then by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The revision that the plan was made at.
     pub revision: u64,
-    /// One for each definition of the request.
+    /// One for each definition of the request, and for each that is pruned.
     pub changes: Vec<Change>,
+    /// Why it can't be applied, although the definitions are good: what data or users don't allow.
+    pub refusals: Vec<Refusal>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,10 +43,44 @@ pub struct Change {
     pub kind: Kind,
     pub name: Name,
     pub action: Action,
-    /// One line for each thing that differs, such as `ttl: 3h -> 2h`.
-    pub details: Vec<String>,
+    /// One for each thing that differs.
+    pub differences: Vec<Difference>,
+    /// Whom a deletion touches; of an update each difference says it.
+    pub touches: Touches,
     /// Definitions downstream that are not what they were before.
     pub affects: Vec<(Kind, Name)>,
+}
+
+/// One thing that differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Such as `ttl: 3h -> 2h`.
+    pub text: String,
+    pub class: Class,
+    /// Why it can't be made, where it can't.
+    pub why: Option<String>,
+    /// Who lies downstream of it.
+    pub touches: Touches,
+}
+
+/// Versions of services, training sets and consumers that are to be told. What a plan lists is bounded; of
+/// those beyond it tells the number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touches {
+    pub named: Vec<Touched>,
+    pub more: usize,
+}
+
+/// What a difference asks for (contract, section 11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Compatible: made in place.
+    InPlace,
+    /// The service gets a new version; those that are there stay as they are.
+    NewServiceVersion,
+    /// Only a new version of the view could have it.
+    NewViewVersion,
+    Refused,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +88,27 @@ pub enum Action {
     Create,
     Update,
     Unchanged,
+    Delete,
+}
+
+/// One reason why a plan can't be applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Such as `definitions[2].spec.ttl`, or `FeatureView/airport_weather` of what is pruned.
+    pub path: String,
+    pub message: String,
+    /// What is pruned is in use; otherwise a change doesn't fit the data that is there.
+    pub is_in_use: bool,
+}
+
+/// Which definitions go that a request doesn't have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prune {
+    Nothing,
+    /// Those of the kinds that it has.
+    KindsOfRequest,
+    /// All but tenants.
+    All,
 }
 
 /// Who changes something, and when.
@@ -54,6 +116,7 @@ pub enum Action {
 pub(super) struct Stamp {
     pub now: Micros,
     pub by: String,
+    pub cause: Cause,
     /// How many definitions there may be.
     pub limits: DefinitionLimits,
 }
@@ -63,6 +126,50 @@ impl Plan {
     pub fn is_empty(&self) -> bool {
         self.changes.iter().all(|change| change.action == Action::Unchanged)
     }
+
+    /// The plan, unless it can't be applied.
+    pub fn allowed(self) -> Result<Self> {
+        match self.refusal() {
+            Some(refusal) => Err(refusal),
+            None => Ok(self),
+        }
+    }
+
+    /// Why it can't be applied, all of it.
+    pub fn refusal(&self) -> Option<Error> {
+        let first = self.refusals.first()?;
+        let violation = |refusal: &Refusal| Violation { path: refusal.path.clone(), message: refusal.message.clone() };
+        let violations: Vec<Violation> = self.refusals.iter().map(violation).collect();
+        let error = if self.refusals.iter().all(|refusal| refusal.is_in_use) {
+            let message = match self.refusals.len() {
+                1 => first.message.clone(),
+                count => format!("{count} definitions that would be pruned are in use; the first: {}", first.message),
+            };
+            Error::new(Code::FailedPrecondition, "DEFINITION_IN_USE", message).hint(deletion::IN_USE_WAY_OUT)
+        } else {
+            let message = summary(&violations, "changes that don't fit the data that is there");
+            Error::new(Code::FailedPrecondition, "INCOMPATIBLE_CHANGE", message).hint(compatibility::WAY_OUT)
+        };
+        Some(error.violations(violations))
+    }
+}
+
+impl Change {
+    /// One line for each thing that differs.
+    pub fn details(&self) -> Vec<String> {
+        self.differences.iter().map(|difference| difference.text.clone()).collect()
+    }
+}
+
+impl Class {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InPlace => "in place",
+            Self::NewServiceVersion => "a new version of the service",
+            Self::NewViewVersion => "needs a new version of the view",
+            Self::Refused => "refused",
+        }
+    }
 }
 
 impl Action {
@@ -71,6 +178,7 @@ impl Action {
             Self::Create => "create",
             Self::Update => "update",
             Self::Unchanged => "unchanged",
+            Self::Delete => "delete",
         }
     }
 }
@@ -79,8 +187,8 @@ impl fmt::Display for Plan {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for change in &self.changes {
             writeln!(formatter, "{} {}/{}", change.action.as_str(), change.kind.as_str(), change.name)?;
-            for line in &change.details {
-                writeln!(formatter, "    {line}")?;
+            for difference in &change.differences {
+                writeln!(formatter, "    {} ({})", difference.text, difference.class.as_str())?;
             }
             if !change.affects.is_empty() {
                 let affected: Vec<_> =
@@ -93,25 +201,60 @@ impl fmt::Display for Plan {
 }
 
 /// Plans `definitions` for a tenant, and drafts the state after them; the state is `None` where
-/// nothing changes. INVALID_ARGUMENT lists everything that is wrong with the definitions;
-/// FAILED_PRECONDITION lists the changes that data already there doesn't allow.
+/// nothing changes or the plan can't be applied. INVALID_ARGUMENT lists everything that is wrong with
+/// the definitions; what data or users don't allow stands in the plan.
 pub(super) fn draft(
     state: &State,
     tenant_name: &Name,
-    definitions: &[Definition],
+    (definitions, prune): (&[Definition], Prune),
     stamp: &Stamp,
+    uses: &Uses,
 ) -> Result<(Plan, Option<State>)> {
     let old = tenant(state, tenant_name)?;
-    limits::check(&stamp.limits, old, definitions)?;
-    let Drafted { tenant: new, actions, next_view } = drafted(state, old, definitions, &Unread::default(), stamp)?;
+    let leaving = gone(old, definitions, prune);
+    limits::check(&stamp.limits, &without(old, &leaving), definitions)?;
+    let unread = Unread::default();
+    let Drafted { tenant: mut new, mut actions, next_view, incompatible } =
+        drafted(state, old, definitions, &unread, stamp)?;
+    let mut refusals = Vec::new();
+    for (kind, name) in leaving {
+        deletion::remove(&mut new, kind, &name);
+        actions.insert((kind, name), Action::Delete);
+    }
+    for ((kind, name), _) in actions.iter().filter(|(_, action)| **action == Action::Delete) {
+        let users = deletion::users_of(&new, tenant_name, *kind, name, uses);
+        if !users.is_empty() {
+            let path = format!("{}/{name}", kind.as_str());
+            let message = deletion::in_use_text(*kind, name.as_str(), &users);
+            refusals.push(Refusal { path, message, is_in_use: true });
+        }
+    }
+    let impact = if actions.values().any(|action| matches!(action, Action::Update | Action::Delete)) {
+        let catalog = build::catalog(tenant_name, old).map_err(Error::internal)?;
+        Impact::new(old, graph::of(&catalog, &uses.of_tenant(tenant_name)))
+    } else {
+        Impact::new(old, Graph::default())
+    };
+    for (definition, found) in definitions.iter().zip(&incompatible) {
+        for Incompatible { path, message, fact, .. } in found {
+            let message = hurting(message, &impact.touched(definition.kind(), definition.name(), fact));
+            refusals.push(Refusal { path: path.clone(), message, is_in_use: false });
+        }
+    }
+    let mut found_of: HashMap<(Kind, &Name), &[Incompatible]> = HashMap::new();
+    for (definition, found) in definitions.iter().zip(&incompatible) {
+        found_of.insert((definition.kind(), definition.name()), found);
+    }
     let mut changes: Vec<Change> = Vec::with_capacity(actions.len());
     for ((kind, name), action) in &actions {
         let affects = if *action == Action::Update { affected(old, &new, *kind, name) } else { Vec::new() };
-        let details = details::lines(old, &new, *kind, name);
-        changes.push(Change { kind: *kind, name: name.clone(), action: *action, details, affects });
+        let found = found_of.get(&(*kind, name)).copied().unwrap_or_default();
+        let differences = impact.differences(*kind, name, details::lines(old, &new, *kind, name), found);
+        let touches = if *action == Action::Delete { impact.touched(*kind, name, "") } else { Touches::default() };
+        changes.push(Change { kind: *kind, name: name.clone(), action: *action, differences, touches, affects });
     }
-    let plan = Plan { revision: state.revision, changes };
-    if plan.is_empty() {
+    let plan = Plan { revision: state.revision, changes, refusals };
+    if plan.is_empty() || !plan.refusals.is_empty() {
         return Ok((plan, None));
     }
     let mut next = state.clone();
@@ -119,6 +262,30 @@ pub(super) fn draft(
     next.next_view = next_view;
     next.tenants.insert(tenant_name.clone(), new);
     Ok((plan, Some(next)))
+}
+
+/// A tenant without some of its definitions, for counting.
+fn without<'a>(old: &'a TenantState, leaving: &[(Kind, Name)]) -> Cow<'a, TenantState> {
+    let mut rest = Cow::Borrowed(old);
+    for (kind, name) in leaving {
+        deletion::remove(rest.to_mut(), *kind, name);
+    }
+    rest
+}
+
+/// What is defined and not in the request, as far as it is to go.
+fn gone(old: &TenantState, definitions: &[Definition], prune: Prune) -> Vec<(Kind, Name)> {
+    let kinds: BTreeSet<Kind> = definitions.iter().map(Definition::kind).collect();
+    let goes = |kind: Kind| match prune {
+        Prune::Nothing => false,
+        Prune::KindsOfRequest => kinds.contains(&kind),
+        Prune::All => true,
+    };
+    let kept: BTreeSet<(Kind, &Name)> =
+        definitions.iter().map(|definition| (definition.kind(), definition.name())).collect();
+    let all = old.definitions().map(|definition| (definition.kind(), definition.name()));
+    let gone = all.filter(|(kind, name)| goes(*kind) && !kept.contains(&(*kind, *name)));
+    gone.map(|(kind, name)| (kind, name.clone())).collect()
 }
 
 /// Refuses as [`draft`] does what is wrong with `definitions`, which are only some of those that were
@@ -131,7 +298,14 @@ pub(super) fn check_beside(
     unread: &Unread,
     stamp: &Stamp,
 ) -> Result<()> {
-    drafted(state, tenant(state, tenant_name)?, definitions, unread, stamp).map(|_| ())
+    let drafted = drafted(state, tenant(state, tenant_name)?, definitions, unread, stamp)?;
+    let refusal = |Incompatible { path, message, .. }: &Incompatible| Refusal {
+        path: path.clone(),
+        message: message.clone(),
+        is_in_use: false,
+    };
+    let refusals = drafted.incompatible.iter().flatten().map(refusal).collect();
+    Plan { revision: state.revision, changes: Vec::new(), refusals }.allowed().map(|_| ())
 }
 
 /// A tenant after a change.
@@ -139,6 +313,8 @@ struct Drafted {
     tenant: TenantState,
     actions: BTreeMap<(Kind, Name), Action>,
     next_view: u32,
+    /// For each definition of the request, what data that is there doesn't allow.
+    incompatible: Vec<Vec<Incompatible>>,
 }
 
 fn drafted(
@@ -151,8 +327,7 @@ fn drafted(
     let world = World::new(old, definitions, unread);
     let mut invalid = Violations::default();
     let resolved = validation::check(&world, definitions, &mut invalid);
-    let mut incompatible = Violations::default();
-    check_compatibility(old, &world, definitions, &resolved, &mut incompatible);
+    let incompatible = check_compatibility(old, &world, definitions, &resolved);
 
     let revision = state.revision + 1;
     let kept = build::ttls_in_effect(old);
@@ -172,8 +347,13 @@ fn drafted(
             }
         }
     }
-    refuse(invalid, incompatible)?;
-    Ok(Drafted { tenant: new, actions: drafting.actions, next_view: drafting.next_view })
+    for (index, definition) in definitions.iter().enumerate() {
+        if let Spec::Consumer(spec) = &definition.spec {
+            check_consumer(&new, &world, definitions, spec, &format!("definitions[{index}].spec"), &mut invalid);
+        }
+    }
+    refuse(invalid, &incompatible)?;
+    Ok(Drafted { tenant: new, actions: drafting.actions, next_view: drafting.next_view, incompatible })
 }
 
 /// What downstream is otherwise after an update. Versions of services are frozen, so that a view
@@ -214,47 +394,91 @@ fn check_compatibility(
     world: &World<'_>,
     definitions: &[Definition],
     resolved: &BTreeMap<Name, ResolvedView>,
-    violations: &mut Violations,
-) {
+) -> Vec<Vec<Incompatible>> {
     let kept = build::ttls_in_effect(old);
+    let mut all = Vec::with_capacity(definitions.len());
     for (index, definition) in definitions.iter().enumerate() {
+        let mut violations = Incompatibilities::default();
         let (path, name) = (format!("definitions[{index}].spec"), definition.name());
-        let Some(stored) = old.stored(definition.kind(), name) else { continue };
-        if world.unread.covers(definition.kind(), name) {
+        let stored = old.stored(definition.kind(), name);
+        let Some(stored) = stored.filter(|_| !world.unread.covers(definition.kind(), name)) else {
+            all.push(Vec::new());
             continue;
-        }
+        };
         match (&stored.definition.spec, &definition.spec) {
             (Spec::Entity(before), Spec::Entity(after)) => {
-                compatibility::entity(old, name, before, after, &path, violations);
+                compatibility::entity(old, name, before, after, &path, &mut violations);
             }
             (Spec::Source(before), Spec::Source(after)) => {
-                compatibility::source(old, world, name, (before, after), resolved, &path, violations);
+                compatibility::source(old, world, name, (before, after), resolved, &path, &mut violations);
             }
             (Spec::FeatureView(_), Spec::FeatureView(after)) => {
                 if let (Some(view), Some(resolved)) = (old.views.get(name), resolved.get(name)) {
                     let kept = kept.get(&view.id).copied().unwrap_or_default();
-                    compatibility::view(view, kept, after, resolved, &path, violations);
+                    compatibility::view(view, kept, after, resolved, &path, &mut violations);
                 }
             }
             _ => {}
         }
+        all.push(violations.0);
+    }
+    all
+}
+
+/// What a consumer uses has to be there once all else is in place.
+fn check_consumer(
+    new: &TenantState,
+    world: &World<'_>,
+    definitions: &[Definition],
+    spec: &ConsumerSpec,
+    path: &str,
+    violations: &mut Violations,
+) {
+    for (index, used) in spec.services.iter().enumerate() {
+        let path = format!("{path}.services[{index}]");
+        let name = &used.service;
+        if world.unread.covers(Kind::FeatureService, name) {
+            continue;
+        }
+        let Some(service) = new.services.get(name) else {
+            // One that is among the definitions and can't be frozen has problems of its own.
+            let is_given = |other: &Definition| other.kind() == Kind::FeatureService && other.name() == name;
+            if !definitions.iter().any(is_given) {
+                violations.add(path, format!("there is no feature service '{name}'"));
+            }
+            continue;
+        };
+        let numbers: Vec<u32> = service.versions.iter().map(|version| version.number).collect();
+        if let Some(number) = used.version.filter(|number| !numbers.contains(number)) {
+            let shown: Vec<String> = numbers.iter().rev().take(SHOWN_VERSIONS).map(ToString::to_string).collect();
+            let message = format!("feature service '{name}' has no version {number}; it has {}", shown.join(", "));
+            violations.add(path, message);
+        }
+    }
+    for (index, used) in spec.features.iter().enumerate() {
+        let path = format!("{path}.features[{index}]");
+        match world.view(&used.view) {
+            Referred::Unread => {}
+            Referred::Absent => violations.add(path, format!("there is no feature view '{}'", used.view)),
+            Referred::Read(view) => {
+                if !view.features.iter().any(|feature| feature.name == used.feature) {
+                    let message = format!("feature view '{}' has no feature '{}'", used.view, used.feature);
+                    violations.add(path, message);
+                }
+            }
+        }
     }
 }
 
-fn refuse(invalid: Violations, incompatible: Violations) -> Result<()> {
-    if !invalid.is_empty() {
-        let violations = [invalid.into_vec(), incompatible.into_vec()].concat();
-        let message = summary(&violations, "problems");
-        return Err(Error::invalid("INVALID_DEFINITION", message).violations(violations));
+fn refuse(invalid: Violations, incompatible: &[Vec<Incompatible>]) -> Result<()> {
+    if invalid.is_empty() {
+        return Ok(());
     }
-    if !incompatible.is_empty() {
-        let violations = incompatible.into_vec();
-        let message = summary(&violations, "changes that don't fit the data that is there");
-        return Err(Error::new(Code::FailedPrecondition, "INCOMPATIBLE_CHANGE", message)
-            .hint(compatibility::WAY_OUT)
-            .violations(violations));
-    }
-    Ok(())
+    let violation = |one: &Incompatible| Violation { path: one.path.clone(), message: one.message.clone() };
+    let beside = incompatible.iter().flatten().map(violation).collect();
+    let violations = [invalid.into_vec(), beside].concat();
+    let message = summary(&violations, "problems");
+    Err(Error::invalid("INVALID_DEFINITION", message).violations(violations))
 }
 
 fn summary(violations: &[Violation], what: &str) -> String {
@@ -335,6 +559,10 @@ impl Drafting<'_> {
                     }
                 }
                 tenant.views.insert(name, view);
+            }
+            Kind::Consumer => {
+                let stored = self.stored(tenant.consumers.get(&name), definition, false);
+                tenant.consumers.insert(name, stored);
             }
             Kind::FeatureService | Kind::Tenant => {}
         }

@@ -15,7 +15,9 @@ use super::definition::{Definition, Kind, Metadata, Spec, TenantSpec};
 use super::exact;
 
 /// The version of the persisted form.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
+/// Forms that are read too: 1 knows no consumers.
+const OLDER_FORMATS: [u32; 1] = [1];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -30,11 +32,16 @@ pub struct State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TenantState {
     pub id: TenantId,
+    /// The revision of the last change of anything of this tenant's.
+    #[serde(default)]
+    pub revision: u64,
     pub stored: Stored,
     pub entities: BTreeMap<Name, Stored>,
     pub sources: BTreeMap<Name, Stored>,
     pub views: BTreeMap<Name, ViewState>,
     pub services: BTreeMap<Name, ServiceState>,
+    #[serde(default)]
+    pub consumers: BTreeMap<Name, Stored>,
     /// The last version of each view name that was deleted, so that its next one goes on counting.
     pub deleted_views: BTreeMap<Name, u32>,
     /// Likewise of services.
@@ -143,11 +150,13 @@ impl State {
         };
         let tenant_state = TenantState {
             id: TenantId(1),
+            revision: 1,
             stored: Stored { definition, revision: 1, created: now, updated: now, updated_by: by.to_owned() },
             entities: BTreeMap::new(),
             sources: BTreeMap::new(),
             views: BTreeMap::new(),
             services: BTreeMap::new(),
+            consumers: BTreeMap::new(),
             deleted_views: BTreeMap::new(),
             deleted_services: BTreeMap::new(),
         };
@@ -171,10 +180,14 @@ impl State {
             format: u32,
         }
         let version: Version = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if version.format != FORMAT {
-            return Err(format!("it has format {}, and this version reads format {FORMAT}", version.format));
+        if version.format != FORMAT && !OLDER_FORMATS.contains(&version.format) {
+            return Err(format!("it has format {}, and this version reads up to format {FORMAT}", version.format));
         }
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+        let mut read: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let revision = read.revision;
+        let untold = read.tenants.values_mut().filter(|tenant| tenant.revision == 0);
+        untold.for_each(|tenant| tenant.revision = revision);
+        Ok(Self { format: FORMAT, ..read })
     }
 }
 
@@ -186,6 +199,7 @@ impl TenantState {
             Kind::Source => self.sources.get(name),
             Kind::FeatureView => self.views.get(name).map(|view| &view.stored),
             Kind::FeatureService => self.services.get(name).map(|service| &service.stored),
+            Kind::Consumer => self.consumers.get(name),
         }
     }
 
@@ -194,6 +208,7 @@ impl TenantState {
         let views = self.views.values().map(|view| &view.stored);
         let services = self.services.values().map(|service| &service.stored);
         let stored = self.entities.values().chain(self.sources.values()).chain(views).chain(services);
+        let stored = stored.chain(self.consumers.values());
         stored.map(|stored| &stored.definition)
     }
 }
@@ -232,7 +247,19 @@ mod tests {
     fn a_state_of_another_format_is_refused_by_name() {
         let mut state = State::first("default".parse().expect("a name"), 5, "start");
         assert_eq!(State::decode(&state.encode()).as_ref(), Ok(&state));
-        state.format = 2;
-        assert!(State::decode(&state.encode()).expect_err("it is of the future").contains("format 2"));
+        state.format = 3;
+        assert!(State::decode(&state.encode()).expect_err("it is of the future").contains("format 3"));
+    }
+
+    #[test]
+    fn a_state_from_before_there_were_consumers_is_read() {
+        let state = State::first("default".parse().expect("a name"), 5, "start");
+        let mut older: serde_json::Value = serde_json::from_slice(&state.encode()).expect("JSON");
+        older["format"] = 1.into();
+        let tenant = older["tenants"]["default"].as_object_mut().expect("an object");
+        for field in ["consumers", "revision"] {
+            tenant.remove(field).expect("it was there");
+        }
+        assert_eq!(State::decode(older.to_string().as_bytes()), Ok(state));
     }
 }

@@ -185,7 +185,7 @@ fn place(state: &State, next: &mut State, definition: &Definition, stamp: &Stamp
         next.next_tenant += 1;
         // Of no tenant of this name: so each thing that it says is told.
         let nobody = state.tenants.values().next().ok_or_else(|| Error::internal("there is no tenant"))?;
-        let details = details::lines(nobody, &tenant, Kind::Tenant, &name);
+        let details = texts(details::lines(nobody, &tenant, Kind::Tenant, &name));
         next.tenants.insert(name.clone(), tenant);
         return Ok(changed(Change::Create, details));
     };
@@ -197,9 +197,13 @@ fn place(state: &State, next: &mut State, definition: &Definition, stamp: &Stamp
     tenant.stored.revision = next.revision;
     tenant.stored.updated = stamp.now;
     tenant.stored.updated_by.clone_from(&stamp.by);
-    let details = details::lines(old, &tenant, Kind::Tenant, &name);
+    let details = texts(details::lines(old, &tenant, Kind::Tenant, &name));
     next.tenants.insert(name.clone(), tenant);
     Ok(changed(Change::Update, details))
+}
+
+fn texts(lines: Vec<details::Line>) -> Vec<String> {
+    lines.into_iter().map(|line| line.text).collect()
 }
 
 /// Rows stay in history after their view was deleted, so a tenant goes only if it never had one.

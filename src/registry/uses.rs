@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hydrant_storage::names::Name;
 
+use super::graph::TrainingSetUse;
+
 /// The kind of what holds, as lineage and refusals show it.
 pub const TRAINING_SET: &str = "TrainingSet";
 
@@ -43,6 +45,20 @@ impl Uses {
         let of_it = held.iter().filter(|((of, name, _), _)| of == tenant && name == service);
         let of_it = of_it.filter(|((.., found), _)| number.is_none_or(|number| number == *found));
         of_it.flat_map(|((.., number), users)| users.keys().map(|user| (*number, user.clone()))).collect()
+    }
+
+    /// Every use of a tenant.
+    pub fn of_tenant(&self, tenant: &Name) -> Vec<TrainingSetUse> {
+        let held = self.lock();
+        let of_it = held.iter().filter(|((of, ..), _)| of == tenant);
+        let each = of_it.flat_map(|((_, service, number), users)| {
+            users.keys().map(|user| TrainingSetUse {
+                service: service.clone(),
+                number: *number,
+                training_set: user.clone(),
+            })
+        });
+        each.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Version, BTreeMap<String, usize>>> {

@@ -11,8 +11,8 @@ use crate::error::Violation;
 
 use super::catalog::JoinKey;
 use super::definition::{
-    Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
-    SourceSpec, Spec, TypedName,
+    ConsumerSpec, Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule,
+    Metadata, SourceSpec, Spec, TypedName,
 };
 use super::promise::FreshnessSpec;
 use super::values;
@@ -123,6 +123,7 @@ pub(super) fn check(
                 }
             }
             Spec::FeatureService(spec) => check_service(world, spec, &path, violations),
+            Spec::Consumer(spec) => check_consumer(&definition.metadata, spec, index, violations),
         }
     }
     resolved
@@ -372,6 +373,39 @@ fn check_service(world: &World<'_>, spec: &FeatureServiceSpec, path: &str, viola
         for key in item.keys.keys().filter(|key| !join_keys.contains(key)) {
             let message = format!("feature view '{}' has no join key '{key}'", item.view);
             violations.add(format!("{path}.keys.{key}"), message);
+        }
+    }
+}
+
+/// What of a consumer can be checked by itself; whether what it uses is there is asked when all else is
+/// in place.
+fn check_consumer(metadata: &Metadata, spec: &ConsumerSpec, index: usize, violations: &mut Violations) {
+    if metadata.owner.trim().is_empty() {
+        let path = format!("definitions[{index}].metadata.owner");
+        violations.add(path, "a consumer needs an owner: who is told before what it uses changes");
+    }
+    let path = format!("definitions[{index}].spec");
+    check_text(&spec.version, &format!("{path}.version"), violations);
+    if spec.version.trim().is_empty() {
+        violations.add(format!("{path}.version"), "a consumer needs a version: of its model or job, as you count");
+    }
+    if spec.services.is_empty() && spec.features.is_empty() {
+        violations.add(format!("{path}.services"), "a consumer uses at least one service or feature");
+    }
+    for (name, count) in [("services", spec.services.len()), ("features", spec.features.len())] {
+        if count > MAX_SERVICE_FEATURES {
+            violations.add(format!("{path}.{name}"), format!("at most {MAX_SERVICE_FEATURES}, not {count}"));
+        }
+    }
+    check_listed_once(&spec.services, &format!("{path}.services"), violations);
+    check_listed_once(&spec.features, &format!("{path}.features"), violations);
+}
+
+fn check_listed_once<T: Ord + std::fmt::Display>(references: &[T], path: &str, violations: &mut Violations) {
+    let mut seen = BTreeSet::new();
+    for (index, reference) in references.iter().enumerate() {
+        if !seen.insert(reference) {
+            violations.add(format!("{path}[{index}]"), format!("'{reference}' stands here twice"));
         }
     }
 }

@@ -67,7 +67,7 @@ impl<'a> World<'a> {
                 Spec::Entity(spec) => drop(world.entities.insert(name, spec)),
                 Spec::Source(spec) => drop(world.sources.insert(name, spec)),
                 Spec::FeatureView(spec) => drop(world.views.insert(name, spec)),
-                Spec::Tenant(_) | Spec::FeatureService(_) => {}
+                Spec::Tenant(_) | Spec::FeatureService(_) | Spec::Consumer(_) => {}
             }
         }
         world

@@ -62,11 +62,7 @@ pub struct FileProblem {
 pub fn parse(file: &str, text: &str) -> Result<DefinitionFile, BadFile> {
     let file: Arc<str> = file.into();
     let mut loader = Loader::new(Arc::clone(&file));
-    if text.len() > MAX_BYTES {
-        loader.problem(Place { line: 1, column: 1 }, format!("the file has {} bytes; at most {MAX_BYTES}", text.len()));
-    } else {
-        loader.load(text);
-    }
+    loader.read(text);
     let Loader { documents, problems, is_whole, .. } = loader;
     let mut found = BadFile { problems, ..BadFile::default() };
     if !is_whole {
@@ -80,6 +76,14 @@ pub fn parse(file: &str, text: &str) -> Result<DefinitionFile, BadFile> {
     }
     found.problems.sort_by_key(|problem| problem.place);
     if found.problems.is_empty() { Ok(DefinitionFile { definitions: found.definitions }) } else { Err(found) }
+}
+
+/// The documents of a file before they are understood, for readers of other documents than
+/// definitions. `file` is only shown.
+pub(super) fn nodes(file: &str, text: &str) -> Result<Vec<Node>, Vec<FileProblem>> {
+    let mut loader = Loader::new(file.into());
+    loader.read(text);
+    if loader.problems.is_empty() { Ok(loader.documents) } else { Err(loader.problems) }
 }
 
 impl BadFile {
@@ -213,6 +217,15 @@ impl Loader {
     fn new(file: Arc<str>) -> Self {
         let (documents, problems, open) = (Vec::new(), Vec::new(), Vec::new());
         Self { file, documents, problems, open, anchors: HashMap::new(), nodes: 0, is_whole: false }
+    }
+
+    fn read(&mut self, text: &str) {
+        if text.len() > MAX_BYTES {
+            let message = format!("the file has {} bytes; at most {MAX_BYTES}", text.len());
+            self.problem(Place { line: 1, column: 1 }, message);
+        } else {
+            self.load(text);
+        }
     }
 
     fn load(&mut self, text: &str) {

@@ -4,8 +4,10 @@
 
 pub mod access;
 pub mod audit;
+pub mod catalog;
 pub mod freshness;
 pub mod lean;
+pub mod lineage;
 pub mod quotas;
 pub mod remote;
 pub mod training_sets;
@@ -102,8 +104,18 @@ impl Client {
     /// What applying would change; nothing as long as others beside the definitions are `unread`. A
     /// refusal lists everything that is wrong with the definitions.
     pub async fn plan(&self, definitions: &[Definition], unread: &Unread) -> Result<v1::PlanResponse, Refusal> {
+        self.plan_with(definitions, unread, false).await
+    }
+
+    /// As [`plan`](Self::plan), with what pruning would take away.
+    pub async fn plan_with(
+        &self,
+        definitions: &[Definition],
+        unread: &Unread,
+        prune: bool,
+    ) -> Result<v1::PlanResponse, Refusal> {
         let definitions = definitions.iter().map(encode_definition).collect();
-        let request = v1::PlanRequest { definitions, unread: encode_unread(unread) };
+        let request = v1::PlanRequest { definitions, unread: encode_unread(unread), prune };
         let answer = self.registry().plan(self.request(request)).await;
         let plan = self.answer(answer)?;
         if plan.problems.is_empty() { Ok(plan) } else { Err(refused_plan(&plan.problems)) }
@@ -114,8 +126,18 @@ impl Client {
         definitions: &[Definition],
         expected_revision: Option<u64>,
     ) -> Result<v1::ApplyResponse, Refusal> {
+        self.apply_with(definitions, false, expected_revision).await
+    }
+
+    /// As [`apply`](Self::apply), perhaps pruning what is not among the definitions.
+    pub async fn apply_with(
+        &self,
+        definitions: &[Definition],
+        prune: bool,
+        expected_revision: Option<u64>,
+    ) -> Result<v1::ApplyResponse, Refusal> {
         let definitions = definitions.iter().map(encode_definition).collect();
-        let request = v1::ApplyRequest { definitions, expected_revision };
+        let request = v1::ApplyRequest { definitions, expected_revision, prune };
         let answer = self.registry().apply(self.request(request)).await;
         self.answer(answer)
     }
@@ -485,6 +507,27 @@ impl TrainingSet {
         }
         self.decoder.decode(&message.data_header, message.data_body).map(Some).map_err(unreadable)
     }
+}
+
+/// Why a plan can't be applied although its definitions are good, as the refusal that applying it is.
+pub fn refused_changes(refusals: &[v1::PlanRefusal]) -> Option<Refusal> {
+    let first = refusals.first()?;
+    let violation =
+        |refusal: &v1::PlanRefusal| Violation { path: refusal.path.clone(), message: refusal.message.clone() };
+    let reason =
+        if refusals.iter().all(|refusal| refusal.in_use) { "DEFINITION_IN_USE" } else { "INCOMPATIBLE_CHANGE" };
+    let message = match refusals.len() {
+        1 => format!("the plan can't be applied: {}", first.message),
+        count => format!("the plan can't be applied, for {count} reasons"),
+    };
+    let refusal = Refusal::new(Code::FailedPrecondition, reason, message);
+    let hint = match reason {
+        "DEFINITION_IN_USE" => {
+            "delete what uses it first, or ask those who are named to move; or leave it where it is, and don't prune"
+        }
+        _ => "make a new view (or source, or entity) under another name, move services to it, then delete the old one",
+    };
+    Some(Refusal { violations: refusals.iter().map(violation).collect(), ..refusal.hint(hint) })
 }
 
 /// The problems that a plan's answer lists, as the refusal that they are.

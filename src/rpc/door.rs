@@ -165,6 +165,14 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.RegistryService/Apply", CHANGE_DEFINITIONS_OR_TENANTS),
     method("hydrant.v1.RegistryService/GetLineage", READ_DEFINITIONS),
     method("hydrant.v1.RegistryService/GetServerInfo", Rule::AnyCaller),
+    method("hydrant.v1.LineageService/GetLineageGraph", READ_DEFINITIONS),
+    method("hydrant.v1.CatalogService/Search", READ_DEFINITIONS),
+    method("hydrant.v1.CatalogService/ListRevisions", READ_DEFINITIONS),
+    // Who only wants to know what it would do needn't be allowed to do it.
+    method(
+        "hydrant.v1.CatalogService/Rollback",
+        Rule::NeedsOneOf(&[Action::ChangeDefinitions, Action::ReadDefinitions]),
+    ),
     method("hydrant.v1.HistoryService/ExplainTrainingSet", READ_HISTORY),
     method("hydrant.v1.HistoryService/Why", Rule::Needs(Action::ReadOnline)),
     method("hydrant.v1.TrainingSetService/CreateTrainingSet", READ_HISTORY),
@@ -211,7 +219,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 58;
+const METHOD_COUNT: usize = 62;
 
 #[cfg(test)]
 mod tests {

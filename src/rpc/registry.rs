@@ -11,12 +11,13 @@ use super::wire::definitions::{
     decode_definitions, decode_kind, decode_unread, decode_versioned_name, encode_definition, encode_kind,
     encode_problem, encode_status,
 };
+use super::wire::plans::{encode_changes, encode_plan};
 use super::{Caller, UseCases, layers, tenants};
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
-use crate::registry::plan::{Action as Change, Plan};
+use crate::registry::plan::{Plan, Prune};
 use crate::registry::tenants::Expected;
 use crate::tenancy::{Action, Permit};
 
@@ -111,28 +112,29 @@ impl RegistryRpc {
     }
 
     /// Problems of the definitions are the plan's answer; anything else is a refusal.
-    fn draft(&self, caller: &Caller, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
+    async fn draft(&self, caller: &Caller, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
         if request.definitions.iter().any(tenants::is_tenant) {
             return tenants::draft(&self.use_cases, caller, request);
         }
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let registry = &self.use_cases.registry;
         let unread = decode_unread(request.unread)?;
-        let planned = decode_definitions(request.definitions).and_then(|all| {
-            if unread.is_empty() {
-                let plan = registry.plan(&permit, &all)?;
-                return Ok((plan.revision, encode_changes(&plan)));
-            }
-            registry.check_beside(&permit, &all, &unread)?;
-            Ok((registry.snapshot().revision, Vec::new()))
-        });
+        let prune = decode_prune(request.prune);
+        let planned = match decode_definitions(request.definitions) {
+            Ok(all) if unread.is_empty() => registry.plan_apart(&permit, all, prune).await,
+            Ok(all) => registry.check_beside(&permit, &all, &unread).map(|()| Plan {
+                revision: registry.snapshot().revision,
+                changes: Vec::new(),
+                refusals: Vec::new(),
+            }),
+            Err(error) => Err(error),
+        };
         match planned {
-            Ok((registry_revision, changes)) => {
-                Ok(v1::PlanResponse { registry_revision, changes, problems: Vec::new() })
-            }
+            Ok(plan) => Ok(encode_plan(&plan)),
             Err(error) if error.code == Code::InvalidArgument && !error.violations.is_empty() => Ok(v1::PlanResponse {
                 registry_revision: registry.snapshot().revision,
                 changes: Vec::new(),
+                refusals: Vec::new(),
                 problems: error.violations.iter().map(encode_problem).collect(),
             }),
             Err(error) => Err(error),
@@ -144,9 +146,13 @@ impl RegistryRpc {
             return tenants::make_so(&self.use_cases, caller, request).await;
         }
         let definitions = decode_definitions(request.definitions);
-        let permit = self.change(caller, names(definitions.iter().flatten())).await?;
+        let prune = decode_prune(request.prune);
+        let mut named = names(definitions.iter().flatten());
+        named.extend((prune != Prune::Nothing).then(|| "whatever is pruned".to_owned()));
+        let permit = self.change(caller, named).await?;
         let definitions = definitions?;
-        let applied = self.use_cases.registry.apply(&permit, definitions, request.expected_revision).await?;
+        let expected = request.expected_revision;
+        let applied = self.use_cases.registry.apply_with(&permit, definitions, prune, expected).await?;
         Ok(v1::ApplyResponse { changes: encode_changes(&applied.plan), registry_revision: applied.revision })
     }
 
@@ -234,7 +240,7 @@ impl RegistryService for RegistryRpc {
     }
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
-        answer(self.draft(&layers::caller(request.extensions()), request.into_inner()))
+        answer(self.draft(&layers::caller(request.extensions()), request.into_inner()).await)
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
@@ -276,20 +282,8 @@ pub(super) fn encode_described(described: &Described) -> v1::Definition {
     v1::Definition { status: Some(status), ..encode_definition(&described.applied.definition) }
 }
 
-fn encode_changes(plan: &Plan) -> Vec<v1::Change> {
-    use v1::change::Action as Wire;
-    let changes = plan.changes.iter().map(|change| v1::Change {
-        kind: encode_kind(change.kind).into(),
-        name: change.name.to_string(),
-        action: match change.action {
-            Change::Create => Wire::Create.into(),
-            Change::Update => Wire::Update.into(),
-            Change::Unchanged => Wire::Unchanged.into(),
-        },
-        details: change.details.clone(),
-        affects: change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect(),
-    });
-    changes.collect()
+fn decode_prune(prune: bool) -> Prune {
+    if prune { Prune::KindsOfRequest } else { Prune::Nothing }
 }
 
 /// From a service to a saved training set.

@@ -15,9 +15,11 @@ use hydrant_proto::v1::access_service_server::AccessServiceServer;
 use hydrant_proto::v1::audit_service_server::AuditServiceServer;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
+use hydrant_proto::v1::catalog_service_server::CatalogServiceServer;
 use hydrant_proto::v1::freshness_service_server::FreshnessServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
+use hydrant_proto::v1::lineage_service_server::LineageServiceServer;
 use hydrant_proto::v1::quota_service_server::QuotaServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
 use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
@@ -32,6 +34,7 @@ use super::access::AccessRpc;
 use super::audit::AuditRpc;
 use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
+use super::catalog::CatalogRpc;
 use super::connections::{self, Connection};
 use super::door::Door;
 use super::flight::{FlightLimits, FlightRpc};
@@ -40,6 +43,7 @@ use super::history::HistoryRpc;
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
+use super::lineage::LineageRpc;
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::quota::QuotaRpc;
 use super::registry::{OtherPorts, RegistryRpc};
@@ -174,6 +178,10 @@ impl Server {
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
+        let catalog =
+            CatalogServiceServer::new(CatalogRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
+        let lineage =
+            LineageServiceServer::new(LineageRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let training_sets = TrainingSetServiceServer::new(TrainingSetRpc::new(use_cases.clone()))
             .max_encoding_message_size(limit.as_usize());
         let reflection = || {
@@ -194,6 +202,8 @@ impl Server {
             .add_service(audit)
             .add_service(freshness)
             .add_service(history)
+            .add_service(catalog)
+            .add_service(lineage)
             .add_service(training_sets)
             .add_service(health_service.clone())
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
@@ -283,6 +293,8 @@ impl ServerControl {
             AuditServiceServer::<AuditRpc>::NAME,
             FreshnessServiceServer::<FreshnessRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
+            CatalogServiceServer::<CatalogRpc>::NAME,
+            LineageServiceServer::<LineageRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,
         ];

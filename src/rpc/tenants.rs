@@ -96,9 +96,16 @@ fn encode_changes(applied: TenantChanges) -> Vec<v1::Change> {
             Change::Create => Wire::Create.into(),
             Change::Update => Wire::Update.into(),
             Change::Unchanged => Wire::Unchanged.into(),
+            Change::Delete => Wire::Delete.into(),
         },
+        differences: change.details.iter().map(|text| in_place(text)).collect(),
         details: change.details,
         ..Default::default()
     });
     changes.collect()
+}
+
+/// What is said of a tenant touches nobody.
+fn in_place(text: &str) -> v1::Difference {
+    v1::Difference { text: text.to_owned(), class: v1::difference::Class::InPlace.into(), ..Default::default() }
 }

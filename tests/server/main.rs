@@ -4,6 +4,7 @@
 mod access;
 mod admission;
 mod audit;
+mod catalog;
 mod flight;
 mod freshness;
 mod hostile;

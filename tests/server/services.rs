@@ -149,6 +149,8 @@ async fn the_server_tells_its_other_ports_and_whether_it_serves() {
         "hydrant.v1.IngestService",
         "hydrant.v1.RegistryService",
         "hydrant.v1.BackupService",
+        "hydrant.v1.CatalogService",
+        "hydrant.v1.LineageService",
     ] {
         server.wait_until_serving(service).await;
     }
@@ -172,7 +174,9 @@ async fn reflection_describes_every_service() {
     let listed = answers.message().await.expect("told").expect("an answer").message_response;
     let Some(MessageResponse::ListServicesResponse(listed)) = listed else { panic!("{listed:?}") };
     let names: Vec<String> = listed.service.into_iter().map(|service| service.name).collect();
-    for service in ["OnlineService", "IngestService", "RegistryService", "BackupService"] {
+    for service in
+        ["OnlineService", "IngestService", "RegistryService", "CatalogService", "LineageService", "BackupService"]
+    {
         assert!(names.contains(&format!("hydrant.v1.{service}")), "{names:?}");
     }
     let file = answers.message().await.expect("told").expect("an answer").message_response;

@@ -54,7 +54,7 @@ async fn a_plan_shows_differences_as_readable_lines_and_changes_nothing() {
     let plan = registry.plan(&permit(Action::ReadDefinitions), &changed).expect("it is compatible");
     let lines = |name: &str| {
         let change = plan.changes.iter().find(|change| change.name.as_str() == name).expect("it is in the plan");
-        (change.action, change.details.clone(), change.affects.clone())
+        (change.action, change.details(), change.affects.clone())
     };
     let (action, details, affects) = lines("airport_weather");
     assert_eq!(action, Planned::Update);

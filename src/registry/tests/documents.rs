@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::definition::{KnownTimeRule, Spec};
-use super::super::{documents, yaml};
+use super::super::{documents, scenario, yaml};
 use super::*;
 
 fn source_with(known_time: &str) -> String {
@@ -28,6 +28,10 @@ async fn the_examples_of_the_documentation_can_be_applied() {
         let examples: Vec<&str> = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
         assert!(!examples.is_empty());
         for example in examples {
+            if example.contains("kind: Test\n") {
+                scenario::parse("example.test.yaml", example).expect("a test is well written");
+                continue;
+            }
             let registry = open(&LossyFiles::new(1)).await.expect("an empty disk opens");
             apply(&registry, definitions(example)).await.expect("an example can be applied");
         }
@@ -120,6 +124,10 @@ async fn the_example_definitions_can_be_applied() {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(directory).expect("the examples are there") {
         let path = entry.expect("it is listed").path();
+        // Tests beside definitions are no definitions.
+        if path.to_string_lossy().ends_with(".test.yaml") {
+            continue;
+        }
         all.extend(definitions(&std::fs::read_to_string(path).expect("it is text")));
     }
     let registry = open(&LossyFiles::new(1)).await.expect("an empty disk opens");

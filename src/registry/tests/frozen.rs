@@ -57,7 +57,7 @@ async fn frozen_versions_do_not_change_when_their_views_do() {
     }
     // Applied again, the same words mean what the views are now.
     let applied = apply(&registry, vec![service]).await.expect("it fits");
-    assert_eq!(applied.plan.changes[0].details[0], "version: 1 -> 2");
+    assert_eq!(applied.plan.changes[0].details()[0], "version: 1 -> 2");
     let second = version(&registry, 2).await;
     assert_eq!(columns(&second)[..3], ["airport_weather__temp_too", "airport_weather__temp", "airport_weather__wind"]);
     assert_eq!(second.lookups[0].ttl, Some(3_600_000_000));

@@ -2,10 +2,15 @@
 
 mod changes;
 mod compatible;
+mod consumers;
 mod documents;
 mod frozen;
+mod history;
+mod impact;
+mod lineage;
 mod problems;
 mod properties;
+mod searching;
 mod selecting;
 
 use std::path::Path;
@@ -109,6 +114,24 @@ fn definitions(text: &str) -> Vec<Definition> {
     let file = yaml::parse("test.yaml", text).unwrap_or_else(|bad| panic!("{:#?}", bad.problems));
     file.definitions.into_iter().map(|located| located.definition).collect()
 }
+
+/// A model that uses one version of the service and a feature beside it, and one that follows the service.
+const CONSUMERS: &str = r#"
+apiVersion: hydrant/v1
+kind: Consumer
+metadata: {name: delay_predictor, description: "Asked two hours before", owner: ml@example.com}
+spec:
+  version: "2026-01"
+  services: [delay_model@1]
+  features: [carrier_departures:dep_delay]
+---
+apiVersion: hydrant/v1
+kind: Consumer
+metadata: {name: delay_board, owner: web@example.com}
+spec:
+  version: "7"
+  services: [delay_model]
+"#;
 
 /// The definitions of [`FLIGHTS`], with pieces of text exchanged; each must be there.
 fn flights_with(changes: &[(&str, &str)]) -> Vec<Definition> {

@@ -11,6 +11,7 @@ use super::super::definition::{
     SourceType, Spec, TypedName,
 };
 use super::super::documents;
+use super::super::plan::Plan;
 use super::*;
 
 const SOURCE_COLUMNS: usize = 6;
@@ -138,7 +139,7 @@ fn check(requests: Vec<Vec<Definition>>) -> Result<(), TestCaseError> {
         let mut frozen: BTreeMap<String, String> = BTreeMap::new();
         for definitions in requests {
             let before = registry.snapshot();
-            let planned = registry.plan(&read, &definitions);
+            let planned = registry.plan(&read, &definitions).and_then(Plan::allowed);
             let applied = registry.apply(&change, definitions.clone(), Some(before.revision)).await;
             let after = registry.snapshot();
             match (planned, applied) {
@@ -146,7 +147,7 @@ fn check(requests: Vec<Vec<Definition>>) -> Result<(), TestCaseError> {
                     prop_assert_eq!(&planned, &applied.plan);
                     prop_assert_eq!(planned.is_empty(), Arc::ptr_eq(&before, &after));
                     for change in &planned.changes {
-                        let silent = change.details.is_empty();
+                        let silent = change.differences.is_empty();
                         let unchanged = change.action == super::super::plan::Action::Unchanged;
                         prop_assert_eq!(silent, unchanged, "{}", planned);
                     }

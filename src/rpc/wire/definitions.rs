@@ -15,8 +15,8 @@ use crate::config::durations;
 use crate::error::{Error, Result, Violation};
 use crate::registry::catalog::ServiceVersion;
 use crate::registry::definition::{
-    Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
-    ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
+    ConsumerSpec, Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule,
+    Metadata, ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
 use crate::registry::listing::Described;
 use crate::registry::promise::FreshnessSpec;
@@ -52,9 +52,10 @@ pub fn decode_kind(kind: i32) -> Result<Kind> {
         Ok(v1::Kind::FeatureView) => Ok(Kind::FeatureView),
         Ok(v1::Kind::FeatureService) => Ok(Kind::FeatureService),
         Ok(v1::Kind::Tenant) => Ok(Kind::Tenant),
-        Ok(v1::Kind::Unspecified | v1::Kind::TrainingSet) | Err(_) => {
+        Ok(v1::Kind::Consumer) => Ok(Kind::Consumer),
+        Ok(v1::Kind::Unspecified | v1::Kind::TrainingSet | v1::Kind::Column | v1::Kind::Feature) | Err(_) => {
             Err(Error::invalid("UNKNOWN_KIND", format!("there is no kind {kind}"))
-                .hint("use ENTITY, SOURCE, FEATURE_VIEW, FEATURE_SERVICE or TENANT"))
+                .hint("use ENTITY, SOURCE, FEATURE_VIEW, FEATURE_SERVICE, CONSUMER or TENANT"))
         }
     }
 }
@@ -89,6 +90,7 @@ pub fn encode_kind(kind: Kind) -> v1::Kind {
         Kind::FeatureView => v1::Kind::FeatureView,
         Kind::FeatureService => v1::Kind::FeatureService,
         Kind::Tenant => v1::Kind::Tenant,
+        Kind::Consumer => v1::Kind::Consumer,
     }
 }
 
@@ -153,6 +155,11 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
         Spec::FeatureService(spec) => WireSpec::FeatureService(v1::FeatureServiceSpec {
             latency_budget_micros: encode_micros(spec.latency_budget),
             features: spec.features.iter().map(encode_service_feature).collect(),
+        }),
+        Spec::Consumer(spec) => WireSpec::Consumer(v1::ConsumerSpec {
+            version: spec.version.clone(),
+            services: spec.services.iter().map(ToString::to_string).collect(),
+            features: spec.features.iter().map(ToString::to_string).collect(),
         }),
     };
     v1::Definition { metadata: Some(metadata), spec: Some(spec), status: None }
@@ -270,6 +277,7 @@ impl Reader<'_> {
             WireSpec::Source(spec) => self.source(&spec).map(Spec::Source),
             WireSpec::FeatureView(spec) => self.view(spec).map(Spec::FeatureView),
             WireSpec::FeatureService(spec) => self.service(&spec).map(Spec::FeatureService),
+            WireSpec::Consumer(spec) => self.consumer(spec).map(Spec::Consumer),
         }
     }
 
@@ -374,6 +382,12 @@ impl Reader<'_> {
             Some(ServiceFeature { view: view?, features: names?, alias: alias?, keys: keys? })
         });
         Some(FeatureServiceSpec { latency_budget: latency_budget?, features: features? })
+    }
+
+    fn consumer(&mut self, spec: v1::ConsumerSpec) -> Option<ConsumerSpec> {
+        let services = self.each("spec.services", &spec.services, |reader, path, text| reader.parse(path, text));
+        let features = self.each("spec.features", &spec.features, |reader, path, text| reader.parse(path, text));
+        Some(ConsumerSpec { version: spec.version, services: services?, features: features? })
     }
 
     fn typed_names(&mut self, path: &str, names: &[v1::TypedName]) -> Option<Vec<TypedName>> {

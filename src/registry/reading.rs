@@ -1,0 +1,97 @@
+//! Reads that go through everything that a tenant has defined: lineage, search, plans for others. They
+//! take their time on threads of their own, a few at a time, so that no online read waits for them.
+
+use std::sync::Arc;
+
+use super::definition::Definition;
+use super::graph::{self, Direction, Graph, NodeKind};
+use super::plan::{Plan, Prune};
+use super::search::{self, Found, Query};
+use super::{RETRY_AFTER, Registry};
+use crate::error::{Code, Error, Result};
+use crate::tenancy::{Action, Permit};
+
+/// The part of a tenant's lineage around a name.
+#[derive(Clone, Debug)]
+pub struct Around {
+    pub graph: Graph,
+    /// The nodes that the name means.
+    pub starts: Vec<usize>,
+    /// The revision that it is of.
+    pub revision: u64,
+}
+
+impl Registry {
+    /// Everything that the tenant has, and how it hangs together, column by column; and the revision that it
+    /// is of.
+    pub fn graph(&self, permit: &Permit) -> Result<(Graph, u64)> {
+        permit.require(Action::ReadDefinitions)?;
+        let snapshot = self.snapshot();
+        let uses = self.shared.uses.of_tenant(permit.tenant());
+        Ok((graph::of(snapshot.tenant(permit.tenant())?, &uses), snapshot.revision))
+    }
+
+    /// What a name is made of, and what is made of it.
+    pub async fn lineage_around(
+        &self,
+        permit: &Permit,
+        name: String,
+        kind: Option<NodeKind>,
+        direction: Direction,
+    ) -> Result<Around> {
+        let work = move |registry: &Self, permit: &Permit| {
+            let (graph, revision) = registry.graph(permit)?;
+            let starts = graph.named(&name, kind)?;
+            let part = graph.around(&starts, direction)?;
+            let is_start = |node: &graph::Node| starts.iter().any(|start| graph.nodes[*start] == *node);
+            let starts = part.nodes.iter().enumerate().filter(|(_, node)| is_start(node)).map(|(index, _)| index);
+            Ok(Around { starts: starts.collect(), graph: part, revision })
+        };
+        self.apart(permit, work).await
+    }
+
+    /// A page of the definitions and features that a query finds, and the revision that it is of.
+    pub async fn search(
+        &self,
+        permit: &Permit,
+        query: Query,
+        page_size: u32,
+        page_token: String,
+    ) -> Result<(Found, u64)> {
+        let work = move |registry: &Self, permit: &Permit| {
+            permit.require(Action::ReadDefinitions)?;
+            let snapshot = registry.snapshot();
+            let found = search::find(snapshot.tenant(permit.tenant())?, &query, page_size, &page_token)?;
+            Ok((found, snapshot.revision))
+        };
+        self.apart(permit, work).await
+    }
+
+    /// As [`plan_with`](Self::plan_with), off the thread that answers.
+    pub async fn plan_apart(&self, permit: &Permit, definitions: Vec<Definition>, prune: Prune) -> Result<Plan> {
+        let work = move |registry: &Self, permit: &Permit| registry.plan_with(permit, &definitions, prune);
+        self.apart(permit, work).await
+    }
+
+    /// Runs what takes its time when it is its turn. Who hangs up while waiting gives up its place.
+    pub(super) async fn apart<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        work: impl FnOnce(&Self, &Permit) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let waiting = self.shared.waiting_reads.try_acquire().map_err(|_| {
+            let message = "too many reads of all definitions are waiting already";
+            Error::new(Code::ResourceExhausted, "REGISTRY_BUSY", message).retry_after(RETRY_AFTER)
+        })?;
+        let turn = Arc::clone(&self.shared.reading).acquire_owned().await;
+        let turn = turn.map_err(|closed| Error::internal(format!("reads of definitions are closed: {closed}")))?;
+        drop(waiting);
+        let (registry, permit) = (self.clone(), permit.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let read = work(&registry, &permit);
+            drop((turn, permit));
+            read
+        });
+        read.await.map_err(|failed| Error::internal(format!("a read of definitions ended early: {failed}")))?
+    }
+}
