@@ -70,6 +70,7 @@ impl Server {
         }
     }
 
+    #[allow(dead_code, reason = "only stories with clients of their own need it")]
     pub fn address(&self) -> &str {
         &self.address
     }

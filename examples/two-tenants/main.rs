@@ -189,7 +189,11 @@ fn definitions_of_a_second_view(folder: &Path) -> Result<String> {
 /// Those of the bank, with another feature in the place of the one that its model reads.
 fn definitions_without_the_feature(folder: &Path) -> Result<String> {
     let text = fs::read_to_string(format!("{FOLDER}/bank/purchases.yaml"))?;
-    write(folder, "broken.yaml", &text.replace("- {name: amount, description", "- {name: paid, column: amount, description"))
+    write(
+        folder,
+        "broken.yaml",
+        &text.replace("- {name: amount, description", "- {name: paid, column: amount, description"),
+    )
 }
 
 fn write(folder: &Path, name: &str, text: &str) -> Result<String> {
