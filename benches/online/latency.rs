@@ -1,5 +1,7 @@
 //! Highest rates that are kept up, and latencies at shares of them, from the intended start: Hydrant
-//! with its row cache, and for `point` the bare server.
+//! with its row cache, and the bare server, for `point` at shares of its own highest rate. For the other
+//! workloads it answers at Hydrant's rates: what is left of their latencies is the transport's and the
+//! machine's.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -17,12 +19,16 @@ use crate::{Highest, Run, UNDER_WAY};
 
 const SHARES: [f64; 3] = [0.25, 0.5, 0.75];
 
+/// As it is named in the tables.
+const BARE_AT_RATE: &str = "bare tonic, at the same rates";
+
 /// Each rate is measured so often; the run whose p99 is the median is told, and the range of all.
 const RUNS: usize = 3;
 
 /// What came of one server.
 struct OfServer {
     highest: Highest,
+    rate: f64,
     /// At half of the highest rate, in microseconds.
     half_p99: f64,
 }
@@ -50,6 +56,11 @@ pub async fn measure(run: &mut Run) -> Result<()> {
                 let p99s = hydrant.half_p99 / transport.half_p99;
                 run.promise_at_rate(both, &of, "p99 at 50 % / bare tonic's", p99s, Bound::AtMost(2.0))?;
             }
+            if workload.name != POINT.name {
+                run.systems.settle().await?;
+                let bare = Bare::start(run, &workload, &drawn).await?;
+                at_shares(run, &workload, choice, BARE_AT_RATE, &bare.calls, bare.process.id(), hydrant.rate).await?;
+            }
             let limit = match workload.name {
                 name if name == POINT.name => 1_000.0,
                 name if name == ADS.name => 3_000.0,
@@ -75,7 +86,21 @@ async fn of_server(
     let closed = closed_loop(calls, UNDER_WAY, duration.div_f64(2.0), server).await?;
     let sought = seek_highest_rate(calls, closed.rate(), duration.div_f64(2.0), server).await?;
     run.report.row(&title, Value::Object(rows::highest(&keys, system, &sought)))?;
-    let rate = sought.rate;
+    let half_p99 = at_shares(run, workload, choice, system, calls, server, sought.rate).await?;
+    Ok(OfServer { highest: Highest::of(&sought, &closed), rate: sought.rate, half_p99 })
+}
+
+/// Latencies at shares of a rate; gives the p99 at half of it, in microseconds.
+async fn at_shares(
+    run: &mut Run,
+    workload: &Workload,
+    choice: Choice,
+    system: &str,
+    calls: &Calls,
+    server: u32,
+    rate: f64,
+) -> Result<f64> {
+    let (duration, keys, title) = (run.duration(), choice.to_string(), rows::open_title(workload));
     // A rate's runs lie apart, so that what disturbs the machine for some seconds disturbs one of them.
     let mut runs: [Vec<(Outcome, Stalls)>; SHARES.len()] = Default::default();
     for _ in 0..RUNS {
@@ -103,7 +128,7 @@ async fn of_server(
         stalls.tell(&mut row);
         run.report.row(&title, row)?;
     }
-    Ok(OfServer { highest: Highest::of(&sought, &closed), half_p99 })
+    Ok(half_p99)
 }
 
 fn p99(outcome: &Outcome) -> f64 {

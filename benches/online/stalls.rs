@@ -2,8 +2,10 @@
 //! thread on the server's core and one on the client's sleep for a millisecond over and over and note
 //! how much later they woke. With real-time priority, which root may have, they wait neither for the
 //! server nor for the load: what they see is the machine's own doing. Without it the column says so.
-//! Other processes of the machine they don't see either; how much CPU time those took is told beside it.
+//! Other processes of the machine they don't see either; how much CPU time those took is told beside it,
+//! and which thread of the kernel took most: a little of it, taken at once, is what a server waits for.
 
+use std::collections::HashMap;
 use std::fs;
 use std::future::Future;
 use std::process::Command;
@@ -26,13 +28,15 @@ const SLEEP: Duration = Duration::from_millis(1);
 const CORES: f64 = 2.0;
 
 /// How late a thread woke that had nothing else to do, in microseconds: of the two cores the worse.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Stalls {
     p99: f64,
     most: f64,
     real_time: bool,
     /// What other processes took of the cores, in percent.
     others: f64,
+    /// The thread of the kernel that ran longest, and for how long, in milliseconds.
+    kernel: String,
 }
 
 /// CPU time in microseconds, and when.
@@ -41,7 +45,11 @@ struct Busy {
     machine: u64,
     /// Server and load.
     measured: u64,
+    kernel: KernelThreads,
 }
+
+/// How long each thread of the kernel has run, by number: its name, and nanoseconds.
+struct KernelThreads(HashMap<u32, (String, u64)>);
 
 /// Threads that watch until they are told to stop.
 struct Watch {
@@ -55,14 +63,16 @@ pub async fn watched<T>(server: u32, load: impl Future<Output = T>) -> Result<(T
     let watch = Watch::begin()?;
     let before = Busy::now(server)?;
     let outcome = load.await;
-    let others = Busy::now(server)?.others_percent(&before);
-    Ok((outcome, Stalls { others, ..watch.end()? }))
+    let after = Busy::now(server)?;
+    let (others, kernel) = (after.others_percent(&before), after.kernel.busiest_since(&before.kernel));
+    Ok((outcome, Stalls { others, kernel, ..watch.end()? }))
 }
 
 impl Busy {
     fn now(server: u32) -> Result<Self> {
         let measured = machine::cpu_micros(server)? + machine::cpu_micros(std::process::id())?;
-        Ok(Self { at: Instant::now(), machine: machine::machine_cpu_micros()?, measured })
+        let (machine, kernel) = (machine::machine_cpu_micros()?, KernelThreads::now()?);
+        Ok(Self { at: Instant::now(), machine, measured, kernel })
     }
 
     fn others_percent(&self, before: &Self) -> f64 {
@@ -73,6 +83,44 @@ impl Busy {
     }
 }
 
+impl KernelThreads {
+    fn now() -> Result<Self> {
+        /// Whose children all of them are.
+        const KTHREADD: &str = "2";
+        let mut threads = HashMap::new();
+        for entry in fs::read_dir("/proc").context("can't read /proc")? {
+            let path = entry?.path();
+            let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+            let Some(number) = number else { continue };
+            // What can't be read has ended meanwhile, or the kernel doesn't count it.
+            let (Ok(stat), Ok(ran)) =
+                (fs::read_to_string(path.join("stat")), fs::read_to_string(path.join("schedstat")))
+            else {
+                continue;
+            };
+            // The name stands in parentheses, and may hold some itself; state and parent follow.
+            let Some((begin, end)) = stat.rsplit_once(')') else { continue };
+            let name = begin.split_once('(').map(|(_, name)| name.to_owned()).unwrap_or_default();
+            let nanos = ran.split(' ').next().and_then(|nanos| nanos.parse().ok());
+            if let (Some(KTHREADD), Some(nanos)) = (end.split_ascii_whitespace().nth(1), nanos) {
+                threads.insert(number, (name, nanos));
+            }
+        }
+        Ok(Self(threads))
+    }
+
+    fn busiest_since(&self, before: &Self) -> String {
+        let ran = self.0.iter().map(|(number, (name, nanos))| {
+            let earlier = before.0.get(number).map_or(0, |(_, nanos)| *nanos);
+            (nanos.saturating_sub(earlier), name)
+        });
+        match ran.max() {
+            Some((nanos, name)) => format!("{name} {:.1}", nanos as f64 / 1e6),
+            None => "not told".to_owned(),
+        }
+    }
+}
+
 impl Stalls {
     /// Adds its columns to a row, which is an object.
     pub fn tell(&self, row: &mut Value) {
@@ -80,6 +128,7 @@ impl Stalls {
         row[format!("{name} p99 µs")] = figure(self.p99);
         row[format!("{name} max µs")] = figure(self.most);
         row["other processes' CPU %"] = figure(self.others);
+        row["busiest kernel thread, ms"] = self.kernel.clone().into();
     }
 }
 
@@ -106,7 +155,8 @@ impl Watch {
 
     fn end(mut self) -> Result<Stalls> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut stalls = Stalls { p99: 0.0, most: 0.0, real_time: self.real_time, others: 0.0 };
+        let kernel = String::new();
+        let mut stalls = Stalls { p99: 0.0, most: 0.0, real_time: self.real_time, others: 0.0, kernel };
         for thread in self.threads.drain(..) {
             let late = thread.join().map_err(|_| anyhow::anyhow!("a thread that watches the machine has panicked"))?;
             stalls.p99 = stalls.p99.max(late.value_at_percentile(99.0) as f64 / 1_000.0);
