@@ -8,6 +8,7 @@ pub mod columns;
 pub mod definitions;
 pub mod ipc;
 pub mod messages;
+pub mod roles;
 
 use hydrant_proto::v1;
 
