@@ -224,7 +224,7 @@ impl Access {
             forget_dead(records, tenant_id, now);
             if records.keys.values().filter(of_tenant).count() >= MAX_KEYS {
                 let message = format!("tenant '{tenant}' has {MAX_KEYS} keys, as many as may be");
-                return Err(Error::new(Code::ResourceExhausted, "TOO_MANY_KEYS", message)
+                return Err(Error::new(Code::ResourceExhausted, "TOO_MANY_API_KEYS", message)
                     .hint("revoke those that nobody uses; what is revoked is forgotten after 90 days"));
             }
             records.keys.insert(id, record);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::output::{self, ResultOutput};
 use super::{Done, Failure, Format, Server, time};
 use crate::config::Span;
-use crate::rpc::access::{parse_role, role_name};
+use crate::rpc::wire::roles::{parse_role, role_name};
 
 /// Make, list, rotate and revoke API keys
 #[derive(Debug, clap::Args)]

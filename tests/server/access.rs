@@ -450,12 +450,12 @@ async fn a_stream_that_was_let_in_ends_when_its_key_is_revoked() {
     let guarded = Guarded::start().await;
     let made = guarded.first.create_key(key("", &[v1::Role::Writer])).await.expect("an admin may");
     let writer = client(&guarded.server, &made.token).await;
-    let (sender, requests) = futures::channel::mpsc::unbounded();
-    sender.unbounded_send(ingest_request(&weather_rows())).expect("it is open");
+    let (mut sender, requests) = futures::channel::mpsc::channel(2);
+    sender.try_send(ingest_request(&weather_rows())).expect("it is open");
     let mut answers = writer.ingest_stream(requests).await.expect("it is let in");
     tokio::time::timeout(PATIENCE, answers.next()).await.expect("in time").expect("an answer").expect("it is good");
     guarded.first.revoke_key(&made.key.expect("a key").id).await.expect("an admin may");
-    sender.unbounded_send(ingest_request(&weather_rows())).expect("it is open");
+    sender.try_send(ingest_request(&weather_rows())).expect("it is open");
     let refused = tokio::time::timeout(PATIENCE, answers.next()).await.expect("in time").expect("an answer");
     assert_eq!(refused.expect_err("it was revoked").reason, "KEY_REVOKED");
 }

@@ -90,7 +90,7 @@ async fn silences_are_made_listed_and_ended_and_survive_a_restart() {
     }
     let directory = server.stop().await;
     let server = TestServer::start_in(directory, |_| {}).await;
-    assert_eq!(server.client.list_silences().await.expect("listed"), [made.clone()]);
+    assert_eq!(server.client.list_silences().await.expect("listed"), std::slice::from_ref(&made));
     assert_eq!(server.client.delete_silence(made.id).await.expect("ended"), made);
     let refused = server.client.delete_silence(made.id).await.expect_err("it has ended");
     assert_eq!((refused.code, refused.reason.as_str()), (Code::NotFound, "SILENCE_NOT_FOUND"));
