@@ -22,6 +22,8 @@ pub enum Answer {
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub struct Received {
+    /// In lower case.
+    pub head: String,
     pub body: Json,
     pub text: String,
 }
@@ -90,7 +92,7 @@ async fn read(stream: &mut TcpStream) -> Option<Received> {
         let head = head.to_lowercase();
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok())?;
         if body.len() >= length {
-            return Some(Received { body: serde_json::from_str(body).ok()?, text: body.to_owned() });
+            return Some(Received { head, body: serde_json::from_str(body).ok()?, text: body.to_owned() });
         }
     }
 }
