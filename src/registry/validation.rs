@@ -14,7 +14,7 @@ use super::definition::{
     Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
     SourceSpec, Spec, TypedName,
 };
-use super::values;
+use super::{masking, values};
 use super::world::{Referred, World};
 
 /// The most definitions of one request.
@@ -390,6 +390,11 @@ fn check_tags(tags: &BTreeMap<String, String>, path: &str, violations: &mut Viol
         }
         check_text(name, path, violations);
         check_text(value, &format!("{path}.{name}"), violations);
+        if name == masking::PII {
+            if let Some(problem) = masking::problem_of(value) {
+                violations.add(format!("{path}.{name}"), problem);
+            }
+        }
     }
 }
 

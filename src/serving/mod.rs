@@ -209,7 +209,7 @@ impl Serving {
     fn select(&self, permit: &Permit, request: &OnlineRequest) -> Result<Arc<Selection>> {
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;
-        let selection = snapshot.selection(tenant, &request.services, &request.features)?;
+        let selection = snapshot.selection(tenant, &request.services, &request.features, permit.may_see_pii())?;
         refuse_offline_views(&selection)?;
         match request.shape {
             AnswerShape::Columns => {}

@@ -10,7 +10,7 @@ mod saved;
 mod spines;
 mod statistics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,6 +26,7 @@ use crate::clock::StoreTime;
 use crate::cluster::{MetadataError, MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::registry::Registry;
+use crate::registry::masking::Masking;
 use crate::registry::uses::UseHold;
 use crate::tenancy::{Action, Permit};
 
@@ -171,13 +172,34 @@ impl TrainingSets {
     /// A saved training set: this version, or the newest.
     pub fn get(&self, permit: &Permit, name: &Name, version: Option<u32>) -> Result<SavedSet> {
         permit.require(Action::ReadHistory)?;
-        self.inner.catalog.load().find(permit.tenant(), name, version).cloned()
+        let catalog = self.inner.catalog.load();
+        Ok(self.told(permit, catalog.find(permit.tenant(), name, version)?.clone()))
     }
 
     /// Every version of every saved training set, by name.
     pub fn list(&self, permit: &Permit) -> Result<Vec<SavedSet>> {
         permit.require(Action::ReadHistory)?;
-        Ok(self.inner.catalog.load().of(permit.tenant()).cloned().collect())
+        Ok(self.inner.catalog.load().of(permit.tenant()).map(|set| self.told(permit, set.clone())).collect())
+    }
+
+    /// What a caller may know of a set: its statistics tell values of what is personal.
+    fn told(&self, permit: &Permit, mut set: SavedSet) -> SavedSet {
+        if !permit.may_see_pii() {
+            let personal = self.personal_columns(permit, &set.services);
+            set.statistics.retain(|column| !personal.contains(&column.name) || set.masked.contains(&column.name));
+        }
+        set
+    }
+
+    /// The columns of services that are personal now; all that can't be found out are.
+    fn personal_columns(&self, permit: &Permit, services: &[String]) -> BTreeSet<String> {
+        let snapshot = self.inner.registry.snapshot();
+        let selected = snapshot.tenant(permit.tenant()).and_then(|tenant| {
+            let mut selection = snapshot.select(tenant, services, &[])?;
+            selection.mask(Masking::AsGranted, false)?;
+            Ok(selection.masked().map(str::to_owned).collect())
+        });
+        selected.unwrap_or_default()
     }
 
     /// Prepares a saved training set, to be pulled again.
@@ -188,7 +210,7 @@ impl TrainingSets {
         version: Option<u32>,
     ) -> Result<(SavedSet, Prepared)> {
         let set = self.get(permit, name, version)?;
-        let prepared = self.prepare(permit, set.request()).await?;
+        let prepared = self.prepare_masked(permit, set.request(), Masking::Exactly(&set.masked)).await?;
         Ok((set, prepared))
     }
 
