@@ -3,6 +3,7 @@
 //! its name. Nothing is decided here but order: what starts before what, and stops after what.
 
 mod data_dir;
+mod freshness_watch;
 mod gauges;
 mod node;
 mod start_check;
@@ -21,12 +22,15 @@ use crate::rpc::http::{HttpState, Readiness};
 use crate::rpc::server::{Addresses, Doors, Listeners, Server, ServerControl, ServerError};
 use crate::rpc::tls::{Tls, TlsError};
 use crate::telemetry::Telemetry;
-use crate::tenancy::LoopbackOnly;
+use crate::tenancy::{Authenticates, LoopbackOnly};
 
 use gauges::Observed;
 
 pub use data_dir::DataDirError;
 pub use node::Node;
+
+/// In the data directory: the key that is made at the first start with authentication.
+const FIRST_KEY: &str = "first-key";
 
 /// How often a starting server looks whether all partitions can be read.
 const READY_POLL: Duration = Duration::from_millis(50);
@@ -83,7 +87,8 @@ impl App {
         let node = Node::open(config, clock).await?;
         let observed = gauges::observe(&telemetry.instruments(), &node);
         let state = HttpState { telemetry: telemetry.clone(), readiness: readiness(&node) };
-        let doors = Doors { tls, authenticates: Arc::new(LoopbackOnly) };
+        let authenticates = authenticates(config, &node).await?;
+        let doors = Doors { tls, authenticates };
         let server = Server::new(listeners, node.use_cases().clone(), state, doors, config).await?;
         Ok(Self { node, server, telemetry, observed, drain_time: config.server.drain_time.duration() })
     }
@@ -136,6 +141,31 @@ impl App {
         }
         outcome
     }
+}
+
+/// Who knows the callers, which is said at the start; with authentication, a first key is made where there
+/// is none.
+async fn authenticates(config: &Config, node: &Node) -> Result<Arc<dyn Authenticates>, AppError> {
+    if !config.auth.enabled {
+        tracing::warn!(
+            "callers are not asked for keys: every program on this machine may do everything, and nobody else is \
+             listened to (option 'auth.enabled')"
+        );
+        return Ok(Arc::new(LoopbackOnly));
+    }
+    if config.auth.insecure && !config.tls.is_on() {
+        tracing::warn!(
+            "INSECURE: keys and data go over the network in the clear, for everybody on the way to read (--insecure)"
+        );
+    }
+    let access = node.use_cases().access.clone();
+    let first_key = config.storage.data_dir.join(FIRST_KEY);
+    let made = access.make_first(&first_key).await;
+    if made.map_err(|error| AppError::Open { part: "the API keys", error })? {
+        let path = first_key.display();
+        tracing::warn!(%path, "the first API key was made: make others with it, then revoke it and remove the file");
+    }
+    Ok(Arc::new(access))
 }
 
 /// Says SERVING once every partition can be read.

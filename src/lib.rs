@@ -2,6 +2,7 @@
 //!
 //! ARCHITECTURE.md tells how the parts fit together; the modules stand here in reading order.
 
+pub mod access;
 pub mod app;
 pub mod audit;
 pub mod backfill;
@@ -14,6 +15,7 @@ pub mod compaction;
 pub mod config;
 pub mod counter;
 pub mod error;
+pub mod freshness;
 pub mod history;
 pub mod ingest;
 pub mod landing;
@@ -22,6 +24,7 @@ pub mod materialize;
 pub mod one_at_a_time;
 pub mod partition;
 pub mod quotas;
+pub mod refill;
 pub mod registry;
 pub mod rows;
 pub mod rpc;

@@ -16,7 +16,9 @@ use hydrant_storage::row::OwnedRow;
 
 use super::AppError;
 use super::data_dir::DataDir;
+use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
+use crate::access::Access;
 use crate::audit::{Audit, AuditOptions};
 use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
 use crate::backup::{AuditFiles, BackupOptions, BackupParts, Backups, Directories, SpineFiles};
@@ -25,6 +27,7 @@ use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::freshness::{Freshness, FreshnessParts};
 use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
 use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
@@ -33,9 +36,11 @@ use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::quotas::{QuotaParts, Quotas, SpineBytes};
+use crate::refill::{Lands, RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
+use crate::rpc::webhook::Webhooks;
 use crate::serving::{PinnedHistory, Serving, ServingSettings};
 use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 
@@ -44,7 +49,9 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
+    refills: Refills,
     quota_keeper: QuotaKeeper,
+    watch: FreshnessWatch,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -86,6 +93,8 @@ impl Node {
         let registry = Registry::open(metadata.clone(), store_time.clone(), barrier).await;
         let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
+        let access = Access::open(metadata.clone(), snapshots.clone(), store_time.clone()).await;
+        let access = access.map_err(opening("the API keys"))?;
 
         let tables = Arc::new(HistoryTables::new(files.clone(), directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
@@ -159,6 +168,14 @@ impl Node {
             tables: tables.clone(),
             store_time: store_time.clone(),
         });
+        let refills = Refills::start(RefillParts {
+            registry: registry.clone(),
+            log: log.clone(),
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            store_time: store_time.clone(),
+            lands: Arc::new(LandingLands(landing.clone())),
+        });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
         let compaction = Compaction::start(compacting, compaction_options(config));
@@ -198,6 +215,17 @@ impl Node {
             Arc::new(HistoryReads(history.clone())),
             serving_settings(config),
         );
+        let secret = Some(config.alerts.secret_file.as_path()).filter(|path| !path.as_os_str().is_empty());
+        let webhooks = Webhooks::open(secret, config.alerts.timeout.duration());
+        let freshness = FreshnessParts {
+            snapshots: snapshots.clone(),
+            partitions: partitions.clone(),
+            store_time: store_time.clone(),
+            metadata: metadata.clone(),
+            served: Arc::new(AgesOfServing(serving.served().clone())),
+            sender: Arc::new(webhooks.map_err(|error| refused("alerts", error))?),
+        };
+        let freshness = Freshness::open(freshness, freshness_options(config)).await.map_err(opening("freshness"))?;
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
         let quotas = QuotaParts {
@@ -210,10 +238,12 @@ impl Node {
             spines: Arc::new(StoredSpines(training_sets.spines().clone())),
         };
         let quotas = Quotas::open(quotas).await.map_err(opening("quotas"))?;
-        let sweeper = Sweeper::start(training_sets.clone());
+        let sweeper = Sweeper::start(training_sets.clone(), access.clone());
         let quota_keeper = QuotaKeeper::start(quotas.clone());
+        let watch = FreshnessWatch::start(&freshness);
         let use_cases = UseCases {
             tenancy,
+            access,
             registry,
             ingest,
             serving,
@@ -224,13 +254,16 @@ impl Node {
             backups,
             quotas,
             audit,
+            freshness,
             partitions,
             store_time,
         };
         Ok(Self {
             use_cases,
             sweeper,
+            refills,
             quota_keeper,
+            watch,
             landing,
             compaction,
             tables,
@@ -243,6 +276,10 @@ impl Node {
 
     pub fn use_cases(&self) -> &UseCases {
         &self.use_cases
+    }
+
+    pub fn refills(&self) -> &Refills {
+        &self.refills
     }
 
     pub fn landing(&self) -> &Landing {
@@ -278,7 +315,9 @@ impl Node {
         let Self {
             use_cases,
             sweeper,
+            refills,
             quota_keeper,
+            watch,
             landing,
             compaction,
             tables,
@@ -288,7 +327,15 @@ impl Node {
             _directory,
         } = self;
         sweeper.end().await;
+        if let Err(error) = use_cases.access.persist_uses().await {
+            tracing::warn!(%error, "when API keys were used last was not kept");
+        }
+        refills.shutdown().await;
         quota_keeper.end().await;
+        watch.end().await;
+        if let Err(error) = use_cases.freshness.close().await {
+            tracing::warn!(%error, "the last freshness measured was not kept");
+        }
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;
@@ -298,7 +345,7 @@ impl Node {
         use_cases.audit.close().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
-        let dropped = blocking(move || drop((landing, compaction, tables, use_cases, log, resources))).await;
+        let dropped = blocking(move || drop((refills, landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
@@ -347,14 +394,15 @@ impl SpineFiles for StoredSpines {
     }
 }
 
-/// Looks now and then for spines and findings that nobody needs any more, until it is dropped.
+/// Looks now and then for spines and findings that nobody needs any more, and keeps when API keys were
+/// used last, until it is dropped.
 #[derive(Debug)]
 struct Sweeper(tokio::task::JoinHandle<()>);
 
 impl Sweeper {
     const INTERVAL: Duration = Duration::from_mins(1);
 
-    fn start(training_sets: TrainingSets) -> Self {
+    fn start(training_sets: TrainingSets, access: Access) -> Self {
         let sweep = async move {
             let mut interval = tokio::time::interval(Self::INTERVAL);
             loop {
@@ -362,6 +410,9 @@ impl Sweeper {
                 let training_sets = training_sets.clone();
                 if let Err(error) = tokio::task::spawn_blocking(move || training_sets.sweep()).await {
                     tracing::warn!(%error, "spines that nobody needs were not looked for");
+                }
+                if let Err(error) = access.persist_uses().await {
+                    tracing::warn!(%error, "when API keys were used last was not kept");
                 }
             }
         };
@@ -378,6 +429,17 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Lets refills have rows land, since they look for them in history.
+#[derive(Debug)]
+struct LandingLands(Landing);
+
+#[async_trait]
+impl Lands for LandingLands {
+    async fn land_now(&self) -> Result<()> {
+        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 

@@ -44,6 +44,8 @@ impl Target {
             return Err(Error::invalid("BAD_BACKFILL", "the range of event times ends before it begins"));
         }
         let tenant = snapshot.tenant(permit.tenant())?;
+        let found = tenant.sources.get(request.source.as_str());
+        permit.check_source(&request.source, found.map(|source| source.views.iter().map(|view| &view.name)))?;
         let source = source_of(tenant, &request.source)?;
         let views: Vec<Arc<View>> = source.views.iter().filter(|view| view.offline).cloned().collect();
         if views.is_empty() {

@@ -13,7 +13,7 @@ use indicatif::{HumanBytes, ProgressBar};
 use serde_json::{Value, json};
 
 use super::output::{self, ResultOutput};
-use super::server::NoServer;
+use super::server::{NoServer, NotInsecure};
 use super::{Done, Failure, Format, Server, progress, time};
 use crate::error::Violation;
 
@@ -85,6 +85,9 @@ struct VerifyArgs {
 
     #[command(flatten)]
     _server: NoServer,
+
+    #[command(flatten)]
+    _not_insecure: NotInsecure,
 }
 
 /// Copy a backup into an empty directory, verified, for a server to start on
@@ -103,6 +106,9 @@ struct RestoreArgs {
 
     #[command(flatten)]
     _server: NoServer,
+
+    #[command(flatten)]
+    _not_insecure: NotInsecure,
 }
 
 impl Args {

@@ -2,7 +2,7 @@
 
 use clap_complete::Shell;
 
-use super::server::NoServer;
+use super::server::{NoServer, NotInsecure};
 use super::{Done, Failure, output};
 
 /// Print completions for a shell
@@ -13,6 +13,9 @@ pub struct Args {
 
     #[command(flatten)]
     _server: NoServer,
+
+    #[command(flatten)]
+    _not_insecure: NotInsecure,
 }
 
 pub(super) fn run(args: &Args, command: &mut clap::Command) -> Result<Done, Failure> {

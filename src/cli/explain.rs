@@ -31,6 +31,9 @@ pub async fn explained(failure: Failure, server: &Server) -> Failure {
                 server,
                 "serves gRPC, but none of the services that commands need: it looks like a server's Flight port",
             )),
+            "NO_CREDENTIAL" => {
+                Some(failure.clone().hint("name a file with your API key by --token-file, or set HYDRANT_TOKEN"))
+            }
             _ if failure.hint.is_some() => None,
             "SERVICE_VERSION_NOT_FOUND" => {
                 let service = metadata(&failure, "service")?;

@@ -13,13 +13,16 @@ pub mod describe;
 pub mod get;
 pub mod historical;
 pub mod ingest;
+pub mod key;
 pub mod materialize;
 pub mod online;
 pub mod plan;
 pub mod quota;
 pub mod serve;
+pub mod sla;
 pub mod training_set;
 pub mod version;
+pub mod whoami;
 pub mod why;
 
 mod catalog;
@@ -83,7 +86,10 @@ pub enum ClientCommand {
     Historical(historical::Args),
     Why(why::Args),
     TrainingSet(training_set::Args),
+    Sla(sla::Args),
     Backup(backup::Args),
+    Key(key::Args),
+    Whoami(whoami::Args),
     Quota(quota::Args),
     Audit(audit::Args),
     Bench(bench::Args),
@@ -164,7 +170,10 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
+        ClientCommand::Sla(args) => sla::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
+        ClientCommand::Key(args) => key::run(args, server).await,
+        ClientCommand::Whoami(args) => whoami::run(args, server).await,
         ClientCommand::Quota(args) => quota::run(args, server).await,
         ClientCommand::Audit(args) => audit::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
@@ -185,7 +194,10 @@ impl ClientCommand {
             Self::Backfill(args) => args.output.format,
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
+            Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
+            Self::Key(args) => args.format(),
+            Self::Whoami(args) => args.output.format,
             Self::Quota(args) => args.format(),
             Self::Audit(args) => args.format(),
             Self::Bench(args) => args.format(),
@@ -217,6 +229,14 @@ impl ClientCommand {
             Self::Apply(_) => failure.hint("it may have been applied all the same; `hydrant plan` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Key(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Sla(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             },
@@ -283,6 +303,18 @@ mod tests {
             "hydrant backup delete monday",
             "hydrant backup verify d/backups/monday -o json",
             "hydrant backup restore d/backups/monday restored",
+            "hydrant key create --role reader --role trainer --view v --service s --description d --expires 90d -o json",
+            "hydrant key create --tenant acme --role admin",
+            "hydrant key list -o json",
+            "hydrant key get abcdefghjk",
+            "hydrant key rotate abcdefghjk --overlap 1h",
+            "hydrant key revoke abcdefghjk",
+            "hydrant whoami --token-file key",
+            "hydrant whoami --token x --insecure -o json",
+            "hydrant serve --insecure",
+            "hydrant apply -f tenants.yaml",
+            "hydrant get tenants",
+            "hydrant delete tenant acme",
             "hydrant quota get",
             "hydrant quota get acme -o json",
             "hydrant quota set acme requests_per_second=500 storage_bytes=50GiB --unset features --weight 3 --etag 4 --dry-run",
@@ -291,6 +323,11 @@ mod tests {
             "hydrant quota raise acme --end requests_per_second",
             "hydrant audit list --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --caller ann --action Apply --resource v --outcome refused --tenant acme --limit 10 -o json",
             "hydrant audit verify --noted 7:00",
+            "hydrant sla",
+            "hydrant sla airport_weather station_weather -o json --watch",
+            "hydrant sla silence airport_weather --for 2h --reason moving -o json",
+            "hydrant sla silences",
+            "hydrant sla unsilence 3",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -332,10 +369,17 @@ mod tests {
             "hydrant training-set create flights --spine s.parquet --event-time t",
             "hydrant training-set pull flights@1",
             "hydrant training-set pull flights@1 -o t.parquet --parallel 0",
+            "hydrant key create",
+            "hydrant key create --role king",
+            "hydrant key rotate",
+            "hydrant whoami --token x --token-file y",
             "hydrant quota set acme",
             "hydrant quota set acme requests_per_second",
             "hydrant quota raise acme requests_per_second=5000",
             "hydrant quota raise acme",
+            "hydrant sla silence airport_weather --for 2h",
+            "hydrant sla silence airport_weather --for soon --reason x",
+            "hydrant sla unsilence all",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

@@ -33,6 +33,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDR")]
     http_addr: Option<String>,
 
+    /// Listen beyond this machine without TLS: keys and data go over the network in the clear
+    #[arg(id = "insecure", long = "insecure")]
+    insecure: bool,
+
     #[command(flatten)]
     _server: NoServer,
 }
@@ -49,6 +53,7 @@ pub fn config(args: Args) -> Result<Config, Failure> {
         .flag("--grpc-addr", "server.grpc_addr", args.grpc_addr)
         .flag("--flight-addr", "server.flight_addr", args.flight_addr)
         .flag("--http-addr", "server.http_addr", args.http_addr)
+        .flag("--insecure", "auth.insecure", args.insecure.then(|| "true".to_owned()))
         .load();
     loaded.map_err(|error| Failure::new("INVALID_CONFIGURATION", error.to_string()))
 }

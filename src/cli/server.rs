@@ -30,6 +30,19 @@ pub struct ServerArgs {
     /// The private key (PEM) of the client's certificate
     #[arg(long, global = true, env = "HYDRANT_CLIENT_KEY", requires = "client_cert", value_name = "FILE")]
     pub client_key: Option<PathBuf>,
+
+    /// The API key, where the server asks for one; better by --token-file or HYDRANT_TOKEN: others on the
+    /// machine see arguments
+    #[arg(long, global = true, conflicts_with = "token_file", value_name = "KEY")]
+    pub token: Option<String>,
+
+    /// A file with the API key
+    #[arg(long, global = true, env = "HYDRANT_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Send the API key to another machine without TLS, for everybody on the way to read
+    #[arg(long, global = true)]
+    pub insecure: bool,
 }
 
 /// The server that the commands talk to.
@@ -58,6 +71,18 @@ pub struct NoServer {
     _client_cert: Option<String>,
     #[arg(id = "client_key", long = "client-key", hide = true, value_parser = refuse_server)]
     _client_key: Option<String>,
+    /// Not refused: a refusal would show it.
+    #[arg(id = "token", long = "token", hide = true)]
+    _token: Option<String>,
+    #[arg(id = "token_file", long = "token-file", hide = true)]
+    _token_file: Option<PathBuf>,
+}
+
+/// Beside [`NoServer`], for commands that have no `--insecure` of their own.
+#[derive(Debug, clap::Args)]
+pub struct NotInsecure {
+    #[arg(id = "insecure", long = "insecure", hide = true)]
+    _insecure: bool,
 }
 
 impl ServerArgs {
@@ -69,7 +94,7 @@ impl ServerArgs {
                 let told = format!("certificates are for TLS: write https://{address}");
                 return Err(NoSuchServer::Address(told));
             }
-            return Ok(Server { remote: Remote::plain(&address) });
+            return self.with_token(Remote::plain(&address)).map_err(NoSuchServer::Tls);
         }
         let read = || -> Result<Remote, Failure> {
             let ca = self.ca.as_deref().map(read).transpose()?;
@@ -79,7 +104,31 @@ impl ServerArgs {
             };
             Ok(Remote::secure(&address, TlsFiles { ca, identity })?)
         };
-        Ok(Server { remote: read().map_err(NoSuchServer::Tls)? })
+        read().and_then(|remote| self.with_token(remote)).map_err(NoSuchServer::Tls)
+    }
+
+    /// With the key that is given: by the argument, the file, or HYDRANT_TOKEN, which is read here, since
+    /// the parser shows the values of variables that it knows.
+    fn with_token(&self, remote: Remote) -> Result<Server, Failure> {
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => Some(token.clone()),
+            (None, Some(file)) => {
+                let text = String::from_utf8(read(file)?);
+                Some(text.map_err(|_| Failure::file(file, "read it", &"it is no text"))?)
+            }
+            (None, None) => std::env::var("HYDRANT_TOKEN").ok(),
+        };
+        let token = token.as_deref().map(str::trim).filter(|token| !token.is_empty());
+        let Some(token) = token else { return Ok(Server { remote }) };
+        if !remote.is_private() && !self.insecure {
+            let message = format!("the API key is not sent to {} without TLS", remote.address());
+            let hint = format!(
+                "name the server by https://{}; or, where the network itself is safe, --insecure",
+                remote.address()
+            );
+            return Err(Failure::new("INSECURE_TOKEN", message).hint(hint));
+        }
+        Ok(Server { remote: remote.with_token(token)? })
     }
 
     /// A server that is never talked to.

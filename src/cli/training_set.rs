@@ -316,7 +316,10 @@ fn summary(set: &v1::TrainingSet) -> String {
     );
     text.push_str(&statistics(set));
     if !set.masked.is_empty() {
-        text.push_str(&format!("\nmasked, since who made it had no grant for personal data (pii): {}", set.masked.join(", ")));
+        text.push_str(&format!(
+            "\nmasked, since who made it had no grant for personal data (pii): {}",
+            set.masked.join(", ")
+        ));
     }
     text
 }

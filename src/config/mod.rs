@@ -24,6 +24,7 @@ pub const REFERENCE: &str = include_str!("default.toml");
 pub struct Config {
     pub server: ServerConfig,
     pub tls: TlsConfig,
+    pub auth: AuthConfig,
     pub admission: AdmissionConfig,
     pub storage: StorageConfig,
     pub log: LogConfig,
@@ -37,6 +38,8 @@ pub struct Config {
     pub backfill: BackfillConfig,
     pub backup: BackupConfig,
     pub audit: AuditConfig,
+    pub freshness: FreshnessConfig,
+    pub alerts: AlertsConfig,
     pub telemetry: TelemetryConfig,
 }
 
@@ -73,6 +76,14 @@ impl TlsConfig {
     pub fn demands_client_certificates(&self) -> bool {
         !self.client_ca.as_os_str().is_empty()
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthConfig {
+    pub enabled: bool,
+    /// Listen beyond loopback without TLS.
+    pub insecure: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -208,6 +219,32 @@ pub struct AuditConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct FreshnessConfig {
+    pub interval: Span,
+    pub save_interval: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// Separated by commas or blanks; empty: nobody is told.
+    pub webhooks: String,
+    /// Empty: notifications are not signed.
+    pub secret_file: PathBuf,
+    pub timeout: Span,
+    pub repeat_interval: Span,
+    pub max_queued: usize,
+}
+
+impl AlertsConfig {
+    pub fn urls(&self) -> Vec<String> {
+        let written = self.webhooks.split(|letter: char| letter == ',' || letter.is_whitespace());
+        written.filter(|url| !url.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
     pub log: String,
     pub log_format: LogFormat,
@@ -230,6 +267,12 @@ const DATA_PARTS: [&str; 8] = ["log", "registry", "partitions", "history", "back
 
 /// What was asked for must be there to be looked up for some time.
 const SHORTEST_AUDIT: Span = Span(Duration::from_hours(24));
+
+/// Each has a task of its own.
+const MAX_WEBHOOKS: usize = 8;
+
+/// Less often would not be watching.
+const LONGEST_LOOK: Span = Span(Duration::from_hours(1));
 
 /// More often would be work for its own sake.
 const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
@@ -254,11 +297,8 @@ impl Config {
             ("server.http_addr", self.server.http_addr),
         ];
         for (option, address) in addresses {
-            let rule = format!(
-                "{address} is not a loopback address, and there are no credentials yet that would tell callers apart: \
-                 listen on 127.0.0.1 or [::1]"
-            );
-            demand(address.ip().is_loopback(), option, rule);
+            let may_listen = self.may_listen_on(address);
+            demand(may_listen.is_ok(), option, may_listen.err().unwrap_or_default());
         }
         let not_empty = "must not be empty".to_owned();
         demand(!self.storage.data_dir.as_os_str().is_empty(), "storage.data_dir", not_empty);
@@ -275,6 +315,21 @@ impl Config {
         let (backups, data) = (&self.backup.directory, &self.storage.data_dir);
         let apart = backups != data && DATA_PARTS.iter().all(|part| !backups.starts_with(data.join(part)));
         demand(apart, "backup.directory", format!("'{}' is a part of storage.data_dir", backups.display()));
+
+        let urls = self.alerts.urls();
+        let is_address = |url: &&String| {
+            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            !host.is_empty() && !host.contains('@')
+        };
+        // What was written is not shown: it may hold what others should not read.
+        let rule = "each is of the form https://HOST/PATH or http://HOST/PATH, without a user".to_owned();
+        demand(urls.iter().filter(is_address).count() == urls.len(), "alerts.webhooks", rule);
+        let is_once = urls.iter().enumerate().all(|(index, url)| !urls[..index].contains(url));
+        demand(is_once, "alerts.webhooks", "one of them stands there twice".to_owned());
+        demand(urls.len() <= MAX_WEBHOOKS, "alerts.webhooks", format!("{} of at most {MAX_WEBHOOKS}", urls.len()));
+        let (interval, longest) = (self.freshness.interval, LONGEST_LOOK);
+        demand(interval <= longest, "freshness.interval", format!("{interval} is longer than {longest}"));
 
         for (option, value, least, most) in self.bounded_numbers() {
             demand((least..=most).contains(&value), option, format!("{value} is not between {least} and {most}"));
@@ -317,6 +372,27 @@ impl Config {
         breaches
     }
 
+    /// The one place where it is decided who can reach a port: beyond this machine only who shows a key, and
+    /// only where nobody on the way can read it.
+    fn may_listen_on(&self, address: SocketAddr) -> Result<(), String> {
+        if address.ip().is_loopback() {
+            return Ok(());
+        }
+        if !self.auth.enabled {
+            return Err(format!(
+                "{address} is not a loopback address, and callers are not asked for keys: listen on 127.0.0.1 or [::1], \
+                 or set auth.enabled and tls.certificate"
+            ));
+        }
+        if !self.tls.is_on() && !self.auth.insecure {
+            return Err(format!(
+                "{address} is not a loopback address, and without TLS everybody on the way could read keys and data: set \
+                 tls.certificate and tls.key (or, where the network itself is safe, start with --insecure)"
+            ));
+        }
+        Ok(())
+    }
+
     fn bounded_numbers(&self) -> Vec<(&'static str, u64, u64, u64)> {
         let wide = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         vec![
@@ -346,6 +422,7 @@ impl Config {
             ("training_sets.max_pulls", wide(self.training_sets.max_pulls), 1, 1 << 10),
             ("backfill.threads", wide(self.backfill.threads), 0, 256),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
+            ("alerts.max_queued", wide(self.alerts.max_queued), 1, 1 << 16),
             ("backup.max_kept", wide(self.backup.max_kept), 1, 1 << 16),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
         ]
@@ -396,16 +473,45 @@ impl Config {
             ("history.patience", self.history.patience),
             ("training_sets.keep_spines", self.training_sets.keep_spines),
             ("training_sets.keep_found", self.training_sets.keep_found),
+            ("alerts.timeout", self.alerts.timeout),
+            ("alerts.repeat_interval", self.alerts.repeat_interval),
         ]
     }
 
     /// What is looked after by a timer.
-    fn intervals(&self) -> [(&'static str, Span); 4] {
+    fn intervals(&self) -> [(&'static str, Span); 6] {
         [
             ("partitions.flush_interval", self.partitions.flush_interval),
             ("partitions.trim_interval", self.partitions.trim_interval),
             ("landing.interval", self.landing.interval),
             ("compaction.interval", self.compaction.interval),
+            ("freshness.interval", self.freshness.interval),
+            ("freshness.save_interval", self.freshness.save_interval),
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beyond_loopback_keys_are_asked_for_and_tls_is_spoken() {
+        let abroad: SocketAddr = "0.0.0.0:7600".parse().expect("an address");
+        let home: SocketAddr = "[::1]:7600".parse().expect("an address");
+        for (enabled, insecure, certificate, allowed) in [
+            (false, false, "", false),
+            (false, true, "", false),
+            (false, false, "c.pem", false),
+            (true, false, "", false),
+            (true, true, "", true),
+            (true, false, "c.pem", true),
+        ] {
+            let mut config = Config::embedded();
+            (config.auth.enabled, config.auth.insecure) = (enabled, insecure);
+            config.tls.certificate = certificate.into();
+            assert_eq!(config.may_listen_on(abroad).is_ok(), allowed, "{enabled} {insecure} {certificate}");
+            assert!(config.may_listen_on(home).is_ok());
+        }
     }
 }

@@ -54,6 +54,7 @@ impl History {
         event_time: &str,
     ) -> Result<SchemaRef> {
         permit.require(Action::ReadHistory)?;
+        permit.check_reads(services, features)?;
         let snapshot = self.inner.parts.snapshots.load();
         let selection = snapshot.select(snapshot.tenant(permit.tenant())?, services, features)?;
         let keys = selection.request_columns.iter();

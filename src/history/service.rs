@@ -174,6 +174,7 @@ impl History {
         masking: Masking<'_>,
     ) -> Result<Plan> {
         permit.require(Action::ReadHistory)?;
+        permit.check_reads(&request.services, &request.features)?;
         let tenant = snapshot.tenant(permit.tenant())?;
         let mut selection = snapshot.select(tenant, &request.services, &request.features)?;
         selection.require_unique_names()?;

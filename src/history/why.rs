@@ -190,6 +190,7 @@ impl History {
     /// reads of the past are under way as may be. Dropping the future ends the read.
     pub async fn why(&self, permit: &Permit, request: WhyRequest) -> Result<Why> {
         permit.require(Action::ReadOnline)?;
+        permit.check_reads(&request.services, &request.features)?;
         if request.losers > MOST_LOSERS {
             let message = format!("{} rows that lost are asked for; at most {MOST_LOSERS}", request.losers);
             return Err(Error::invalid("TOO_MANY_LOSERS", message).with("limit", MOST_LOSERS));

@@ -182,7 +182,10 @@ impl Ingest {
         let rows = request.batch.num_rows();
         let bytes = self.check_size(rows, request.batch.columns())?;
         let validate_only = request.validate_only;
+        let by = permit.clone();
         let pack = Arc::new(move |tenant: &TenantCatalog, now: Micros, settings: &IngestSettings| {
+            let source = tenant.sources.get(request.source.as_str());
+            by.check_source(&request.source, source.map(|source| source.views.iter().map(|view| &view.name)))?;
             records::prepare_rows(tenant, &request, now, settings)
         });
         if validate_only {
@@ -202,6 +205,7 @@ impl Ingest {
 
     async fn delete_counted(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {
         permit.require(Action::Write)?;
+        permit.check_view(&request.view)?;
         let rows = request.keys.first().map_or(0, |(_, column)| column.len());
         let columns: Vec<ArrayRef> = request.keys.iter().map(|(_, column)| column.clone()).collect();
         let bytes = self.check_size(rows, &columns)?;

@@ -90,6 +90,7 @@ impl Materialize {
     /// online), RESOURCE_EXHAUSTED (another is being brought online).
     pub async fn begin(&self, permit: &Permit, view: &str, since_frame: Option<u64>) -> Result<Materializing> {
         permit.require(Action::Write)?;
+        permit.check_view(view)?;
         let inner = self.inner.clone();
         let snapshot = inner.parts.snapshots.load();
         let found = snapshot.tenant(permit.tenant())?.views.get(view).cloned();

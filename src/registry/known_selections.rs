@@ -120,7 +120,8 @@ mod tests {
     #[test]
     fn a_refusal_is_not_kept_and_no_more_are_kept_than_the_bound() {
         let known = KnownSelections::default();
-        let refused = known.get_or_make(TenantId(1), &[], &[], true, || Err(Error::invalid("NOTHING_SELECTED", "nothing")));
+        let refused =
+            known.get_or_make(TenantId(1), &[], &[], true, || Err(Error::invalid("NOTHING_SELECTED", "nothing")));
         assert!(refused.is_err());
         assert!(known.get_or_make(TenantId(1), &[], &[], true, empty).is_ok());
         for number in 0..3 * MAX_KNOWN {

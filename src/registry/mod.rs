@@ -11,8 +11,10 @@ pub mod listing;
 pub mod masking;
 pub mod node;
 pub mod plan;
+pub mod promise;
 pub mod selection;
 pub mod table;
+pub mod tenants;
 pub mod uses;
 pub mod values;
 pub mod world;
@@ -41,13 +43,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, ViewId};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::clock::StoreTime;
 use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
-use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
+use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
 pub use self::validation::{MAX_DEFINITIONS, feeds};
 
@@ -223,6 +225,32 @@ impl Registry {
         Ok(Applied { plan, revision: snapshot.revision })
     }
 
+    /// All rows of the view that count under the ttl which it was given in revision `since` are online: that
+    /// ttl is in effect from the revision that is told. `None`: the view was changed otherwise meanwhile.
+    pub async fn refilled(&self, tenant: &Name, view: ViewId, since: u64) -> Result<Option<u64>> {
+        let (tenant, shared) = (tenant.clone(), Arc::clone(&self.shared));
+        // It adds nothing that a limit could be about.
+        let limits = DefinitionLimits::default();
+        let stamp = Stamp { now: self.shared.time.read(), by: "refill".to_owned(), limits };
+        let edit = move |state: &State, _: &Stamp| {
+            let mut next = state.clone();
+            let views = next.tenants.get_mut(&tenant).map(|tenant| &mut tenant.views);
+            let refilled = views.and_then(|views| {
+                views.values_mut().find(|state| {
+                    state.id == view && state.refilling.as_ref().is_some_and(|refilling| refilling.since == since)
+                })
+            });
+            let Some(refilled) = refilled else { return Ok((None, None)) };
+            refilled.refilling = None;
+            next.revision += 1;
+            Ok((Some(next.revision), Some(next)))
+        };
+        // As of any change: it goes through whoever waits for it.
+        let task = tokio::spawn(async move { shared.change(stamp, edit).await });
+        let changed = task.await.map_err(|failed| Error::internal(format!("a refill's end was cut off: {failed}")))?;
+        changed.map(|(revision, _)| revision)
+    }
+
     /// Makes a definition that isn't there; ALREADY_EXISTS if it is.
     pub async fn create(&self, permit: &Permit, definition: Definition) -> Result<Described> {
         let (tenant, kind, name) = (permit.tenant().clone(), definition.kind(), definition.name().clone());
@@ -277,13 +305,13 @@ impl Registry {
 
     /// A definition as it stands.
     pub fn get(&self, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {
-        permit.require(Action::ReadDefinitions)?;
+        require_definition(permit, kind, name)?;
         described(&self.snapshot(), permit, kind, name)
     }
 
     /// One version of a service, with the features that it was frozen with.
     pub fn get_version(&self, permit: &Permit, service: &Name, number: u32) -> Result<Described> {
-        permit.require(Action::ReadDefinitions)?;
+        require_definition(permit, Kind::FeatureService, service)?;
         let snapshot = self.snapshot();
         listing::get_version(snapshot.tenant(permit.tenant())?, service, number)
     }
@@ -339,6 +367,15 @@ impl Registry {
         edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
     ) -> Result<(T, Arc<Snapshot>)> {
         permit.require(Action::ChangeDefinitions)?;
+        self.run_change(permit, edit).await
+    }
+
+    /// As [`change`](Self::change), by a permit that was looked at already.
+    async fn run_change<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
+    ) -> Result<(T, Arc<Snapshot>)> {
         let stamp = self.stamp(permit);
         let shared = Arc::clone(&self.shared);
         let permit = permit.clone();
@@ -391,6 +428,15 @@ impl Shared {
         tracing::info!(revision, "definitions changed");
         Ok((outcome, snapshot))
     }
+}
+
+/// Of callers who are limited to views and services, to those.
+fn require_definition(permit: &Permit, kind: Kind, name: &Name) -> Result<()> {
+    permit.require_definition(kind.as_str(), name, |reach| match kind {
+        Kind::FeatureView => reach.views.contains(name),
+        Kind::FeatureService => reach.services.contains(name),
+        _ => false,
+    })
 }
 
 fn described(snapshot: &Snapshot, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {

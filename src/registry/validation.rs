@@ -14,8 +14,9 @@ use super::definition::{
     Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
     SourceSpec, Spec, TypedName,
 };
-use super::{masking, values};
+use super::promise::FreshnessSpec;
 use super::world::{Referred, World};
+use super::{masking, values};
 
 /// The most definitions of one request.
 pub const MAX_DEFINITIONS: usize = 10_000;
@@ -106,7 +107,7 @@ pub(super) fn check(
         match &definition.spec {
             Spec::Tenant(_) => violations.add(
                 format!("definitions[{index}].kind"),
-                "tenants can't be defined yet: there is one, 'default', made at the first start",
+                "tenants are applied by themselves, by a caller with the role platform",
             ),
             Spec::Entity(spec) => check_entity(spec, &path, violations),
             Spec::Source(spec) => {
@@ -166,7 +167,9 @@ pub(super) fn resolve_view(
         }
     }
     check_positive(spec.ttl, &format!("{path}.ttl"), violations);
-    check_positive(spec.freshness_max_age, &format!("{path}.freshness.maxAge"), violations);
+    for (field, message) in spec.freshness.iter().flat_map(FreshnessSpec::breaches) {
+        violations.add(format!("{path}.freshness.{field}"), message);
+    }
     if !spec.online && !spec.offline {
         violations.add(format!("{path}.online"), "a view that is neither online nor offline keeps nothing");
     }
@@ -373,7 +376,7 @@ fn check_service(world: &World<'_>, spec: &FeatureServiceSpec, path: &str, viola
     }
 }
 
-fn check_metadata(metadata: &Metadata, path: &str, violations: &mut Violations) {
+pub(super) fn check_metadata(metadata: &Metadata, path: &str, violations: &mut Violations) {
     check_text(&metadata.description, &format!("{path}.description"), violations);
     check_text(&metadata.owner, &format!("{path}.owner"), violations);
     check_tags(&metadata.tags, &format!("{path}.tags"), violations);

@@ -2,7 +2,9 @@
 //! server through it and through nothing else. It is given one address and asks the server where
 //! Flight is. It never retries by itself: whether a request may be sent twice is its caller's to say.
 
+pub mod access;
 pub mod audit;
+pub mod freshness;
 pub mod lean;
 pub mod quotas;
 pub mod remote;
@@ -27,7 +29,6 @@ use hydrant_proto::v1::online_service_client::OnlineServiceClient;
 use hydrant_proto::v1::registry_service_client::RegistryServiceClient;
 use prost::Message as _;
 use tokio::sync::OnceCell;
-use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 use super::status;
@@ -38,6 +39,7 @@ use crate::error::{Code, Violation};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::world::Unread;
 
+pub use self::remote::Connection;
 use self::remote::unreachable;
 
 pub use self::remote::{Heard, Remote, TlsFiles};
@@ -57,8 +59,8 @@ const PAGE: u32 = 500;
 #[derive(Clone)]
 pub struct Client {
     server: Remote,
-    channel: Channel,
-    flight: Arc<OnceCell<Channel>>,
+    channel: Connection,
+    flight: Arc<OnceCell<Connection>>,
     timeout: Option<Duration>,
 }
 
@@ -88,7 +90,7 @@ impl Client {
     }
 
     /// The gRPC connection, for services that this client doesn't wrap (health, reflection).
-    pub fn channel(&self) -> Channel {
+    pub fn channel(&self) -> Connection {
         self.channel.clone()
     }
 
@@ -324,6 +326,13 @@ impl Client {
         self.answer(answer)
     }
 
+    /// Gives up the backfill that the log has taken in with a frame; where that is in the log.
+    pub async fn abandon_backfill(&self, frame: u64) -> Result<u64, Refusal> {
+        let request = self.request(v1::AbandonBackfillRequest { frame });
+        let answer = BackfillServiceClient::new(self.channel()).abandon_backfill(request).await;
+        self.answer(answer).map(|answer| answer.frame)
+    }
+
     /// Sends the rows of a backfill from `first_row` on, and waits until it is taken in; `progress` is told of
     /// it. Dropping the future stops it, unless it is taken in already.
     pub async fn backfill(
@@ -369,28 +378,28 @@ impl Client {
     }
 
     /// Arrow Flight, for what this client doesn't wrap.
-    pub async fn flight(&self) -> Result<FlightServiceClient<Channel>, Refusal> {
+    pub async fn flight(&self) -> Result<FlightServiceClient<Connection>, Refusal> {
         let channel = self.flight.get_or_try_init(|| self.connect_flight()).await?;
         let client = FlightServiceClient::new(channel.clone());
         Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
 
-    async fn connect_flight(&self) -> Result<Channel, Refusal> {
+    async fn connect_flight(&self) -> Result<Connection, Refusal> {
         let port = self.server_info().await?.flight_port;
         self.server.at_port(port).connect().await
     }
 
-    fn registry(&self) -> RegistryServiceClient<Channel> {
+    fn registry(&self) -> RegistryServiceClient<Connection> {
         let client = RegistryServiceClient::new(self.channel());
         client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
     }
 
-    fn history(&self) -> HistoryServiceClient<Channel> {
+    fn history(&self) -> HistoryServiceClient<Connection> {
         let client = HistoryServiceClient::new(self.channel());
         client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
     }
 
-    fn ingest_service(&self) -> IngestServiceClient<Channel> {
+    fn ingest_service(&self) -> IngestServiceClient<Connection> {
         let client = IngestServiceClient::new(self.channel());
         client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE)
     }

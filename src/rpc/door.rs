@@ -56,6 +56,11 @@ impl Door {
         Self { authenticates: Arc::new(crate::tenancy::LoopbackOnly), audit: None }
     }
 
+    /// Who calls, if they may do this.
+    pub(super) fn let_in_to(&self, action: Action, headers: &HeaderMap) -> Result<()> {
+        grants::check(&self.authenticates.authenticate(token(headers)?)?, action)
+    }
+
     /// Who calls, if they may call this method. UNAUTHENTICATED, PERMISSION_DENIED.
     pub(super) fn let_in(
         &self,
@@ -134,8 +139,13 @@ const fn method(name: &'static str, rule: Rule) -> Method {
 }
 
 const READ_DEFINITIONS: Rule = Rule::Needs(Action::ReadDefinitions);
-const CHANGE_DEFINITIONS: Rule = Rule::Needs(Action::ChangeDefinitions);
+/// Tenants are definitions too, and the platform's.
+const READ_DEFINITIONS_OR_TENANTS: Rule = Rule::NeedsOneOf(&[Action::ReadDefinitions, Action::ManageTenants]);
+const CHANGE_DEFINITIONS_OR_TENANTS: Rule = Rule::NeedsOneOf(&[Action::ChangeDefinitions, Action::ManageTenants]);
+/// An admin manages its tenant's keys; the platform its own, and a tenant's first.
+const MANAGE_KEYS: Rule = Rule::NeedsOneOf(&[Action::ManageKeys, Action::ManageTenants]);
 const READ_HISTORY: Rule = Rule::Needs(Action::ReadHistory);
+const CHANGE_DEFINITIONS: Rule = Rule::Needs(Action::ChangeDefinitions);
 const WRITE: Rule = Rule::Needs(Action::Write);
 const BACK_UP: Rule = Rule::Needs(Action::BackUp);
 const BY_FLIGHT: Rule = Rule::NeedsOneOf(&[Action::ReadDefinitions, Action::ReadHistory]);
@@ -147,13 +157,13 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.IngestService/Ingest", WRITE),
     method("hydrant.v1.IngestService/IngestStream", WRITE),
     method("hydrant.v1.IngestService/Delete", WRITE),
-    method("hydrant.v1.RegistryService/CreateDefinition", CHANGE_DEFINITIONS),
-    method("hydrant.v1.RegistryService/GetDefinition", READ_DEFINITIONS),
-    method("hydrant.v1.RegistryService/ListDefinitions", READ_DEFINITIONS),
-    method("hydrant.v1.RegistryService/UpdateDefinition", CHANGE_DEFINITIONS),
-    method("hydrant.v1.RegistryService/DeleteDefinition", CHANGE_DEFINITIONS),
-    method("hydrant.v1.RegistryService/Plan", READ_DEFINITIONS),
-    method("hydrant.v1.RegistryService/Apply", CHANGE_DEFINITIONS),
+    method("hydrant.v1.RegistryService/CreateDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/GetDefinition", READ_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/ListDefinitions", READ_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/UpdateDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/DeleteDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/Plan", READ_DEFINITIONS_OR_TENANTS),
+    method("hydrant.v1.RegistryService/Apply", CHANGE_DEFINITIONS_OR_TENANTS),
     method("hydrant.v1.RegistryService/GetLineage", READ_DEFINITIONS),
     method("hydrant.v1.RegistryService/GetServerInfo", Rule::AnyCaller),
     method("hydrant.v1.HistoryService/ExplainTrainingSet", READ_HISTORY),
@@ -165,15 +175,27 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.TrainingSetService/DeleteTrainingSet", READ_HISTORY),
     method("hydrant.v1.BackfillService/GetBackfill", WRITE),
     method("hydrant.v1.BackfillService/Materialize", WRITE),
+    method("hydrant.v1.BackfillService/AbandonBackfill", WRITE),
     method("hydrant.v1.BackupService/CreateBackup", BACK_UP),
     method("hydrant.v1.BackupService/ListBackups", BACK_UP),
     method("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
+    method("hydrant.v1.AccessService/CreateKey", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/GetKey", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/ListKeys", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/RotateKey", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/RevokeKey", MANAGE_KEYS),
+    method("hydrant.v1.AccessService/WhoAmI", Rule::AnyCaller),
     method("hydrant.v1.QuotaService/GetQuotas", Rule::Needs(Action::ReadQuotas)),
     method("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
     method("hydrant.v1.QuotaService/UpdateQuotas", Rule::Needs(Action::ChangeQuotas)),
     method("hydrant.v1.QuotaService/RaiseQuotas", Rule::Needs(Action::ChangeQuotas)),
     method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
+    method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/ListSilences", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/DeleteSilence", CHANGE_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/Handshake", Rule::AnyCaller),
     method("arrow.flight.protocol.FlightService/ListFlights", READ_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/GetFlightInfo", BY_FLIGHT),
@@ -190,7 +212,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 46;
+const METHOD_COUNT: usize = 58;
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! The port for operators: `/metrics` for Prometheus, `/healthz` (the process answers) and `/readyz`
-//! (it serves). Nothing of a tenant's data passes here.
+//! (it serves). Nothing of a tenant's data passes here; but metrics tell which tenants there are, so
+//! where callers are asked for keys, they are for who may observe the server.
 
 use std::fmt;
 use std::future::Future;
@@ -7,10 +8,14 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rustls::ServerConfig;
+use tonic::codegen::http::{HeaderMap, HeaderValue};
 
+use super::door::Door;
+use crate::error::Code;
 use crate::telemetry::Telemetry;
+use crate::tenancy::Action;
 
 pub use actix_web::dev::ServerHandle as HttpHandle;
 
@@ -26,15 +31,16 @@ pub struct HttpState {
 /// Serves on a bound listener. The future ends when the handle was told to stop.
 pub fn serve(
     listener: TcpListener,
-    state: HttpState,
+    (state, door): (HttpState, Door),
     drain_time: Duration,
     max_connections: usize,
     tls: Option<ServerConfig>,
 ) -> std::io::Result<(HttpHandle, impl Future<Output = std::io::Result<()>> + Send)> {
-    let state = web::Data::new(state);
+    let (state, door) = (web::Data::new(state), web::Data::new(door));
     let server = HttpServer::new(move || {
         App::new()
             .app_data(state.clone())
+            .app_data(door.clone())
             .route("/metrics", web::get().to(metrics))
             .route("/healthz", web::get().to(healthz))
             .route("/readyz", web::get().to(readyz))
@@ -49,7 +55,22 @@ pub fn serve(
     Ok((server.handle(), server))
 }
 
-async fn metrics(state: web::Data<HttpState>) -> HttpResponse {
+async fn metrics(request: HttpRequest, state: web::Data<HttpState>, door: web::Data<Door>) -> HttpResponse {
+    let mut headers = HeaderMap::new();
+    for value in request.headers().get_all("authorization") {
+        // What is no header's value there is none here.
+        let value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""));
+        headers.append("authorization", value);
+    }
+    if let Err(refused) = door.let_in_to(Action::Observe, &headers) {
+        let told = format!("{}: {}\n", refused.reason, refused.message);
+        return match refused.code {
+            Code::Unauthenticated => {
+                HttpResponse::Unauthorized().insert_header(("www-authenticate", "Bearer")).body(told)
+            }
+            _ => HttpResponse::Forbidden().body(told),
+        };
+    }
     match state.telemetry.prometheus_text() {
         Ok((format, text)) => HttpResponse::Ok().content_type(format).body(text),
         Err(error) => HttpResponse::InternalServerError().body(error.to_string()),

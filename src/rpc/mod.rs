@@ -2,6 +2,7 @@
 //! client of all of them. Handlers decode, call one use case and encode; they decide nothing, and
 //! spawn nothing, so that a client that hangs up ends the work.
 
+pub mod access;
 pub mod audit;
 pub mod backfill;
 pub mod backup;
@@ -11,6 +12,7 @@ pub mod codec;
 mod connections;
 mod door;
 pub mod flight;
+pub mod freshness;
 pub mod history;
 pub mod http;
 pub mod ingest;
@@ -20,9 +22,11 @@ pub mod quota;
 pub mod registry;
 pub mod server;
 pub mod status;
+mod tenants;
 pub mod tls;
 mod trail;
 pub mod training;
+pub mod webhook;
 pub mod wire;
 
 use std::sync::Arc;
@@ -30,11 +34,13 @@ use std::sync::Arc;
 /// The messages, for callers of the client.
 pub use hydrant_proto::v1;
 
+use crate::access::Access;
 use crate::audit::Audit;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
 use crate::error::Result;
+use crate::freshness::Freshness;
 use crate::history::History;
 use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
@@ -51,6 +57,7 @@ pub use self::caller::Caller;
 #[derive(Clone, Debug)]
 pub struct UseCases {
     pub tenancy: Arc<Tenancy>,
+    pub access: Access,
     pub registry: Registry,
     pub ingest: Ingest,
     pub serving: Serving,
@@ -61,6 +68,7 @@ pub struct UseCases {
     pub backups: Backups,
     pub quotas: Quotas,
     pub audit: Audit,
+    pub freshness: Freshness,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }

@@ -11,12 +11,13 @@ use super::wire::definitions::{
     decode_definitions, decode_kind, decode_unread, decode_versioned_name, encode_definition, encode_kind,
     encode_problem, encode_status,
 };
-use super::{Caller, UseCases, layers};
+use super::{Caller, UseCases, layers, tenants};
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
 use crate::registry::plan::{Action as Change, Plan};
+use crate::registry::tenants::Expected;
 use crate::tenancy::{Action, Permit};
 
 /// The ports of the other listeners.
@@ -42,6 +43,9 @@ impl RegistryRpc {
     }
 
     async fn create(&self, caller: &Caller, request: v1::CreateDefinitionRequest) -> Result<v1::Definition> {
+        if request.definition.as_ref().is_some_and(tenants::is_tenant) {
+            return tenants::put(&self.use_cases, caller, request.definition, Expected::Nothing).await;
+        }
         let definition = single(request.definition);
         let permit = self.change(caller, names(definition.iter())).await?;
         let definition = definition?;
@@ -49,6 +53,10 @@ impl RegistryRpc {
     }
 
     async fn update(&self, caller: &Caller, request: v1::UpdateDefinitionRequest) -> Result<v1::Definition> {
+        if request.definition.as_ref().is_some_and(tenants::is_tenant) {
+            let expected = Expected::Something(request.etag);
+            return tenants::put(&self.use_cases, caller, request.definition, expected).await;
+        }
         let definition = single(request.definition);
         let permit = self.change(caller, names(definition.iter())).await?;
         let definition = definition?;
@@ -61,6 +69,9 @@ impl RegistryRpc {
         caller: &Caller,
         request: v1::DeleteDefinitionRequest,
     ) -> Result<v1::DeleteDefinitionResponse> {
+        if request.kind == v1::Kind::Tenant as i32 {
+            return tenants::remove(&self.use_cases, caller, request).await;
+        }
         let named = decode_kind(request.kind).map(|kind| format!("{}/{}", kind.as_str(), request.name));
         let permit = self.change(caller, named.into_iter().collect()).await?;
         let kind = decode_kind(request.kind)?;
@@ -73,6 +84,9 @@ impl RegistryRpc {
     }
 
     fn get(&self, caller: &Caller, request: &v1::GetDefinitionRequest) -> Result<v1::Definition> {
+        if tenants::sees_all(caller, request.kind) {
+            return tenants::get(&self.use_cases, caller, &request.name);
+        }
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let described = match decode_versioned_name(kind, &request.name)? {
@@ -83,6 +97,9 @@ impl RegistryRpc {
     }
 
     fn list(&self, caller: &Caller, request: &v1::ListDefinitionsRequest) -> Result<v1::ListDefinitionsResponse> {
+        if tenants::sees_all(caller, request.kind) {
+            return tenants::list(&self.use_cases, caller, request);
+        }
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let page = self.use_cases.registry.list(&permit, kind, request.page_size, &request.page_token)?;
@@ -95,6 +112,9 @@ impl RegistryRpc {
 
     /// Problems of the definitions are the plan's answer; anything else is a refusal.
     fn draft(&self, caller: &Caller, request: v1::PlanRequest) -> Result<v1::PlanResponse> {
+        if request.definitions.iter().any(tenants::is_tenant) {
+            return tenants::draft(&self.use_cases, caller, request);
+        }
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let registry = &self.use_cases.registry;
         let unread = decode_unread(request.unread)?;
@@ -120,6 +140,9 @@ impl RegistryRpc {
     }
 
     async fn make_so(&self, caller: &Caller, request: v1::ApplyRequest) -> Result<v1::ApplyResponse> {
+        if request.definitions.iter().any(tenants::is_tenant) {
+            return tenants::make_so(&self.use_cases, caller, request).await;
+        }
         let definitions = decode_definitions(request.definitions);
         let permit = self.change(caller, names(definitions.iter().flatten())).await?;
         let definitions = definitions?;
@@ -234,7 +257,7 @@ impl RegistryService for RegistryRpc {
 }
 
 /// As the audit log names definitions.
-fn names<'a>(definitions: impl Iterator<Item = &'a Definition>) -> Vec<String> {
+pub(super) fn names<'a>(definitions: impl Iterator<Item = &'a Definition>) -> Vec<String> {
     definitions.map(|definition| format!("{}/{}", definition.kind().as_str(), definition.name())).collect()
 }
 
@@ -242,13 +265,13 @@ fn answer<T>(outcome: Result<T>) -> Result<Response<T>, Status> {
     outcome.map(Response::new).map_err(to_status)
 }
 
-fn single(definition: Option<v1::Definition>) -> Result<Definition> {
+pub(super) fn single(definition: Option<v1::Definition>) -> Result<Definition> {
     let missing = || Error::invalid("INVALID_DEFINITION", "the request holds no definition");
     let mut decoded = decode_definitions(vec![definition.ok_or_else(missing)?])?;
     decoded.pop().ok_or_else(missing)
 }
 
-fn encode_described(described: &Described) -> v1::Definition {
+pub(super) fn encode_described(described: &Described) -> v1::Definition {
     let status = encode_status(described);
     v1::Definition { status: Some(status), ..encode_definition(&described.applied.definition) }
 }

@@ -11,9 +11,11 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use hydrant_proto::v1;
+use hydrant_proto::v1::access_service_server::AccessServiceServer;
 use hydrant_proto::v1::audit_service_server::AuditServiceServer;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
+use hydrant_proto::v1::freshness_service_server::FreshnessServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::quota_service_server::QuotaServiceServer;
@@ -26,12 +28,14 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 
 use super::UseCases;
+use super::access::AccessRpc;
 use super::audit::AuditRpc;
 use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::connections::{self, Connection};
 use super::door::Door;
 use super::flight::{FlightLimits, FlightRpc};
+use super::freshness::FreshnessRpc;
 use super::history::HistoryRpc;
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
@@ -159,11 +163,14 @@ impl Server {
         let registry = RegistryServiceServer::new(RegistryRpc::new(use_cases.clone(), ports))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
+        let access = AccessServiceServer::new(AccessRpc::new(use_cases.clone()));
         let backfill = BackfillServiceServer::new(BackfillRpc::new(use_cases.clone()));
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
         let quotas = QuotaServiceServer::new(QuotaRpc::new(use_cases.clone()));
         let audit =
             AuditServiceServer::new(AuditRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
+        let freshness = FreshnessServiceServer::new(FreshnessRpc::new(use_cases.clone()))
+            .max_encoding_message_size(limit.as_usize());
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
@@ -180,10 +187,12 @@ impl Server {
             .add_service(online)
             .add_service(ingest)
             .add_service(registry)
+            .add_service(access)
             .add_service(backfill)
             .add_service(backup)
             .add_service(quotas)
             .add_service(audit)
+            .add_service(freshness)
             .add_service(history)
             .add_service(training_sets)
             .add_service(health_service.clone())
@@ -196,8 +205,12 @@ impl Server {
 
         let limit = config.server.flight_max_message;
         // A training set takes as long as it takes: only its client bounds it.
-        let calls =
-            Calls::new(&instruments, MessageLimit { option: "server.flight_max_message", bytes: limit.0 }, None, door);
+        let calls = Calls::new(
+            &instruments,
+            MessageLimit { option: "server.flight_max_message", bytes: limit.0 },
+            None,
+            door.clone(),
+        );
         let limits = FlightLimits {
             decode: DecodeLimits { max_message: limit.0, max_rows: MAX_MESSAGE_ROWS },
             idle_time: config.server.idle_time.duration(),
@@ -219,7 +232,7 @@ impl Server {
         // Which protocols it speaks it says itself.
         let http_tls = tls.as_ref().map(|tls| tls.server_config(&[]));
         let (drain_time, max_connections) = (config.server.drain_time.duration(), config.server.max_connections);
-        let (http_handle, http_task) = http::serve(http, state, drain_time, max_connections, http_tls)
+        let (http_handle, http_task) = http::serve(http, (state, door.clone()), drain_time, max_connections, http_tls)
             .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
 
         let mut tasks =
@@ -263,10 +276,12 @@ impl ServerControl {
             OnlineServer::NAME,
             IngestServiceServer::<IngestRpc>::NAME,
             RegistryServiceServer::<RegistryRpc>::NAME,
+            AccessServiceServer::<AccessRpc>::NAME,
             BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
             QuotaServiceServer::<QuotaRpc>::NAME,
             AuditServiceServer::<AuditRpc>::NAME,
+            FreshnessServiceServer::<FreshnessRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,

@@ -260,7 +260,8 @@ fn encode(
 
 /// How many cells a column of a lookup has whose rows are not read.
 fn length_of(lookup: &Lookup, selection: &Selection, columns: &[ArrayRef], rows: usize) -> usize {
-    let of_lookup = selection.request_columns.iter().zip(columns).filter(|(known, _)| lookup.keys.contains(&known.name));
+    let of_lookup =
+        selection.request_columns.iter().zip(columns).filter(|(known, _)| lookup.keys.contains(&known.name));
     if of_lookup.map(|(_, column)| column.len()).all(|length| length == 1) { 1 } else { rows }
 }
 

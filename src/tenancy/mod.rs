@@ -14,6 +14,7 @@ pub mod identity;
 pub mod metrics;
 pub mod quota;
 pub mod rate;
+mod reach;
 mod settings;
 
 #[cfg(test)]
@@ -31,9 +32,10 @@ use crate::error::{Code, Error, Result};
 pub use account::{Account, Held};
 pub use admission::Class;
 pub use charges::DefinitionLimits;
-pub use grants::Action;
+pub use grants::{Action, Role, Roles};
 pub use identity::{Authenticates, Identity, LoopbackOnly};
 pub use quota::{Limits, Measure, Quota, Usage};
+pub use reach::Reach;
 pub use settings::AdmissionSettings;
 
 use self::admission::{Asked, Refused};
@@ -68,7 +70,7 @@ pub struct Demand {
 /// is dropped.
 #[derive(Clone, Debug)]
 pub struct Permit {
-    caller: Arc<str>,
+    identity: Identity,
     action: Action,
     leave: Arc<Leave>,
 }
@@ -222,9 +224,21 @@ impl Tenancy {
         self.gate.waits()
     }
 
-    /// Loopback, the only identity there is, acts as the default tenant.
-    fn account_of(&self, _identity: &Identity) -> Arc<Account> {
-        self.default.clone()
+    /// Of the tenant that the identity acts for, which exists: whoever verified it has seen to that.
+    fn account_of(&self, identity: &Identity) -> Arc<Account> {
+        let tenant = identity.tenant();
+        if tenant == self.default.tenant() {
+            return self.default.clone();
+        }
+        if let Some(account) = self.accounts.get(tenant) {
+            return account.value().clone();
+        }
+        let new = || {
+            let limits = Limits::default();
+            let index = self.gate.add_tenant(limits.share());
+            Arc::new(Account::new(tenant.clone(), index, limits, self.gate.ticker()))
+        };
+        self.accounts.entry(tenant.clone()).or_insert_with(new).value().clone()
     }
 }
 
@@ -251,7 +265,7 @@ impl Drop for Leave {
 
 impl Permit {
     fn new(identity: &Identity, action: Action, leave: Leave) -> Self {
-        Self { caller: identity.shared_name(), action, leave: Arc::new(leave) }
+        Self { identity: identity.clone(), action, leave: Arc::new(leave) }
     }
 
     /// The tenant in whose name the caller acts.
@@ -267,9 +281,9 @@ impl Permit {
         &self.leave.account
     }
 
-    /// Whether the caller looks after the server and all its tenants. Today every caller is the operator.
+    /// Whether the caller looks after the server and all its tenants.
     pub fn oversees_all(&self) -> bool {
-        true
+        self.identity.may(Action::ManageTenants)
     }
 
     /// Whether the caller may know of a tenant: its own, or any for whoever looks after them.
@@ -279,22 +293,34 @@ impl Permit {
 
     /// Whether the caller has the grant for what is personal (tagged pii); whoever has not gets it masked.
     pub fn may_see_pii(&self) -> bool {
-        true
+        self.identity.roles().contains(Role::Pii)
     }
 
     /// Who is calling, for records of who changed what.
     pub fn caller(&self) -> &str {
-        &self.caller
+        self.identity.name()
+    }
+
+    /// What was verified about the caller.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     pub fn action(&self) -> Action {
         self.action
     }
 
+    /// Refuses (PERMISSION_DENIED) a caller whose roles don't allow `action` either: for the few use cases
+    /// that are open to two kinds of callers.
+    pub fn require_identity(&self, action: Action) -> Result<()> {
+        grants::check(&self.identity, action)
+    }
+
     /// Refuses (PERMISSION_DENIED) a permit that was given for something else.
     pub fn require(&self, action: Action) -> Result<()> {
         if self.action == action {
-            return Ok(());
+            // Definitions as a whole are no limited caller's; single ones ask [`Self::require_definition`].
+            return if action == Action::ReadDefinitions { self.check_unlimited(action.as_str()) } else { Ok(()) };
         }
         let message = format!("a permit to {} doesn't allow to {}", self.action.as_str(), action.as_str());
         Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message)

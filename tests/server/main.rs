@@ -1,11 +1,14 @@
 //! A whole server in this process, on ports of its own, driven through its client and by strangers:
 //! what each service answers, what it refuses, and that it goes on serving afterwards.
 
+mod access;
 mod admission;
 mod audit;
 mod flight;
+mod freshness;
 mod hostile;
 mod lifecycle;
+mod monitoring;
 mod services;
 mod streaming;
 mod support;

@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Literals that look like reasons and aren't: gRPC's own names, cell statuses, variables.
-const NO_REASONS: [&str; 13] = [
+const NO_REASONS: [&str; 15] = [
     "ALREADY_EXISTS",
+    "AT_RISK",
     "CARGO_PKG_VERSION",
     "DATA_LOSS",
     "FAILED_PRECONDITION",
@@ -15,9 +16,12 @@ const NO_REASONS: [&str; 13] = [
     "HYDRANT_CLIENT_CERT",
     "HYDRANT_CLIENT_KEY",
     "HYDRANT_SERVER",
+    "HYDRANT_TOKEN",
+    "HYDRANT_TOKEN_FILE",
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "NO_COLOR",
+    "NO_DATA",
     "OUT_OF_RANGE",
     "RESOURCE_EXHAUSTED",
 ];

@@ -92,6 +92,8 @@ impl TrainingSets {
             return Err(Error::invalid("TRAINING_SET_WITHOUT_SERVICE", message)
                 .hint("apply a FeatureService with the features that the model needs, and name it"));
         }
+        // Before the spine is looked for, as of all that is read.
+        permit.check_reads(&request.services, &[])?;
         let prepared = self.prepare(permit, request).await?;
         let being_made = format!("{name} (being made)");
         let services = hold_services(&self.inner.registry, permit.tenant(), &prepared.request.services, &being_made);

@@ -172,34 +172,43 @@ impl TrainingSets {
     /// A saved training set: this version, or the newest.
     pub fn get(&self, permit: &Permit, name: &Name, version: Option<u32>) -> Result<SavedSet> {
         permit.require(Action::ReadHistory)?;
-        let catalog = self.inner.catalog.load();
-        Ok(self.told(permit, catalog.find(permit.tenant(), name, version)?.clone()))
+        let found = self.inner.catalog.load().find(permit.tenant(), name, version).cloned();
+        if permit.identity().reach().is_none() {
+            return found.map(|set| self.told(permit, set));
+        }
+        // Whether there is one tells only who may read what it is made of.
+        let given = found.ok().filter(|set| permit.check_reads(&set.services, &[]).is_ok());
+        given.map(|set| self.told(permit, set)).ok_or_else(|| permit.outside("training set", name.as_str()))
     }
 
     /// Every version of every saved training set, by name.
     pub fn list(&self, permit: &Permit) -> Result<Vec<SavedSet>> {
         permit.require(Action::ReadHistory)?;
+        permit.check_unlimited("list training sets")?;
         Ok(self.inner.catalog.load().of(permit.tenant()).map(|set| self.told(permit, set.clone())).collect())
     }
 
     /// What a caller may know of a set: its statistics tell values of what is personal.
     fn told(&self, permit: &Permit, mut set: SavedSet) -> SavedSet {
         if !permit.may_see_pii() {
-            let personal = self.personal_columns(permit, &set.services);
-            set.statistics.retain(|column| !personal.contains(&column.name) || set.masked.contains(&column.name));
+            match self.personal_columns(permit, &set.services) {
+                Ok(personal) => {
+                    let masked = &set.masked;
+                    set.statistics.retain(|column| !personal.contains(&column.name) || masked.contains(&column.name));
+                }
+                // What can't be found out is not told.
+                Err(_) => set.statistics.clear(),
+            }
         }
         set
     }
 
-    /// The columns of services that are personal now; all that can't be found out are.
-    fn personal_columns(&self, permit: &Permit, services: &[String]) -> BTreeSet<String> {
+    /// The columns of services that are personal as they are defined now.
+    fn personal_columns(&self, permit: &Permit, services: &[String]) -> Result<BTreeSet<String>> {
         let snapshot = self.inner.registry.snapshot();
-        let selected = snapshot.tenant(permit.tenant()).and_then(|tenant| {
-            let mut selection = snapshot.select(tenant, services, &[])?;
-            selection.mask(Masking::AsGranted, false)?;
-            Ok(selection.masked().map(str::to_owned).collect())
-        });
-        selected.unwrap_or_default()
+        let mut selection = snapshot.select(snapshot.tenant(permit.tenant())?, services, &[])?;
+        selection.mask(Masking::AsGranted, false)?;
+        Ok(selection.masked().map(str::to_owned).collect())
     }
 
     /// Prepares a saved training set, to be pulled again.
@@ -218,6 +227,7 @@ impl TrainingSets {
     /// its end even if nobody waits for it.
     pub async fn delete(&self, permit: &Permit, name: Name, version: Option<u32>) -> Result<Vec<String>> {
         permit.require(Action::ReadHistory)?;
+        permit.check_unlimited("delete training sets")?;
         let (sets, tenant) = (self.clone(), permit.tenant().clone());
         let deleting = tokio::spawn(async move {
             let inner = sets.inner.as_ref();

@@ -159,6 +159,7 @@ impl TrainingSets {
     }
 
     fn plan_masked(&self, permit: &Permit, request: FixedRequest, masking: Masking<'_>) -> Result<Prepared> {
+        permit.check_reads(&request.services, &request.features)?;
         let spine = self.spines().get(permit.tenant(), request.spine)?;
         let snapshot = self.history().inner.parts.snapshots.load();
         let asked = HistoricalRequest {

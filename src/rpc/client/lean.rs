@@ -9,11 +9,10 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::super::codec::{BytesOut, DecodeBytes};
-use super::{MAX_MESSAGE, Refusal, Remote, failure, unreadable};
+use super::{Connection, MAX_MESSAGE, Refusal, Remote, failure, unreadable};
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +25,7 @@ pub enum Method {
 #[derive(Clone, Debug)]
 pub struct LeanClient {
     server: Remote,
-    connections: Vec<Channel>,
+    connections: Vec<Connection>,
     deadline: Option<Duration>,
 }
 
@@ -48,7 +47,7 @@ impl LeanClient {
         self.send(connection, method, request).await.map_err(|status| failure(&self.server, &status))
     }
 
-    async fn send(&self, connection: Channel, method: Method, request: Bytes) -> Result<Bytes, Status> {
+    async fn send(&self, connection: Connection, method: Method, request: Bytes) -> Result<Bytes, Status> {
         let mut grpc = Grpc::new(connection).max_decoding_message_size(MAX_MESSAGE);
         grpc.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;
         let mut request = Request::new(request);

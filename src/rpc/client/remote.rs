@@ -2,14 +2,20 @@
 //! certificate of the client. It opens connections and knows none of the services.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
 
 use super::status::Refusal;
+use crate::access::{PREFIX, Token};
 use crate::error::Code;
 
 /// How long to wait for a connection.
@@ -26,6 +32,23 @@ pub struct Remote {
     tls: Option<ClientTlsConfig>,
     /// Whether the client shows a certificate.
     shows_certificate: bool,
+    shows_token: ShowsToken,
+}
+
+/// A connection that shows the caller's token, if there is one, with every call.
+pub type Connection = InterceptedService<Channel, ShowsToken>;
+
+/// Puts the token among the headers of a call.
+#[derive(Clone, Debug, Default)]
+pub struct ShowsToken(Option<AsciiMetadataValue>);
+
+impl Interceptor for ShowsToken {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// What a client needs beside an address to speak TLS.
@@ -52,7 +75,7 @@ impl Remote {
     /// At `HOST:PORT`, without TLS; `http://` before it is as if it weren't there.
     pub fn plain(address: &str) -> Self {
         let address = address.strip_prefix("http://").unwrap_or(address);
-        Self { address: address.to_owned(), tls: None, shows_certificate: false }
+        Self { address: address.to_owned(), tls: None, shows_certificate: false, shows_token: ShowsToken::default() }
     }
 
     /// At `HOST:PORT`, over TLS. The server's certificate must be for HOST. INVALID_ARGUMENT where a file
@@ -73,7 +96,29 @@ impl Remote {
                 .map_err(|error| bad_tls(format!("the client's key holds no private key in PEM: {error}")))?;
             config = config.identity(Identity::from_pem(certificate, key));
         }
-        Ok(Self { address: address.to_owned(), tls: Some(config), shows_certificate })
+        let shows_token = ShowsToken::default();
+        Ok(Self { address: address.to_owned(), tls: Some(config), shows_certificate, shows_token })
+    }
+
+    /// With an API key, which is shown with every call; INVALID_ARGUMENT, without the key, where it is none.
+    pub fn with_token(self, token: &str) -> Result<Self, Refusal> {
+        let bad = |told: String| Refusal::new(Code::InvalidArgument, "BAD_CREDENTIAL", told);
+        if token.starts_with(PREFIX) {
+            // What is mistyped goes nowhere.
+            Token::parse(token).map_err(|error| bad(error.message))?;
+        }
+        let mut value = AsciiMetadataValue::try_from(format!("Bearer {token}"))
+            .map_err(|_| bad("the credential has characters that no key has".to_owned()))?;
+        value.set_sensitive(true);
+        Ok(Self { shows_token: ShowsToken(Some(value)), ..self })
+    }
+
+    /// Whether a token that is shown can be read by whoever is on the way.
+    pub fn is_private(&self) -> bool {
+        let host = self.address.rsplit_once(':').map_or(self.address.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let is_loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        self.is_secure() || is_loopback
     }
 
     /// `HOST:PORT`.
@@ -92,7 +137,7 @@ impl Remote {
         Self { address: format!("{host}:{port}"), ..self.clone() }
     }
 
-    pub(super) async fn connect(&self) -> Result<Channel, Refusal> {
+    pub(super) async fn connect(&self) -> Result<Connection, Refusal> {
         let unreachable = |error: tonic::transport::Error| unreachable(self, &error);
         let scheme = if self.is_secure() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.address)).map_err(unreachable)?;
@@ -100,7 +145,8 @@ impl Remote {
             endpoint = endpoint.tls_config(tls.clone()).map_err(unreachable)?;
         }
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-        endpoint.http2_max_header_list_size(MAX_HEADERS).connect().await.map_err(unreachable)
+        let channel = endpoint.http2_max_header_list_size(MAX_HEADERS).connect().await.map_err(unreachable)?;
+        Ok(Connection::new(channel, self.shows_token.clone()))
     }
 
     /// What answers there, for who has to be told why gRPC doesn't.

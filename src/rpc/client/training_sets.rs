@@ -11,11 +11,10 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::training_set_service_client::TrainingSetServiceClient;
 use prost::Message as _;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use super::super::wire::ipc::{Decoded, IpcDecoder};
 use super::super::wire::messages::MESSAGE_BYTES;
-use super::{Client, MAX_MESSAGE, Refusal, Remote, failure, unreadable, upload};
+use super::{Client, Connection, MAX_MESSAGE, Refusal, Remote, failure, unreadable, upload};
 
 /// Training sets of one page when all are listed.
 const PAGE: u32 = 500;
@@ -168,7 +167,7 @@ impl Client {
         Ok(self.answer(answer)?.deleted)
     }
 
-    fn training_sets(&self) -> TrainingSetServiceClient<Channel> {
+    fn training_sets(&self) -> TrainingSetServiceClient<Connection> {
         TrainingSetServiceClient::new(self.channel()).max_decoding_message_size(MAX_MESSAGE)
     }
 }

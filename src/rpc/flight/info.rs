@@ -15,7 +15,7 @@ use super::{Asked, read_descriptor};
 use crate::error::{Error, Result};
 use crate::registry::catalog::{Snapshot, Source, TenantCatalog, View};
 use crate::registry::table::Beside;
-use crate::tenancy::Action;
+use crate::tenancy::{Action, Permit};
 
 /// The kinds of path, as they stand first in it.
 const SOURCE: &str = "source";
@@ -24,7 +24,8 @@ const SERVICE: &str = "service";
 
 /// Everything that there is, by kind and name.
 pub(super) fn list(use_cases: &UseCases, caller: &Caller) -> Result<Vec<FlightInfo>> {
-    let (snapshot, catalog) = definitions(use_cases, caller)?;
+    let (permit, snapshot, catalog) = definitions(use_cases, caller)?;
+    permit.require(Action::ReadDefinitions)?;
     let mut flights = Vec::new();
     for source in catalog.sources.values() {
         flights.push(flight(path(SOURCE, source.name.as_str()), &source_schema(source))?);
@@ -49,11 +50,12 @@ pub(super) fn schema_of(use_cases: &UseCases, caller: &Caller, descriptor: Fligh
 }
 
 fn schema(use_cases: &UseCases, caller: &Caller, descriptor: FlightDescriptor) -> Result<Schema> {
-    let (snapshot, catalog) = definitions(use_cases, caller)?;
+    let (permit, snapshot, catalog) = definitions(use_cases, caller)?;
     match read_descriptor(descriptor)? {
-        Asked::Ingest(command) => source(&catalog, &command.source),
-        Asked::Backfill(command) => source(&catalog, &command.source),
+        Asked::Ingest(command) => source(&permit, &catalog, &command.source),
+        Asked::Backfill(command) => source(&permit, &catalog, &command.source),
         Asked::HistoricalFeatures(command) => {
+            permit.check_reads(&command.services, &command.features)?;
             let beside = Beside { status: command.with_status, event_time: command.with_event_time };
             Ok(beside.schema(&snapshot.select(&catalog, &command.services, &command.features)?))
         }
@@ -63,13 +65,18 @@ fn schema(use_cases: &UseCases, caller: &Caller, descriptor: FlightDescriptor) -
                 .hint("put it (DoPut), then ask for what is made of it"))
         }
         Asked::Path(kind, name) => match kind.as_str() {
-            SOURCE => source(&catalog, &name),
+            SOURCE => source(&permit, &catalog, &name),
             VIEW => {
                 let name = decode_name("view", &name)?;
+                permit.check_view(name.as_str())?;
                 let view = catalog.views.get(&name).ok_or_else(|| missing("view", "VIEW_NOT_FOUND", &name))?;
                 Ok(view_schema(view))
             }
-            SERVICE => Ok(Beside::default().schema(&snapshot.select(&catalog, &[name], &[])?)),
+            SERVICE => {
+                let services = [name];
+                permit.check_reads(&services, &[])?;
+                Ok(Beside::default().schema(&snapshot.select(&catalog, &services, &[])?))
+            }
             other => {
                 let told = format!("there is no kind '{}' of flight", other.chars().take(80).collect::<String>());
                 Err(Error::not_found("UNKNOWN_KIND", told).hint("use source, view, service or training_set"))
@@ -78,16 +85,17 @@ fn schema(use_cases: &UseCases, caller: &Caller, descriptor: FlightDescriptor) -
     }
 }
 
-fn definitions(use_cases: &UseCases, caller: &Caller) -> Result<(Arc<Snapshot>, Arc<TenantCatalog>)> {
+fn definitions(use_cases: &UseCases, caller: &Caller) -> Result<(Permit, Arc<Snapshot>, Arc<TenantCatalog>)> {
     let permit = use_cases.permit(caller, Action::ReadDefinitions)?;
-    permit.require(Action::ReadDefinitions)?;
     let snapshot = use_cases.registry.snapshot();
     let catalog = snapshot.tenant(permit.tenant())?.clone();
-    Ok((snapshot, catalog))
+    Ok((permit, snapshot, catalog))
 }
 
-fn source(catalog: &TenantCatalog, name: &str) -> Result<Schema> {
+fn source(permit: &Permit, catalog: &TenantCatalog, name: &str) -> Result<Schema> {
     let name = decode_name("source", name)?;
+    let found = catalog.sources.get(&name);
+    permit.check_source(name.as_str(), found.map(|source| source.views.iter().map(|view| &view.name)))?;
     let source = catalog.sources.get(&name).ok_or_else(|| missing("source", "SOURCE_NOT_FOUND", &name))?;
     Ok(source_schema(source))
 }

@@ -17,8 +17,10 @@ mod s14_backups;
 mod s15_explanations;
 mod s16_training_sets;
 mod s17_backfills;
+mod s18_access;
 mod s19_quotas;
 mod s20_audit;
+mod s22_freshness;
 
 use serde_json::{Value as Json, json};
 

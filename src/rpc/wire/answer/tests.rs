@@ -322,7 +322,8 @@ fn one_value_that_stands_for_many_rows_is_not_written_out_beyond_the_limit() {
     let text = DataType::Scalar(ScalarType::String);
     let view = made_up_view(1, &[("k", ScalarType::Int64)], &[("f", text, None)]);
     let lookup = |key| Lookup { view: view.clone(), keys: vec![name(key)], ttl: None };
-    let column = ServiceColumn { name: "f".to_owned(), lookup: 0, feature: 0, data_type: text, default: None, is_masked: false };
+    let column =
+        ServiceColumn { name: "f".to_owned(), lookup: 0, feature: 0, data_type: text, default: None, is_masked: false };
     let lookups = vec![lookup("shared"), lookup("each")];
     let selection = Selection::new(Vec::new(), Vec::new(), lookups, vec![column], 7).expect("of two lookups");
     let long = packed(&[text], &[Value::String("x".repeat(1 << 20))]);

@@ -1,0 +1,209 @@
+//! AccessService: API keys made, shown, rotated and revoked, and whom the server takes a caller for. The
+//! text of a key passes here once, in the answer that makes it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hydrant_proto::v1;
+use hydrant_proto::v1::access_service_server::AccessService;
+use hydrant_storage::names::Name;
+use tonic::{Request, Response, Status};
+
+use super::status::to_status;
+use super::wire::definitions::decode_name;
+use super::{Caller, UseCases, layers};
+use crate::access::{ApiKey, KeyId, MAX_NAMES, NewKey, Token};
+use crate::error::{Error, Result};
+use crate::tenancy::{Action, Permit, Role, Roles};
+
+#[derive(Debug)]
+pub struct AccessRpc {
+    use_cases: UseCases,
+}
+
+impl AccessRpc {
+    pub fn new(use_cases: UseCases) -> Self {
+        Self { use_cases }
+    }
+
+    /// By which of its roles a caller manages keys, the use case asks further.
+    fn action(caller: &Caller) -> Action {
+        let is_platform = !caller.identity.may(Action::ManageKeys) && caller.identity.may(Action::ManageTenants);
+        if is_platform { Action::ManageTenants } else { Action::ManageKeys }
+    }
+
+    fn permit(&self, caller: &Caller) -> Result<Permit> {
+        self.use_cases.permit(caller, Self::action(caller))
+    }
+
+    /// As [`Self::permit`], once it is written down what is changed.
+    async fn change(&self, caller: &Caller, resource: String) -> Result<Permit> {
+        let action = Self::action(caller);
+        self.use_cases.change(caller, action, vec![resource]).await
+    }
+
+    async fn create(&self, caller: &Caller, request: v1::CreateKeyRequest) -> Result<v1::CreateKeyResponse> {
+        let roles: Vec<String> = request.roles.iter().take(Role::ALL.len()).map(|role| role_name(*role)).collect();
+        let of = match request.tenant.as_str() {
+            "" => caller.identity.tenant().to_string(),
+            tenant => tenant.parse::<Name>().map_or_else(|_| "?".to_owned(), |tenant| tenant.to_string()),
+        };
+        let permit = self.change(caller, format!("ApiKey/{of}/{}", roles.join("+"))).await?;
+        let tenant = Some(&request.tenant).filter(|tenant| !tenant.is_empty());
+        let new = NewKey {
+            tenant: tenant.map(|tenant| decode_name("tenant", tenant)).transpose()?,
+            roles: decode_roles(&request.roles)?,
+            views: decode_names("view", &request.views)?,
+            services: decode_names("service", &request.services)?,
+            description: request.description,
+            expires_after: request.expires_after_micros.map(Duration::from_micros),
+        };
+        let (key, token) = self.use_cases.access.create(&permit, new).await?;
+        Ok(encode_created(&key, &token))
+    }
+
+    fn list(&self, caller: &Caller) -> Result<v1::ListKeysResponse> {
+        let permit = self.permit(caller)?;
+        let keys = self.use_cases.access.list(&permit)?;
+        Ok(v1::ListKeysResponse { keys: keys.iter().map(encode_key).collect() })
+    }
+
+    fn get(&self, caller: &Caller, id: &str) -> Result<v1::ApiKey> {
+        let permit = self.permit(caller)?;
+        self.use_cases.access.get(&permit, decode_id(id)?).map(|key| encode_key(&key))
+    }
+
+    async fn rotate(&self, caller: &Caller, request: &v1::RotateKeyRequest) -> Result<v1::CreateKeyResponse> {
+        let permit = self.change(caller, named(&request.id)).await?;
+        let overlap = Duration::from_micros(request.overlap_micros);
+        let (key, token) = self.use_cases.access.rotate(&permit, decode_id(&request.id)?, overlap).await?;
+        Ok(encode_created(&key, &token))
+    }
+
+    async fn revoke(&self, caller: &Caller, id: &str) -> Result<v1::ApiKey> {
+        let permit = self.change(caller, named(id)).await?;
+        self.use_cases.access.revoke(&permit, decode_id(id)?).await.map(|key| encode_key(&key))
+    }
+}
+
+#[async_trait]
+impl AccessService for AccessRpc {
+    async fn create_key(
+        &self,
+        request: Request<v1::CreateKeyRequest>,
+    ) -> Result<Response<v1::CreateKeyResponse>, Status> {
+        let caller = layers::caller(request.extensions());
+        self.create(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
+    }
+
+    async fn get_key(&self, request: Request<v1::GetKeyRequest>) -> Result<Response<v1::ApiKey>, Status> {
+        let caller = layers::caller(request.extensions());
+        self.get(&caller, &request.get_ref().id).map(Response::new).map_err(to_status)
+    }
+
+    async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
+        self.list(&layers::caller(request.extensions())).map(Response::new).map_err(to_status)
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<v1::RotateKeyRequest>,
+    ) -> Result<Response<v1::CreateKeyResponse>, Status> {
+        let caller = layers::caller(request.extensions());
+        self.rotate(&caller, request.get_ref()).await.map(Response::new).map_err(to_status)
+    }
+
+    async fn revoke_key(&self, request: Request<v1::RevokeKeyRequest>) -> Result<Response<v1::ApiKey>, Status> {
+        let caller = layers::caller(request.extensions());
+        self.revoke(&caller, &request.get_ref().id).await.map(Response::new).map_err(to_status)
+    }
+
+    async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
+        let identity = layers::caller(request.extensions()).identity;
+        let reach = identity.reach().cloned().unwrap_or_default();
+        Ok(Response::new(v1::WhoAmIResponse {
+            name: identity.name().to_owned(),
+            tenant: identity.tenant().to_string(),
+            roles: encode_roles(identity.roles()),
+            views: reach.views.iter().map(ToString::to_string).collect(),
+            services: reach.services.iter().map(ToString::to_string).collect(),
+        }))
+    }
+}
+
+/// A key for the audit log. What was sent may be anything, a key itself by mistake included.
+fn named(id: &str) -> String {
+    id.parse::<KeyId>().map_or_else(|_| "ApiKey/?".to_owned(), |id| format!("ApiKey/{id}"))
+}
+
+fn decode_id(text: &str) -> Result<KeyId> {
+    text.parse().map_err(|told: String| Error::invalid("BAD_KEY_ID", told))
+}
+
+fn decode_names(kind: &'static str, names: &[String]) -> Result<Vec<Name>> {
+    // Of more it is said that they are too many.
+    names.iter().take(MAX_NAMES + 1).map(|name| decode_name(kind, name)).collect()
+}
+
+fn decode_roles(roles: &[i32]) -> Result<Roles> {
+    let decode = |role: &i32| match v1::Role::try_from(*role) {
+        Ok(v1::Role::Reader) => Ok(Role::Reader),
+        Ok(v1::Role::Trainer) => Ok(Role::Trainer),
+        Ok(v1::Role::Writer) => Ok(Role::Writer),
+        Ok(v1::Role::Owner) => Ok(Role::Owner),
+        Ok(v1::Role::Admin) => Ok(Role::Admin),
+        Ok(v1::Role::Platform) => Ok(Role::Platform),
+        Ok(v1::Role::Pii) => Ok(Role::Pii),
+        Ok(v1::Role::Unspecified) | Err(_) => Err(Error::invalid("BAD_KEY", format!("{role} is no role"))),
+    };
+    roles.iter().map(decode).collect()
+}
+
+/// A role by its name, for who asks for keys.
+pub fn parse_role(name: &str) -> Result<v1::Role, String> {
+    name.parse::<Role>().map(encode_role)
+}
+
+/// The name of a role on the wire; of one that this version doesn't know, its number.
+pub fn role_name(role: i32) -> String {
+    let known = Role::ALL.into_iter().find(|known| i32::from(encode_role(*known)) == role);
+    known.map_or_else(|| format!("role {role}"), |known| known.as_str().to_owned())
+}
+
+/// As on the wire.
+fn encode_role(role: Role) -> v1::Role {
+    match role {
+        Role::Reader => v1::Role::Reader,
+        Role::Trainer => v1::Role::Trainer,
+        Role::Writer => v1::Role::Writer,
+        Role::Owner => v1::Role::Owner,
+        Role::Admin => v1::Role::Admin,
+        Role::Platform => v1::Role::Platform,
+        Role::Pii => v1::Role::Pii,
+    }
+}
+
+fn encode_roles(roles: Roles) -> Vec<i32> {
+    roles.iter().map(|role| encode_role(role).into()).collect()
+}
+
+fn encode_created(key: &ApiKey, token: &Token) -> v1::CreateKeyResponse {
+    v1::CreateKeyResponse { key: Some(encode_key(key)), token: token.reveal() }
+}
+
+fn encode_key(key: &ApiKey) -> v1::ApiKey {
+    v1::ApiKey {
+        id: key.id.to_string(),
+        tenant: key.tenant.to_string(),
+        roles: encode_roles(key.roles),
+        views: key.views.iter().map(ToString::to_string).collect(),
+        services: key.services.iter().map(ToString::to_string).collect(),
+        description: key.description.clone(),
+        created_micros: key.created,
+        created_by: key.created_by.clone(),
+        expires_micros: key.expires,
+        revoked_micros: key.revoked,
+        last_used_micros: key.last_used,
+        previous_until_micros: key.previous_until,
+    }
+}

@@ -1,0 +1,94 @@
+//! What a caller's credential is limited to. A limited caller is refused whatever touches anything else,
+//! by what the request names and before it is looked up: so the refusal tells nothing of what there is.
+
+use std::collections::BTreeSet;
+
+use hydrant_storage::names::Name;
+
+use super::{Action, Permit};
+use crate::error::{Code, Error, Result};
+
+/// Views and services by name. A service may be read as a whole, whatever views it is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    pub views: BTreeSet<Name>,
+    pub services: BTreeSet<Name>,
+}
+
+impl Permit {
+    /// Refuses (PERMISSION_DENIED) features of views, and services, that the caller is not given. Services
+    /// are `NAME` or `NAME@N`, features `VIEW:FEATURE`.
+    pub fn check_reads(&self, services: &[String], features: &[String]) -> Result<()> {
+        let Some(reach) = self.identity().reach() else { return Ok(()) };
+        for service in services {
+            let name = service.split_once('@').map_or(service.as_str(), |(name, _)| name);
+            if !reach.services.contains(name) {
+                return Err(self.outside("service", name));
+            }
+        }
+        for feature in features {
+            let view = feature.split_once(':').map_or(feature.as_str(), |(view, _)| view);
+            if !reach.views.contains(view) {
+                return Err(self.outside("view", view));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses (PERMISSION_DENIED) a view that the caller is not given.
+    pub fn check_view(&self, view: &str) -> Result<()> {
+        match self.identity().reach() {
+            Some(reach) if !reach.views.contains(view) => Err(self.outside("view", view)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses (PERMISSION_DENIED) a permit that was not given to read definitions, and a definition that
+    /// the caller is not given.
+    pub fn require_definition(
+        &self,
+        kind: &'static str,
+        name: &Name,
+        is_given: impl FnOnce(&Reach) -> bool,
+    ) -> Result<()> {
+        let Some(reach) = self.identity().reach() else { return self.require(Action::ReadDefinitions) };
+        if is_given(reach) && self.action() == Action::ReadDefinitions {
+            return Ok(());
+        }
+        Err(self.outside(kind, name.as_str()))
+    }
+
+    /// Refuses (PERMISSION_DENIED) a source whose rows go to views that the caller is not given, or to
+    /// none. `None`: there is no such source.
+    pub fn check_source<'a>(&self, source: &str, views: Option<impl IntoIterator<Item = &'a Name>>) -> Result<()> {
+        let Some(reach) = self.identity().reach() else { return Ok(()) };
+        let mut views = views.into_iter().flatten().peekable();
+        if views.peek().is_none() || views.any(|view| !reach.views.contains(view)) {
+            return Err(self.outside("source", source));
+        }
+        Ok(())
+    }
+
+    /// Refuses (PERMISSION_DENIED) a caller who is limited at all: what is asked for is the whole tenant's.
+    pub fn check_unlimited(&self, what: &str) -> Result<()> {
+        match self.identity().reach() {
+            Some(_) => {
+                let message = format!("'{}' is limited to named views and services, and may not {what}", self.caller());
+                Err(denied(message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The same for what there is and what there isn't.
+    pub fn outside(&self, kind: &'static str, name: &str) -> Error {
+        let name: String = name.chars().take(80).collect();
+        let message = format!("'{}' is limited to other views and services than {kind} '{name}'", self.caller());
+        denied(message).with("kind", kind).with("name", name)
+    }
+}
+
+fn denied(message: String) -> Error {
+    Error::new(Code::PermissionDenied, "OUT_OF_REACH", message)
+        .hint("`hydrant whoami` tells what the key is limited to; an admin of the tenant can give another (hydrant key create)")
+}
