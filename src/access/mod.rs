@@ -475,6 +475,9 @@ fn check_new(new: &NewKey) -> Result<()> {
             ));
         }
     }
+    if new.roles.iter().eq([Role::Pii]) {
+        return bad("the role pii stands beside another: it shows what that one reads".to_owned());
+    }
     let is_limited = !(new.views.is_empty() && new.services.is_empty());
     let unlimited = [Role::Owner, Role::Admin, Role::Platform];
     if is_limited && unlimited.into_iter().any(|role| new.roles.contains(role)) {

@@ -315,6 +315,12 @@ fn summary(set: &v1::TrainingSet) -> String {
         historical::difference(&report),
     );
     text.push_str(&statistics(set));
+    if !set.masked.is_empty() {
+        text.push_str(&format!(
+            "\nmasked, since who made it had no grant for personal data (pii): {}",
+            set.masked.join(", ")
+        ));
+    }
     text
 }
 
@@ -386,7 +392,7 @@ fn document(set: &v1::TrainingSet) -> Json {
             "name": column.name, "type": column.r#type, "nulls": column.nulls,
             "statuses": {
                 "PRESENT": column.present, "NULL": column.written_null, "NOT_FOUND": column.not_found,
-                "EXPIRED": column.expired,
+                "EXPIRED": column.expired, "MASKED": column.masked,
             },
             "min": column.min, "mean": column.mean, "max": column.max,
         })
@@ -399,7 +405,7 @@ fn document(set: &v1::TrainingSet) -> Json {
         "content_hash": set.content_hash, "tables": set.tables.iter().map(table).collect::<Vec<_>>(),
         "columns": set.columns.iter().map(column).collect::<Vec<_>>(),
         "statistics": set.statistics.iter().map(statistics).collect::<Vec<_>>(),
-        "created": time::show(set.created_micros), "created_by": set.created_by,
+        "created": time::show(set.created_micros), "created_by": set.created_by, "masked": set.masked,
     })
 }
 

@@ -214,6 +214,7 @@ impl Answer {
                 let age = view.winner.as_ref().map_or(0, |row| self.told.at.saturating_sub(row.event_time));
                 format!("{} old, and the ttl is {}", time::age(0, age), time::age(0, view.ttl.unwrap_or_default()))
             }
+            v1::StatusCause::NotGranted => "personal (pii), and you have no grant for it".to_owned(),
             v1::StatusCause::Unspecified => "not told".to_owned(),
         };
         if value.is_default { format!("{cause}; the default stands in") } else { cause }

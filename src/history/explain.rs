@@ -12,6 +12,7 @@ use super::reading::{Reading, SpineFacts, TableFacts};
 use super::service::{HistoricalRequest, History};
 use super::sources::Cut;
 use crate::error::Result;
+use crate::registry::masking::Masking;
 use crate::tenancy::{Action, Permit};
 
 /// How a training set would be made.
@@ -30,7 +31,7 @@ impl History {
         let _place = self.take_place()?;
         let parts = &self.inner.parts;
         let snapshot = parts.snapshots.load();
-        let plan = Self::plan_in(&snapshot, permit, request)?;
+        let plan = Self::plan_in(&snapshot, permit, request, Masking::AsGranted)?;
         self.inner.options.check_rows(rows)?;
         let patience = self.inner.options.patience;
         let cut = Cut::take(parts.log.as_ref(), &parts.partitions, request.cutoff, patience).await?;

@@ -13,7 +13,7 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 use super::asof::Mode;
 use super::columns;
 use crate::error::{Code, Error, Violation};
-use crate::registry::catalog::View;
+use crate::registry::catalog::{Lookup, View};
 use crate::registry::selection::Selection;
 use crate::registry::table::Beside;
 
@@ -77,8 +77,8 @@ pub struct PlannedLookup {
 #[derive(Clone, Debug)]
 pub struct OutputColumn {
     pub name: String,
-    /// Index into the lookups.
-    pub lookup: usize,
+    /// Index into the lookups; `None`: it is masked, and comes from nothing.
+    pub lookup: Option<usize>,
     /// Index into the view's features.
     pub feature: usize,
     /// Index into the join's projected features.
@@ -113,15 +113,18 @@ impl Plan {
         let planned: Vec<Option<usize>> = selection
             .lookups
             .iter()
-            .map(|lookup| plan.add_lookup(&lookup.view, &lookup.keys, lookup.ttl, &mut wrong))
+            .enumerate()
+            .map(|(number, lookup)| plan.add_lookup(lookup, selection.is_read(number), &mut wrong))
             .collect();
         for column in &selection.columns {
-            if let Some(lookup) = planned[column.lookup] {
-                let (join, feature) = (plan.lookups[lookup].join, column.feature);
+            let (name, data_type, feature) = (column.name.clone(), column.data_type, column.feature);
+            let output = OutputColumn { name, lookup: None, feature, projected: 0, data_type, default: None };
+            if column.is_masked {
+                plan.columns.push(output);
+            } else if let Some(lookup) = planned[column.lookup] {
+                let join = plan.lookups[lookup].join;
                 plan.joins[join].features.push(feature);
-                let (name, data_type) = (column.name.clone(), column.data_type);
-                let default = column.default.clone();
-                plan.columns.push(OutputColumn { name, lookup, feature, projected: 0, data_type, default });
+                plan.columns.push(OutputColumn { lookup: Some(lookup), default: column.default.clone(), ..output });
             }
         }
         for join in &mut plan.joins {
@@ -129,14 +132,20 @@ impl Plan {
             join.features.dedup();
         }
         for column in &mut plan.columns {
-            let join = &plan.joins[plan.lookups[column.lookup].join];
+            let Some(lookup) = column.lookup else { continue };
+            let join = &plan.joins[plan.lookups[lookup].join];
             column.projected = join.features.partition_point(|feature| *feature < column.feature);
         }
         plan.output = plan.output_schema();
         check_names(&plan, selection, &mut wrong);
         refuse(wrong)?;
-        plan.joins.iter().try_for_each(|join| refuse_without_history(&join.view))?;
+        selection.lookups.iter().try_for_each(|lookup| refuse_without_history(&lookup.view))?;
         Ok(plan)
+    }
+
+    /// The names of the columns that are masked.
+    pub fn masked(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().filter(|column| column.lookup.is_none()).map(|column| column.name.as_str())
     }
 
     /// About how many bytes an output row takes, for cutting batches.
@@ -159,13 +168,9 @@ impl Plan {
         self.joins.iter().map(of_join).sum::<usize>().max(1)
     }
 
-    fn add_lookup(
-        &mut self,
-        view: &Arc<View>,
-        keys: &[Name],
-        ttl: Option<Micros>,
-        wrong: &mut Vec<Violation>,
-    ) -> Option<usize> {
+    /// `None` where the spine doesn't fit, or where the lookup is not read.
+    fn add_lookup(&mut self, lookup: &Lookup, is_read: bool, wrong: &mut Vec<Violation>) -> Option<usize> {
+        let Lookup { view, keys, ttl } = lookup;
         let mut parts = Vec::with_capacity(keys.len());
         for (column, join_key) in keys.iter().zip(&view.join_keys) {
             match key_column(&self.spine, column.as_str(), join_key.key_type, view) {
@@ -177,7 +182,7 @@ impl Plan {
                 }
             }
         }
-        if parts.len() < view.join_keys.len() {
+        if parts.len() < view.join_keys.len() || !is_read {
             return None;
         }
         let sort = position_or_push(
@@ -187,7 +192,7 @@ impl Plan {
         );
         let join = Join { view: view.clone(), sort, features: Vec::new() };
         let join = position_or_push(&mut self.joins, join, |a, b| a.view.id == b.view.id && a.sort == b.sort);
-        let lookup = PlannedLookup { join, ttl };
+        let lookup = PlannedLookup { join, ttl: *ttl };
         Some(position_or_push(&mut self.lookups, lookup, |a, b| a.join == b.join && a.ttl == b.ttl))
     }
 
@@ -236,12 +241,16 @@ impl fmt::Display for Plan {
                     let columns: Vec<&str> = self
                         .columns
                         .iter()
-                        .filter(|column| column.lookup == lookup)
+                        .filter(|column| column.lookup == Some(lookup))
                         .map(|column| column.name.as_str())
                         .collect();
                     writeln!(formatter, "      {ttl}: {}", columns.join(", "))?;
                 }
             }
+        }
+        let masked: Vec<&str> = self.masked().collect();
+        if !masked.is_empty() {
+            writeln!(formatter, "  masked: {}", masked.join(", "))?;
         }
         Ok(())
     }

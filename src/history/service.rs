@@ -36,6 +36,7 @@ use crate::log::WriteLog;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::Snapshot;
+use crate::registry::masking::Masking;
 use crate::tenancy::{Action, Held, Permit};
 
 /// Opening the files of a view takes about as long as walking beside so many rows of a spine.
@@ -163,15 +164,21 @@ impl History {
 
     /// What a request would do, and the columns of its answer. Reads nothing.
     pub fn plan(&self, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
-        Self::plan_in(&self.inner.parts.snapshots.load(), permit, request)
+        Self::plan_in(&self.inner.parts.snapshots.load(), permit, request, Masking::AsGranted)
     }
 
-    pub(super) fn plan_in(snapshot: &Snapshot, permit: &Permit, request: &HistoricalRequest) -> Result<Plan> {
+    pub(super) fn plan_in(
+        snapshot: &Snapshot,
+        permit: &Permit,
+        request: &HistoricalRequest,
+        masking: Masking<'_>,
+    ) -> Result<Plan> {
         permit.require(Action::ReadHistory)?;
         permit.check_reads(&request.services, &request.features)?;
         let tenant = snapshot.tenant(permit.tenant())?;
-        let selection = snapshot.select(tenant, &request.services, &request.features)?;
+        let mut selection = snapshot.select(tenant, &request.services, &request.features)?;
         selection.require_unique_names()?;
+        selection.mask(masking, permit.may_see_pii())?;
         let HistoricalRequest { event_time, mode, with_status, with_event_time, .. } = request.clone();
         Plan::new(&selection, request.spine.clone(), &Shape { event_time, mode, with_status, with_event_time })
     }
@@ -180,7 +187,7 @@ impl History {
     /// it has ended.
     pub fn open(&self, permit: &Permit, request: HistoricalRequest) -> Result<SpineIntake> {
         let snapshot = self.inner.parts.snapshots.load();
-        let plan = Arc::new(Self::plan_in(&snapshot, permit, &request)?);
+        let plan = Arc::new(Self::plan_in(&snapshot, permit, &request, Masking::AsGranted)?);
         let budget = self.inner.budget(permit);
         let memory = permit.hold_training_memory(budget.memory)?;
         let writer = SpineWriter::new(plan.clone(), &budget);

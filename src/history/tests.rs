@@ -126,6 +126,7 @@ fn selection(ttls: [Option<i64>; 4]) -> Selection {
         feature,
         data_type: TYPES[feature],
         default: lookups[lookup].view.features[feature].default.clone(),
+        is_masked: false,
     };
     let columns = vec![
         column("view1", 0, 1),

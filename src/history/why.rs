@@ -25,6 +25,7 @@ use super::work::{Stop, Stoppable, blocking};
 use crate::error::{Error, Result, Violation};
 use crate::log::{LogError, WriteLog};
 use crate::registry::catalog::{Lookup, ServiceColumn, View};
+use crate::registry::masking::Masking;
 use crate::registry::selection::{SelectedService, Selection};
 use crate::tenancy::{Action, Permit};
 
@@ -143,6 +144,8 @@ pub enum Cause {
     /// The row was written before the feature was added.
     OlderThanFeature,
     Expired,
+    /// The caller may not see it.
+    Masked,
 }
 
 /// What decides which rows count.
@@ -194,8 +197,10 @@ impl History {
         }
         let parts = &self.inner.parts;
         let snapshot = parts.snapshots.load();
-        let selection = snapshot.select(snapshot.tenant(permit.tenant())?, &request.services, &request.features)?;
+        let tenant = snapshot.tenant(permit.tenant())?;
+        let mut selection = snapshot.select(tenant, &request.services, &request.features)?;
         selection.require_unique_names()?;
+        selection.mask(Masking::AsGranted, permit.may_see_pii())?;
         // Keys of what isn't asked about may be given too.
         let (is_narrowed, known) = (!request.columns.is_empty(), selection.request_columns.clone());
         let selection = narrowed(selection, &request.columns)?;
@@ -257,7 +262,9 @@ fn narrowed(selection: Selection, columns: &[String]) -> Result<Selection> {
     }
     let lookups = needed.iter().filter_map(|lookup| lookups[*lookup].take()).collect();
     let services = selection.services.into_iter().map(|service| SelectedService { columns: Vec::new(), ..service });
-    Selection::new(services.collect(), Vec::new(), lookups, kept, selection.revision)
+    let mut narrowed = Selection::new(services.collect(), Vec::new(), lookups, kept, selection.revision)?;
+    narrowed.note_unread();
+    Ok(narrowed)
 }
 
 /// The encoded key of each lookup; `None` where a part is null.
@@ -331,13 +338,15 @@ fn explain(
     let (mut lookups, mut cells) = (Vec::new(), Vec::new());
     for (number, lookup) in selection.lookups.iter().enumerate() {
         let seen = match &keys[number] {
-            Some(key) => rows_of_key(&views[number], key, asked, most, stop)?,
-            None => Seen { winner: None, winner_has_landed: false, losers: BinaryHeap::new(), most: 0, rows: 0 },
+            Some(key) if selection.is_read(number) => rows_of_key(&views[number], key, asked, most, stop)?,
+            _ => Seen { winner: None, winner_has_landed: false, losers: BinaryHeap::new(), most: 0, rows: 0 },
         };
         for index in &columns_of[number] {
             let column = &selection.columns[*index];
-            let told = cell(&seen, keys[number].is_none(), column.feature, column.data_type, asked, lookup.ttl)?;
-            let (status, cause, value) = told;
+            let (status, cause, value) = match column.is_masked {
+                true => (CellStatus::Masked, Cause::Masked, Value::Null),
+                false => cell(&seen, keys[number].is_none(), column.feature, column.data_type, asked, lookup.ttl)?,
+            };
             let default = column.default.as_ref().filter(|_| status.takes_default());
             let explained = WhyCell {
                 name: column.name.clone(),

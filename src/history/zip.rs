@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, new_null_array};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, new_null_array};
 use arrow_schema::Schema;
 use arrow_select::interleave::interleave;
 use hydrant_storage::order::{CellStatus, Micros, RowStatus, missing_cell_status, row_status};
@@ -62,6 +62,8 @@ pub struct StatusCounts {
     pub null: u64,
     pub not_found: u64,
     pub expired: u64,
+    #[serde(default)]
+    pub masked: u64,
 }
 
 /// One join's hits in one range, in the spine's order.
@@ -169,14 +171,22 @@ impl Zip {
         for number in 0..self.plan.columns.len() {
             let plan = self.plan.clone();
             let column = &plan.columns[number];
-            let join = &in_range[plan.lookups[column.lookup].join];
-            self.append_column(number, column, &found_pieces[column.lookup], join, &mut columns)?;
+            match column.lookup {
+                None => self.append_masked(number, times.len(), &mut columns),
+                Some(lookup) => {
+                    let join = &in_range[plan.lookups[lookup].join];
+                    self.append_column(number, column, &found_pieces[lookup], join, &mut columns)?;
+                }
+            }
         }
         if let Some(counts) = &mut self.statuses {
             let beside = columns[spine_columns..].len() / self.plan.columns.len().max(1);
             let values = columns[spine_columns..].iter().step_by(beside.max(1));
             for ((counts, column), values) in counts.iter_mut().zip(&self.plan.columns).zip(values) {
-                counts.add(column, &found_pieces[column.lookup], values);
+                match column.lookup {
+                    None => counts.masked += values.len() as u64,
+                    Some(lookup) => counts.add(column, &found_pieces[lookup], values),
+                }
             }
         }
         self.range = Some((range, in_range));
@@ -208,6 +218,16 @@ impl Zip {
     /// The hash of the added columns so far.
     pub fn digest(&self) -> String {
         self.digest.finish(&self.added)
+    }
+
+    /// A column that the caller may not see: nulls, and no times.
+    fn append_masked(&self, column: usize, rows: usize, columns: &mut Vec<ArrayRef>) {
+        let data_type = self.plan.columns[column].data_type.to_arrow();
+        columns.push(new_null_array(&data_type, rows));
+        let texts = || StringArray::from_iter_values(std::iter::repeat_n(CellStatus::Masked.as_str(), rows));
+        columns.extend(self.plan.with_status.then(|| Arc::new(texts()) as ArrayRef));
+        let times = || TimestampMicrosecondArray::new_null(rows).with_timezone("UTC");
+        columns.extend(self.plan.with_event_time.then(|| Arc::new(times()) as ArrayRef));
     }
 
     fn append_column(

@@ -208,6 +208,7 @@ fn service_version(
             feature,
             data_type: column.data_type,
             default: default(column.default.as_ref(), column.data_type).map_err(|error| problem(&error))?,
+            is_masked: false,
         })
     };
     let columns = frozen.columns.iter().map(column).collect::<Result<_, _>>()?;

@@ -186,6 +186,8 @@ pub struct ServiceColumn {
     pub data_type: DataType,
     /// Frozen with the service.
     pub default: Option<Value>,
+    /// The caller may not see it. Of a request; what is defined is never masked.
+    pub is_masked: bool,
 }
 
 impl Snapshot {

@@ -28,6 +28,7 @@ pub struct KnownSelections {
 #[derive(Debug)]
 struct Known {
     tenant: TenantId,
+    may_see_pii: bool,
     services: Vec<String>,
     features: Vec<String>,
     selection: Arc<Selection>,
@@ -41,16 +42,21 @@ impl KnownSelections {
         tenant: TenantId,
         services: &[String],
         features: &[String],
+        may_see_pii: bool,
         make: impl FnOnce() -> Result<Selection>,
     ) -> Result<Arc<Selection>> {
         if services.len() + features.len() > MAX_NAMES {
             return make().map(Arc::new);
         }
-        let request = digest(tenant, services, features);
+        let request = digest(tenant, services, features, may_see_pii);
         let known = self.by_request.get(&request).map(|known| Arc::clone(&known));
         // Equal digests are no proof of equal requests.
-        let same =
-            |known: &Arc<Known>| known.tenant == tenant && known.services == services && known.features == features;
+        let same = |known: &Arc<Known>| {
+            known.tenant == tenant
+                && known.may_see_pii == may_see_pii
+                && known.services == services
+                && known.features == features
+        };
         if let Some(known) = known.filter(same) {
             return Ok(Arc::clone(&known.selection));
         }
@@ -63,15 +69,16 @@ impl KnownSelections {
             self.columns.store(columns, Ordering::Relaxed);
         }
         let (services, features) = (services.to_vec(), features.to_vec());
-        let known = Known { tenant, services, features, selection: Arc::clone(&selection) };
+        let known = Known { tenant, may_see_pii, services, features, selection: Arc::clone(&selection) };
         self.by_request.insert(request, Arc::new(known));
         Ok(selection)
     }
 }
 
-fn digest(tenant: TenantId, services: &[String], features: &[String]) -> u128 {
+fn digest(tenant: TenantId, services: &[String], features: &[String], may_see_pii: bool) -> u128 {
     let mut digest = Xxh3Default::new();
     digest.update(&tenant.0.to_le_bytes());
+    digest.update(&[u8::from(may_see_pii)]);
     for names in [services, features] {
         digest.update(&(names.len() as u64).to_le_bytes());
         for name in names {
@@ -95,28 +102,30 @@ mod tests {
     fn a_request_is_resolved_once_and_another_by_itself() {
         let known = KnownSelections::default();
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let first = known.get_or_make(TenantId(1), &names(&["a", "b"]), &[], empty).expect("made");
-        let again = known.get_or_make(TenantId(1), &names(&["a", "b"]), &[], || panic!("it is known"));
+        let first = known.get_or_make(TenantId(1), &names(&["a", "b"]), &[], true, empty).expect("made");
+        let again = known.get_or_make(TenantId(1), &names(&["a", "b"]), &[], true, || panic!("it is known"));
         assert!(Arc::ptr_eq(&first, &again.expect("known")));
-        for (tenant, services, features) in [
-            (2, names(&["a", "b"]), names(&[])),
-            (1, names(&["b", "a"]), names(&[])),
-            (1, names(&["a"]), names(&["b"])),
-            (1, names(&["ab"]), names(&[])),
+        for (tenant, services, features, may_see_pii) in [
+            (2, names(&["a", "b"]), names(&[]), true),
+            (1, names(&["a", "b"]), names(&[]), false),
+            (1, names(&["b", "a"]), names(&[]), true),
+            (1, names(&["a"]), names(&["b"]), true),
+            (1, names(&["ab"]), names(&[]), true),
         ] {
-            let other = known.get_or_make(TenantId(tenant), &services, &features, empty).expect("made");
-            assert!(!Arc::ptr_eq(&first, &other), "{tenant} {services:?} {features:?}");
+            let other = known.get_or_make(TenantId(tenant), &services, &features, may_see_pii, empty).expect("made");
+            assert!(!Arc::ptr_eq(&first, &other), "{tenant} {services:?} {features:?} {may_see_pii}");
         }
     }
 
     #[test]
     fn a_refusal_is_not_kept_and_no_more_are_kept_than_the_bound() {
         let known = KnownSelections::default();
-        let refused = known.get_or_make(TenantId(1), &[], &[], || Err(Error::invalid("NOTHING_SELECTED", "nothing")));
+        let refused =
+            known.get_or_make(TenantId(1), &[], &[], true, || Err(Error::invalid("NOTHING_SELECTED", "nothing")));
         assert!(refused.is_err());
-        assert!(known.get_or_make(TenantId(1), &[], &[], empty).is_ok());
+        assert!(known.get_or_make(TenantId(1), &[], &[], true, empty).is_ok());
         for number in 0..3 * MAX_KNOWN {
-            known.get_or_make(TenantId(1), &[number.to_string()], &[], empty).expect("made");
+            known.get_or_make(TenantId(1), &[number.to_string()], &[], true, empty).expect("made");
             assert!(known.by_request.len() <= MAX_KNOWN);
         }
     }

@@ -9,6 +9,7 @@ pub mod graph;
 pub mod limits;
 pub mod lineage;
 pub mod listing;
+pub mod masking;
 pub mod node;
 pub mod plan;
 pub mod promise;
@@ -449,7 +450,7 @@ impl Registry {
         let shared = Arc::clone(&self.shared);
         let permit = permit.clone();
         let task = tokio::spawn(async move {
-            let changed = shared.change(stamp, edit).await;
+            let changed = shared.change(stamp, permit.may_see_pii(), edit).await;
             drop(permit);
             changed
         });
@@ -461,6 +462,7 @@ impl Shared {
     async fn change<T: Send + 'static>(
         &self,
         stamp: Stamp,
+        may_see_pii: bool,
         edit: impl FnOnce(&State, &Stamp) -> Result<(T, Option<State>)> + Send + 'static,
     ) -> Result<(T, Arc<Snapshot>)> {
         let _place = self.waiting.try_acquire().map_err(|_| {
@@ -468,7 +470,7 @@ impl Shared {
             Error::new(Code::ResourceExhausted, "REGISTRY_BUSY", message).retry_after(RETRY_AFTER)
         })?;
         let mut version = self.writer.lock().await;
-        let state = self.state.load_full();
+        let (state, before) = (self.state.load_full(), self.snapshot.load());
         let draft = move || -> Result<(T, Option<Drafted>)> {
             let (outcome, next) = edit(&state, &stamp)?;
             let Some(mut next) = next else { return Ok((outcome, None)) };
@@ -477,6 +479,9 @@ impl Shared {
             let snapshot = build::snapshot(&state).map_err(|detail| {
                 Error::internal(format!("a change would have made a state that doesn't fit together: {detail}"))
             })?;
+            if !may_see_pii {
+                masking::refuse_unmasking(&before, &snapshot)?;
+            }
             let encoded = Bytes::from(state.encode());
             Ok((outcome, Some(Drafted { state, snapshot, encoded, records })))
         };

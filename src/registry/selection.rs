@@ -12,6 +12,7 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 use crate::error::{Code, Error, Result};
 
 use super::catalog::{Lookup, ServiceColumn, ServiceVersion, Snapshot, TenantCatalog, View};
+use super::masking::Masking;
 
 /// The most services that one request may name.
 pub const MAX_SERVICES: usize = 64;
@@ -37,6 +38,8 @@ pub struct Selection {
     pub views: Vec<SelectedView>,
     /// For each lookup the index of its view among `views`.
     pub view_of: Vec<usize>,
+    /// For each lookup whether all its columns are masked, so that it is not made; empty where none is.
+    unread: Vec<bool>,
 }
 
 /// A view of a request, whichever lookups need it.
@@ -63,14 +66,20 @@ pub struct RequestColumn {
 }
 
 impl Snapshot {
-    /// As [`Snapshot::select`]; what was asked for before is not resolved again.
+    /// As [`Snapshot::select`], with what is personal masked for whoever has no grant for it; what was
+    /// asked for before is not resolved again.
     pub fn selection(
         &self,
         tenant: &TenantCatalog,
         services: &[String],
         features: &[String],
+        may_see_pii: bool,
     ) -> Result<Arc<Selection>> {
-        self.known_selections.get_or_make(tenant.id, services, features, || self.select(tenant, services, features))
+        self.known_selections.get_or_make(tenant.id, services, features, may_see_pii, || {
+            let mut selection = self.select(tenant, services, features)?;
+            selection.mask(Masking::AsGranted, may_see_pii)?;
+            Ok(selection)
+        })
     }
 
     /// The catalog of a tenant.
@@ -141,7 +150,23 @@ impl Selection {
             }
             view_of.push(index);
         }
-        Ok(Self { services, features, lookups, columns, revision, request_columns, views, view_of })
+        Ok(Self { services, features, lookups, columns, revision, request_columns, views, view_of, unread: Vec::new() })
+    }
+
+    /// Whether a lookup's rows are read: some column of it may be seen.
+    pub fn is_read(&self, lookup: usize) -> bool {
+        !self.unread.get(lookup).is_some_and(|unread| *unread)
+    }
+
+    /// Notes anew which lookups are read, where columns were masked.
+    pub fn note_unread(&mut self) {
+        self.unread.clear();
+        if self.columns.iter().any(|column| column.is_masked) {
+            self.unread.resize(self.lookups.len(), true);
+            for column in self.columns.iter().filter(|column| !column.is_masked) {
+                self.unread[column.lookup] = false;
+            }
+        }
     }
 
     /// Refuses a selection in which two different columns have one name. Where columns are told
@@ -231,6 +256,7 @@ impl Builder {
             feature,
             data_type: definition.data_type,
             default: definition.default.clone(),
+            is_masked: false,
         })
     }
 

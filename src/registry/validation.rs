@@ -15,8 +15,8 @@ use super::definition::{
     Metadata, SourceSpec, Spec, TypedName,
 };
 use super::promise::FreshnessSpec;
-use super::values;
 use super::world::{Referred, World};
+use super::{masking, values};
 
 /// The most definitions of one request.
 pub const MAX_DEFINITIONS: usize = 10_000;
@@ -427,6 +427,11 @@ fn check_tags(tags: &BTreeMap<String, String>, path: &str, violations: &mut Viol
         }
         check_text(name, path, violations);
         check_text(value, &format!("{path}.{name}"), violations);
+        if name == masking::PII {
+            if let Some(problem) = masking::problem_of(value) {
+                violations.add(format!("{path}.{name}"), problem);
+            }
+        }
     }
 }
 

@@ -190,6 +190,7 @@ fn encode_cell(cell: &WhyCell) -> Result<v1::ExplainedValue> {
         Cause::Deleted => v1::StatusCause::Deleted,
         Cause::OlderThanFeature => v1::StatusCause::OlderThanFeature,
         Cause::Expired => v1::StatusCause::PastTtl,
+        Cause::Masked => v1::StatusCause::NotGranted,
     };
     Ok(v1::ExplainedValue {
         value: Some(encode_column(&cell.name, &column.finish())?),

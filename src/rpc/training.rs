@@ -295,6 +295,7 @@ fn encode_set(set: &SavedSet) -> v1::TrainingSet {
         statistics: set.statistics.iter().map(encode_statistics).collect(),
         created_micros: set.created,
         created_by: set.created_by.clone(),
+        masked: set.masked.clone(),
     }
 }
 
@@ -308,6 +309,7 @@ fn encode_statistics(column: &ColumnStatistics) -> v1::ColumnStatistics {
         written_null: column.statuses.null,
         not_found: column.statuses.not_found,
         expired: column.statuses.expired,
+        masked: column.statuses.masked,
         min: numbers.map(|numbers| numbers.min),
         max: numbers.map(|numbers| numbers.max),
         mean: numbers.map(|numbers| numbers.mean),

@@ -126,6 +126,9 @@ impl<'a> ColumnCells<'a> {
         row: &RowCells<'a>,
         value: impl FnOnce(&OpenRow<'a>) -> Result<Option<T>, DamagedRow>,
     ) -> (CellStatus, Option<T>) {
+        if self.column.is_masked {
+            return (CellStatus::Masked, None);
+        }
         let feature = self.column.feature;
         match row {
             RowCells::Without(status) => (*status, None),

@@ -117,8 +117,12 @@ impl RequestKeys {
         let mut lookups = Vec::with_capacity(selection.lookups.len());
         // Seeded anew for each request: nobody can choose keys that collide.
         let hashing = RandomState::new();
-        for (lookup, view) in selection.lookups.iter().zip(&selection.view_of) {
-            let rows = encode(lookup, selection, &columns, rows, &mut views[*view], &hashing)?;
+        for (number, (lookup, view)) in selection.lookups.iter().zip(&selection.view_of).enumerate() {
+            let rows = if selection.is_read(number) {
+                encode(lookup, selection, &columns, rows, &mut views[*view], &hashing)?
+            } else {
+                vec![None; length_of(lookup, selection, &columns, rows)]
+            };
             lookups.push(LookupKeys { rows });
         }
         Ok(Self { rows, columns, lookups, views })
@@ -252,6 +256,13 @@ fn encode(
         encoded.push(has_key.then(|| view.take(begin, lookup.view.slot_seed, hashing)));
     }
     Ok(encoded)
+}
+
+/// How many cells a column of a lookup has whose rows are not read.
+fn length_of(lookup: &Lookup, selection: &Selection, columns: &[ArrayRef], rows: usize) -> usize {
+    let of_lookup =
+        selection.request_columns.iter().zip(columns).filter(|(known, _)| lookup.keys.contains(&known.name));
+    if of_lookup.map(|(_, column)| column.len()).all(|length| length == 1) { 1 } else { rows }
 }
 
 /// Rows are bounded far below.

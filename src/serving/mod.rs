@@ -222,7 +222,7 @@ impl Serving {
         permit.check_reads(&request.services, &request.features)?;
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenant(permit.tenant())?;
-        let selection = snapshot.selection(tenant, &request.services, &request.features)?;
+        let selection = snapshot.selection(tenant, &request.services, &request.features, permit.may_see_pii())?;
         refuse_offline_views(&selection)?;
         match request.shape {
             AnswerShape::Columns => {}

@@ -41,6 +41,8 @@ pub enum Role {
     Admin,
     /// Looks after the server and its tenants, and reads nothing of any of them.
     Platform,
+    /// Sees what is personal (tagged pii) in whatever its other roles read; allows nothing by itself.
+    Pii,
 }
 
 /// A set of roles.
@@ -129,7 +131,8 @@ impl Action {
 }
 
 impl Role {
-    pub const ALL: [Self; 6] = [Self::Reader, Self::Trainer, Self::Writer, Self::Owner, Self::Admin, Self::Platform];
+    pub const ALL: [Self; 7] =
+        [Self::Reader, Self::Trainer, Self::Writer, Self::Owner, Self::Admin, Self::Platform, Self::Pii];
 
     /// As on the command line and in records.
     pub fn as_str(self) -> &'static str {
@@ -140,6 +143,7 @@ impl Role {
             Self::Owner => "owner",
             Self::Admin => "admin",
             Self::Platform => "platform",
+            Self::Pii => "pii",
         }
     }
 }

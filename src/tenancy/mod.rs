@@ -291,6 +291,11 @@ impl Permit {
         self.oversees_all() || tenant == self.tenant()
     }
 
+    /// Whether the caller has the grant for what is personal (tagged pii); whoever has not gets it masked.
+    pub fn may_see_pii(&self) -> bool {
+        self.identity.roles().contains(Role::Pii)
+    }
+
     /// Who is calling, for records of who changed what.
     pub fn caller(&self) -> &str {
         self.identity.name()

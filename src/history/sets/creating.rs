@@ -193,6 +193,7 @@ impl Creation {
             registry_revision: plan.revision,
             tables: tables.iter().map(table).collect(),
             statistics,
+            masked: request.masked.clone(),
             created: self.making.sets.now(),
             created_by: self.permit.caller().to_owned(),
         })

@@ -10,7 +10,7 @@ mod saved;
 mod spines;
 mod statistics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,6 +26,7 @@ use crate::clock::StoreTime;
 use crate::cluster::{MetadataError, MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::registry::Registry;
+use crate::registry::masking::Masking;
 use crate::registry::uses::UseHold;
 use crate::tenancy::{Action, Permit};
 
@@ -173,18 +174,41 @@ impl TrainingSets {
         permit.require(Action::ReadHistory)?;
         let found = self.inner.catalog.load().find(permit.tenant(), name, version).cloned();
         if permit.identity().reach().is_none() {
-            return found;
+            return found.map(|set| self.told(permit, set));
         }
         // Whether there is one tells only who may read what it is made of.
         let given = found.ok().filter(|set| permit.check_reads(&set.services, &[]).is_ok());
-        given.ok_or_else(|| permit.outside("training set", name.as_str()))
+        given.map(|set| self.told(permit, set)).ok_or_else(|| permit.outside("training set", name.as_str()))
     }
 
     /// Every version of every saved training set, by name.
     pub fn list(&self, permit: &Permit) -> Result<Vec<SavedSet>> {
         permit.require(Action::ReadHistory)?;
         permit.check_unlimited("list training sets")?;
-        Ok(self.inner.catalog.load().of(permit.tenant()).cloned().collect())
+        Ok(self.inner.catalog.load().of(permit.tenant()).map(|set| self.told(permit, set.clone())).collect())
+    }
+
+    /// What a caller may know of a set: its statistics tell values of what is personal.
+    fn told(&self, permit: &Permit, mut set: SavedSet) -> SavedSet {
+        if !permit.may_see_pii() {
+            match self.personal_columns(permit, &set.services) {
+                Ok(personal) => {
+                    let masked = &set.masked;
+                    set.statistics.retain(|column| !personal.contains(&column.name) || masked.contains(&column.name));
+                }
+                // What can't be found out is not told.
+                Err(_) => set.statistics.clear(),
+            }
+        }
+        set
+    }
+
+    /// The columns of services that are personal as they are defined now.
+    fn personal_columns(&self, permit: &Permit, services: &[String]) -> Result<BTreeSet<String>> {
+        let snapshot = self.inner.registry.snapshot();
+        let mut selection = snapshot.select(snapshot.tenant(permit.tenant())?, services, &[])?;
+        selection.mask(Masking::AsGranted, false)?;
+        Ok(selection.masked().map(str::to_owned).collect())
     }
 
     /// Prepares a saved training set, to be pulled again.
@@ -195,7 +219,7 @@ impl TrainingSets {
         version: Option<u32>,
     ) -> Result<(SavedSet, Prepared)> {
         let set = self.get(permit, name, version)?;
-        let prepared = self.prepare(permit, set.request()).await?;
+        let prepared = self.prepare_masked(permit, set.request(), Masking::Exactly(&set.masked)).await?;
         Ok((set, prepared))
     }
 

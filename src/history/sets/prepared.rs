@@ -18,6 +18,7 @@ use super::TrainingSets;
 use super::spines::StoredSpine;
 use crate::error::{Code, Error, Result};
 use crate::registry::catalog::Snapshot;
+use crate::registry::masking::Masking;
 use crate::tenancy::Permit;
 
 /// Endpoints of one training set where the client doesn't say how many rows each has.
@@ -53,6 +54,8 @@ pub struct FixedRequest {
     pub cutoff: Micros,
     pub with_status: bool,
     pub with_event_time: bool,
+    /// The columns that are masked, whoever asks.
+    pub masked: Vec<String>,
     /// Over all of the plan that decides what comes out.
     pub fingerprint: u64,
 }
@@ -104,8 +107,18 @@ impl Prepared {
 }
 
 impl TrainingSets {
-    /// Checks and plans a training set, and fixes its cut-off.
+    /// Checks and plans a training set, and fixes its cut-off and what of it is masked: what the caller may
+    /// not see.
     pub async fn prepare(&self, permit: &Permit, request: StoredRequest) -> Result<Prepared> {
+        self.prepare_masked(permit, request, Masking::AsGranted).await
+    }
+
+    pub(super) async fn prepare_masked(
+        &self,
+        permit: &Permit,
+        request: StoredRequest,
+        masking: Masking<'_>,
+    ) -> Result<Prepared> {
         let StoredRequest { spine, services, features, event_time, mode, cutoff, with_status, with_event_time } =
             request;
         let cutoff = self.cutoff(cutoff).await?;
@@ -118,9 +131,11 @@ impl TrainingSets {
             cutoff,
             with_status,
             with_event_time,
+            masked: Vec::new(),
             fingerprint: 0,
         };
-        let mut prepared = self.plan(permit, request)?;
+        let mut prepared = self.plan_masked(permit, request, masking)?;
+        prepared.request.masked = prepared.plan.masked().map(str::to_owned).collect();
         prepared.request.fingerprint = fingerprint(&prepared.plan);
         prepared.request.services.clone_from(&prepared.plan.services);
         Ok(prepared)
@@ -139,6 +154,11 @@ impl TrainingSets {
     }
 
     pub(super) fn plan(&self, permit: &Permit, request: FixedRequest) -> Result<Prepared> {
+        let masked = request.masked.clone();
+        self.plan_masked(permit, request, Masking::Exactly(&masked))
+    }
+
+    fn plan_masked(&self, permit: &Permit, request: FixedRequest, masking: Masking<'_>) -> Result<Prepared> {
         permit.check_reads(&request.services, &request.features)?;
         let spine = self.spines().get(permit.tenant(), request.spine)?;
         let snapshot = self.history().inner.parts.snapshots.load();
@@ -152,7 +172,7 @@ impl TrainingSets {
             with_event_time: request.with_event_time,
             spine: spine.schema()?,
         };
-        let plan = Arc::new(History::plan_in(&snapshot, permit, &asked)?);
+        let plan = Arc::new(History::plan_in(&snapshot, permit, &asked, masking)?);
         let usual_rows = self.history().inner.budget(permit).endpoint_rows(&plan, spine.about()?.rows, USUAL_ENDPOINTS);
         Ok(Prepared { tenant: permit.tenant().clone(), request, plan, spine, snapshot, usual_rows })
     }

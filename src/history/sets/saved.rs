@@ -62,6 +62,9 @@ pub struct SavedSet {
     pub registry_revision: u64,
     pub tables: Vec<SavedTable>,
     pub statistics: Vec<ColumnStatistics>,
+    /// Columns that are masked, whoever pulls it: who made it had no grant for them.
+    #[serde(default)]
+    pub masked: Vec<String>,
     /// Store time.
     pub created: Micros,
     pub created_by: String,
@@ -187,6 +190,7 @@ impl SavedSet {
                 set.is_final,
                 set.with_status,
                 set.with_event_time,
+                set.masked.clone(),
             )
         };
         asked(self) == asked(other) && self.content_hash == other.content_hash
@@ -219,6 +223,7 @@ mod tests {
             registry_revision: 1,
             tables: Vec::new(),
             statistics: Vec::new(),
+            masked: Vec::new(),
             created: 9,
             created_by: "somebody".to_owned(),
         }

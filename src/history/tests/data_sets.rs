@@ -493,6 +493,7 @@ fn selection(random: &mut Random, views: &[Arc<View>]) -> Selection {
                     feature: index,
                     data_type: feature.data_type,
                     default: feature.default.clone(),
+                    is_masked: false,
                 });
             }
         }

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::error::{Error, Result};
 use crate::history::Mode;
 use crate::history::sets::FixedRequest;
+use crate::registry::selection::MAX_COLUMNS;
 
 /// Begins every ticket.
 const MAGIC: &[u8; 4] = b"HTK1";
@@ -36,6 +37,7 @@ pub(super) fn encode(request: &FixedRequest, rows: &Range<u64>) -> Ticket {
         fingerprint: request.fingerprint,
         first_row: rows.start,
         rows: rows.end - rows.start,
+        masked: request.masked.clone(),
     };
     let body = message.encode_to_vec();
     let bytes = [&MAGIC[..], &xxh3_64(&body).to_le_bytes(), &body].concat();
@@ -50,7 +52,7 @@ pub(super) fn decode(ticket: &[u8]) -> Result<(FixedRequest, Range<u64>)> {
         return Err(bad());
     }
     let message = v1::TrainingSetTicket::decode(body).map_err(|_| bad())?;
-    if message.services.len() + message.features.len() > MAX_NAMES {
+    if message.services.len() + message.features.len() > MAX_NAMES || message.masked.len() > MAX_COLUMNS {
         return Err(bad());
     }
     let end = message.first_row.checked_add(message.rows).ok_or_else(bad)?;
@@ -63,6 +65,7 @@ pub(super) fn decode(ticket: &[u8]) -> Result<(FixedRequest, Range<u64>)> {
         cutoff: message.cutoff,
         with_status: message.with_status,
         with_event_time: message.with_event_time,
+        masked: message.masked,
         fingerprint: message.fingerprint,
     };
     Ok((request, message.first_row..end))
@@ -87,6 +90,7 @@ mod tests {
             cutoff: -5,
             with_status: true,
             with_event_time: false,
+            masked: vec!["user__email".to_owned()],
             fingerprint: u64::MAX,
         }
     }

@@ -13,6 +13,7 @@ pub fn decode_roles(roles: &[i32]) -> Result<Roles> {
         Ok(v1::Role::Owner) => Ok(Role::Owner),
         Ok(v1::Role::Admin) => Ok(Role::Admin),
         Ok(v1::Role::Platform) => Ok(Role::Platform),
+        Ok(v1::Role::Pii) => Ok(Role::Pii),
         Ok(v1::Role::Unspecified) | Err(_) => Err(Error::invalid("BAD_KEY", format!("{role} is no role"))),
     };
     roles.iter().map(decode).collect()
@@ -38,6 +39,7 @@ pub fn encode_role(role: Role) -> v1::Role {
         Role::Owner => v1::Role::Owner,
         Role::Admin => v1::Role::Admin,
         Role::Platform => v1::Role::Platform,
+        Role::Pii => v1::Role::Pii,
     }
 }
 

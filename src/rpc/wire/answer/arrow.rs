@@ -133,10 +133,13 @@ fn status_column(statuses: &[CellStatus], length: usize) -> ArrayRef {
     Arc::new(texts.finish())
 }
 
-/// The times of the cells' rows; a feature that its row doesn't have yet has none.
+/// The times of the cells' rows; a feature that its row doesn't have yet has none, nor has what is masked.
 fn time_column(times: &[Option<Micros>], statuses: &[CellStatus]) -> ArrayRef {
     let status = |row: usize| statuses[if statuses.len() == 1 { 0 } else { row }];
-    let times = times.iter().enumerate().map(|(row, time)| time.filter(|_| status(row) != CellStatus::NotFound));
+    let times = times
+        .iter()
+        .enumerate()
+        .map(|(row, time)| time.filter(|_| !matches!(status(row), CellStatus::NotFound | CellStatus::Masked)));
     Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
