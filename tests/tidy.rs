@@ -112,12 +112,13 @@ const USE_CASES_AND_LOWER: &[&str] = &[
 
 /// Foreign crates (a trailing `*` stands for the rest of a name) and the only paths that may use
 /// them. Tests, benchmarks and examples are programs of their own and may use any.
-const CRATE_HOMES: [(&str, &[&str]); 29] = [
+const CRATE_HOMES: [(&str, &[&str]); 30] = [
     ("tonic*", &["src/rpc/", "proto/"]),
     ("tower*", &["src/rpc/"]),
     ("rustls", &["src/rpc/"]),
     ("tokio_rustls", &["src/rpc/"]),
     ("x509_parser", &["src/rpc/tls.rs"]),
+    ("jsonwebtoken", &["src/rpc/oidc.rs", "src/rpc/oidc/"]),
     ("prost*", &["src/rpc/", "proto/"]),
     ("arrow_flight", &["src/rpc/"]),
     ("hydrant_proto", &["src/rpc/", "src/cli/"]),

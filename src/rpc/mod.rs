@@ -16,6 +16,7 @@ pub mod history;
 pub mod http;
 pub mod ingest;
 pub mod layers;
+pub mod oidc;
 pub mod online;
 pub mod quota;
 pub mod registry;
