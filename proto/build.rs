@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "hydrant/v1/access.proto",
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
@@ -17,6 +17,7 @@ const FILES: [&str; 12] = [
     "hydrant/v1/backfill.proto",
     "hydrant/v1/quota.proto",
     "hydrant/v1/audit.proto",
+    "hydrant/v1/freshness.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -50,6 +50,7 @@ install_debian_packages() {
   if ! $build_only; then
     has redis-server || missing+=(redis-server)        # what the benchmarks compare with
     has openssl || missing+=(openssl)                  # makes the certificates of tests
+    has promtool || missing+=(prometheus)              # checks the alert rules that are shipped
     has java || missing+=(default-jre-headless)        # for Spark, which reads the history tables in tests
     "$(python)" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
   fi

@@ -343,12 +343,13 @@ pub(crate) fn made_up_view(
         join_keys: keys.iter().map(|(key, key_type)| JoinKey { name: name(key), key_type: *key_type }).collect(),
         slot_seed: slot_seed(TenantId(1), &entities),
         ttl: None,
+        refill: None,
         longest_ttl: None,
         features: features.iter().map(feature).collect(),
         layout: Arc::new(RowLayout::new(&types)),
         online: true,
         offline: true,
-        freshness_max_age: None,
+        freshness: None,
     })
 }
 

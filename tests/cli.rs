@@ -1,6 +1,8 @@
 //! The command line against a real server: what is printed where, exit codes, and the answer to bad
 //! input. Each test has a server of its own.
 
+#[path = "cli/access.rs"]
+mod access;
 #[path = "support/authority.rs"]
 mod authority;
 #[path = "cli/backfill.rs"]
@@ -9,6 +11,8 @@ mod backfill;
 mod backup;
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "support/process.rs"]
+mod process;
 #[path = "cli/quota.rs"]
 mod quota;
 #[path = "cli/scene.rs"]
@@ -18,6 +22,8 @@ mod score;
 #[path = "../examples/nycflights13/server.rs"]
 #[expect(dead_code, reason = "the story shows its commands; tests look at what they print")]
 mod server;
+#[path = "cli/sla.rs"]
+mod sla;
 #[path = "cli/tls.rs"]
 mod tls;
 #[path = "cli/training_set.rs"]

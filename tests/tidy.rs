@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 33] = [
+const MODULES: [(&str, &[&str]); 34] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -75,6 +75,7 @@ const MODULES: [(&str, &[&str]); 33] = [
     ("backfill", LOWER),
     ("backup", LOWER),
     ("materialize", LOWER),
+    ("refill", LOWER),
     ("quotas", LOWER),
     ("audit", LOWER),
     ("freshness", LOWER),
@@ -97,6 +98,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "backfill",
     "backup",
     "materialize",
+    "refill",
     "quotas",
     "audit",
     "freshness",
@@ -115,6 +117,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
 const CRATE_HOMES: [(&str, &[&str]); 30] = [
     ("tonic*", &["src/rpc/", "proto/"]),
     ("tower*", &["src/rpc/"]),
+    ("reqwest", &["src/rpc/webhook.rs"]),
     ("rustls", &["src/rpc/"]),
     ("tokio_rustls", &["src/rpc/"]),
     ("x509_parser", &["src/rpc/tls.rs"]),
@@ -125,8 +128,8 @@ const CRATE_HOMES: [(&str, &[&str]); 30] = [
     ("actix_web", &["src/rpc/http.rs"]),
     ("actix", &["src/partition/", "src/landing/", "src/registry/", "src/freshness/", "src/app.rs"]),
     ("rocksdb", &["storage/src/"]),
-    ("deltalake*", &["storage/src/history/delta.rs"]),
-    ("object_store", &["storage/src/history/"]),
+    ("deltalake*", &["storage/src/history/delta.rs", "storage/src/sources/delta.rs"]),
+    ("object_store", &["storage/src/history/", "storage/src/sources/"]),
     ("rdkafka", &["src/log/kafka.rs"]),
     ("etcd_client", &["src/cluster/etcd.rs"]),
     ("saphyr*", &["src/registry/yaml.rs"]),

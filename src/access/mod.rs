@@ -46,6 +46,9 @@ pub const MAX_DESCRIPTION: usize = 500;
 /// The secret before a rotation holds on for so long at most.
 pub const MAX_OVERLAP: Duration = Duration::from_hours(30 * 24);
 
+/// Of a key that expires at all.
+const LONGEST_LIFE: Duration = Duration::from_hours(10 * 366 * 24);
+
 /// A use is noted when the one before it is so long ago.
 const USE_STEP: Micros = 60_000_000;
 /// What was revoked or has expired is listed for so long, and then forgotten when room is needed.
@@ -275,10 +278,7 @@ impl Access {
         let token = Token::another(id)?;
         let (by, hash) = (permit.clone(), hex(&token.hash()));
         self.change(move |records, now| {
-            let record = records
-                .keys
-                .get_mut(&id)
-                .filter(|record| manages(&by, record) && (record.tenant == *by.tenant() || record_is_platform(record)));
+            let record = records.keys.get_mut(&id).filter(|record| may_rotate(&by, record));
             let record = record.ok_or_else(|| unknown_key(id))?;
             if !record.is_live(now) {
                 let message = format!("key {id} was revoked, or has expired");
@@ -448,6 +448,15 @@ fn manages(permit: &Permit, record: &KeyRecord) -> bool {
     identity.may(Action::ManageTenants) || (by_tenant && !record_is_platform(record))
 }
 
+/// A rotation shows the key: so it is for who may give each of its roles.
+fn may_rotate(permit: &Permit, record: &KeyRecord) -> bool {
+    let identity = permit.identity();
+    let is_platform_alone = record_is_platform(record) && record.roles.len() == 1;
+    let by_tenant = record.tenant == *permit.tenant() && identity.may(Action::ManageKeys);
+    let by_platform = !record_is_platform(record) || identity.may(Action::ManageTenants);
+    by_platform && (is_platform_alone || by_tenant)
+}
+
 fn record_is_platform(record: &KeyRecord) -> bool {
     record.roles.iter().any(|role| role == Role::Platform.as_str())
 }
@@ -477,8 +486,14 @@ fn check_new(new: &NewKey) -> Result<()> {
     if new.description.len() > MAX_DESCRIPTION {
         return bad(format!("a description has {MAX_DESCRIPTION} bytes at most"));
     }
+    if new.description.chars().any(char::is_control) {
+        return bad("a description is one line of text, without control characters".to_owned());
+    }
     if new.expires_after.is_some_and(|after| after.is_zero()) {
         return bad("a key expires later than at once".to_owned());
+    }
+    if new.expires_after.is_some_and(|after| after > LONGEST_LIFE) {
+        return bad("a key expires within 10 years, or not at all".to_owned());
     }
     Ok(())
 }

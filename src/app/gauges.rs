@@ -216,8 +216,10 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
     count_admission(instruments, &observed);
     node.use_cases().tenancy.waits().export(instruments);
 
-    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, audit, .. } =
+    let UseCases { partitions, ingest, serving, history, backfills, materialize, backups, audit, freshness, .. } =
         node.use_cases();
+    freshness.export(instruments);
+    serving.served().export(instruments);
     let counters = [
         node.log_metrics().counters(),
         partitions.metrics().counters(),
@@ -228,8 +230,10 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         node.compaction().metrics().counters(),
         backfills.metrics().counters(),
         materialize.metrics().counters(),
+        node.refills().metrics().counters(),
         backups.metrics().counters(),
         audit.metrics().counters(),
+        freshness.metrics().counters(),
     ];
     for counter in counters.into_iter().flatten() {
         count(instruments, &observed, counter);

@@ -16,6 +16,7 @@ use hydrant_storage::row::OwnedRow;
 
 use super::AppError;
 use super::data_dir::DataDir;
+use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
 use crate::access::Access;
 use crate::audit::{Audit, AuditOptions};
@@ -26,6 +27,7 @@ use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::freshness::{Freshness, FreshnessParts};
 use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
 use crate::history::{History, HistoryOptions, HistoryParts};
 use crate::ingest::{Ingest, IngestSettings};
@@ -34,9 +36,11 @@ use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::quotas::{QuotaParts, Quotas, SpineBytes};
+use crate::refill::{Lands, RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
+use crate::rpc::webhook::Webhooks;
 use crate::serving::{PinnedHistory, Serving, ServingSettings};
 use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 
@@ -45,7 +49,9 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
+    refills: Refills,
     quota_keeper: QuotaKeeper,
+    watch: FreshnessWatch,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -162,6 +168,14 @@ impl Node {
             tables: tables.clone(),
             store_time: store_time.clone(),
         });
+        let refills = Refills::start(RefillParts {
+            registry: registry.clone(),
+            log: log.clone(),
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            store_time: store_time.clone(),
+            lands: Arc::new(LandingLands(landing.clone())),
+        });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
         let compaction = Compaction::start(compacting, compaction_options(config));
@@ -201,6 +215,17 @@ impl Node {
             Arc::new(HistoryReads(history.clone())),
             serving_settings(config),
         );
+        let secret = Some(config.alerts.secret_file.as_path()).filter(|path| !path.as_os_str().is_empty());
+        let webhooks = Webhooks::open(secret, config.alerts.timeout.duration());
+        let freshness = FreshnessParts {
+            snapshots: snapshots.clone(),
+            partitions: partitions.clone(),
+            store_time: store_time.clone(),
+            metadata: metadata.clone(),
+            served: Arc::new(AgesOfServing(serving.served().clone())),
+            sender: Arc::new(webhooks.map_err(|error| refused("alerts", error))?),
+        };
+        let freshness = Freshness::open(freshness, freshness_options(config)).await.map_err(opening("freshness"))?;
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
         let quotas = QuotaParts {
@@ -215,6 +240,7 @@ impl Node {
         let quotas = Quotas::open(quotas).await.map_err(opening("quotas"))?;
         let sweeper = Sweeper::start(training_sets.clone(), access.clone());
         let quota_keeper = QuotaKeeper::start(quotas.clone());
+        let watch = FreshnessWatch::start(&freshness);
         let use_cases = UseCases {
             tenancy,
             access,
@@ -228,13 +254,16 @@ impl Node {
             backups,
             quotas,
             audit,
+            freshness,
             partitions,
             store_time,
         };
         Ok(Self {
             use_cases,
             sweeper,
+            refills,
             quota_keeper,
+            watch,
             landing,
             compaction,
             tables,
@@ -247,6 +276,10 @@ impl Node {
 
     pub fn use_cases(&self) -> &UseCases {
         &self.use_cases
+    }
+
+    pub fn refills(&self) -> &Refills {
+        &self.refills
     }
 
     pub fn landing(&self) -> &Landing {
@@ -282,7 +315,9 @@ impl Node {
         let Self {
             use_cases,
             sweeper,
+            refills,
             quota_keeper,
+            watch,
             landing,
             compaction,
             tables,
@@ -295,7 +330,12 @@ impl Node {
         if let Err(error) = use_cases.access.persist_uses().await {
             tracing::warn!(%error, "when API keys were used last was not kept");
         }
+        refills.shutdown().await;
         quota_keeper.end().await;
+        watch.end().await;
+        if let Err(error) = use_cases.freshness.close().await {
+            tracing::warn!(%error, "the last freshness measured was not kept");
+        }
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;
@@ -305,7 +345,7 @@ impl Node {
         use_cases.audit.close().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
-        let dropped = blocking(move || drop((landing, compaction, tables, use_cases, log, resources))).await;
+        let dropped = blocking(move || drop((refills, landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
@@ -389,6 +429,17 @@ impl Sweeper {
 impl Drop for Sweeper {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Lets refills have rows land, since they look for them in history.
+#[derive(Debug)]
+struct LandingLands(Landing);
+
+#[async_trait]
+impl Lands for LandingLands {
+    async fn land_now(&self) -> Result<()> {
+        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::failure::{staging_error, stopped};
 use super::ledger::{Ledger, Piece, StagedView};
 use super::target::Target;
-use super::{BackfillReport, BackfillRequest, BackfilledView, Inner, Outcome, blocking};
+use super::{BackfillReport, BackfillRequest, BackfilledView, Inner, Outcome, Standing, blocking};
 use crate::error::{Code, Error, Result};
 use crate::log::{AppendError, AppendRequest, Appended, wait_settled};
 use crate::registry::definition::KnownTimeRule;
@@ -267,11 +267,19 @@ impl Whole {
         // The files' names differ each time; the same id for the same views is the same backfill.
         let fingerprint = self.target.fingerprint().map_err(|error| (true, error))?;
         let producer = xxh3_128(format!("hydrant-backfill\0{}\0{fingerprint}", self.target.id).as_bytes());
-        let stamp = ProducerStamp { producer, sequence: 1, payload_hash: producer };
+        // One that was given up is another after that, under the next number.
+        let mut sequence = 1;
         let mut prepared = self.target.snapshot.revision;
         for _ in 0..MAX_ATTEMPTS {
+            let stamp = ProducerStamp { producer, sequence, payload_hash: producer };
             let request = AppendRequest::of_control(record.clone(), Some(stamp), prepared);
             match self.inner.parts.log.append(request).await {
+                Ok(appended) if appended.already => {
+                    match self.inner.standing(&self.target).await.map_err(|error| (false, error))? {
+                        Standing::TakenIn { .. } => return Ok(appended),
+                        Standing::Staged { .. } => sequence += 1,
+                    }
+                }
                 Ok(appended) => return Ok(appended),
                 Err(AppendError::Outdated { .. }) => {
                     let newer = self.inner.parts.snapshots.load();

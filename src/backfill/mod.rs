@@ -4,6 +4,7 @@
 //! durable nothing can be seen of a backfill, and from then on it is done, whatever happens. One is made
 //! at a time, by threads that stand back behind online reads. It brings no row online.
 
+mod abandon;
 mod check;
 mod failure;
 mod finish;

@@ -3,13 +3,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use hydrant_storage::files::lossy::Fault;
 use hydrant_storage::files::{Files, LossyFiles};
-use hydrant_storage::history::{HistoryTable, HistoryTables, MergedRuns, Run, TakeIn};
+use hydrant_storage::history::{Abandon, HistoryTable, HistoryTables, MergedRuns, Run, TakeIn};
 use hydrant_storage::order::Micros;
+use hydrant_storage::record::SharedFrame;
 
 use super::*;
 use crate::clock::ManualClock;
@@ -56,6 +58,8 @@ struct Taker {
     log: Arc<dyn WriteLog>,
     tables: Arc<HistoryTables>,
     snapshots: SnapshotReader,
+    /// As if what is staged were damaged.
+    refuses: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -63,7 +67,17 @@ impl TakesIn for Taker {
     async fn take_in_now(&self) -> Result<()> {
         let snapshot = self.snapshots.load();
         let tenant = snapshot.tenants.values().next().expect("the tenant");
-        for frame in self.log.unsettled() {
+        let records = self.log.unsettled();
+        let given_up = |frame: &SharedFrame| frame.control.as_ref().and_then(|record| Abandon::decode(record));
+        let abandoned: Vec<u64> = records.iter().filter_map(given_up).map(|record| record.abandoned).collect();
+        for frame in records {
+            if given_up(&frame).is_some() || abandoned.contains(&frame.number) {
+                self.log.settle(frame.number);
+                continue;
+            }
+            if self.refuses.load(Ordering::Relaxed) {
+                return Err(Error::new(Code::DataLoss, "LANDING_FAILED", "a staged file is damaged"));
+            }
             let take_in = TakeIn::decode(frame.control.as_ref().expect("a control record")).expect("readable");
             let taken = take_in.taken_in(frame.number, frame.ingest_time);
             for table in take_in.tables {
@@ -85,6 +99,7 @@ struct Machine {
     backfills: Backfills,
     log: Arc<dyn WriteLog>,
     tables: Vec<HistoryTable>,
+    refuses: Arc<AtomicBool>,
 }
 
 async fn start(files: &LossyFiles, metadata: &LossyFiles) -> Option<Machine> {
@@ -109,7 +124,9 @@ async fn start(files: &LossyFiles, metadata: &LossyFiles) -> Option<Machine> {
         let spec = view.history_spec(snapshot.owner_of(view).expect("its owner"));
         tables.push(all.table(spec).await.ok()?);
     }
-    let takes_in = Arc::new(Taker { log: log.clone(), tables: all.clone(), snapshots: registry.reader() });
+    let refuses = Arc::new(AtomicBool::new(false));
+    let (snapshots, refusing) = (registry.reader(), refuses.clone());
+    let takes_in = Arc::new(Taker { log: log.clone(), tables: all.clone(), snapshots, refuses: refusing });
     takes_in.take_in_now().await.ok()?;
     let parts = BackfillParts {
         files: shared,
@@ -134,7 +151,7 @@ async fn start(files: &LossyFiles, metadata: &LossyFiles) -> Option<Machine> {
         patience: Duration::ZERO,
     };
     let backfills = Backfills::open(parts, options).await.ok()?;
-    Some(Machine { backfills, log, tables })
+    Some(Machine { backfills, log, tables, refuses })
 }
 
 #[derive(Debug)]
@@ -252,4 +269,56 @@ async fn a_power_cut_at_any_operation_leaves_a_backfill_whole_or_unseen_and_it_g
     for operation in 0..=operations {
         check_power_cut(operation).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_that_was_given_up_is_seen_by_nobody_and_can_be_made_again() {
+    let (files, metadata) = (LossyFiles::new(0), LossyFiles::new(0));
+    let mut machine = start(&files, &metadata).await.expect("nothing fails");
+    let permit = permit(Action::Write);
+    let mut frames = Vec::new();
+    for _ in 0..2 {
+        machine.refuses.store(true, Ordering::Relaxed);
+        let pending = run(&machine).await.expect_err("it can't become history");
+        assert_eq!(pending.reason, "BACKFILL_PENDING");
+        let standing = machine.backfills.standing(&permit, &request()).await.expect("it is told");
+        let Standing::TakenIn { frame } = standing else { panic!("{standing:?}") };
+        machine.backfills.abandon(&permit, frame).await.expect("none of it is history");
+        frames.push(frame);
+        assert_eq!(machine.backfills.abandon(&permit, frame).await.expect_err("once").reason, "BACKFILL_NOT_FOUND");
+        // Over a restart, which finds all records again.
+        machine.backfills.shutdown().await;
+        drop(machine);
+        machine = start(&files, &metadata).await.expect("nothing fails");
+        assert!(machine.log.unsettled().is_empty());
+        assert!(machine.tables.iter().all(|table| scores(table).is_empty()));
+        let standing = machine.backfills.standing(&permit, &request()).await.expect("it is told");
+        assert!(matches!(standing, Standing::Staged { .. }), "{standing:?}");
+    }
+    let Standing::TakenIn { frame } = run(&machine).await.expect("nothing fails") else { panic!("not taken in") };
+    assert!(!frames.contains(&frame));
+    let whole: Vec<i64> = (0..BATCHES * BATCH_ROWS).collect();
+    assert!(machine.tables.iter().all(|table| scores(table) == whole));
+    // What has become history is not given up.
+    let refused = machine.backfills.abandon(&permit, frame).await.expect_err("it is history");
+    assert_eq!(refused.reason, "BACKFILL_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_of_which_a_part_is_history_is_not_given_up() {
+    let (files, metadata) = (LossyFiles::new(0), LossyFiles::new(0));
+    let machine = start(&files, &metadata).await.expect("nothing fails");
+    let permit = permit(Action::Write);
+    machine.refuses.store(true, Ordering::Relaxed);
+    run(&machine).await.expect_err("it can't become history");
+    let record = machine.log.unsettled().remove(0);
+    let take_in = TakeIn::decode(record.control.as_ref().expect("a control record")).expect("readable");
+    let taken = take_in.taken_in(record.number, record.ingest_time);
+    let first = take_in.tables[0].files.clone();
+    machine.tables[0].take_in(&take_in.backfill, first, taken, START).await.expect("taken in");
+    let refused = machine.backfills.abandon(&permit, record.number).await.expect_err("a part is history");
+    assert_eq!((refused.code, refused.reason), (Code::FailedPrecondition, "BACKFILL_HALF_TAKEN_IN"));
+    machine.refuses.store(false, Ordering::Relaxed);
+    let refused = machine.backfills.abandon(&permit, record.number).await.expect_err("it was only late");
+    assert_eq!(refused.reason, "BACKFILL_TAKEN_IN");
 }

@@ -2,12 +2,12 @@
 //! checks, sorts and merges; the files are read here, so it needs no access to them. The same command
 //! again goes on where the last one was cut off, or finds that all is done.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use hydrant_proto::v1::{self, backfill_progress::Phase, backfill_report::Outcome, get_backfill_response::Standing};
 use hydrant_storage::order::Micros;
+use hydrant_storage::sources::{self, Wanted};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio_stream::wrappers::ReceiverStream;
@@ -32,10 +32,21 @@ use crate::rpc::wire::definitions::{decode_known_time, encode_known_time, encode
 )]
 pub struct Args {
     /// The source that the rows belong to
-    source: String,
+    #[arg(required_unless_present = "abandon")]
+    source: Option<String>,
 
-    #[arg(required = true, value_name = "FILE.parquet")]
-    files: Vec<PathBuf>,
+    /// Parquet files, folders of them and Delta tables, here or at s3://, gs://, az:// or abfss:// URLs
+    #[arg(required_unless_present = "abandon", value_name = "PATH-OR-URL")]
+    locations: Vec<String>,
+
+    /// What a location holds; unless given, a folder with _delta_log in it is a Delta table, and
+    /// everything else is Parquet
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    source_format: Option<SourceFormat>,
+
+    /// The version of a Delta table, instead of its newest
+    #[arg(long, value_name = "N")]
+    delta_version: Option<u64>,
 
     /// Only rows that happened at or after this, such as 2025-01-01T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
@@ -67,6 +78,11 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
 
+    /// Give up a backfill that the log has taken in and history can't, such as since a staged file is
+    /// damaged: none of it is loaded. FRAME is what the refusal BACKFILL_PENDING names
+    #[arg(long, value_name = "FRAME", conflicts_with_all = ["source", "locations", "dry_run", "again"])]
+    abandon: Option<u64>,
+
     #[command(flatten)]
     pub output: ResultOutput,
 }
@@ -82,19 +98,29 @@ const BATCH_BYTES: u64 = 6 << 20;
 const READ_AHEAD: usize = 3;
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
-    let mut files = Vec::new();
-    for path in &args.files {
-        files.push(ParquetInput::open(path)?);
+    if let Some(frame) = args.abandon {
+        let said = server.connect().await?.abandon_backfill(frame).await?;
+        match args.output.format {
+            Format::Json => output::print_json(&json!({"abandoned": frame, "frame": said}))?,
+            _ => output::print(&format!("the backfill of frame {frame} is given up: none of it is loaded"))?,
+        }
+        return Ok(Done::Done);
     }
+    let files = ParquetInput::open_all(&args.locations, wanted(args.source_format, args.delta_version)).await?;
+    if files.is_empty() {
+        let told = "the Delta table has no files at that version, so there is nothing to load";
+        return Err(Failure::new("FILE_FAILED", format!("{}: {told}", args.locations.join(", "))));
+    }
+    let name = args.source.clone().unwrap_or_default();
     let client = server.connect().await?;
-    let definition = client.get_definition(Kind::Source, &args.source).await?;
+    let definition = client.get_definition(Kind::Source, &name).await?;
     let source = source_spec(definition)?;
     let rows = files.iter().map(ParquetInput::rows).sum();
     let known = encode_known_time(args.known.as_ref().unwrap_or(&source.known_time));
     let columns: Vec<&str> = source.columns.iter().map(|column| column.name.as_str()).collect();
     let command = v1::BackfillCommand {
-        source: args.source.clone(),
-        id: id_of(&args, &files, &known.to_string(), &columns.join(","))?,
+        source: name.clone(),
+        id: id_of(&name, &args, &files, &known.to_string(), &columns.join(","))?,
         rows,
         first_row: 0,
         known_time: args.known.as_ref().map(encode_request_known_time),
@@ -154,7 +180,7 @@ impl Backfill {
 
     async fn send(&self) -> Result<v1::BackfillReport, Failure> {
         let label = if self.args.dry_run { "checking" } else { "loading" };
-        let bar = progress::rows(&format!("{label} {}", self.args.source), self.command.rows);
+        let bar = progress::rows(&format!("{label} {}", self.command.source), self.command.rows);
         bar.set_position(self.command.first_row);
         // Every batch of an upload has the columns of its first message.
         let schema = self.files[0].schema().clone();
@@ -173,7 +199,7 @@ impl Backfill {
         let sent = self.client.backfill(self.command.clone(), schema, batches, |told| {
             if told.phase() != phase {
                 phase = told.phase();
-                next_phase(&bar, phase, told.to_merge, &self.args.source);
+                next_phase(&bar, phase, told.to_merge, &self.command.source);
             }
             bar.set_position(if phase == Phase::Reading { told.checked } else { told.merged });
         });
@@ -187,22 +213,34 @@ impl Backfill {
         &self,
     ) -> Result<impl futures::Stream<Item = Result<arrow_array::RecordBatch, Refusal>> + Send + use<>, Failure> {
         let mut skip = self.command.first_row;
-        let mut readers = Vec::new();
+        let mut wanted = Vec::new();
         for file in &self.files {
             if skip >= file.rows() {
                 skip -= file.rows();
                 continue;
             }
-            readers.push(file.batches_from(batch_rows(file), skip)?);
+            wanted.push((file.clone(), skip));
             skip = 0;
         }
         let (sender, batches) = tokio::sync::mpsc::channel(READ_AHEAD);
         tokio::task::spawn_blocking(move || {
-            for batch in readers.into_iter().flatten() {
-                let batch = batch.map_err(unreadable);
-                let failed = batch.is_err();
-                if sender.blocking_send(batch).is_err() || failed {
-                    return;
+            // One after the other, so that not all of a thousand files are open at once.
+            for (file, first) in wanted {
+                let read = file.batches_from(batch_rows(&file), first).and_then(|batches| {
+                    for batch in batches {
+                        if sender.blocking_send(Ok(batch?)).is_err() {
+                            return Ok(false);
+                        }
+                    }
+                    Ok(true)
+                });
+                match read {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(failure) => {
+                        let _ = sender.blocking_send(Err(unreadable(failure)));
+                        return;
+                    }
                 }
             }
         });
@@ -226,7 +264,7 @@ impl Backfill {
     }
 
     fn text(&self, report: &v1::BackfillReport, took: Duration) -> String {
-        let (source, rows) = (&self.args.source, counted(report.rows, "row"));
+        let (source, rows) = (&self.command.source, counted(report.rows, "row"));
         let files = match self.files.as_slice() {
             [only] => only.path().display().to_string(),
             all => format!("{} files", output::count(all.len() as u64)),
@@ -255,7 +293,7 @@ impl Backfill {
         };
         let view = |view: &v1::BackfilledView| json!({"view": view.view, "rows": view.rows, "null_keys": view.null_keys, "bytes": view.bytes});
         json!({
-            "source": self.args.source,
+            "source": self.command.source,
             "files": self.files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>(),
             "outcome": outcome, "rows": report.rows, "seconds": took.as_secs_f64(),
             "frame": report.frame, "ingest_time": report.ingest_time.map(time::show),
@@ -278,12 +316,28 @@ fn next_phase(bar: &ProgressBar, phase: Phase, to_merge: u64, source: &str) {
     bar.reset_eta();
 }
 
+/// As what `hydrant backfill` and `hydrant ingest` read a location.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum SourceFormat {
+    Parquet,
+    Delta,
+}
+
+pub(super) fn wanted(format: Option<SourceFormat>, delta_version: Option<u64>) -> Wanted {
+    let format = match format {
+        None => sources::Format::Either,
+        Some(SourceFormat::Parquet) => sources::Format::Parquet,
+        Some(SourceFormat::Delta) => sources::Format::Delta,
+    };
+    Wanted { format, delta_version }
+}
+
 /// The same for the same columns of the same rows under the same rule, range and label.
-fn id_of(args: &Args, files: &[ParquetInput], known: &str, columns: &str) -> Result<String, Failure> {
+fn id_of(source: &str, args: &Args, files: &[ParquetInput], known: &str, columns: &str) -> Result<String, Failure> {
     let mut hasher = Xxh3::new();
     let label = args.again.as_deref().unwrap_or_default();
     let range = format!("{:?} {:?}", args.from, args.to);
-    for part in [args.source.as_str(), known, columns, &range, label] {
+    for part in [source, known, columns, &range, label] {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     }
@@ -300,7 +354,7 @@ fn batch_rows(file: &ParquetInput) -> usize {
 }
 
 fn unreadable(failure: Failure) -> Refusal {
-    let refusal = Refusal::new(crate::error::Code::InvalidArgument, "FILE_FAILED", failure.message);
+    let refusal = Refusal::new(crate::error::Code::InvalidArgument, &failure.reason, failure.message);
     match failure.hint {
         Some(hint) => refusal.hint(&hint),
         None => refusal,

@@ -219,6 +219,9 @@ fn status_json(status: v1::DefinitionStatus) -> Json {
     json.insert("updated".to_owned(), json!(time::show(status.updated_micros)));
     json.insert("updatedBy".to_owned(), json!(status.updated_by));
     json.insert("etag".to_owned(), json!(status.etag));
+    if let Some(ttl) = status.refilling_from_micros {
+        json.insert("ttlInEffect".to_owned(), json!(durations::format(ttl)));
+    }
     if !status.columns.is_empty() {
         let column = |column: v1::FrozenColumn| {
             let mut json = json!({

@@ -17,6 +17,7 @@ use serde_json::{Value as Json, json};
 use tokio_stream::wrappers::ReceiverStream;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::backfill::{SourceFormat, wanted};
 use super::input::ParquetInput;
 use super::output::{self, Format, ResultOutput, counted};
 use super::{Done, Failure, Server, definitions, progress, time};
@@ -34,8 +35,18 @@ pub struct Args {
     /// The source that the rows belong to
     source: String,
 
-    #[arg(required = true, value_name = "FILE.parquet")]
-    files: Vec<PathBuf>,
+    /// Parquet files, folders of them and Delta tables, here or at s3://, gs://, az:// or abfss:// URLs
+    #[arg(required = true, value_name = "PATH-OR-URL")]
+    locations: Vec<String>,
+
+    /// What a location holds; unless given, a folder with _delta_log in it is a Delta table, and
+    /// everything else is Parquet
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    source_format: Option<SourceFormat>,
+
+    /// The version of a Delta table, instead of its newest
+    #[arg(long, value_name = "N")]
+    delta_version: Option<u64>,
 
     /// When the rows count as known, instead of what the source says:
     /// event (when they happened), event+10m, column:NAME, or arrival (now)
@@ -71,10 +82,7 @@ const MAX_NAMED: usize = 20;
 const OLD: Micros = 86_400 * 1_000_000;
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
-    let mut files = Vec::new();
-    for path in &args.files {
-        files.push(ParquetInput::open(path)?);
-    }
+    let files = ParquetInput::open_all(&args.locations, wanted(args.source_format, args.delta_version)).await?;
     let client = server.connect().await?;
     let definition = client.get_definition(Kind::Source, &args.source).await?;
     let now = client.server_info().await?.store_time;

@@ -1,22 +1,19 @@
 //! Parquet files as commands read and write them: in record batches, never whole in memory. A file
 //! that is written appears under its name only when it is complete.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
+use hydrant_storage::sources::{self, ParquetFile, SourceError, Wanted};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::Failure;
 
@@ -26,51 +23,49 @@ const GROUP_BYTES: usize = 256 << 20;
 /// Batches read ahead of whoever takes them.
 const READ_AHEAD: usize = 4;
 
-/// A Parquet file whose footer has been read.
-#[derive(Debug)]
+/// A Parquet file whose footer has been read; of a backfill, perhaps an object or a Delta table's.
+#[derive(Clone, Debug)]
 pub struct ParquetInput {
     path: PathBuf,
-    metadata: ArrowReaderMetadata,
+    file: ParquetFile,
 }
 
 impl ParquetInput {
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::open(path).map_err(|error| Failure::file(path, "be read", &error))?;
-        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())
-            .map_err(|error| Failure::file(path, "be read as Parquet", &told(&error)))?;
-        Ok(Self { path: path.to_owned(), metadata })
+        Ok(Self { path: path.to_owned(), file: ParquetFile::open_local(path)? })
     }
 
+    /// All files that paths and URLs mean, each location's in its order.
+    pub async fn open_all(written: &[String], wanted: Wanted) -> Result<Vec<Self>, Failure> {
+        let mut inputs = Vec::new();
+        for written in written {
+            let files = sources::open(written, wanted).await?;
+            inputs.extend(files.into_iter().map(|file| Self { path: PathBuf::from(file.location()), file }));
+        }
+        Ok(inputs)
+    }
+
+    /// What messages name it by: its path, or its URL.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
     pub fn schema(&self) -> &SchemaRef {
-        self.metadata.schema()
+        self.file.schema()
     }
 
     pub fn rows(&self) -> u64 {
-        u64::try_from(self.metadata.metadata().file_metadata().num_rows()).unwrap_or(0)
+        self.file.rows()
     }
 
     /// The size of the values, decompressed, as the footer says.
     pub fn uncompressed_bytes(&self) -> u64 {
-        let groups = self.metadata.metadata().row_groups();
-        groups.iter().map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0)).sum()
+        self.file.uncompressed_bytes()
     }
 
-    /// A hash over every byte of the file.
+    /// A hash over every byte of the file; of an object, over what tells it from every other.
     pub fn content_hash(&self) -> Result<u128, Failure> {
-        let failed = |error: io::Error| Failure::file(&self.path, "be read", &error);
-        let mut file = File::open(&self.path).map_err(failed)?;
-        let mut hasher = Xxh3::new();
-        let mut buffer = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut buffer).map_err(failed)? {
-                0 => return Ok(hasher.digest128()),
-                length => hasher.update(&buffer[..length]),
-            }
-        }
+        Ok(self.file.content_hash()?)
     }
 
     /// The file's rows in its order, `rows` at a time (the last batch may be shorter), with all
@@ -80,18 +75,8 @@ impl ParquetInput {
         rows: usize,
         columns: Option<&[String]>,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, Failure>> + Send + use<>, Failure> {
-        let file = File::open(&self.path).map_err(|error| Failure::file(&self.path, "be read", &error))?;
-        let path = self.path.clone();
-        let damaged = move |error: &dyn std::fmt::Display| Failure::file(&path, "be read as Parquet", error);
-        let mut builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone()).with_batch_size(rows);
-        if let Some(columns) = columns {
-            let names = columns.iter().map(String::as_str);
-            let mask = ProjectionMask::columns(builder.parquet_schema(), names);
-            builder = builder.with_projection(mask);
-        }
-        let reader = builder.build().map_err(|error| damaged(&told(&error)))?;
-        Ok(reader.map(move |batch| batch.map_err(|error| damaged(&error))))
+        let batches = self.file.batches_from(rows, 0, columns)?;
+        Ok(batches.map(|batch| batch.map_err(Failure::from)))
     }
 
     /// The same with all columns, from a row on.
@@ -100,23 +85,8 @@ impl ParquetInput {
         rows: usize,
         first: u64,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, Failure>> + Send + use<>, Failure> {
-        let file = File::open(&self.path).map_err(|error| Failure::file(&self.path, "be read", &error))?;
-        let path = self.path.clone();
-        let damaged = move |error: &dyn std::fmt::Display| Failure::file(&path, "be read as Parquet", error);
-        let mut skipped = 0;
-        let groups = self.metadata.metadata().row_groups().iter().enumerate();
-        let wanted = groups.skip_while(|(_, group)| {
-            let rows = u64::try_from(group.num_rows()).unwrap_or(0);
-            let is_before = skipped + rows <= first;
-            skipped += if is_before { rows } else { 0 };
-            is_before
-        });
-        let wanted: Vec<usize> = wanted.map(|(index, _)| index).collect();
-        let offset = usize::try_from(first.saturating_sub(skipped)).unwrap_or(usize::MAX);
-        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone());
-        let builder = builder.with_batch_size(rows).with_row_groups(wanted).with_offset(offset);
-        let reader = builder.build().map_err(|error| damaged(&told(&error)))?;
-        Ok(reader.map(move |batch| batch.map_err(|error| damaged(&error))))
+        let batches = self.file.batches_from(rows, first, None)?;
+        Ok(batches.map(|batch| batch.map_err(Failure::from)))
     }
 
     /// All rows, decoded on a thread of its own while the receiver works on earlier ones. The
@@ -133,6 +103,23 @@ impl ParquetInput {
             }
         });
         Ok(receiver)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        let (reason, hint) = match &error {
+            SourceError::Unreadable { .. } | SourceError::NotParquet { .. } | SourceError::Nothing { .. } => {
+                ("FILE_FAILED", "")
+            }
+            SourceError::Changed { .. } => (
+                "FILE_CHANGED",
+                "run the same command again: what is there now is another load, of which nothing was taken in yet",
+            ),
+            SourceError::Unsupported { hint, .. } => ("FILE_UNSUPPORTED", *hint),
+        };
+        let failure = Self::new(reason, error.to_string()).with("file", error.location());
+        if hint.is_empty() { failure } else { failure.hint(hint) }
     }
 }
 
@@ -245,6 +232,7 @@ mod tests {
 
     use arrow_array::{Int64Array, StringArray};
     use arrow_schema::{DataType, Field};
+    use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
     use super::*;
 
@@ -279,7 +267,9 @@ mod tests {
         }
         output.finish(Vec::new()).expect("finished");
         let input = ParquetInput::open(&path).expect("opened");
-        assert_eq!((input.rows(), input.metadata.metadata().num_row_groups()), (3, 3));
+        let file = std::fs::File::open(&path).expect("there");
+        let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).expect("Parquet");
+        assert_eq!((input.rows(), metadata.metadata().num_row_groups()), (3, 3));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod online;
 pub mod plan;
 pub mod quota;
 pub mod serve;
+pub mod sla;
 pub mod training_set;
 pub mod version;
 pub mod whoami;
@@ -85,6 +86,7 @@ pub enum ClientCommand {
     Historical(historical::Args),
     Why(why::Args),
     TrainingSet(training_set::Args),
+    Sla(sla::Args),
     Backup(backup::Args),
     Key(key::Args),
     Whoami(whoami::Args),
@@ -168,6 +170,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
+        ClientCommand::Sla(args) => sla::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Key(args) => key::run(args, server).await,
         ClientCommand::Whoami(args) => whoami::run(args, server).await,
@@ -191,6 +194,7 @@ impl ClientCommand {
             Self::Backfill(args) => args.output.format,
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
+            Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
             Self::Key(args) => args.format(),
             Self::Whoami(args) => args.output.format,
@@ -229,6 +233,10 @@ impl ClientCommand {
                 None => failure,
             },
             Self::Key(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Sla(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             },
@@ -315,6 +323,11 @@ mod tests {
             "hydrant quota raise acme --end requests_per_second",
             "hydrant audit list --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --caller ann --action Apply --resource v --outcome refused --tenant acme --limit 10 -o json",
             "hydrant audit verify --noted 7:00",
+            "hydrant sla",
+            "hydrant sla airport_weather station_weather -o json --watch",
+            "hydrant sla silence airport_weather --for 2h --reason moving -o json",
+            "hydrant sla silences",
+            "hydrant sla unsilence 3",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -364,6 +377,9 @@ mod tests {
             "hydrant quota set acme requests_per_second",
             "hydrant quota raise acme requests_per_second=5000",
             "hydrant quota raise acme",
+            "hydrant sla silence airport_weather --for 2h",
+            "hydrant sla silence airport_weather --for soon --reason x",
+            "hydrant sla unsilence all",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

@@ -341,6 +341,7 @@ mod tests {
                     complete_through: 1_767_607_200_000_000,
                 }],
                 rows_from_history: 0,
+                freshness: Vec::new(),
             }),
             ..Default::default()
         };

@@ -39,6 +39,8 @@ pub struct Config {
     pub backfill: BackfillConfig,
     pub backup: BackupConfig,
     pub audit: AuditConfig,
+    pub freshness: FreshnessConfig,
+    pub alerts: AlertsConfig,
     pub telemetry: TelemetryConfig,
 }
 
@@ -251,6 +253,32 @@ pub struct AuditConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct FreshnessConfig {
+    pub interval: Span,
+    pub save_interval: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertsConfig {
+    /// Separated by commas or blanks; empty: nobody is told.
+    pub webhooks: String,
+    /// Empty: notifications are not signed.
+    pub secret_file: PathBuf,
+    pub timeout: Span,
+    pub repeat_interval: Span,
+    pub max_queued: usize,
+}
+
+impl AlertsConfig {
+    pub fn urls(&self) -> Vec<String> {
+        let written = self.webhooks.split(|letter: char| letter == ',' || letter.is_whitespace());
+        written.filter(|url| !url.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
     pub log: String,
     pub log_format: LogFormat,
@@ -279,6 +307,12 @@ const SHORTEST_REFRESH: Span = Span(Duration::from_secs(10));
 
 /// Clocks that differ by more are to be mended.
 const LONGEST_LEEWAY: Span = Span(Duration::from_mins(5));
+
+/// Each has a task of its own.
+const MAX_WEBHOOKS: usize = 8;
+
+/// Less often would not be watching.
+const LONGEST_LOOK: Span = Span(Duration::from_hours(1));
 
 /// More often would be work for its own sake.
 const SHORTEST_INTERVAL: Span = Span(Duration::from_millis(10));
@@ -339,6 +373,21 @@ impl Config {
         let (backups, data) = (&self.backup.directory, &self.storage.data_dir);
         let apart = backups != data && DATA_PARTS.iter().all(|part| !backups.starts_with(data.join(part)));
         demand(apart, "backup.directory", format!("'{}' is a part of storage.data_dir", backups.display()));
+
+        let urls = self.alerts.urls();
+        let is_address = |url: &&String| {
+            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            !host.is_empty() && !host.contains('@')
+        };
+        // What was written is not shown: it may hold what others should not read.
+        let rule = "each is of the form https://HOST/PATH or http://HOST/PATH, without a user".to_owned();
+        demand(urls.iter().filter(is_address).count() == urls.len(), "alerts.webhooks", rule);
+        let is_once = urls.iter().enumerate().all(|(index, url)| !urls[..index].contains(url));
+        demand(is_once, "alerts.webhooks", "one of them stands there twice".to_owned());
+        demand(urls.len() <= MAX_WEBHOOKS, "alerts.webhooks", format!("{} of at most {MAX_WEBHOOKS}", urls.len()));
+        let (interval, longest) = (self.freshness.interval, LONGEST_LOOK);
+        demand(interval <= longest, "freshness.interval", format!("{interval} is longer than {longest}"));
 
         for (option, value, least, most) in self.bounded_numbers() {
             demand((least..=most).contains(&value), option, format!("{value} is not between {least} and {most}"));
@@ -431,6 +480,7 @@ impl Config {
             ("training_sets.max_pulls", wide(self.training_sets.max_pulls), 1, 1 << 10),
             ("backfill.threads", wide(self.backfill.threads), 0, 256),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
+            ("alerts.max_queued", wide(self.alerts.max_queued), 1, 1 << 16),
             ("backup.max_kept", wide(self.backup.max_kept), 1, 1 << 16),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
         ]
@@ -481,16 +531,20 @@ impl Config {
             ("history.patience", self.history.patience),
             ("training_sets.keep_spines", self.training_sets.keep_spines),
             ("training_sets.keep_found", self.training_sets.keep_found),
+            ("alerts.timeout", self.alerts.timeout),
+            ("alerts.repeat_interval", self.alerts.repeat_interval),
         ]
     }
 
     /// What is looked after by a timer.
-    fn intervals(&self) -> [(&'static str, Span); 4] {
+    fn intervals(&self) -> [(&'static str, Span); 6] {
         [
             ("partitions.flush_interval", self.partitions.flush_interval),
             ("partitions.trim_interval", self.partitions.trim_interval),
             ("landing.interval", self.landing.interval),
             ("compaction.interval", self.compaction.interval),
+            ("freshness.interval", self.freshness.interval),
+            ("freshness.save_interval", self.freshness.save_interval),
         ]
     }
 }

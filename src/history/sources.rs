@@ -75,7 +75,11 @@ impl Cut {
                 "a backfill was taken in by the log before the cut-off, and history doesn't have its rows yet";
             return Err(Error::new(Code::Unavailable, "BACKFILL_PENDING", message)
                 .retry_after(Duration::from_secs(1))
-                .hint("ask again; if it stays so, the server's log tells why the rows can't be taken in"));
+                .with("frame", last)
+                .hint(format!(
+                    "ask again; if it stays so, the server's log tells why the rows can't be taken in, and \
+                     `hydrant backfill --abandon {last}` gives the backfill up"
+                )));
         }
         Ok(Self { cutoff, tails: tails(partitions)? })
     }

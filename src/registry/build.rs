@@ -11,7 +11,7 @@ use hydrant_storage::row::RowLayout;
 use hydrant_storage::value::{DataType, Value};
 
 use super::catalog::{
-    Entity, Feature, JoinKey, Lookup, Service, ServiceColumn, ServiceVersion, Snapshot, Source, SourceColumn,
+    Entity, Feature, JoinKey, Lookup, Refill, Service, ServiceColumn, ServiceVersion, Snapshot, Source, SourceColumn,
     TenantCatalog, View,
 };
 use super::definition::{Kind, Spec};
@@ -64,21 +64,32 @@ fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog, String> {
     Ok(TenantCatalog { applied, id: tenant.id, name: name.clone(), entities, sources, views, services })
 }
 
-/// Under which ttl, at the longest, a view's rows are still read: `None` is for ever.
+/// Under which ttl, at the longest, a view's rows are to be kept online: `None` is for ever.
 fn longest_ttls(tenant: &TenantState) -> HashMap<ViewId, Option<Micros>> {
-    let mut longest = HashMap::new();
-    let mut raise = |view: ViewId, ttl: Option<Micros>| {
-        let known = longest.entry(view).or_insert(ttl);
-        *known = known.zip(ttl).map(|(known, ttl)| known.max(ttl));
-    };
-    for view in tenant.views.values() {
+    let mut longest = ttls_in_effect(tenant);
+    for view in tenant.views.values().filter(|view| view.refilling.is_some()) {
         if let Spec::FeatureView(spec) = &view.stored.definition.spec {
-            raise(view.id, spec.ttl);
+            raise(&mut longest, view.id, spec.ttl);
         }
+    }
+    longest
+}
+
+fn raise(longest: &mut HashMap<ViewId, Option<Micros>>, view: ViewId, ttl: Option<Micros>) {
+    let known = longest.entry(view).or_insert(ttl);
+    *known = known.zip(ttl).map(|(known, ttl)| known.max(ttl));
+}
+
+/// Under which ttl, at the longest, a view's rows are read, and have been since they came: what has not
+/// expired under it is online with its values.
+pub(super) fn ttls_in_effect(tenant: &TenantState) -> HashMap<ViewId, Option<Micros>> {
+    let mut longest = HashMap::new();
+    for view in tenant.views.values() {
+        raise(&mut longest, view.id, view.ttl_in_effect());
     }
     for version in tenant.services.values().flat_map(|service| &service.versions) {
         for lookup in &version.lookups {
-            raise(lookup.view_id, lookup.ttl);
+            raise(&mut longest, lookup.view_id, lookup.ttl);
         }
     }
     longest
@@ -153,13 +164,14 @@ fn view(
         source: spec.source.clone(),
         join_keys,
         slot_seed: keys::slot_seed(tenant.id, &entity_names),
-        ttl: spec.ttl,
+        ttl: state.ttl_in_effect(),
+        refill: state.refilling.as_ref().map(|refilling| Refill { ttl: spec.ttl, since: refilling.since }),
         longest_ttl: longest.get(&state.id).copied().unwrap_or(spec.ttl),
         features,
         layout: Arc::new(RowLayout::new(&types)),
         online: spec.online,
         offline: spec.offline,
-        freshness_max_age: spec.freshness_max_age,
+        freshness: spec.freshness,
     })
 }
 

@@ -12,6 +12,7 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use super::definition::{Definition, KnownTimeRule};
 use super::known_selections::KnownSelections;
+use super::promise::FreshnessSpec;
 use crate::error::{Error, Result};
 
 /// Everything that is defined, at one revision.
@@ -96,16 +97,27 @@ pub struct View {
     pub join_keys: Vec<JoinKey>,
     /// Leads the hash of a key to its slot, so that views over the same entities share slots.
     pub slot_seed: u64,
+    /// The ttl that reads go by.
     pub ttl: Option<Micros>,
+    /// A raised ttl that is to take its place once all rows that count under it are online again.
+    pub refill: Option<Refill>,
     /// The longest ttl among the view and its live service versions; a row older than it is kept
-    /// online as a stub.
+    /// online as a stub. A raised one is among them before it takes effect.
     pub longest_ttl: Option<Micros>,
     /// In the order of the packed row: features added later come last.
     pub features: Vec<Feature>,
     pub layout: Arc<RowLayout>,
     pub online: bool,
     pub offline: bool,
-    pub freshness_max_age: Option<Micros>,
+    pub freshness: Option<FreshnessSpec>,
+}
+
+/// A ttl that was raised and is not in effect yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refill {
+    pub ttl: Option<Micros>,
+    /// The revision that asked for it.
+    pub since: u64,
 }
 
 #[derive(Clone, Debug)]

@@ -72,9 +72,11 @@ pub(super) fn source(
     }
 }
 
-/// A view may get features at the end of its rows, a shorter ttl, other words and other defaults.
+/// A view may get features at the end of its rows, another ttl, other words and other defaults. `kept` is
+/// the longest ttl under which its rows are online with their values.
 pub(super) fn view(
     state: &ViewState,
+    kept: Option<Micros>,
     new: &FeatureViewSpec,
     resolved: &ResolvedView,
     path: &str,
@@ -88,9 +90,9 @@ pub(super) fn view(
     if old.source != new.source {
         violations.add(format!("{path}.source"), format!("the source can't change ({} -> {})", old.source, new.source));
     }
-    if is_longer(new.ttl, old.ttl) {
+    if old.online && !old.offline && is_longer(new.ttl, kept) {
         let message = format!(
-            "ttl can't be raised ({} -> {}) before views are refilled from history, which isn't served yet",
+            "ttl can't be raised ({} -> {}): the view keeps no history (offline: false) to refill it from",
             ttl_text(old.ttl),
             ttl_text(new.ttl)
         );
@@ -134,7 +136,8 @@ pub(super) fn ttl_text(ttl: Option<Micros>) -> String {
     ttl.map_or_else(|| "for ever".to_owned(), durations::format)
 }
 
-fn is_longer(new: Option<Micros>, old: Option<Micros>) -> bool {
+/// Whether a ttl lets rows count longer than another.
+pub(super) fn is_longer(new: Option<Micros>, old: Option<Micros>) -> bool {
     match (new, old) {
         (_, None) => false,
         (None, Some(_)) => true,

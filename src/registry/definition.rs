@@ -9,6 +9,8 @@ use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
 use serde::{Deserialize, Serialize};
 
+use super::promise::FreshnessSpec;
+
 /// What kinds of definition there are, in the order in which one refers to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
@@ -99,8 +101,8 @@ pub struct FeatureViewSpec {
     pub features: Vec<FeatureSpec>,
     pub online: bool,
     pub offline: bool,
-    /// Microseconds.
-    pub freshness_max_age: Option<Micros>,
+    #[serde(default, alias = "freshness_max_age")]
+    pub freshness: Option<FreshnessSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

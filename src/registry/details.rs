@@ -8,6 +8,7 @@ use hydrant_storage::names::Name;
 use super::compatibility::ttl_text;
 use super::definition::{Definition, FeatureSpec, FeatureViewSpec, Kind, SourceSpec, SourceType, Spec, TypedName};
 use super::documents::{known_time_to_json, service_feature_to_json};
+use super::promise::FreshnessSpec;
 use super::state::{FrozenService, ServiceState, TenantState};
 use crate::config::durations;
 
@@ -40,6 +41,10 @@ type Facts = Vec<(String, String)>;
 fn facts(tenant: &TenantState, kind: Kind, name: &Name) -> Facts {
     let Some(stored) = tenant.stored(kind, name) else { return Vec::new() };
     let mut facts = definition_facts(&stored.definition);
+    if let Some(view) = tenant.views.get(name).filter(|view| kind == Kind::FeatureView && view.refilling.is_some()) {
+        let serves = ttl_text(view.ttl_in_effect());
+        add(&mut facts, "ttl in effect", format!("{serves}, until rows that count again are refilled from history"));
+    }
     let current = tenant.services.get(name).filter(|_| kind == Kind::FeatureService).and_then(ServiceState::current);
     if let Some(current) = current {
         add_frozen(&mut facts, current);
@@ -102,7 +107,11 @@ fn add_view(facts: &mut Facts, spec: &FeatureViewSpec) {
     add(facts, "features in order", names.join(", "));
     add(facts, "online", spec.online.to_string());
     add(facts, "offline", spec.offline.to_string());
-    add(facts, "freshness.maxAge", spec.freshness_max_age.map_or_else(|| "none".to_owned(), durations::format));
+    let promised = |text: fn(&FreshnessSpec) -> String| spec.freshness.as_ref().map_or_else(|| "none".to_owned(), text);
+    add(facts, "freshness.maxAge", promised(|freshness| durations::format(freshness.max_age)));
+    add(facts, "freshness.target", promised(|freshness| freshness.target.to_string()));
+    add(facts, "freshness.window", promised(|freshness| durations::format(freshness.window)));
+    add(facts, "freshness.severity", promised(|freshness| freshness.severity.as_str().to_owned()));
 }
 
 fn add_feature(facts: &mut Facts, feature: &FeatureSpec) {

@@ -2,6 +2,8 @@
 //! JSON) and written as JSON. Reading lists every problem of a document at once; whether
 //! definitions fit together is not asked here.
 
+use std::str::FromStr as _;
+
 use hydrant_storage::names::Name;
 use serde_json::{Map, Value as Json, json};
 
@@ -13,6 +15,7 @@ use super::definition::{
     ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
 use super::node::{Content, Node, Place};
+use super::promise::{FreshnessSpec, Severity, Target};
 use super::reader::{Fields, Problem, Problems};
 
 /// The one version of the document format.
@@ -217,19 +220,24 @@ fn read_view(problems: &mut Problems, node: &Node, path: &str) -> Option<Feature
     });
     let online = optional_boolean(problems, &fields, "online", true);
     let offline = optional_boolean(problems, &fields, "offline", true);
-    let freshness_max_age = fields.optional_value("freshness").and_then(|(node, path)| {
-        let fields = problems.fields(node, &path, &["maxAge"]);
-        let (node, path) = fields.required(problems, "maxAge")?;
-        problems.duration(node, &path)
-    });
-    Some(FeatureViewSpec {
-        entities: entities?,
-        source: source?,
-        ttl,
-        features: features?,
-        online,
-        offline,
-        freshness_max_age,
+    let freshness = fields.optional_value("freshness").and_then(|(node, path)| read_freshness(problems, node, &path));
+    Some(FeatureViewSpec { entities: entities?, source: source?, ttl, features: features?, online, offline, freshness })
+}
+
+/// What is left out has its default; what is wrong is told, and then there is no promise.
+fn read_freshness(problems: &mut Problems, node: &Node, path: &str) -> Option<FreshnessSpec> {
+    let fields = problems.fields(node, path, &["maxAge", "target", "window", "severity"]);
+    let max_age = fields.required(problems, "maxAge").and_then(|(node, path)| problems.duration(node, &path));
+    let target = fields.optional_value("target").map(|(node, path)| problems.parsed(node, &path, Target::from_str));
+    let window = fields.optional_value("window").map(|(node, path)| problems.duration(node, &path));
+    let severity =
+        fields.optional_value("severity").map(|(node, path)| problems.parsed(node, &path, Severity::from_str));
+    let default = FreshnessSpec::of(max_age?);
+    Some(FreshnessSpec {
+        target: target.unwrap_or(Some(default.target))?,
+        window: window.unwrap_or(Some(default.window))?,
+        severity: severity.unwrap_or(Some(default.severity))?,
+        ..default
     })
 }
 
@@ -335,10 +343,19 @@ fn view_to_json(spec: &FeatureViewSpec) -> Json {
     json.insert("features".to_owned(), spec.features.iter().map(feature_to_json).collect());
     json.insert("online".to_owned(), json!(spec.online));
     json.insert("offline".to_owned(), json!(spec.offline));
-    if let Some(max_age) = spec.freshness_max_age {
-        json.insert("freshness".to_owned(), json!({"maxAge": durations::format(max_age)}));
+    if let Some(freshness) = &spec.freshness {
+        json.insert("freshness".to_owned(), freshness_to_json(freshness));
     }
     Json::Object(json)
+}
+
+fn freshness_to_json(freshness: &FreshnessSpec) -> Json {
+    json!({
+        "maxAge": durations::format(freshness.max_age),
+        "target": freshness.target.to_string(),
+        "window": durations::format(freshness.window),
+        "severity": freshness.severity.as_str(),
+    })
 }
 
 fn feature_to_json(feature: &FeatureSpec) -> Json {

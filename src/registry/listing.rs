@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
 
 use crate::error::{Error, Result};
 
@@ -29,6 +30,8 @@ pub struct Described {
     pub frozen: Option<Arc<ServiceVersion>>,
     /// All versions of a service that are served, ascending.
     pub versions: Vec<u32>,
+    /// Of a view whose raised ttl isn't in effect yet: the one that is.
+    pub refilling_from: Option<Micros>,
 }
 
 #[derive(Clone, Debug)]
@@ -42,15 +45,18 @@ pub struct Page {
 }
 
 pub(super) fn get(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Option<Described> {
-    let simple =
-        |applied: &Applied| Described { applied: applied.clone(), version: 1, frozen: None, versions: Vec::new() };
+    let simple = |applied: &Applied| {
+        let (applied, versions) = (applied.clone(), Vec::new());
+        Described { applied, version: 1, frozen: None, versions, refilling_from: None }
+    };
     match kind {
         Kind::Tenant => (catalog.name == *name).then(|| simple(&catalog.applied)),
         Kind::Entity => catalog.entities.get(name).map(|entity| simple(&entity.applied)),
         Kind::Source => catalog.sources.get(name).map(|source| simple(&source.applied)),
-        Kind::FeatureView => {
-            catalog.views.get(name).map(|view| Described { version: view.version, ..simple(&view.applied) })
-        }
+        Kind::FeatureView => catalog.views.get(name).map(|view| {
+            let refilling_from = view.refill.and(view.ttl);
+            Described { version: view.version, refilling_from, ..simple(&view.applied) }
+        }),
         Kind::FeatureService => catalog.services.get(name).map(|service| {
             let frozen = service.versions.last().cloned();
             let version = frozen.as_ref().map_or(1, |frozen| frozen.number);
@@ -68,7 +74,8 @@ pub(super) fn get_version(catalog: &TenantCatalog, name: &Name, number: u32) -> 
     if service.versions.last().is_some_and(|current| current.number != number) {
         applied.definition.spec = Spec::FeatureService(as_written(frozen));
     }
-    Ok(Described { applied, version: number, frozen: Some(Arc::clone(frozen)), versions: numbers(service) })
+    let (frozen, versions) = (Some(Arc::clone(frozen)), numbers(service));
+    Ok(Described { applied, version: number, frozen, versions, refilling_from: None })
 }
 
 fn numbers(service: &Service) -> Vec<u32> {

@@ -10,6 +10,7 @@ pub mod lineage;
 pub mod listing;
 pub mod node;
 pub mod plan;
+pub mod promise;
 pub mod selection;
 pub mod table;
 pub mod tenants;
@@ -41,13 +42,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, ViewId};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::clock::StoreTime;
 use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
-use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
+use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
 pub use self::validation::{MAX_DEFINITIONS, feeds};
 
@@ -221,6 +222,32 @@ impl Registry {
         };
         let (plan, snapshot) = self.change(permit, edit).await?;
         Ok(Applied { plan, revision: snapshot.revision })
+    }
+
+    /// All rows of the view that count under the ttl which it was given in revision `since` are online: that
+    /// ttl is in effect from the revision that is told. `None`: the view was changed otherwise meanwhile.
+    pub async fn refilled(&self, tenant: &Name, view: ViewId, since: u64) -> Result<Option<u64>> {
+        let (tenant, shared) = (tenant.clone(), Arc::clone(&self.shared));
+        // It adds nothing that a limit could be about.
+        let limits = DefinitionLimits::default();
+        let stamp = Stamp { now: self.shared.time.read(), by: "refill".to_owned(), limits };
+        let edit = move |state: &State, _: &Stamp| {
+            let mut next = state.clone();
+            let views = next.tenants.get_mut(&tenant).map(|tenant| &mut tenant.views);
+            let refilled = views.and_then(|views| {
+                views.values_mut().find(|state| {
+                    state.id == view && state.refilling.as_ref().is_some_and(|refilling| refilling.since == since)
+                })
+            });
+            let Some(refilled) = refilled else { return Ok((None, None)) };
+            refilled.refilling = None;
+            next.revision += 1;
+            Ok((Some(next.revision), Some(next)))
+        };
+        // As of any change: it goes through whoever waits for it.
+        let task = tokio::spawn(async move { shared.change(stamp, edit).await });
+        let changed = task.await.map_err(|failed| Error::internal(format!("a refill's end was cut off: {failed}")))?;
+        changed.map(|(revision, _)| revision)
     }
 
     /// Makes a definition that isn't there; ALREADY_EXISTS if it is.

@@ -2,7 +2,7 @@
 //! function of state and definitions; the same function drafts the state that comes after, so what
 //! is shown is what is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use hydrant_storage::names::{Name, ViewId};
@@ -11,13 +11,14 @@ use hydrant_storage::order::Micros;
 use crate::error::{Code, Error, Result, Violation};
 use crate::tenancy::DefinitionLimits;
 
+use super::build;
 use super::compatibility;
 use super::definition::{Definition, Kind, Spec};
 use super::details;
 use super::freeze::{self, FreezableView};
 use super::limits;
 use super::lineage;
-use super::state::{FrozenService, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
+use super::state::{FrozenService, Refilling, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
 use super::validation::{self, ResolvedView, Violations, resolve_view};
 use super::world::{Unread, World};
 
@@ -154,7 +155,8 @@ fn drafted(
     check_compatibility(old, &world, definitions, &resolved, &mut incompatible);
 
     let revision = state.revision + 1;
-    let mut drafting = Drafting { next_view: state.next_view, revision, stamp, actions: BTreeMap::new() };
+    let kept = build::ttls_in_effect(old);
+    let mut drafting = Drafting { next_view: state.next_view, revision, stamp, kept, actions: BTreeMap::new() };
     let mut new = old.clone();
     for definition in definitions {
         drafting.place(&mut new, definition, &resolved);
@@ -214,6 +216,7 @@ fn check_compatibility(
     resolved: &BTreeMap<Name, ResolvedView>,
     violations: &mut Violations,
 ) {
+    let kept = build::ttls_in_effect(old);
     for (index, definition) in definitions.iter().enumerate() {
         let (path, name) = (format!("definitions[{index}].spec"), definition.name());
         let Some(stored) = old.stored(definition.kind(), name) else { continue };
@@ -229,7 +232,8 @@ fn check_compatibility(
             }
             (Spec::FeatureView(_), Spec::FeatureView(after)) => {
                 if let (Some(view), Some(resolved)) = (old.views.get(name), resolved.get(name)) {
-                    compatibility::view(view, after, resolved, &path, violations);
+                    let kept = kept.get(&view.id).copied().unwrap_or_default();
+                    compatibility::view(view, kept, after, resolved, &path, violations);
                 }
             }
             _ => {}
@@ -272,7 +276,9 @@ fn freezable_views(new: &TenantState, world: &World<'_>) -> BTreeMap<Name, Freez
         let mut problems = Violations::default();
         let resolved = resolve_view(world, spec, "", &mut problems);
         let is_sure = resolved.is_whole && problems.is_empty();
-        is_sure.then(|| (name.clone(), FreezableView::new(view.id, view.version, spec.ttl, resolved)))
+        // Under a ttl that isn't in effect yet a service would read what isn't online yet.
+        let ttl = view.ttl_in_effect();
+        is_sure.then(|| (name.clone(), FreezableView::new(view.id, view.version, ttl, resolved)))
     };
     new.views.iter().filter_map(freezable).collect()
 }
@@ -287,6 +293,8 @@ struct Drafting<'a> {
     next_view: u32,
     revision: u64,
     stamp: &'a Stamp,
+    /// The longest ttl under which each view's rows are online with their values.
+    kept: HashMap<ViewId, Option<Micros>>,
     actions: BTreeMap<(Kind, Name), Action>,
 }
 
@@ -311,8 +319,11 @@ impl Drafting<'_> {
                     let id = ViewId(self.next_view);
                     self.next_view += 1;
                     let version = tenant.deleted_views.get(&name).map_or(1, |last| last + 1);
-                    ViewState { stored: stored.clone(), id, version, row: Vec::new() }
+                    ViewState { stored: stored.clone(), id, version, row: Vec::new(), refilling: None }
                 });
+                if view.stored.definition != stored.definition {
+                    view.refilling = self.refilling(&view, definition);
+                }
                 view.stored = stored;
                 for feature in &resolved.features {
                     if !view.row.iter().any(|known| known.name == feature.name) {
@@ -327,6 +338,20 @@ impl Drafting<'_> {
             }
             Kind::FeatureService | Kind::Tenant => {}
         }
+    }
+
+    /// Whether a view has to be refilled before it reads by the ttl of its new definition.
+    fn refilling(&self, view: &ViewState, new: &Definition) -> Option<Refilling> {
+        let (Spec::FeatureView(old), Spec::FeatureView(new)) = (&view.stored.definition.spec, &new.spec) else {
+            return None;
+        };
+        let kept = self.kept.get(&view.id).copied().unwrap_or_default();
+        if !new.online || !compatibility::is_longer(new.ttl, kept) {
+            return None;
+        }
+        // A refill that is under way for as long a ttl or a longer one is enough.
+        let under_way = view.refilling.clone().filter(|_| !compatibility::is_longer(new.ttl, old.ttl));
+        Some(under_way.unwrap_or_else(|| Refilling { serves: view.ttl_in_effect(), since: self.revision }))
     }
 
     fn place_service(&mut self, tenant: &mut TenantState, definition: &Definition, fresh: FrozenService) {

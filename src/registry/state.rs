@@ -58,6 +58,29 @@ pub struct ViewState {
     pub version: u32,
     /// The features in the order of the packed row. Only ever appended to.
     pub row: Vec<RowFeature>,
+    /// Its ttl was raised, and rows that count under it again are not all online yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refilling: Option<Refilling>,
+}
+
+/// What holds until a raised ttl takes effect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Refilling {
+    /// The ttl that reads go by meanwhile.
+    pub serves: Option<Micros>,
+    /// The revision that asked for the refill: from it on no row is let go that counts under the raised ttl.
+    pub since: u64,
+}
+
+impl ViewState {
+    /// The ttl that reads go by.
+    pub fn ttl_in_effect(&self) -> Option<Micros> {
+        match (&self.refilling, &self.stored.definition.spec) {
+            (Some(refilling), _) => refilling.serves,
+            (None, Spec::FeatureView(spec)) => spec.ttl,
+            (None, _) => None,
+        }
+    }
 }
 
 /// What of a feature the packed rows depend on.

@@ -14,6 +14,7 @@ use super::definition::{
     Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule, Metadata,
     SourceSpec, Spec, TypedName,
 };
+use super::promise::FreshnessSpec;
 use super::values;
 use super::world::{Referred, World};
 
@@ -166,7 +167,9 @@ pub(super) fn resolve_view(
         }
     }
     check_positive(spec.ttl, &format!("{path}.ttl"), violations);
-    check_positive(spec.freshness_max_age, &format!("{path}.freshness.maxAge"), violations);
+    for (field, message) in spec.freshness.iter().flat_map(FreshnessSpec::breaches) {
+        violations.add(format!("{path}.freshness.{field}"), message);
+    }
     if !spec.online && !spec.offline {
         violations.add(format!("{path}.online"), "a view that is neither online nor offline keeps nothing");
     }

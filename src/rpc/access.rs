@@ -44,7 +44,10 @@ impl AccessRpc {
 
     async fn create(&self, caller: &Caller, request: v1::CreateKeyRequest) -> Result<v1::CreateKeyResponse> {
         let roles: Vec<String> = request.roles.iter().take(Role::ALL.len()).map(|role| role_name(*role)).collect();
-        let of: String = request.tenant.chars().take(Name::MAX_LENGTH).collect();
+        let of = match request.tenant.as_str() {
+            "" => caller.identity.tenant().to_string(),
+            tenant => tenant.parse::<Name>().map_or_else(|_| "?".to_owned(), |tenant| tenant.to_string()),
+        };
         let permit = self.change(caller, format!("ApiKey/{of}/{}", roles.join("+"))).await?;
         let tenant = Some(&request.tenant).filter(|tenant| !tenant.is_empty());
         let new = NewKey {

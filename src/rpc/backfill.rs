@@ -39,6 +39,11 @@ impl BackfillRpc {
         Ok(v1::GetBackfillResponse { standing: Some(standing), views })
     }
 
+    async fn abandon(&self, caller: &Caller, frame: u64) -> Result<u64> {
+        let permit = self.use_cases.change(caller, Action::Write, vec![format!("Backfill/{frame}")]).await?;
+        self.use_cases.backfills.abandon(&permit, frame).await
+    }
+
     async fn begin(&self, caller: &Caller, request: v1::MaterializeRequest) -> Result<Materializing> {
         let named = vec![format!("FeatureView/{}", request.view)];
         let permit = self.use_cases.change(caller, Action::Write, named).await?;
@@ -58,6 +63,15 @@ impl BackfillService for BackfillRpc {
             .await
             .map(Response::new)
             .map_err(to_status)
+    }
+
+    async fn abandon_backfill(
+        &self,
+        request: Request<v1::AbandonBackfillRequest>,
+    ) -> Result<Response<v1::AbandonBackfillResponse>, Status> {
+        let caller = layers::caller(request.extensions());
+        let frame = self.abandon(&caller, request.into_inner().frame).await.map_err(to_status)?;
+        Ok(Response::new(v1::AbandonBackfillResponse { frame }))
     }
 
     async fn materialize(

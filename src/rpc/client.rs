@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod freshness;
 pub mod lean;
 pub mod quotas;
 pub mod remote;
@@ -323,6 +324,13 @@ impl Client {
         let request = v1::GetBackfillRequest { backfill: Some(backfill) };
         let answer = BackfillServiceClient::new(self.channel()).get_backfill(self.request(request)).await;
         self.answer(answer)
+    }
+
+    /// Gives up the backfill that the log has taken in with a frame; where that is in the log.
+    pub async fn abandon_backfill(&self, frame: u64) -> Result<u64, Refusal> {
+        let request = self.request(v1::AbandonBackfillRequest { frame });
+        let answer = BackfillServiceClient::new(self.channel()).abandon_backfill(request).await;
+        self.answer(answer).map(|answer| answer.frame)
     }
 
     /// Sends the rows of a backfill from `first_row` on, and waits until it is taken in; `progress` is told of

@@ -145,6 +145,7 @@ const CHANGE_DEFINITIONS_OR_TENANTS: Rule = Rule::NeedsOneOf(&[Action::ChangeDef
 /// An admin manages its tenant's keys; the platform its own, and a tenant's first.
 const MANAGE_KEYS: Rule = Rule::NeedsOneOf(&[Action::ManageKeys, Action::ManageTenants]);
 const READ_HISTORY: Rule = Rule::Needs(Action::ReadHistory);
+const CHANGE_DEFINITIONS: Rule = Rule::Needs(Action::ChangeDefinitions);
 const WRITE: Rule = Rule::Needs(Action::Write);
 const BACK_UP: Rule = Rule::Needs(Action::BackUp);
 const BY_FLIGHT: Rule = Rule::NeedsOneOf(&[Action::ReadDefinitions, Action::ReadHistory]);
@@ -174,6 +175,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.TrainingSetService/DeleteTrainingSet", READ_HISTORY),
     method("hydrant.v1.BackfillService/GetBackfill", WRITE),
     method("hydrant.v1.BackfillService/Materialize", WRITE),
+    method("hydrant.v1.BackfillService/AbandonBackfill", WRITE),
     method("hydrant.v1.BackupService/CreateBackup", BACK_UP),
     method("hydrant.v1.BackupService/ListBackups", BACK_UP),
     method("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
@@ -189,6 +191,11 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.QuotaService/RaiseQuotas", Rule::Needs(Action::ChangeQuotas)),
     method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
+    method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/ListSilences", READ_DEFINITIONS),
+    method("hydrant.v1.FreshnessService/DeleteSilence", CHANGE_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/Handshake", Rule::AnyCaller),
     method("arrow.flight.protocol.FlightService/ListFlights", READ_DEFINITIONS),
     method("arrow.flight.protocol.FlightService/GetFlightInfo", BY_FLIGHT),
@@ -205,7 +212,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 52;
+const METHOD_COUNT: usize = 58;
 
 #[cfg(test)]
 mod tests {

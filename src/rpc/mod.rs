@@ -12,6 +12,7 @@ pub mod codec;
 mod connections;
 mod door;
 pub mod flight;
+pub mod freshness;
 pub mod history;
 pub mod http;
 pub mod ingest;
@@ -26,6 +27,7 @@ mod tenants;
 pub mod tls;
 mod trail;
 pub mod training;
+pub mod webhook;
 pub mod wire;
 
 use std::sync::Arc;
@@ -39,6 +41,7 @@ use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
 use crate::error::Result;
+use crate::freshness::Freshness;
 use crate::history::History;
 use crate::history::sets::TrainingSets;
 use crate::ingest::Ingest;
@@ -66,6 +69,7 @@ pub struct UseCases {
     pub backups: Backups,
     pub quotas: Quotas,
     pub audit: Audit,
+    pub freshness: Freshness,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }

@@ -15,6 +15,7 @@ use hydrant_proto::v1::access_service_server::AccessServiceServer;
 use hydrant_proto::v1::audit_service_server::AuditServiceServer;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
+use hydrant_proto::v1::freshness_service_server::FreshnessServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::quota_service_server::QuotaServiceServer;
@@ -34,6 +35,7 @@ use super::backup::BackupRpc;
 use super::connections::{self, Connection};
 use super::door::Door;
 use super::flight::{FlightLimits, FlightRpc};
+use super::freshness::FreshnessRpc;
 use super::history::HistoryRpc;
 use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
@@ -173,6 +175,8 @@ impl Server {
         let quotas = QuotaServiceServer::new(QuotaRpc::new(use_cases.clone()));
         let audit =
             AuditServiceServer::new(AuditRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
+        let freshness = FreshnessServiceServer::new(FreshnessRpc::new(use_cases.clone()))
+            .max_encoding_message_size(limit.as_usize());
         let history = HistoryServiceServer::new(HistoryRpc::new(use_cases.clone(), limit.0))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
@@ -194,6 +198,7 @@ impl Server {
             .add_service(backup)
             .add_service(quotas)
             .add_service(audit)
+            .add_service(freshness)
             .add_service(history)
             .add_service(training_sets)
             .add_service(health_service.clone())
@@ -273,6 +278,7 @@ impl ServerControl {
             BackupServiceServer::<BackupRpc>::NAME,
             QuotaServiceServer::<QuotaRpc>::NAME,
             AuditServiceServer::<AuditRpc>::NAME,
+            FreshnessServiceServer::<FreshnessRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,
             TrainingSetServiceServer::<TrainingSetRpc>::NAME,
             FlightServiceServer::<FlightRpc>::NAME,

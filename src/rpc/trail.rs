@@ -214,7 +214,7 @@ fn audited(method: &str) -> Audited {
 }
 
 /// What always changes something.
-const CHANGES: [&str; 15] = [
+const CHANGES: [&str; 18] = [
     "hydrant.v1.IngestService/Delete",
     "hydrant.v1.RegistryService/CreateDefinition",
     "hydrant.v1.RegistryService/UpdateDefinition",
@@ -223,11 +223,14 @@ const CHANGES: [&str; 15] = [
     "hydrant.v1.TrainingSetService/CreateTrainingSet",
     "hydrant.v1.TrainingSetService/DeleteTrainingSet",
     "hydrant.v1.BackfillService/Materialize",
+    "hydrant.v1.BackfillService/AbandonBackfill",
     "hydrant.v1.BackupService/CreateBackup",
     "hydrant.v1.BackupService/DeleteBackup",
     "hydrant.v1.AccessService/CreateKey",
     "hydrant.v1.AccessService/RotateKey",
     "hydrant.v1.AccessService/RevokeKey",
+    "hydrant.v1.FreshnessService/SilenceFreshness",
+    "hydrant.v1.FreshnessService/DeleteSilence",
     "hydrant.v1.QuotaService/UpdateQuotas",
     "hydrant.v1.QuotaService/RaiseQuotas",
 ];
@@ -246,7 +249,7 @@ mod tests {
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 20] = [
+    const READS: [&str; 23] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -263,6 +266,9 @@ mod tests {
         "hydrant.v1.TrainingSetService/VerifyTrainingSet",
         "hydrant.v1.BackfillService/GetBackfill",
         "hydrant.v1.BackupService/ListBackups",
+        "hydrant.v1.FreshnessService/GetFreshness",
+        "hydrant.v1.FreshnessService/ListFreshness",
+        "hydrant.v1.FreshnessService/ListSilences",
         "hydrant.v1.QuotaService/GetQuotas",
         "hydrant.v1.QuotaService/ListQuotas",
         "hydrant.v1.AuditService/ListAuditRecords",

@@ -2,6 +2,7 @@
 //! with a status for every cell. A read never queues behind a write and never blocks the calling
 //! thread on a disk; missing data is a status, and only a wrong or refused request is an error.
 
+mod ages;
 mod answer;
 mod bulk;
 mod cells;
@@ -25,6 +26,7 @@ use hydrant_storage::order::Micros;
 use tokio::sync::Semaphore;
 use tracing::Instrument as _;
 
+pub use self::ages::ServedRows;
 #[cfg(test)]
 pub(crate) use self::answer::MadeUp;
 pub use self::answer::{AnswerColumn, EventTimes, OnlineAnswer, to_column};
@@ -144,6 +146,7 @@ pub struct Serving {
     bulk_history: Arc<Semaphore>,
     flights: Flights,
     metrics: Arc<ServingMetrics>,
+    served: Arc<ServedRows>,
 }
 
 impl Serving {
@@ -166,6 +169,7 @@ impl Serving {
             bulk_history: Arc::new(Semaphore::new(1)),
             flights: Flights::default(),
             metrics: Arc::default(),
+            served: Arc::default(),
         }
     }
 
@@ -190,6 +194,11 @@ impl Serving {
         &self.metrics
     }
 
+    /// How old the rows are that answer reads.
+    pub fn served(&self) -> &Arc<ServedRows> {
+        &self.served
+    }
+
     async fn answer(&self, permit: &Permit, request: OnlineRequest) -> Result<OnlineAnswer> {
         if !in_bulk(permit) {
             permit.require(Action::ReadOnline)?;
@@ -202,6 +211,9 @@ impl Serving {
         let budget = budget_of(permit, &request, &selection);
         let limits = Limits { deadline, budget_end: budget.and_then(|budget| begun.checked_add(budget)) };
         let read = self.read(permit, &request, &selection, &keys, limits).await?;
+        if request.at.is_none() {
+            self.served.note(permit.tenant(), &selection, &read);
+        }
         OnlineAnswer::new(selection, keys, read, &request)
     }
 

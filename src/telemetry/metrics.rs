@@ -111,6 +111,11 @@ impl Instruments {
         self.histogram(metric, &SIZE_BUCKETS)
     }
 
+    /// Seconds or numbers for which others are of use.
+    pub fn buckets(&self, metric: &Metric, buckets: &[f64]) -> Histogram<f64> {
+        self.histogram(metric, buckets)
+    }
+
     fn histogram(&self, metric: &Metric, buckets: &[f64]) -> Histogram<f64> {
         let builder = self.meter.f64_histogram(metric.name).with_unit(metric.unit);
         builder.with_description(metric.help).with_boundaries(buckets.to_vec()).build()

@@ -13,6 +13,7 @@ pub mod partition;
 pub mod record;
 pub mod row;
 pub mod slices;
+pub mod sources;
 pub mod spines;
 pub mod threads;
 pub mod value;

@@ -4,6 +4,7 @@ server's own reflection, Arrow Flight by pyarrow. Nothing here is generated from
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -178,6 +179,12 @@ class Server:
         url = f"http://{self.addresses['http']}/metrics"
         lines = urllib.request.urlopen(url, timeout=PATIENCE).read().decode().splitlines()
         return [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name}{{")]
+
+    def metric_sum(self, name: str) -> float:
+        """The sum of a metric over its labels, of which it may have none."""
+        url = f"http://{self.addresses['http']}/metrics"
+        lines = urllib.request.urlopen(url, timeout=PATIENCE).read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line))
 
     def _close_clients(self):
         self.flight.close()

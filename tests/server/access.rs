@@ -160,7 +160,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
         ("hydrant.v1.QuotaService/RaiseQuotas", Vec::new(), "p"),
         ("hydrant.v1.AuditService/ListAuditRecords", Vec::new(), "ap"),
         ("hydrant.v1.AuditService/VerifyAudit", Vec::new(), "p"),
-        ("hydrant.v1.AccessService/CreateKey", v1::CreateKeyRequest::default().encode_to_vec(), "a"),
+        ("hydrant.v1.AccessService/CreateKey", v1::CreateKeyRequest::default().encode_to_vec(), "ap"),
         ("hydrant.v1.AccessService/GetKey", v1::GetKeyRequest { id: "abcdefghjk".to_owned() }.encode_to_vec(), "ap"),
         ("hydrant.v1.AccessService/ListKeys", Vec::new(), "ap"),
         (

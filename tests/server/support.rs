@@ -119,6 +119,18 @@ impl TestServer {
         self.client.apply(&weather(), None).await.expect("they fit together");
     }
 
+    /// The same, with a promise of freshness.
+    pub async fn apply_promised_weather(&self) {
+        let promised = weather().into_iter().map(|definition| {
+            let mut document = documents::to_json(&definition);
+            if document["kind"] == "FeatureView" {
+                document["spec"]["freshness"] = json!({"maxAge": "5m", "target": "99.5%", "severity": "page"});
+            }
+            documents::from_json(&document).expect("a definition")
+        });
+        self.client.apply(&promised.collect::<Vec<_>>(), None).await.expect("they fit together");
+    }
+
     /// Two airports, at noon and an hour later, visible when this returns.
     pub async fn ingest_weather(&self) -> v1::IngestResponse {
         self.client.ingest(ingest_request(&weather_rows())).await.expect("good rows")

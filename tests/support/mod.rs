@@ -7,3 +7,4 @@ pub mod oracle;
 pub mod random;
 pub mod sets;
 pub mod table;
+pub mod webhook;

@@ -114,6 +114,7 @@ impl TestNode {
         config.storage.block_cache = ByteSize::mib(8);
         config.storage.write_buffers = ByteSize::mib(8);
         config.landing.interval = Span(Duration::from_secs(1_000_000));
+        config.freshness.interval = Span(Duration::from_secs(3_600));
         // When the test says so too, and then as much as can be, into small files.
         config.compaction.enabled = false;
         config.compaction.runs_per_level = 2;
@@ -251,6 +252,18 @@ impl TestNode {
 
     // Writes.
 
+    /// Waits until every raised ttl is in effect.
+    pub async fn refilled(&self) {
+        let registry = &self.use_cases().registry;
+        let is_refilled = |_: &u64| {
+            let snapshot = registry.snapshot();
+            snapshot.tenants.values().all(|tenant| tenant.views.values().all(|view| view.refill.is_none()))
+        };
+        let mut revisions = registry.subscribe();
+        let refilled = tokio::time::timeout(PATIENCE, revisions.wait_for(is_refilled)).await;
+        refilled.expect("refilled in time").expect("the registry is there");
+    }
+
     /// Rows as a batch of the types that the source declares.
     pub fn batch(&self, source: &str, rows: &Json) -> RecordBatch {
         let catalog = self.catalog();
@@ -383,6 +396,11 @@ impl TestNode {
             ignore_extra: false,
             validate_only: false,
         }
+    }
+
+    /// Gives up the backfill that the log has taken in with a frame.
+    pub async fn abandon(&self, frame: u64) -> Result<u64> {
+        self.use_cases().backfills.abandon(&self.permit(Action::Write), frame).await
     }
 
     pub async fn backfill(&self, request: BackfillRequest, batches: &[RecordBatch]) -> Result<BackfillReport> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Literals that look like reasons and aren't: gRPC's own names, cell statuses, variables.
 const NO_REASONS: [&str; 15] = [
     "ALREADY_EXISTS",
+    "AT_RISK",
     "CARGO_PKG_VERSION",
     "DATA_LOSS",
     "FAILED_PRECONDITION",
@@ -20,6 +21,7 @@ const NO_REASONS: [&str; 15] = [
     "INVALID_ARGUMENT",
     "NOT_FOUND",
     "NO_COLOR",
+    "NO_DATA",
     "OUT_OF_RANGE",
     "RESOURCE_EXHAUSTED",
 ];

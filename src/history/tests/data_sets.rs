@@ -18,9 +18,10 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, TimestampMicrosecondArray};
 use arrow_select::concat::concat_batches;
-use hydrant_storage::files::LossyFiles;
+use hydrant_storage::files::{Files, LossyFiles};
 use hydrant_storage::history::{
-    FileShape, HistoryTables, MergeOptions, MergedRuns, Run, RunBatch, Sought, TableSnapshot,
+    FileShape, HistoryTables, MergeOptions, MergedRuns, Run, RunBatch, Sought, StagedRows, Staging, StagingOptions,
+    StagingWatch, TableSnapshot, TakenIn,
 };
 use hydrant_storage::keys::{encode_values, slot_of};
 use hydrant_storage::row::{ColumnBuilder, value_at};
@@ -79,6 +80,7 @@ struct Tally {
     from_files: AtomicUsize,
     sought: AtomicUsize,
     merged: AtomicUsize,
+    backfilled: AtomicUsize,
     left_out: AtomicUsize,
 }
 
@@ -112,19 +114,25 @@ fn ten_thousand_data_sets_are_joined_as_the_contract_says() {
         }
     });
     let told = |count: &AtomicUsize| count.load(Ordering::Relaxed);
-    let Tally { cells, present, expired, from_files, sought, merged, left_out } = tally;
+    let Tally { cells, present, expired, from_files, sought, merged, backfilled, left_out } = tally;
     println!(
-        "{} cells, {} present, {} expired; {} data sets from files, {} views merged again, {} sought, {} pages left out",
+        "{} cells, {} present, {} expired; {} data sets from files, {} backfills, {} views merged again, {} sought, {} \
+         pages left out",
         told(cells),
         told(present),
         told(expired),
         told(from_files),
+        told(backfilled),
         told(merged),
         told(sought),
         told(left_out)
     );
     if seeds.len() as u64 == DATA_SETS {
-        assert!([present, expired, from_files, sought, merged, left_out].into_iter().all(|count| told(count) > 100));
+        assert!(
+            [present, expired, from_files, sought, merged, backfilled, left_out]
+                .into_iter()
+                .all(|count| told(count) > 100)
+        );
     }
 }
 
@@ -180,18 +188,45 @@ impl DataSet {
     async fn landed(&mut self, view: usize, tally: &Tally) -> Stored {
         let random = &mut self.random;
         let shape = FileShape { group_rows: *random.pick(&[4, 16, 1_000]), page_rows: *random.pick(&[1, 3, 8]) };
-        let tables = HistoryTables::shaped(Arc::new(LossyFiles::new(1)), "/history".into(), shape);
+        let files: Arc<dyn Files> = Arc::new(LossyFiles::new(1));
+        let tables = HistoryTables::shaped(files.clone(), "/history".into(), shape);
         let spec = self.views[view].history_spec(&name("acme"));
         let table = tables.table(spec).await.expect("a table");
         let all: Vec<usize> = (0..self.views[view].features.len()).collect();
+        // Frames that take in the files of a backfill, and are in no tail.
+        let backfilled: Vec<usize> = (1..=FRAMES).filter(|_| random.chance(15)).collect();
         let mut landed = 0;
         while landed < FRAMES && self.random.chance(if landed == 0 { 100 } else { 60 }) {
             let through = landed + 1 + self.random.below(FRAMES - landed);
-            let of_frames = |row: &SentRow| (landed + 1..=through).contains(&row.place.0);
+            let of_frames =
+                |row: &SentRow| (landed + 1..=through).contains(&row.place.0) && !backfilled.contains(&row.place.0);
             let rows: Vec<usize> = (0..self.rows[view].len()).filter(|row| of_frames(&self.rows[view][*row])).collect();
             let batch_rows = self.random.below(12) + 1;
             table.land(self.run(view, &rows, &all, batch_rows), through as u64, 0).await.expect("landed");
             landed = through;
+        }
+        for frame in &backfilled {
+            let rows: Vec<usize> =
+                (0..self.rows[view].len()).filter(|row| self.rows[view][*row].place.0 == *frame).collect();
+            let Some(first) = rows.first() else { continue };
+            let ingest_time = self.rows[view][*first].ingest_time;
+            let taken = TakenIn { frame: *frame as u64, ingest_time, known_on_arrival: false };
+            let (spec, runs) = (self.views[view].history_spec(&name("acme")), Path::new("/backfill"));
+            files.create_dir_all(runs).expect("made");
+            let backfill = frame.to_string();
+            let staging =
+                Staging { files: &files, spec: &spec, runs, table: table.directory(), backfill: backfill.as_str() };
+            let mut staged = Vec::new();
+            for (number, rows) in rows.chunks(self.random.below(6) + 1).enumerate() {
+                let mut piece = StagedRows::default();
+                self.run(view, rows, &all, 3).0.for_each(|batch| piece.push(RunBatch::clone(&batch)));
+                staged.push(piece.write(&staging, format!("{frame}-{number}")).expect("written"));
+            }
+            let level = self.random.below(3) as u32;
+            let options = StagingOptions { memory: 1 << 30, threads: 1, file_bytes: 1, level };
+            let staged = staging.merge(&staged, &options, &StagingWatch::default()).expect("merged");
+            table.take_in(&backfill, staged, taken, 0).await.expect("taken in");
+            tally.backfilled.fetch_add(1, Ordering::Relaxed);
         }
         if self.random.chance(50) {
             let options = MergeOptions { runs_per_level: 2, file_bytes: 1, memory: 1 << 20, merge_bytes: 1 << 30 };
@@ -200,7 +235,11 @@ impl DataSet {
                 tally.merged.fetch_add(1, Ordering::Relaxed);
             }
         }
-        Stored { table: Some(table.snapshot()), ..self.in_memory(view, landed + 1) }
+        let mut unlanded = self.in_memory(view, landed + 1);
+        for run in &mut unlanded.runs {
+            run.retain(|row| !backfilled.contains(&self.rows[view][*row].place.0));
+        }
+        Stored { table: Some(table.snapshot()), ..unlanded }
     }
 
     /// Rows in history order.
@@ -281,6 +320,7 @@ impl DataSet {
         }
         let spine = writer.finish().expect("a spine");
         let (until, cutoff) = (Some(spine.last_time), Some(self.cutoff));
+        let in_order = self.random.chance(50);
         let this = &*self;
         let open = |join: usize, part: &SortedSpine| -> Result<RunRows, JoinError> {
             let join = &plan.joins[join];
@@ -302,7 +342,10 @@ impl DataSet {
                         tally.left_out.fetch_add(left_out, Ordering::Relaxed);
                     }
                 }
-                let run = table.open_chain_for(chain, &join.features, &sought)?;
+                let run = match in_order {
+                    true => table.open_chain_in_order(chain, &join.features, &sought, cutoff)?,
+                    false => table.open_chain_for(chain, &join.features, &sought)?,
+                };
                 Ok(OpenRun { bytes: run.open_bytes(), run: Box::new(run) as Box<dyn Run> })
             });
             let unlanded = stored[number].runs.iter().map(|rows| {

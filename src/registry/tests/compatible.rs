@@ -4,6 +4,7 @@ use hydrant_storage::value::DataType;
 
 use super::*;
 use crate::error::Code;
+use crate::registry::promise::{FreshnessSpec, Severity};
 
 const VIEW: &str = "definitions[2].spec";
 
@@ -62,7 +63,14 @@ async fn words_change_in_place() {
 #[tokio::test]
 async fn a_freshness_promise_changes_in_place() {
     let catalog = accepted(&[("{maxAge: 2h}", "{maxAge: 1h}")]).await;
-    assert_eq!(catalog.views["airport_weather"].freshness_max_age, Some(3_600_000_000));
+    assert_eq!(catalog.views["airport_weather"].freshness, Some(FreshnessSpec::of(3_600_000_000)));
+    let whole = "{maxAge: 5m, target: 99.5%, window: 7d, severity: page}";
+    let catalog = accepted(&[("{maxAge: 2h}", whole)]).await;
+    let promised = catalog.views["airport_weather"].freshness.expect("it is promised");
+    assert_eq!((promised.max_age, promised.window), (300_000_000, 7 * 86_400_000_000));
+    assert_eq!((promised.target.to_string().as_str(), promised.severity), ("99.5%", Severity::Page));
+    let taken_back = accepted(&[("freshness: {maxAge: 2h}", "freshness: ")]).await;
+    assert_eq!(taken_back.views["airport_weather"].freshness, None);
 }
 
 #[tokio::test]
@@ -72,14 +80,90 @@ async fn a_ttl_is_lowered_in_place_and_rows_stay_for_the_services_that_froze_the
     assert_eq!((view.ttl, view.longest_ttl), (Some(7_200_000_000), Some(10_800_000_000)));
 }
 
+const MINUTE: i64 = 60_000_000;
+const HOUR: i64 = 60 * MINUTE;
+
+/// The ttl in effect, the one that waits for a refill, and the longest for which rows are kept online.
+fn ttls(registry: &Registry) -> (Option<i64>, Option<Option<i64>>, Option<i64>) {
+    let view = catalog(registry).views["airport_weather"].clone();
+    (view.ttl, view.refill.map(|refill| refill.ttl), view.longest_ttl)
+}
+
+async fn with_ttl(registry: &Registry, ttl: &str) {
+    apply(registry, flights_with(&[("ttl: 3h", ttl)])).await.unwrap_or_else(|refused| panic!("{refused}"));
+}
+
+/// As if its rows were all online again.
+async fn refilled(registry: &Registry) -> Option<u64> {
+    let (catalog, view) = (catalog(registry), catalog(registry).views["airport_weather"].clone());
+    let since = view.refill.expect("it waits for a refill").since;
+    assert_eq!(registry.refilled(&catalog.name, view.id, since - 1).await, Ok(None), "another raise");
+    registry.refilled(&catalog.name, view.id, since).await.expect("persisted")
+}
+
 #[tokio::test]
-async fn a_raised_ttl_is_refused_until_views_are_refilled() {
-    refused(&[("ttl: 3h", "ttl: 4h")], &format!("{VIEW}.ttl"), "3h -> 4h").await;
+async fn a_raised_ttl_takes_effect_once_its_view_is_refilled() {
+    let registry = flights().await;
+    with_ttl(&registry, "ttl: 4h").await;
+    assert_eq!(ttls(&registry), (Some(3 * HOUR), Some(Some(4 * HOUR)), Some(4 * HOUR)));
+    let revision = registry.snapshot().revision;
+    with_ttl(&registry, "ttl: 4h").await;
+    assert_eq!(registry.snapshot().revision, revision, "nothing has changed");
+    // A service goes by what is in effect.
+    assert_eq!(catalog(&registry).services["delay_model"].versions.len(), 1);
+    assert_eq!(refilled(&registry).await, Some(revision + 1));
+    assert_eq!(ttls(&registry), (Some(4 * HOUR), None, Some(4 * HOUR)));
+    with_ttl(&registry, "ttl: 4h").await;
+    let versions = &catalog(&registry).services["delay_model"].versions;
+    assert_eq!(
+        versions.iter().map(|version| version.lookups[0].ttl).collect::<Vec<_>>(),
+        [Some(3 * HOUR), Some(4 * HOUR)]
+    );
 }
 
 #[tokio::test]
 async fn a_ttl_taken_away_is_a_raised_one() {
-    refused(&[("ttl: 3h", "ttl: ")], &format!("{VIEW}.ttl"), "3h -> for ever").await;
+    let registry = flights().await;
+    with_ttl(&registry, "ttl: ").await;
+    assert_eq!(ttls(&registry), (Some(3 * HOUR), Some(None), None));
+    refilled(&registry).await;
+    assert_eq!(ttls(&registry), (None, None, None));
+}
+
+#[tokio::test]
+async fn a_raise_is_changed_or_taken_back_before_it_is_in_effect() {
+    let registry = flights().await;
+    let since = |registry: &Registry| catalog(registry).views["airport_weather"].refill.map(|refill| refill.since);
+    with_ttl(&registry, "ttl: 4h").await;
+    let first = since(&registry);
+    // What is refilled for four hours is for less, and not for more.
+    with_ttl(&registry, "ttl: 210m").await;
+    assert_eq!(
+        (ttls(&registry), since(&registry)),
+        ((Some(3 * HOUR), Some(Some(210 * MINUTE)), Some(210 * MINUTE)), first)
+    );
+    with_ttl(&registry, "ttl: 5h").await;
+    assert!(since(&registry) > first);
+    with_ttl(&registry, "ttl: 2h").await;
+    assert_eq!(ttls(&registry), (Some(2 * HOUR), None, Some(3 * HOUR)));
+    // Rows were kept for the service that froze three hours.
+    with_ttl(&registry, "ttl: 3h").await;
+    assert_eq!(ttls(&registry), (Some(3 * HOUR), None, Some(3 * HOUR)));
+}
+
+#[tokio::test]
+async fn a_raise_without_history_is_refused_and_one_of_what_is_not_online_needs_no_refill() {
+    let changes = |flag: &'static str, ttl: &'static str| [("ttl: 3h", ttl), ("online: true\n  offline: true", flag)];
+    let registry = open(&LossyFiles::new(1)).await.expect("an empty disk opens");
+    apply(&registry, flights_with(&changes("online: true\n  offline: false", "ttl: 3h"))).await.expect("valid");
+    let raised = flights_with(&changes("online: true\n  offline: false", "ttl: 4h"));
+    let refused = apply(&registry, raised).await.expect_err("nothing to refill from");
+    assert!(lines(&refused).iter().any(|line| line.contains("3h -> 4h") && line.contains("offline: false")));
+
+    let registry = open(&LossyFiles::new(1)).await.expect("an empty disk opens");
+    apply(&registry, flights_with(&changes("online: false\n  offline: true", "ttl: 3h"))).await.expect("valid");
+    apply(&registry, flights_with(&changes("online: false\n  offline: true", "ttl: 4h"))).await.expect("compatible");
+    assert_eq!(ttls(&registry).0, Some(4 * HOUR));
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ async fn definitions_that_do_not_fit_are_refused_with_every_problem() {
     for (documents, expected) in [
         (
             vec![document("Tenant", "other", "{}")],
-            vec!["definitions[0].kind: tenants can't be defined yet: there is one, 'default', made at the first start"],
+            vec!["definitions[0].kind: tenants are applied by themselves, by a caller with the role platform"],
         ),
         (
             vec![entity("a", "{name: k, type: float64}, {name: k, type: list<int32>}")],

@@ -113,7 +113,7 @@ fn view_of(
         features,
         online: true,
         offline: true,
-        freshness_max_age: None,
+        freshness: None,
     };
     definition("view", number, "", Spec::FeatureView(spec))
 }

@@ -2,9 +2,8 @@
 
 use hydrant_proto::v1;
 use hydrant_proto::v1::quota_service_client::QuotaServiceClient;
-use tonic::transport::Channel;
 
-use super::{Client, Refusal};
+use super::{Client, Connection, Refusal};
 
 impl Client {
     pub async fn get_quotas(&self, tenant: &str) -> Result<v1::TenantQuotas, Refusal> {
@@ -33,7 +32,7 @@ impl Client {
         self.answer(answer)
     }
 
-    fn quota_service(&self) -> QuotaServiceClient<Channel> {
+    fn quota_service(&self) -> QuotaServiceClient<Connection> {
         QuotaServiceClient::new(self.channel())
     }
 }

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 pub use self::service::{OnlineFirst, OnlineServer};
 
+use super::freshness::with_freshness;
 use super::status::{MessageLimit, not_yet_served, to_status};
 use super::wire::answer::{AnswerForm, encode_answer};
 use super::wire::columns::{column_length, decode_column};
@@ -56,10 +57,14 @@ impl OnlineRpc {
         let arrived = Some(Instant::now());
         let permit = self.use_cases.admit(caller, Action::ReadOnline, demand(&request, deadline)).await?;
         let answer = async {
-            let form = AnswerForm::of(&request)?;
+            let (form, include_freshness) = (AnswerForm::of(&request)?, request.include_freshness);
             let request = OnlineRequest { arrived, shape: form.shape(), ..decode_request(request, deadline)? };
             let answer = self.use_cases.serving.get(&permit, request).await?;
-            encode_answer(&answer, form, 0, self.limit)
+            let encoded = encode_answer(&answer, form, 0, self.limit)?;
+            match include_freshness {
+                true => with_freshness(&self.use_cases, &permit, &answer, encoded, self.limit),
+                false => Ok(encoded),
+            }
         };
         permit.run(answer).await
     }

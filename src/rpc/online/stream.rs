@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::{OnlineRpc, decode_request};
 use crate::error::{Code, Error, Result};
+use crate::rpc::freshness::with_freshness;
 use crate::rpc::status::{MessageLimit, to_status};
 use crate::rpc::wire::answer::{AnswerForm, encode_answer};
 use crate::rpc::{Caller, UseCases, layers};
@@ -32,6 +33,7 @@ struct Scoring {
     caller: Caller,
     read: BulkRead,
     form: AnswerForm,
+    include_freshness: bool,
     limit: MessageLimit,
     deadline: Option<Instant>,
     /// `None` after the last.
@@ -44,6 +46,7 @@ struct Scoring {
 struct Asked {
     request: OnlineRequest,
     form: AnswerForm,
+    include_freshness: bool,
     pieces: Pieces,
 }
 
@@ -69,12 +72,13 @@ impl OnlineRpc {
         let permit = self.use_cases.admit(&caller, Action::ReadInBulk, demand).await?;
         let serving = self.use_cases.serving.clone();
         let begun = off_thread(move || {
-            let Asked { request, form, pieces } = decode(message)?;
-            Ok((serving.begin_bulk(&permit, request, pieces)?, form))
+            let Asked { request, form, include_freshness, pieces } = decode(message)?;
+            Ok((serving.begin_bulk(&permit, request, pieces)?, form, include_freshness))
         });
-        let (read, form) = begun.await?;
+        let (read, form, include_freshness) = begun.await?;
         let (use_cases, limit) = (self.use_cases.clone(), self.limit);
-        Ok(Scoring { use_cases, caller, read, form, limit, deadline, next_row: Some(0), _stream: stream })
+        let next_row = Some(0);
+        Ok(Scoring { use_cases, caller, read, form, include_freshness, limit, deadline, next_row, _stream: stream })
     }
 }
 
@@ -90,9 +94,14 @@ impl Scoring {
             let permit = self.use_cases.admit(&self.caller, Action::ReadInBulk, demand).await?;
             let request = self.read.request(rows, self.deadline);
             let answer = self.use_cases.serving.get(&permit, request).await?;
-            let (form, limit) = (self.form, self.limit);
+            let (form, limit, include_freshness) = (self.form, self.limit, self.include_freshness);
+            let use_cases = self.use_cases.clone();
             off_thread(move || {
                 let encoded = encode_answer(&answer, form, first as u64, limit);
+                let encoded = encoded.and_then(|encoded| match include_freshness {
+                    true => with_freshness(&use_cases, &permit, &answer, encoded, limit),
+                    false => Ok(encoded),
+                });
                 drop(permit);
                 encoded
             })
@@ -115,8 +124,8 @@ fn decode(message: Bytes) -> Result<Asked> {
     let v1::StreamOnlineFeaturesRequest { request, batch_size, unpinned } =
         v1::StreamOnlineFeaturesRequest::decode(message).map_err(malformed)?;
     let request = request.unwrap_or_default();
-    let form = AnswerForm::of(&request)?;
+    let (form, include_freshness) = (AnswerForm::of(&request)?, request.include_freshness);
     let rows = (batch_size > 0).then(|| usize::try_from(batch_size).unwrap_or(usize::MAX));
     let request = OnlineRequest { shape: form.shape(), ..decode_request(request, None)? };
-    Ok(Asked { request, form, pieces: Pieces { rows, unpinned } })
+    Ok(Asked { request, form, include_freshness, pieces: Pieces { rows, unpinned } })
 }

@@ -53,7 +53,7 @@ impl Files {
 
     fn demanding(mut self, clients: &Authority) -> Self {
         self.config.client_ca = self.folder.path().join("clients.pem");
-        self.write(&self.config.client_ca, &clients.0.pem());
+        self.write(&self.config.client_ca, clients.0.pem());
         self
     }
 

@@ -212,6 +212,7 @@ fn encode_provenance(provenance: &Provenance) -> v1::Provenance {
         registry_revision: provenance.registry_revision,
         views: views.collect(),
         rows_from_history: to_u32(provenance.rows_from_history),
+        freshness: Vec::new(),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::registry::definition::{
     ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
 };
 use crate::registry::listing::Described;
+use crate::registry::promise::FreshnessSpec;
 use crate::registry::world::Unread;
 use crate::registry::{MAX_DEFINITIONS, values};
 
@@ -140,7 +141,14 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
             features: spec.features.iter().map(encode_feature).collect(),
             online: Some(spec.online),
             offline: Some(spec.offline),
-            freshness_max_age_micros: encode_micros(spec.freshness_max_age),
+            freshness_max_age_micros: encode_micros(spec.freshness.map(|freshness| freshness.max_age)),
+            freshness_target: spec.freshness.map(|freshness| freshness.target.to_string()).unwrap_or_default(),
+            freshness_window_micros: encode_micros(spec.freshness.map(|freshness| freshness.window)),
+            freshness_severity: spec
+                .freshness
+                .map(|freshness| freshness.severity.as_str())
+                .unwrap_or_default()
+                .to_owned(),
         }),
         Spec::FeatureService(spec) => WireSpec::FeatureService(v1::FeatureServiceSpec {
             latency_budget_micros: encode_micros(spec.latency_budget),
@@ -152,7 +160,7 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
 
 /// What the server knows of a definition that was applied.
 pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
-    let Described { applied, version, frozen, versions } = described;
+    let Described { applied, version, frozen, versions, refilling_from } = described;
     v1::DefinitionStatus {
         version: *version,
         revision: applied.revision,
@@ -163,6 +171,7 @@ pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
         columns: frozen.as_deref().map(encode_frozen_columns).unwrap_or_default(),
         shape_hash: frozen.as_ref().map(|version| version.shape_hash.clone()).unwrap_or_default(),
         versions: versions.clone(),
+        refilling_from_micros: *refilling_from,
     }
 }
 
@@ -293,7 +302,7 @@ impl Reader<'_> {
         let source = self.parse("spec.source", &spec.source);
         let ttl = self.optional_micros("spec.ttl", spec.ttl_micros);
         let features = self.each("spec.features", &spec.features, Self::feature);
-        let freshness_max_age = self.optional_micros("spec.freshness.maxAge", spec.freshness_max_age_micros);
+        let freshness = self.freshness(&spec);
         Some(FeatureViewSpec {
             entities: entities?,
             source: source?,
@@ -301,8 +310,31 @@ impl Reader<'_> {
             features: features?,
             online: spec.online.unwrap_or(true),
             offline: spec.offline.unwrap_or(true),
-            freshness_max_age: freshness_max_age?,
+            freshness: freshness?,
         })
+    }
+
+    /// The outer `None`: something of it is wrong, which is told.
+    fn freshness(&mut self, spec: &v1::FeatureViewSpec) -> Option<Option<FreshnessSpec>> {
+        let max_age = self.optional_micros("spec.freshness.maxAge", spec.freshness_max_age_micros);
+        let target = self.parse_unless_empty("spec.freshness.target", &spec.freshness_target);
+        let window = self.optional_micros("spec.freshness.window", spec.freshness_window_micros);
+        let severity = self.parse_unless_empty("spec.freshness.severity", &spec.freshness_severity);
+        let (max_age, target, window, severity) = (max_age?, target?, window?, severity?);
+        let Some(max_age) = max_age else {
+            if target.is_some() || window.is_some() || severity.is_some() {
+                return self
+                    .wrong("spec.freshness.maxAge", "it is missing, and is what the rest of a promise is about");
+            }
+            return Some(None);
+        };
+        let default = FreshnessSpec::of(max_age);
+        Some(Some(FreshnessSpec {
+            target: target.unwrap_or(default.target),
+            window: window.unwrap_or(default.window),
+            severity: severity.unwrap_or(default.severity),
+            ..default
+        }))
     }
 
     fn feature(&mut self, path: &str, feature: &v1::FeatureSpec) -> Option<FeatureSpec> {

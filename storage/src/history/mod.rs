@@ -48,7 +48,7 @@ pub use table::{FilePath, HeldTable, HistoryTable, KeptFiles, LandReport};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
 pub use tails::{tail_rows, tail_rows_of};
-pub use take_in::{TakeIn, TakeInTable};
+pub use take_in::{Abandon, TakeIn, TakeInTable};
 pub use vacuum::VacuumReport;
 pub use writer::{FileShape, PAGE_ROWS, TakenIn};
 

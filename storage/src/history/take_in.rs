@@ -34,7 +34,31 @@ pub struct TakeInTable {
     pub files: Vec<StagedFile>,
 }
 
+/// A control record of the log that gives an earlier one up: its files become part of no table. It holds
+/// only where no table has taken any of them in before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abandon {
+    format: u32,
+    /// The frame of the [`TakeIn`].
+    pub abandoned: u64,
+}
+
 const FORMAT: u32 = 1;
+
+impl Abandon {
+    pub fn new(abandoned: u64) -> Self {
+        Self { format: FORMAT, abandoned }
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("numbers are JSON")
+    }
+
+    /// What [`Abandon::encode`] gave; `None`: it is another record.
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        serde_json::from_slice(record).ok().filter(|decoded: &Self| decoded.format == FORMAT)
+    }
+}
 
 impl TakeIn {
     pub fn new(backfill: String, known_on_arrival: bool, tables: Vec<TakeInTable>) -> Self {
@@ -101,6 +125,12 @@ impl HistoryTable {
         finished(tokio::spawn(async move { inner.take_in(&backfill, &files, taken, now).await })).await
     }
 
+    /// Whether the staged files of a backfill are there, as long as they were written.
+    pub async fn check_staged(&self, files: Vec<StagedFile>) -> Result<(), HistoryError> {
+        let inner = self.inner.clone();
+        finished(tokio::spawn(async move { inner.check_staged(&files).await })).await
+    }
+
     /// Removes the staged files of all backfills but those that are kept, and that are not the table's.
     /// Only where nobody stages any meanwhile.
     pub async fn remove_staged(&self, kept: HashSet<String>) -> Result<(), HistoryError> {
@@ -128,18 +158,7 @@ impl HistoryTable {
 }
 
 impl Inner {
-    async fn take_in(
-        &self,
-        backfill: &str,
-        files: &[StagedFile],
-        taken: TakenIn,
-        now: Micros,
-    ) -> Result<bool, HistoryError> {
-        let mut log = self.log.lock().await;
-        self.check_synced()?;
-        if log.taken_in(backfill).await?.is_some() {
-            return Ok(false);
-        }
+    async fn check_staged(&self, files: &[StagedFile]) -> Result<(), HistoryError> {
         let (staged, directory, store) = (files.to_vec(), self.directory.clone(), self.files.clone());
         let check = move || {
             for file in &staged {
@@ -152,7 +171,22 @@ impl Inner {
             }
             Ok(())
         };
-        blocking(check).await?;
+        blocking(check).await
+    }
+
+    async fn take_in(
+        &self,
+        backfill: &str,
+        files: &[StagedFile],
+        taken: TakenIn,
+        now: Micros,
+    ) -> Result<bool, HistoryError> {
+        let mut log = self.log.lock().await;
+        self.check_synced()?;
+        if log.taken_in(backfill).await?.is_some() {
+            return Ok(false);
+        }
+        self.check_staged(files).await?;
         let listed: Vec<_> = files.iter().map(|file| file.listed(taken)).collect();
         if let Err(error) = log.commit_take_in(backfill, &listed, taken.frame, now).await {
             self.check_synced()?;

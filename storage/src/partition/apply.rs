@@ -194,8 +194,13 @@ impl PartitionStore {
         for ((name, (version, row, ttl)), current) in candidates.iter().zip(self.current_versions(&names)?) {
             match current {
                 Current::Damaged => step.report.shadowed_rows += 1,
-                Current::Row(current) if *version <= current => step.report.late_rows += 1,
-                Current::None | Current::Row(_) => {
+                // What has become a stub gets its values again where it counts once more.
+                Current::Row(current, kind)
+                    if *version < current || (*version == current && !is_refilled(row, kind, *version, now, *ttl)) =>
+                {
+                    step.report.late_rows += 1;
+                }
+                Current::None | Current::Row(..) => {
                     let mut header = header_of(row, *version, applied);
                     if header.kind == RowKind::Full && is_expired(version.event_time, now, *ttl) {
                         header.kind = RowKind::ExpiredStub;
@@ -316,6 +321,11 @@ impl ApplyReport {
         self.shadowed_rows += other.shadowed_rows;
         self.tailed_rows += other.tailed_rows;
     }
+}
+
+/// Whether a row that is online as a stub counts again with its values: the ttl was raised since.
+fn is_refilled(row: &RowRecord, kind: RowKind, version: RowVersion, now: Micros, ttl: Option<Micros>) -> bool {
+    kind == RowKind::ExpiredStub && !row.tombstone && !is_expired(version.event_time, now, ttl)
 }
 
 fn name_of(row: &RowRecord) -> OnlineKey<'_> {

@@ -13,7 +13,7 @@ mod store;
 mod tail;
 
 pub use database::SharedResources;
-pub use read_view::{Lookup, ReadMode, ReadView};
+pub use read_view::{Lookup, ReadMode, ReadView, Stub};
 pub use store::PartitionStore;
 pub use tail::{TailRow, TailRowRef, TailRows};
 

@@ -12,10 +12,10 @@ use super::database::Database;
 use super::row_cache::{Known, ViewVersion};
 use super::tail::TailRows;
 use super::{Applied, StoreError, ViewState};
-use crate::keys::{OnlineKey, SlotRange};
+use crate::keys::{OnlineKey, SlotRange, prefix_end};
 use crate::names::{TenantId, ViewId};
-use crate::order::Micros;
-use crate::row::OwnedRow;
+use crate::order::{Micros, RowVersion};
+use crate::row::{OwnedRow, RowKind, RowRef};
 
 /// Whether a read may wait for the disk. On threads that must not block, read what is cached, and
 /// hand the keys that were not to a thread that may.
@@ -44,6 +44,14 @@ pub enum Lookup {
     NotCached,
     /// The disk failed, or the key is of another partition.
     Unreadable(StoreError),
+}
+
+/// A key of which only the header of its row is online, since the row had expired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stub {
+    pub slot: u16,
+    pub key: Vec<u8>,
+    pub version: RowVersion,
 }
 
 /// An immutable view of a partition. It is cheap to hold for the length of a request; held for long
@@ -203,6 +211,53 @@ impl ReadView {
         for ((_, index), stored) in names.iter().zip(stored) {
             answers[*index] = self.answer(&keys[*index], stored, keep);
         }
+    }
+
+    /// Keys of a view whose online row is an expired stub of which `wanted` says so, in order of slot and key,
+    /// `limit` at most: those after a place, or from the first on. It blocks, and leaves nothing in memory.
+    /// What is damaged is no stub.
+    pub fn stubs(
+        &self,
+        (tenant, view): (TenantId, ViewId),
+        after: Option<&Stub>,
+        limit: usize,
+        wanted: impl Fn(&RowVersion) -> bool,
+    ) -> Result<Vec<Stub>, StoreError> {
+        let mut stubs = Vec::new();
+        let (mut begin, mut prefix) = (Vec::new(), Vec::new());
+        for slot in after.map_or(self.seen.range.first, |after| after.slot)..=self.seen.range.last {
+            prefix.clear();
+            OnlineKey { slot, tenant, view, key: &[] }.encode(&mut prefix);
+            begin.clone_from(&prefix);
+            if let Some(after) = after.filter(|after| after.slot == slot) {
+                begin.extend_from_slice(&after.key);
+            }
+            let mut options = self.read_options();
+            options.fill_cache(false);
+            if let Some(end) = prefix_end(&prefix) {
+                options.set_iterate_upper_bound(end);
+            }
+            let mut rows = self.database.rocksdb().raw_iterator_cf_opt(self.database.latest(), options);
+            rows.seek(&begin);
+            while let (Some(stored_key), Some(stored)) = (rows.key(), rows.value()) {
+                let name = OnlineKey::decode(stored_key);
+                let name = name.ok_or_else(|| StoreError::damaged("latest", "a key that is none"))?;
+                let is_after = after.is_none_or(|after| (name.slot, name.key) > (after.slot, after.key.as_slice()));
+                if let Ok(row) = RowRef::read(&name, stored)
+                    && is_after
+                    && row.header().kind == RowKind::ExpiredStub
+                    && wanted(&row.header().version)
+                {
+                    stubs.push(Stub { slot, key: name.key.to_vec(), version: row.header().version });
+                    if stubs.len() >= limit {
+                        return Ok(stubs);
+                    }
+                }
+                rows.next();
+            }
+            rows.status().map_err(StoreError::of_rocksdb("looking for stubs"))?;
+        }
+        Ok(stubs)
     }
 
     /// The rows of a view that are not known to have landed, of frames after `after_frame`, in

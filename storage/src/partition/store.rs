@@ -166,7 +166,7 @@ impl PartitionStore {
                 // It can't be told whether it would have been the greatest: the key is damaged.
                 (_, None) => true,
                 (Current::None, Some(_)) => true,
-                (Current::Row(current), Some(version)) => version > current,
+                (Current::Row(current, _), Some(version)) => version > current,
             };
             if wins {
                 batch.put_cf(self.database.latest(), name, &candidate.stored);
@@ -326,7 +326,7 @@ impl PartitionStore {
             };
             let name = OnlineKey::decode(name).ok_or_else(|| damaged_key("latest"))?;
             let row = RowRef::read(&name, &stored);
-            Ok(row.map_or(Current::Damaged, |row| Current::Row(row.header().version)))
+            Ok(row.map_or(Current::Damaged, |row| Current::Row(row.header().version, row.header().kind)))
         };
         names.iter().zip(stored).map(version_of).collect()
     }
@@ -401,7 +401,7 @@ impl Candidate {
 
 pub(super) enum Current {
     None,
-    Row(RowVersion),
+    Row(RowVersion, RowKind),
     Damaged,
 }
 

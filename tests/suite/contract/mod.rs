@@ -20,6 +20,7 @@ mod s17_backfills;
 mod s18_access;
 mod s19_quotas;
 mod s20_audit;
+mod s22_freshness;
 
 use serde_json::{Value as Json, json};
 

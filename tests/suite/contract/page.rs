@@ -65,18 +65,18 @@ fn promises() -> Vec<Promise> {
     promises
 }
 
-/// `module::test` and `path/to/file.rs::test`, in backquotes.
+/// `module::test`, `path/to/file.rs::test` and `path/to/file.py::test`, in backquotes.
 fn tests_named(line: &str) -> Vec<(String, String)> {
     let quoted = line.split('`').skip(1).step_by(2);
     let named = quoted.filter_map(|text| text.rsplit_once("::"));
-    let is_test =
-        |(place, _): &(&str, &str)| place.ends_with(".rs") || place.starts_with('s') || *place == "one_sentence";
+    let is_file = |place: &str| place.ends_with(".rs") || place.ends_with(".py");
+    let is_test = |(place, _): &(&str, &str)| is_file(place) || place.starts_with('s') || *place == "one_sentence";
     named.filter(is_test).map(|(place, test)| (place.to_owned(), test.to_owned())).collect()
 }
 
 fn file_of(place: &str) -> PathBuf {
     match place {
-        place if place.ends_with(".rs") => top().join(place),
+        place if place.ends_with(".rs") || place.ends_with(".py") => top().join(place),
         "one_sentence" => top().join("tests/suite/one_sentence/mod.rs"),
         module => top().join(format!("tests/suite/contract/{module}.rs")),
     }
@@ -85,6 +85,10 @@ fn file_of(place: &str) -> PathBuf {
 /// The functions of a file that are tests.
 fn tests_in(path: &Path) -> BTreeSet<String> {
     let Ok(text) = fs::read_to_string(path) else { return BTreeSet::new() };
+    if path.extension().is_some_and(|extension| extension == "py") {
+        let named = text.lines().filter_map(|line| line.strip_prefix("def ")?.split_once('('));
+        return named.filter(|(name, _)| name.starts_with("test_")).map(|(name, _)| name.to_owned()).collect();
+    }
     let mut tests = BTreeSet::new();
     let mut is_test = false;
     for line in text.lines().map(str::trim) {

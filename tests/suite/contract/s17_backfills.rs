@@ -9,6 +9,7 @@ use hydrant::error::Code;
 use hydrant::log::AppendRequest;
 use hydrant::registry::definition::KnownTimeRule;
 use hydrant::tenancy::Action;
+use hydrant_storage::history::TakeIn;
 use serde_json::{Value as Json, json};
 
 use super::SHOP;
@@ -355,4 +356,42 @@ async fn a_training_set_waits_for_what_the_log_has_taken_in_and_never_reads_half
     log.settle(appended.frame);
     node.train(&["user_facts:plan"], &spine, AS_KNOWN).await;
     node.back_up("b").await.expect("nothing is pending");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_that_can_not_become_history_is_given_up_and_cut_offs_are_true_again() {
+    let briefly = |config: &mut Config| config.history.patience = Span(std::time::Duration::from_millis(50));
+    let mut node = TestNode::start_with(SHOP, briefly).await;
+    let batches = [node.batch("facts", &json!([{"user_id": 1, "happened": START - HOUR, "plan": "gold"}]))];
+    let done = node.backfill(node.backfill_of("facts", "sound", &batches), &batches).await.expect("good rows");
+    let taken_in = done.frame.expect("it was taken in");
+    let refused = node.abandon(taken_in).await.expect_err("it is history");
+    assert_eq!((refused.code, refused.reason), (Code::NotFound, "BACKFILL_NOT_FOUND"));
+
+    // One whose files have gone after the log took it in.
+    let frames = node.node().log().read_from(taken_in - 1, 1 << 20).expect("the log has it");
+    let record = frames[0].control.clone().expect("a control record");
+    let id = TakeIn::decode(&record).expect("of a backfill").backfill;
+    let lost = String::from_utf8(record.to_vec()).expect("JSON").replace(&id, &"0123456789abcdef".repeat(2));
+    let lost = AppendRequest::of_control(Bytes::from(lost), None, u64::MAX);
+    let lost = node.node().log().append(lost).await.expect("the log takes it");
+    let spine = crate::support::table::spine_at(&json!({"user_id": 1}), &[START]);
+    let before = AS_KNOWN.up_to(lost.ingest_time - 1);
+    let first = node.train(&["user_facts:plan"], &spine, before).await;
+    let refused = node.try_train(&["user_facts:plan"], &spine, AS_KNOWN).await.expect_err("it is pending");
+    assert_eq!((refused.code, refused.reason), (Code::Unavailable, "BACKFILL_PENDING"));
+    let told = refused.metadata.iter().find(|(key, _)| *key == "frame").map(|(_, frame)| frame.clone());
+    assert_eq!(told, Some(lost.frame.to_string()));
+
+    node.abandon(lost.frame).await.expect("nothing of it is history");
+    for _ in 0..2 {
+        let refused = node.abandon(lost.frame).await.expect_err("it waits no more");
+        assert_eq!(refused.reason, "BACKFILL_NOT_FOUND");
+        let again = node.train(&["user_facts:plan"], &spine, before).await;
+        assert_eq!(again.report.content_hash, first.report.content_hash);
+        let now = node.train(&["user_facts:plan"], &spine, AS_KNOWN).await;
+        assert_eq!(now.report.content_hash, first.report.content_hash, "none of it was loaded");
+        assert!(node.node().log().unsettled().is_empty());
+        node.restart().await;
+    }
 }

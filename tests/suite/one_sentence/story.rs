@@ -80,6 +80,7 @@ pub struct Tally {
     pub merges: u64,
     pub restarts: usize,
     pub restores: usize,
+    pub refills: usize,
 }
 
 /// What was done, printed if the test fails.
@@ -235,6 +236,16 @@ impl Story {
         let definitions = self.world.definitions();
         self.node.apply_all(definitions).await.expect("the changes are compatible");
         self.note(format!("evolved to {:#?}", self.world));
+        let before = self.node.catalog().views.values().filter(|view| view.refill.is_some()).count();
+        if self.random.chance(40) {
+            self.restart().await;
+        }
+        self.node.refilled().await;
+        self.tally.refills += before;
+        // Services freeze a raised ttl once it is in effect.
+        let definitions = self.world.definitions();
+        self.node.apply_all(definitions).await.expect("nothing else has changed");
+        self.note("refilled".to_owned());
         self.add_shapes();
     }
 
@@ -284,5 +295,6 @@ impl AddAssign for Tally {
         self.merges += other.merges;
         self.restarts += other.restarts;
         self.restores += other.restores;
+        self.refills += other.refills;
     }
 }

@@ -161,15 +161,17 @@ impl World {
         }
     }
 
-    /// Changes what can be changed in place: more features, shorter ttls.
+    /// Changes what can be changed in place: more features, shorter and longer ttls.
     pub fn evolve(&mut self, random: &mut Random) {
         for view in &mut self.views {
             if random.chance(60) {
                 view.add_feature(random, &mut self.sources[view.source]);
             }
-            if random.chance(50) {
+            if random.chance(40) {
                 let shorter = |ttl: i64| (ttl / TICK / 2).max(1) * TICK;
                 view.ttl = Some(view.ttl.map_or(20 * TICK, shorter));
+            } else if view.offline && random.chance(60) {
+                view.ttl = view.ttl.filter(|_| random.chance(70)).map(|ttl| ttl + random.between(1, 60) * TICK);
             }
         }
     }

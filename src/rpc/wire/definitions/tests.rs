@@ -5,6 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::registry::promise::{Severity, Target};
 
 fn name() -> impl Strategy<Value = Name> {
     proptest::sample::select(vec!["a", "airport", "dep_delay", "x9", "weather_hourly"])
@@ -72,6 +73,13 @@ fn service_feature() -> impl Strategy<Value = ServiceFeature> {
         .prop_map(|(view, features, alias, keys)| ServiceFeature { view, features, alias, keys })
 }
 
+fn freshness() -> impl Strategy<Value = FreshnessSpec> {
+    let severity = prop_oneof![Just(Severity::Page), Just(Severity::Ticket), Just(Severity::Info)];
+    (micros(), 500_000..1_000_000_u32, micros(), severity).prop_map(|(max_age, target, window, severity)| {
+        FreshnessSpec { max_age, target: Target::try_from(target).expect("it is in bounds"), window, severity }
+    })
+}
+
 fn spec() -> impl Strategy<Value = Spec> {
     let source = (name(), known_time(), micros(), vec(typed_name(), 0..4)).prop_map(
         |(event_time, known_time, max_future, columns)| {
@@ -84,10 +92,10 @@ fn spec() -> impl Strategy<Value = Spec> {
         option::of(micros()),
         vec(feature(), 0..4),
         any::<(bool, bool)>(),
-        option::of(micros()),
+        option::of(freshness()),
     )
-        .prop_map(|(entities, source, ttl, features, (online, offline), freshness_max_age)| {
-            Spec::FeatureView(FeatureViewSpec { entities, source, ttl, features, online, offline, freshness_max_age })
+        .prop_map(|(entities, source, ttl, features, (online, offline), freshness)| {
+            Spec::FeatureView(FeatureViewSpec { entities, source, ttl, features, online, offline, freshness })
         });
     prop_oneof![
         Just(Spec::Tenant(TenantSpec {})),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::*;
 use crate::files::LossyFiles;
 use crate::files::lossy::Fault;
-use crate::history::{StagedFile, StagedRows, Staging, StagingOptions, StagingWatch, TakenIn};
+use crate::history::{Sought, StagedFile, StagedRows, Staging, StagingOptions, StagingWatch, TakenIn};
 
 const RUNS: &str = "/data/backfill";
 const BACKFILL: &str = "00ff";
@@ -301,4 +301,119 @@ fn a_power_cut_at_any_operation_of_a_backfill_leaves_all_of_it_or_nothing() {
             }
         }
     });
+}
+
+/// Some rows of a frame, few keys and fewer instants, so that mostly their positions tell them apart. Each has
+/// a number of its own, from the first on.
+fn tied(random: &mut u64, frame: u64, first: i64, count: u64) -> Vec<Row> {
+    let tied = (0..count as u32).map(|ordinal| {
+        let row = row(drawn(random, 3) as u16, drawn(random, 3) as i64, drawn(random, 2) as i64, frame, ordinal);
+        let number = first + i64::from(ordinal);
+        match drawn(random, 6) {
+            0 => Row { deleted: true, ..row },
+            _ => Row { values: vec![Value::Int64(number)], ..row },
+        }
+    });
+    tied.collect()
+}
+
+fn drawn(random: &mut u64, below: u64) -> u64 {
+    *random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+    (*random >> 33) % below
+}
+
+/// Names the seed of what failed.
+struct Failing(u64);
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the history of seed {} fails", self.0);
+        }
+    }
+}
+
+/// Slot, key, event time, known time, whether it deletes, and its number.
+type Met = (u16, Vec<u8>, i64, i64, bool, Option<i64>);
+
+/// The rows of a table and a tail up to a cut-off, as a join meets them: all that orders them but positions,
+/// and their values.
+fn met(snapshot: &TableSnapshot, tail: &[Row], cutoff: Option<i64>, is_in_order: bool) -> Vec<Met> {
+    let sought = Arc::new(Sought::default());
+    let open = |chain| {
+        let run = match is_in_order {
+            true => snapshot.open_chain_in_order(&chain, &[0], &sought, cutoff),
+            false => snapshot.open_chain_for(&chain, &[0], &sought),
+        };
+        Box::new(run.expect("open")) as Box<dyn Run>
+    };
+    let mut runs: Vec<Box<dyn Run>> = snapshot.chains_with(None, cutoff).into_iter().map(open).collect();
+    runs.push(Box::new(ModelRun::new(snapshot.spec(), &sorted(tail.to_vec()), 4)));
+    let mut rows = MergedRuns::new(runs, cutoff).expect("merged");
+    let mut met = Vec::new();
+    while let Some(row) = rows.peek() {
+        let value = value_at(&row.batch.features[0], snapshot.spec().features[0].1, row.index).expect("a number");
+        let number = if let Value::Int64(number) = value { Some(number) } else { None };
+        let RowVersion { event_time, known_time, .. } = row.version();
+        met.push((row.slot(), row.key().to_vec(), event_time, known_time, row.deleted(), number));
+        rows.advance().expect("readable");
+    }
+    met
+}
+
+/// Over random writes, landings, backfills and merges: positions that are stood in for order rows as their own
+/// do, and cut-offs leave out the same ones.
+async fn check_order(seed: u64, tally: &mut [usize; 3]) {
+    let _failing = Failing(seed);
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let files = LossyFiles::new(seed);
+    let table = open(&files, &small_spec()).await;
+    let (mut frame, mut tail) = (0, Vec::new());
+    for _ in 0..drawn(&mut random, 12) + 3 {
+        match drawn(&mut random, 10) {
+            0..=3 => {
+                frame += 1;
+                let count = drawn(&mut random, 5) + 1;
+                tail.extend(tied(&mut random, frame, frame as i64 * 100, count));
+            }
+            4..=5 if !tail.is_empty() => {
+                let rows = sorted(std::mem::take(&mut tail));
+                table.land(ModelRun::new(&small_spec(), &rows, 3), frame, 0).await.expect("landed");
+            }
+            6..=7 => {
+                frame += 1;
+                let taken = taken(frame, drawn(&mut random, 2) == 0);
+                let count = drawn(&mut random, 7) + 1;
+                let load = Load { spec: small_spec(), rows: tied(&mut random, 0, frame as i64 * 100, count) };
+                let options = StagingOptions { level: drawn(&mut random, 2) as u32, file_bytes: 1, ..OPTIONS };
+                let staged = load.stage(&shared(&files), table.directory(), 3, taken, &options).expect("staged");
+                table.take_in(&format!("{frame}"), staged, taken, 0).await.expect("taken in");
+                for name in names_in(&files, Path::new(RUNS)) {
+                    files.remove(&Path::new(RUNS).join(name)).expect("removed");
+                }
+                tally[0] += 1;
+            }
+            8..=9 => tally[1] += usize::from(compact(&table, EAGER, 0).await.expect("merged").is_some()),
+            _ => {}
+        }
+        let cutoff = drawn(&mut random, frame + 2) as i64 * 10 + drawn(&mut random, 2) as i64 * 3;
+        for cutoff in [None, Some(cutoff)] {
+            let snapshot = table.snapshot();
+            let plain = met(&snapshot, &tail, cutoff, false);
+            assert_eq!(met(&snapshot, &tail, cutoff, true), plain, "cut-off {cutoff:?}, frame {frame}");
+            tally[2] += plain.len();
+        }
+    }
+}
+
+#[test]
+fn positions_that_are_stood_in_for_order_rows_as_their_own_do() {
+    let mut tally = [0; 3];
+    block_on(async {
+        for seed in 0..300 {
+            check_order(seed, &mut tally).await;
+        }
+    });
+    let [taken_in, merged, rows] = tally;
+    assert!(taken_in > 300 && merged > 50 && rows > 10_000, "{taken_in} backfills, {merged} merges, {rows} rows");
 }

@@ -1,0 +1,151 @@
+//! Notifications by HTTP POST, signed, to the addresses of the configuration. It follows no redirect, uses
+//! no proxy, reads no answer beyond its status, and never logs or tells the secret.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_lc_rs::hmac;
+use hydrant_storage::order::Micros;
+use reqwest::header::{CONTENT_TYPE, USER_AGENT};
+use reqwest::redirect::Policy;
+use reqwest::{Client, StatusCode};
+
+use crate::freshness::alerts::Delivery;
+use crate::freshness::{SendError, Sends};
+
+/// `t=SECONDS,v1=HEX`: HMAC-SHA256 of `SECONDS.BODY`.
+pub const SIGNATURE_HEADER: &str = "hydrant-signature";
+/// The same in every attempt of one notification.
+pub const DELIVERY_HEADER: &str = "hydrant-delivery";
+
+/// Shorter secrets can be guessed.
+const LEAST_SECRET_BYTES: usize = 16;
+const MOST_SECRET_BYTES: u64 = 4 << 10;
+
+/// Why notifications can't be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    #[error("option 'alerts.secret_file': {}: {problem}", path.display())]
+    Secret { path: PathBuf, problem: String },
+    #[error("notifications can't be sent: {0}")]
+    Client(String),
+}
+
+/// Sends what it is given. Its `Debug` has no secret.
+pub struct Webhooks {
+    client: Client,
+    /// `None`: notifications are not signed.
+    key: Option<hmac::Key>,
+}
+
+impl Webhooks {
+    /// `secret`: the file whose content, without blanks and line ends around it, signs what is sent.
+    pub fn open(secret: Option<&Path>, timeout: Duration) -> Result<Self, WebhookError> {
+        let key = secret.map(read_key).transpose()?;
+        let client = Client::builder().redirect(Policy::none()).no_proxy().timeout(timeout).connect_timeout(timeout);
+        let client = client.build().map_err(|error| WebhookError::Client(error.to_string()))?;
+        Ok(Self { client, key })
+    }
+
+    /// What [`SIGNATURE_HEADER`] is at `now`, wall time.
+    fn signature(&self, body: &str, now: Micros) -> Option<String> {
+        let key = self.key.as_ref()?;
+        let seconds = now.div_euclid(1_000_000);
+        let tag = hmac::sign(key, format!("{seconds}.{body}").as_bytes());
+        let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        Some(format!("t={seconds},v1={hex}"))
+    }
+}
+
+#[async_trait]
+impl Sends for Webhooks {
+    async fn send(&self, delivery: &Delivery, now: Micros) -> Result<(), SendError> {
+        let mut request = self
+            .client
+            .post(&delivery.url)
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("hydrant/", env!("CARGO_PKG_VERSION")))
+            .header(DELIVERY_HEADER, delivery.id.to_string());
+        if let Some(signature) = self.signature(&delivery.body, now) {
+            request = request.header(SIGNATURE_HEADER, signature);
+        }
+        let sent = request.body(delivery.body.clone()).send().await;
+        // The address may hold what others should not read.
+        let answer = sent.map_err(|error| SendError::TryAgain(told(&error.without_url())))?;
+        let status = answer.status();
+        match status {
+            _ if status.is_success() => Ok(()),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(answered(status, SendError::TryAgain)),
+            _ if status.is_server_error() => Err(answered(status, SendError::TryAgain)),
+            _ => Err(answered(status, SendError::Refused)),
+        }
+    }
+}
+
+fn answered(status: StatusCode, kind: fn(String) -> SendError) -> SendError {
+    kind(format!("it answered {status}"))
+}
+
+/// An error with what caused it.
+fn told(error: &reqwest::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        told = format!("{told}: {error}");
+        cause = error.source();
+    }
+    told
+}
+
+fn read_key(path: &Path) -> Result<hmac::Key, WebhookError> {
+    let wrong = |problem: String| WebhookError::Secret { path: path.to_owned(), problem };
+    let bytes = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
+    if bytes > MOST_SECRET_BYTES {
+        return Err(wrong(format!("it has {bytes} bytes, and a secret has at most {MOST_SECRET_BYTES}")));
+    }
+    let read = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let secret = read.trim_ascii();
+    if secret.len() < LEAST_SECRET_BYTES {
+        return Err(wrong(format!(
+            "a secret has at least {LEAST_SECRET_BYTES} bytes, such as `openssl rand -hex 32` makes"
+        )));
+    }
+    Ok(hmac::Key::new(hmac::HMAC_SHA256, secret))
+}
+
+impl fmt::Debug for Webhooks {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Webhooks").field("signs", &self.key.is_some()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(secret: &[u8]) -> Result<Webhooks, WebhookError> {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), secret).expect("written");
+        Webhooks::open(Some(file.path()), Duration::from_secs(1))
+    }
+
+    /// The expected tag was made by `openssl dgst -sha256 -hmac`.
+    #[test]
+    fn a_signature_covers_the_body_and_the_second_in_which_it_was_sent() {
+        let webhooks = opened(b"  0123456789abcdef\n").expect("a secret");
+        let signature = webhooks.signature("{}", 1_700_000_000_999_999).expect("it is signed");
+        let tag = "e4f8e2ecae2295b2ddb2f0b5584c8275e226c0ebe9b3b819e70156bb67122e3e";
+        assert_eq!(signature, format!("t=1700000000,v1={tag}"));
+        assert_ne!(webhooks.signature("{}", 1_700_000_001_000_000), Some(signature));
+    }
+
+    #[test]
+    fn a_secret_is_neither_short_nor_shown() {
+        let refused = opened(b"0123456789abcde\n").expect_err("15 bytes").to_string();
+        assert!(refused.contains("alerts.secret_file") && refused.contains("at least 16 bytes"), "{refused}");
+        assert!(opened(&[b'x'; 5_000]).expect_err("too long").to_string().contains("5000 bytes"));
+        assert!(!format!("{:?}", opened(b"0123456789abcdef").expect("a secret")).contains("0123456789"));
+    }
+}

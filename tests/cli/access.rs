@@ -1,0 +1,176 @@
+//! `hydrant key`, `hydrant whoami` and tenants, against a server that asks for keys; and what commands say
+//! where there is no key or a bad one, in which a key never stands.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value as Json, json};
+
+use crate::process::{ServerProcess, Setup};
+use crate::scene::{DEFINITIONS, text};
+
+const TENANT: &str = "apiVersion: hydrant/v1\nkind: Tenant\nmetadata: {name: acme, owner: shop}\nspec: {}\n";
+
+struct Guarded {
+    server: ServerProcess,
+    folder: tempfile::TempDir,
+    /// The file of the first key.
+    first: PathBuf,
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let setup = Setup::new(folder.path()).config("[auth]\nenabled = true\n[storage]\npartitions = 1\n");
+        let server = setup.start().await;
+        let first = setup.data().join("first-key");
+        Self { server, folder, first }
+    }
+
+    fn run(&self, key: &Path, arguments: &[&str]) -> Output {
+        hydrant(self.server.grpc(), &[arguments, &["--token-file", key.to_str().expect("UTF-8")]].concat())
+    }
+
+    #[track_caller]
+    fn succeed(&self, key: &Path, arguments: &[&str]) -> String {
+        let output = self.run(key, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    #[track_caller]
+    fn refused(&self, key: &Path, arguments: &[&str]) -> Json {
+        refused(&self.run(key, &[arguments, &["-o", "json"]].concat()))
+    }
+
+    /// Makes a key, and the file that holds it.
+    #[track_caller]
+    fn give(&self, by: &Path, name: &str, arguments: &[&str]) -> PathBuf {
+        let made = self.run(by, &[&["key", "create"], arguments].concat());
+        assert!(made.status.success(), "{arguments:?}: {}", text(&made.stderr));
+        let token = text(&made.stdout);
+        assert!(token.starts_with("hyd_") && token.lines().count() == 1, "the key alone is on stdout: {token}");
+        assert!(!text(&made.stderr).contains(token.trim()), "and nowhere else");
+        self.file(name, &token)
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path
+    }
+}
+
+fn hydrant(server: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+    command.args(arguments).env("HYDRANT_SERVER", server).output().expect("it runs")
+}
+
+#[track_caller]
+fn refused(output: &Output) -> Json {
+    assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
+    let told: Json = serde_json::from_slice(&output.stderr).expect("one JSON object on stderr");
+    told["error"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_and_its_keys_are_made_used_rotated_and_revoked_by_command() {
+    let guarded = Guarded::start().await;
+    let first = guarded.first.clone();
+    assert!(guarded.succeed(&first, &["whoami"]).contains("in tenant default: admin, platform"));
+    let platform = guarded.give(&first, "platform", &["--role", "platform", "--description", "operators"]);
+    let tenant = guarded.file("acme.yaml", TENANT);
+    let apply = |file: &Path| ["apply".to_owned(), "-f".to_owned(), file.to_str().expect("UTF-8").to_owned()];
+    let applied = apply(&tenant);
+    let applied: Vec<&str> = applied.iter().map(String::as_str).collect();
+    assert!(guarded.succeed(&platform, &["plan", "-f", applied[2]]).contains("+ Tenant/acme"));
+    guarded.succeed(&platform, &applied);
+    let tenants = guarded.succeed(&platform, &["get", "tenants"]);
+    assert!(tenants.contains("acme") && tenants.contains("default"), "{tenants}");
+
+    let admin = guarded.give(&platform, "admin", &["--tenant", "acme", "--role", "admin"]);
+    let who: Json = serde_json::from_str(&guarded.succeed(&admin, &["whoami", "-o", "json"])).expect("JSON");
+    assert_eq!((&who["tenant"], &who["roles"]), (&json!("acme"), &json!(["admin"])));
+    let definitions = guarded.file("all.yaml", DEFINITIONS);
+    guarded.succeed(&admin, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
+    assert!(guarded.succeed(&admin, &["get", "views"]).contains("airport_weather"));
+    let none = guarded.run(&first, &["get", "views"]);
+    assert!(!text(&none.stdout).contains("airport_weather"), "another tenant's is not shown");
+    let mixed = guarded.file("mixed.yaml", &format!("{TENANT}---\n{DEFINITIONS}"));
+    let told = guarded.refused(&first, &["apply", "-f", mixed.to_str().expect("UTF-8")]);
+    assert_eq!(told["reason"], "TENANTS_APART");
+    assert_eq!(guarded.refused(&platform, &["delete", "tenant", "acme"])["reason"], "TENANT_IN_USE");
+
+    let reader = guarded.give(&admin, "reader", &["--role", "reader", "--service", "model", "--expires", "90d"]);
+    let told = guarded.refused(&reader, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
+    assert_eq!(told["reason"], "PERMISSION_DENIED");
+    assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("role owner") && hint.contains("admin")), "{told}");
+    assert_eq!(guarded.refused(&reader, &["get", "views"])["reason"], "OUT_OF_REACH");
+    assert!(guarded.succeed(&reader, &["whoami"]).contains("limited to model"));
+
+    let id = std::fs::read_to_string(&reader).expect("a key")[4..14].to_owned();
+    let rotated = guarded.succeed(&admin, &["key", "rotate", &id, "--overlap", "1h"]);
+    let rotated = guarded.file("rotated", &rotated);
+    guarded.succeed(&reader, &["whoami"]);
+    guarded.succeed(&rotated, &["whoami"]);
+    let listed: Json = serde_json::from_str(&guarded.succeed(&admin, &["key", "list", "-o", "json"])).expect("JSON");
+    let keys = listed["keys"].as_array().expect("a list");
+    let of_id = keys.iter().find(|key| key["id"] == id.as_str()).expect("it is listed");
+    assert!(of_id["previous_until"].is_string() && of_id["last_used"].is_string(), "{of_id}");
+    assert!(!listed.to_string().contains("hyd_"), "no key is shown again");
+    guarded.succeed(&admin, &["key", "revoke", &id]);
+    for key in [&reader, &rotated] {
+        assert_eq!(guarded.refused(key, &["whoami"])["reason"], "KEY_REVOKED");
+    }
+    assert!(guarded.succeed(&admin, &["key", "get", &id]).contains("revoked"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_tell_how_to_give_a_key_and_never_show_one() {
+    let guarded = Guarded::start().await;
+    let server = guarded.server.grpc();
+    let told = refused(&hydrant(server, &["get", "views", "-o", "json"]));
+    assert_eq!(told["reason"], "NO_CREDENTIAL");
+    assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("--token-file")), "{told}");
+
+    let key = std::fs::read_to_string(&guarded.first).expect("a key").trim().to_owned();
+    let by_variable = |server: &str, key: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+        command.args(["whoami", "-o", "json"]).env("HYDRANT_SERVER", server).env("HYDRANT_TOKEN", key);
+        command.output().expect("it runs")
+    };
+    assert!(by_variable(server, &key).status.success());
+    assert!(hydrant(server, &["whoami", "--token", &key]).status.success());
+
+    // A mistyped key goes nowhere, not even to a server that isn't there.
+    let mistyped = format!("{}0", &key[..key.len() - 1]);
+    let mistyped = if mistyped == key { format!("{}1", &key[..key.len() - 1]) } else { mistyped };
+    let output = by_variable("127.0.0.1:1", &mistyped);
+    assert_eq!(refused(&output)["reason"], "BAD_CREDENTIAL");
+    // Nor does a good one, in the clear, to another machine; 192.0.2.1 is nobody's.
+    let abroad = by_variable("192.0.2.1:7600", &key);
+    assert_eq!(refused(&abroad)["reason"], "INSECURE_TOKEN");
+    let help = hydrant(server, &["whoami", "--help", "--token", &key]);
+    for output in [&output, &abroad, &help, &hydrant(server, &["frobnicate", "--token", &key])] {
+        let shown = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(!shown.contains(&key[15..40]), "a key is shown: {shown}");
+    }
+    let log = std::fs::read_to_string(guarded.folder.path().join("server.log")).expect("a log");
+    assert!(log.contains("first-key") && !log.contains(&key[15..40]), "the log names the file and not the key: {log}");
+}
+
+#[test]
+fn beyond_this_machine_nobody_is_listened_to_without_keys_and_tls() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let serve = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+        command.args(["serve", "--grpc-addr", "0.0.0.0:0", "--data-dir"]).arg(folder.path().join("data"));
+        text(&command.args(arguments).output().expect("it runs").stderr)
+    };
+    let told = serve(&[]);
+    assert!(told.contains("server.grpc_addr") && told.contains("auth.enabled"), "{told}");
+    let config = folder.path().join("auth.toml");
+    std::fs::write(&config, "[auth]\nenabled = true\n").expect("written");
+    let told = serve(&["--config", config.to_str().expect("UTF-8")]);
+    assert!(told.contains("tls.certificate") && told.contains("--insecure"), "{told}");
+}
