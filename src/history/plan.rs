@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
-use hydrant_storage::names::{Name, TenantId};
+use hydrant_storage::names::TenantId;
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::{DataType, ScalarType, Value};
 

@@ -300,8 +300,8 @@ impl Registry {
             next.revision += 1;
             Ok((Some(next.revision), Some(next)))
         };
-        // As of any change: it goes through whoever waits for it.
-        let task = tokio::spawn(async move { shared.change(stamp, edit).await });
+        // As of any change: it goes through whoever waits for it. It changes no tag, so it unmasks nothing.
+        let task = tokio::spawn(async move { shared.change(stamp, true, edit).await });
         let changed = task.await.map_err(|failed| Error::internal(format!("a refill's end was cut off: {failed}")))?;
         changed.map(|(revision, _)| revision)
     }

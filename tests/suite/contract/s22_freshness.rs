@@ -285,6 +285,7 @@ async fn a_webhook_that_fails_or_hangs_is_tried_again_and_one_that_refuses_is_no
         node.advance(8 * SECOND).await;
         let again = receiver.next().await;
         assert_eq!(again.text, first.text, "it is the same notification");
+        assert!(again.head.contains("content-type: application/json"), "{}", again.head);
     }
     while metrics().sent.get() < 1 {
         tokio::task::yield_now().await;
