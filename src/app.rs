@@ -16,12 +16,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::access::PREFIX;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::Error;
 use crate::rpc::http::{HttpState, Readiness};
-use crate::rpc::oidc::{KeysAndTokens, Oidc, OidcError};
 use crate::rpc::server::{Addresses, Doors, Listeners, Server, ServerControl, ServerError};
 use crate::rpc::tls::{Tls, TlsError};
 use crate::telemetry::Telemetry;
@@ -47,8 +45,6 @@ pub enum AppError {
     Server(#[from] ServerError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error(transparent)]
-    Oidc(#[from] OidcError),
     /// A part of the node could not be opened.
     #[error("{part}: {error}")]
     Open { part: &'static str, error: Error },
@@ -59,7 +55,7 @@ impl AppError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Open { error, .. } => error.hint.as_deref(),
-            Self::DataDir(_) | Self::Server(_) | Self::Tls(_) | Self::Oidc(_) => None,
+            Self::DataDir(_) | Self::Server(_) | Self::Tls(_) => None,
         }
     }
 }
@@ -92,9 +88,8 @@ impl App {
         let node = Node::open(config, clock).await?;
         let observed = gauges::observe(&telemetry.instruments(), &node);
         let state = HttpState { telemetry: telemetry.clone(), readiness: readiness(&node) };
-        let oidc = Oidc::open(&config.oidc, node.use_cases().registry.reader(), node.use_cases().store_time.clone())?;
-        let authenticates = authenticates(config, &node, oidc.clone()).await?;
-        let doors = Doors { tls, authenticates, oidc };
+        let authenticates = authenticates(config, &node).await?;
+        let doors = Doors { tls, authenticates };
         let server = Server::new(listeners, node.use_cases().clone(), state, doors, config).await?;
         Ok(Self { node, server, telemetry, observed, drain_time: config.server.drain_time.duration() })
     }
@@ -151,7 +146,7 @@ impl App {
 
 /// Who knows the callers, which is said at the start; with authentication, a first key is made where there
 /// is none.
-async fn authenticates(config: &Config, node: &Node, oidc: Option<Oidc>) -> Result<Arc<dyn Authenticates>, AppError> {
+async fn authenticates(config: &Config, node: &Node) -> Result<Arc<dyn Authenticates>, AppError> {
     if !config.auth.enabled {
         tracing::warn!(
             "callers are not asked for keys: every program on this machine may do everything, and nobody else is \
@@ -171,11 +166,7 @@ async fn authenticates(config: &Config, node: &Node, oidc: Option<Oidc>) -> Resu
         let path = first_key.display();
         tracing::warn!(%path, "the first API key was made: make others with it, then revoke it and remove the file");
     }
-    let keys = Arc::new(access);
-    Ok(match oidc {
-        Some(oidc) => Arc::new(KeysAndTokens { keys, key_prefix: PREFIX, oidc }),
-        None => keys,
-    })
+    Ok(Arc::new(access))
 }
 
 /// Says SERVING once every partition can be read.

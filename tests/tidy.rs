@@ -121,7 +121,6 @@ const CRATE_HOMES: [(&str, &[&str]); 31] = [
     ("rustls", &["src/rpc/"]),
     ("tokio_rustls", &["src/rpc/"]),
     ("x509_parser", &["src/rpc/tls.rs"]),
-    ("jsonwebtoken", &["src/rpc/oidc.rs", "src/rpc/oidc/"]),
     ("prost*", &["src/rpc/", "proto/"]),
     ("arrow_flight", &["src/rpc/"]),
     ("hydrant_proto", &["src/rpc/", "src/cli/"]),

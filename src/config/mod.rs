@@ -25,7 +25,6 @@ pub struct Config {
     pub server: ServerConfig,
     pub tls: TlsConfig,
     pub auth: AuthConfig,
-    pub oidc: OidcConfig,
     pub admission: AdmissionConfig,
     pub storage: StorageConfig,
     pub log: LogConfig,
@@ -85,39 +84,6 @@ pub struct AuthConfig {
     pub enabled: bool,
     /// Listen beyond loopback without TLS.
     pub insecure: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct OidcConfig {
-    /// Empty: tokens of no issuer are taken.
-    pub issuer: String,
-    pub audience: String,
-    /// Empty: the issuer's discovery document tells.
-    pub jwks_url: String,
-    /// Empty: the system's authorities.
-    pub ca: PathBuf,
-    pub algorithms: String,
-    pub tenant_claim: String,
-    pub roles_claim: String,
-    pub role_prefix: String,
-    pub allow_platform: bool,
-    pub refresh: Span,
-    pub keep: Span,
-    pub leeway: Span,
-}
-
-impl OidcConfig {
-    /// Whatever has a key that only the issuer knows; a shared secret would be known to every server.
-    pub const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
-
-    pub fn is_on(&self) -> bool {
-        !self.issuer.is_empty()
-    }
-
-    pub fn algorithm_names(&self) -> impl Iterator<Item = &str> {
-        self.algorithms.split(',').map(str::trim)
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -302,12 +268,6 @@ const DATA_PARTS: [&str; 8] = ["log", "registry", "partitions", "history", "back
 /// What was asked for must be there to be looked up for some time.
 const SHORTEST_AUDIT: Span = Span(Duration::from_hours(24));
 
-/// Tokens that name unknown keys have an issuer asked as often.
-const SHORTEST_REFRESH: Span = Span(Duration::from_secs(10));
-
-/// Clocks that differ by more are to be mended.
-const LONGEST_LEEWAY: Span = Span(Duration::from_mins(5));
-
 /// Each has a task of its own.
 const MAX_WEBHOOKS: usize = 8;
 
@@ -350,24 +310,6 @@ impl Config {
         demand(has_certificate || !has_key, "tls.key", rule);
         let rule = "clients show certificates over TLS only: set tls.certificate and tls.key too".to_owned();
         demand(has_certificate || !self.tls.demands_client_certificates(), "tls.client_ca", rule);
-
-        let oidc = &self.oidc;
-        let rule = "an issuer's tokens are taken only where callers are asked for credentials: set auth.enabled too";
-        demand(self.auth.enabled || !oidc.is_on(), "oidc.issuer", rule.to_owned());
-        for (option, value) in [
-            ("oidc.audience", &oidc.audience),
-            ("oidc.tenant_claim", &oidc.tenant_claim),
-            ("oidc.roles_claim", &oidc.roles_claim),
-        ] {
-            demand(!oidc.is_on() || !value.is_empty(), option, "must not be empty where oidc.issuer is set".to_owned());
-        }
-        let unknown = oidc.algorithm_names().find(|name| !OidcConfig::ALGORITHMS.contains(name));
-        let known = OidcConfig::ALGORITHMS.join(", ");
-        demand(unknown.is_none(), "oidc.algorithms", format!("'{}' is none of {known}", unknown.unwrap_or_default()));
-        let (refresh, keep, leeway) = (oidc.refresh, oidc.keep, oidc.leeway);
-        demand(refresh >= SHORTEST_REFRESH, "oidc.refresh", format!("{refresh} is shorter than {SHORTEST_REFRESH}"));
-        demand(keep >= refresh, "oidc.keep", format!("{keep} is shorter than oidc.refresh ({refresh})"));
-        demand(leeway <= LONGEST_LEEWAY, "oidc.leeway", format!("{leeway} is longer than {LONGEST_LEEWAY}"));
 
         // A backup's name would be that of a part of the data directory, or lie in one.
         let (backups, data) = (&self.backup.directory, &self.storage.data_dir);

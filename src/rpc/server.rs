@@ -44,7 +44,6 @@ use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
 use super::lineage::LineageRpc;
-use super::oidc::Oidc;
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::quota::QuotaRpc;
 use super::registry::{OtherPorts, RegistryRpc};
@@ -91,8 +90,6 @@ pub struct Listeners {
 pub struct Doors {
     pub tls: Option<Tls>,
     pub authenticates: Arc<dyn Authenticates>,
-    /// Whose keys are to be kept up to date.
-    pub oidc: Option<Oidc>,
 }
 
 /// A task of the server, by its name.
@@ -140,7 +137,7 @@ impl Server {
         config: &Config,
     ) -> Result<Self, ServerError> {
         let Listeners { grpc, flight, http, addresses } = listeners;
-        let Doors { tls, authenticates, oidc } = doors;
+        let Doors { tls, authenticates } = doors;
         let door = Door::new(authenticates, use_cases.audit.clone());
         let (health, health_service) = health_reporter();
         let stop = CancellationToken::new();
@@ -155,9 +152,6 @@ impl Server {
         );
         if let Some(tls) = &tls {
             tls.observe(&instruments, &use_cases.store_time);
-        }
-        if let Some(oidc) = &oidc {
-            oidc.observe(&instruments);
         }
         let store_time = use_cases.store_time.clone();
         let ports = OtherPorts { flight: addresses.flight.port(), http: addresses.http.port() };
@@ -253,8 +247,17 @@ impl Server {
 
         let mut tasks =
             vec![named("gRPC server", grpc_task), named("Flight server", flight_task), named("HTTP server", http_task)];
-        tasks.extend(tls.map(|tls| watching("watch over certificates", tls.watch(store_time), &stop)));
-        tasks.extend(oidc.map(|oidc| watching("watch over the issuer's keys", oidc.watch(), &stop)));
+        tasks.extend(tls.map(|tls| {
+            let (watch, stopped) = (tls.watch(store_time), stop.clone().cancelled_owned());
+            let until_stopped = async move {
+                tokio::select! {
+                    () = watch => {}
+                    () = stopped => {}
+                }
+                Ok::<_, ServerError>(())
+            };
+            named("watch over certificates", until_stopped)
+        }));
         let server = Self { addresses, health, stop, http: http_handle, tasks };
         server.control().announce(false).await;
         Ok(server)
@@ -331,23 +334,6 @@ fn transport(config: &ServerConfig) -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .max_concurrent_streams(config.max_streams_per_connection)
         .http2_keepalive_interval(Some(KEEPALIVE))
-}
-
-/// What goes on by itself until the server stops.
-fn watching(
-    task: &'static str,
-    watch: impl Future<Output = ()> + Send + 'static,
-    stop: &CancellationToken,
-) -> NamedTask {
-    let stopped = stop.clone().cancelled_owned();
-    let until_stopped = async move {
-        tokio::select! {
-            () = watch => {}
-            () = stopped => {}
-        }
-        Ok::<_, ServerError>(())
-    };
-    named(task, until_stopped)
 }
 
 fn named<E: fmt::Display>(
