@@ -75,13 +75,13 @@ async fn chapters(server: &Server, webhook: &mut Webhook) -> Result<()> {
     }
 
     title("Each reads its own, and nothing of the other's");
-    let shop_reads = shop.key_for("shop's recommender", &["--role", "reader", "--service", "model"]).await?;
+    let shop_reads = shop.key_for("shop's recommender", &["--role", "reader"]).await?;
     let read = ["online", "get", "--service", "model", "--key", "card=4711", "-o", "table"];
     ensure!(shop_reads.succeed(&read).await?.contains("19.9"), "the shop reads its own");
     ensure!(bank.succeed(&read).await?.contains("2500"), "the bank reads its own");
     let told = shop_reads.refused(&["apply", "-f", &format!("{FOLDER}/shop")]).await?;
     ensure!(told.contains("owner"), "it says which role is missing");
-    shop_reads.refused(&["get", "sources"]).await?;
+    shop_reads.refused(&["key", "list"]).await?;
 
     title("A quota refuses, and is raised for an hour");
     platform.succeed(&["quota", "set", "shop", "feature_views=1"]).await?;

@@ -215,12 +215,13 @@ fn audited(method: &str) -> Audited {
 }
 
 /// What always changes something.
-const CHANGES: [&str; 18] = [
+const CHANGES: [&str; 19] = [
     "hydrant.v1.IngestService/Delete",
     "hydrant.v1.RegistryService/CreateDefinition",
     "hydrant.v1.RegistryService/UpdateDefinition",
     "hydrant.v1.RegistryService/DeleteDefinition",
     "hydrant.v1.RegistryService/Apply",
+    "hydrant.v1.CatalogService/Rollback",
     "hydrant.v1.TrainingSetService/CreateTrainingSet",
     "hydrant.v1.TrainingSetService/DeleteTrainingSet",
     "hydrant.v1.BackfillService/Materialize",
@@ -250,7 +251,7 @@ mod tests {
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 26] = [
+    const READS: [&str; 29] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -260,6 +261,9 @@ mod tests {
         "hydrant.v1.RegistryService/Plan",
         "hydrant.v1.RegistryService/GetLineage",
         "hydrant.v1.RegistryService/GetServerInfo",
+        "hydrant.v1.LineageService/GetLineageGraph",
+        "hydrant.v1.CatalogService/Search",
+        "hydrant.v1.CatalogService/ListRevisions",
         "hydrant.v1.HistoryService/ExplainTrainingSet",
         "hydrant.v1.HistoryService/Why",
         "hydrant.v1.TrainingSetService/GetTrainingSet",

@@ -160,6 +160,22 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
             v1::GetFreshnessRequest { view: "airport_weather".to_owned() }.encode_to_vec(),
             "rtwoa",
         ),
+        (
+            "hydrant.v1.LineageService/GetLineageGraph",
+            v1::GetLineageGraphRequest { name: "airport_weather".to_owned(), ..Default::default() }.encode_to_vec(),
+            "rtwoa",
+        ),
+        (
+            "hydrant.v1.CatalogService/Search",
+            v1::SearchRequest { text: "weather".to_owned(), ..Default::default() }.encode_to_vec(),
+            "rtwoa",
+        ),
+        ("hydrant.v1.CatalogService/ListRevisions", Vec::new(), "rtwoa"),
+        (
+            "hydrant.v1.CatalogService/Rollback",
+            v1::RollbackRequest { to_revision: 1_000, ..Default::default() }.encode_to_vec(),
+            "oa",
+        ),
         ("hydrant.v1.FreshnessService/ListFreshness", Vec::new(), "rtwoa"),
         (
             "hydrant.v1.FreshnessService/SilenceFreshness",

@@ -371,7 +371,12 @@ impl TestNode {
     }
 
     pub async fn get(&self, request: OnlineRequest) -> Result<Online> {
-        let answer = self.use_cases().serving.get(&self.permit(Action::ReadOnline), request).await?;
+        self.get_by(&self.permit(Action::ReadOnline), request).await
+    }
+
+    /// By a caller of one's own.
+    pub async fn get_by(&self, permit: &Permit, request: OnlineRequest) -> Result<Online> {
+        let answer = self.use_cases().serving.get(permit, request).await?;
         Ok(Online(Answered {
             columns: answer.to_columns()?,
             services: answer.selection().services.clone(),
@@ -460,7 +465,12 @@ impl TestNode {
     }
 
     pub async fn join(&self, request: HistoricalRequest, spine: &RecordBatch) -> Result<Training> {
-        let mut intake = self.use_cases().history.open(&self.permit(Action::ReadHistory), request)?;
+        self.join_by(&self.permit(Action::ReadHistory), request, spine).await
+    }
+
+    /// By a caller of one's own.
+    pub async fn join_by(&self, permit: &Permit, request: HistoricalRequest, spine: &RecordBatch) -> Result<Training> {
+        let mut intake = self.use_cases().history.open(permit, request)?;
         intake.push(spine.clone()).await?;
         let mut stream = intake.finish().await?;
         let mut batches = Vec::new();

@@ -22,6 +22,7 @@ mod s19_quotas;
 mod s20_audit;
 mod s21_lineage;
 mod s22_freshness;
+mod s24_masking;
 
 use serde_json::{Value as Json, json};
 
