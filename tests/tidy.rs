@@ -114,7 +114,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
 
 /// Foreign crates (a trailing `*` stands for the rest of a name) and the only paths that may use
 /// them. Tests, benchmarks and examples are programs of their own and may use any.
-const CRATE_HOMES: [(&str, &[&str]); 31] = [
+const CRATE_HOMES: [(&str, &[&str]); 30] = [
     ("tonic*", &["src/rpc/", "proto/"]),
     ("tower*", &["src/rpc/"]),
     ("reqwest", &["src/rpc/webhook.rs", "src/rpc/oidc/"]),

@@ -87,7 +87,7 @@ impl CatalogRpc {
     async fn roll_back(&self, caller: &Caller, request: v1::RollbackRequest) -> Result<v1::RollbackResponse> {
         let registry = &self.use_cases.registry;
         if request.validate_only {
-            let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
+            let permit = self.use_cases.rehearse(caller, Action::ReadDefinitions)?;
             let plan = registry.plan_rollback(&permit, request.to_revision, request.expected_revision).await?;
             let v1::PlanResponse { changes, registry_revision, refusals, problems: _ } = encode_plan(&plan);
             return Ok(v1::RollbackResponse { changes, registry_revision, refusals });
