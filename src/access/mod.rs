@@ -216,10 +216,13 @@ impl Access {
             previous: None,
         };
         let (id, made, roles) = (token.id, record.clone(), new.roles);
+        // Where nobody is asked for a key: whoever can start the server so has its disk anyway.
+        let is_operator = *permit.identity() == Identity::loopback();
         self.change(move |records, now| {
             let of_tenant = |record: &&KeyRecord| record.tenant_id == tenant_id;
             if !by_tenant && !is_platform {
-                check_first_admin(&tenant, roles, records.keys.values().filter(of_tenant), now)?;
+                let keys = records.keys.values().filter(of_tenant);
+                check_first_admin(&tenant, roles, keys.filter(|record| !is_operator || record.is_live(now)))?;
             }
             forget_dead(records, tenant_id, now);
             if records.keys.values().filter(of_tenant).count() >= MAX_KEYS {
@@ -457,6 +460,10 @@ fn may_rotate(permit: &Permit, record: &KeyRecord) -> bool {
     by_platform && (is_platform_alone || by_tenant)
 }
 
+fn record_is_admin(record: &KeyRecord) -> bool {
+    record.roles.iter().any(|role| role == Role::Admin.as_str())
+}
+
 fn record_is_platform(record: &KeyRecord) -> bool {
     record.roles.iter().any(|role| role == Role::Platform.as_str())
 }
@@ -501,35 +508,38 @@ fn check_new(new: &NewKey) -> Result<()> {
     Ok(())
 }
 
-/// The platform gives a tenant an admin where it has none, and nothing else: the rest is the admin's.
-fn check_first_admin<'a>(
-    tenant: &Name,
-    roles: Roles,
-    mut keys: impl Iterator<Item = &'a KeyRecord>,
-    now: Micros,
-) -> Result<()> {
-    let is_admin = |record: &&KeyRecord| record.roles.iter().any(|role| role == Role::Admin.as_str());
-    let has_admin = keys.any(|record| is_admin(&record) && record.is_live(now));
+/// The platform gives a tenant an admin where it never had one, and nothing else: the rest is the admin's.
+/// One that was revoked or has expired counts, or else the platform, which may revoke, could make itself
+/// an admin of any tenant.
+fn check_first_admin<'a>(tenant: &Name, roles: Roles, mut keys: impl Iterator<Item = &'a KeyRecord>) -> Result<()> {
+    let has_admin = keys.any(record_is_admin);
     if !has_admin && roles.iter().eq([Role::Admin]) {
         return Ok(());
     }
     let message = if has_admin {
-        format!("tenant '{tenant}' has an admin, who gives its keys")
+        format!("tenant '{tenant}' has, or had, an admin: its keys are an admin's to give")
     } else {
         format!("the first key of tenant '{tenant}' is its admin's (--role admin), who gives the others")
     };
     Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message)
-        .hint("an admin of the tenant can give the key (hydrant key create)")
+        .hint(
+            "an admin of the tenant can give the key (hydrant key create); where all of them are lost, so can whoever \
+             starts the server without auth.enabled",
+        )
         .with("wanted", Action::ManageKeys.as_str())
         .with("role", Role::Admin.as_str()))
 }
 
+/// That a tenant has had an admin is not forgotten.
 fn forget_dead(records: &mut Records, tenant: TenantId, now: Micros) {
-    let is_forgotten = |record: &KeyRecord| {
-        let died = record.revoked.into_iter().chain(record.expires).min();
-        record.tenant_id == tenant && died.is_some_and(|died| now - died > KEEP_DEAD)
-    };
-    records.keys.retain(|_, record| !is_forgotten(record));
+    let died = |record: &KeyRecord| record.revoked.into_iter().chain(record.expires).min();
+    let is_admin_of = |record: &&KeyRecord| record.tenant_id == tenant && record_is_admin(record);
+    let last_admin = records.keys.iter().filter(|(_, record)| is_admin_of(record));
+    let last_admin = last_admin.max_by_key(|(_, record)| record.created).map(|(id, _)| *id);
+    records.keys.retain(|id, record| {
+        let is_forgotten = record.tenant_id == tenant && died(record).is_some_and(|died| now - died > KEEP_DEAD);
+        !is_forgotten || Some(*id) == last_admin
+    });
 }
 
 fn write_secret(path: &Path, text: &str) -> io::Result<()> {

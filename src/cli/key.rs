@@ -34,7 +34,8 @@ enum Command {
 #[command(after_help = "Examples:\n  hydrant key create --role reader --service delay_model --expires 90d > key\n  \
     hydrant key create --tenant acme --role admin > acme-admin")]
 struct CreateArgs {
-    /// What the key is for: reader, trainer, writer, owner, admin; or platform, by itself
+    /// What the key is for: reader, trainer, writer, owner, admin; pii beside them, to see what is personal;
+    /// or platform, by itself
     #[arg(long = "role", required = true, value_name = "ROLE", value_parser = parse_role)]
     roles: Vec<v1::Role>,
 

@@ -16,6 +16,9 @@ use crate::tenancy::{Action, Permit, Quota};
 
 /// Limits and names of one request at most: each quota once is enough.
 const MAX_NAMED: usize = 100;
+/// Letters of a name that are told of a request that wasn't read yet, and names.
+const MAX_SHOWN: usize = 128;
+const MAX_RESOURCES: usize = 64;
 
 #[derive(Debug)]
 pub struct QuotaRpc {
@@ -73,10 +76,13 @@ impl QuotaRpc {
         let (name, quotas) = named;
         // Whose they are is told by the name, or else by the caller.
         let of = if name.is_empty() { "quotas" } else { name };
+        // Neither has been read yet: nothing of them is repeated that is longer than a name.
+        let of: String = of.chars().take(MAX_SHOWN).collect();
         let resources = if quotas.is_empty() {
-            vec![of.to_owned()]
+            vec![of]
         } else {
-            quotas.into_iter().map(|quota| format!("{of}/{quota}")).collect()
+            let shown = |quota: &str| quota.chars().take(MAX_SHOWN).collect::<String>();
+            quotas.into_iter().take(MAX_RESOURCES).map(|quota| format!("{of}/{}", shown(quota))).collect()
         };
         self.use_cases.change(caller, Action::ChangeQuotas, resources).await
     }

@@ -195,6 +195,14 @@ async fn the_platform_gives_a_tenant_its_first_admin_and_no_other_key() {
     assert_eq!(refused.reason, "KEY_NOT_FOUND");
     access(&node).revoke(&platform, key.id).await.expect("a leak is stopped by whoever sees it");
     assert_eq!(known(&node, &token).expect_err("revoked").reason, "KEY_REVOKED");
+
+    // Nor does it open the way to another admin that there is none left.
+    let listed = access(&node).list(&platform).expect("listed");
+    let mut admins = listed.iter().filter(|key| key.tenant.as_str() == "rival" && key.roles.contains(Role::Admin));
+    access(&node).revoke(&platform, admins.next().expect("its admin").id).await.expect("the platform may");
+    let again = NewKey { tenant: rival(), ..new_key(&[Role::Admin]) };
+    let refused = access(&node).create(&platform, again).await.expect_err("it had an admin");
+    assert_eq!(refused.code, Code::PermissionDenied);
 }
 
 async fn caller_of_platform(node: &TestNode) -> Identity {

@@ -2,9 +2,11 @@
 
 use hydrant::access::NewKey;
 use hydrant::error::Code;
+use hydrant::history::sets::{NewSet, StoredRequest};
 use hydrant::history::{HistoricalRequest, Mode, WhyRequest};
 use hydrant::serving::OnlineRequest;
 use hydrant::tenancy::{Action, Authenticates as _, Identity, Permit, Role};
+use hydrant_storage::names::Name;
 use hydrant_storage::order::CellStatus;
 use serde_json::json;
 
@@ -133,6 +135,12 @@ async fn what_is_personal_is_masked_in_training_sets_and_in_why() {
     assert_eq!(masked.column("profile__visits"), seen.column("profile__visits"));
     assert_ne!(masked.report.content_hash, seen.report.content_hash, "they are two sets");
 
+    // A set of which nothing may be seen is made all the same.
+    let (request, spine) = training(&node);
+    let alone = HistoricalRequest { services: Vec::new(), features: vec!["profile:income".to_owned()], ..request };
+    let alone = node.join_by(&permit(&node, &other, Action::ReadHistory), alone, &spine).await.expect("made");
+    assert_eq!((alone.statuses("profile__income"), alone.table.num_rows()), (vec!["MASKED".to_owned()], 1));
+
     let question = node.question(&["model"], &json!({"user_id": [7]}));
     let why = |losers| WhyRequest {
         services: question.services.clone(),
@@ -151,6 +159,42 @@ async fn what_is_personal_is_masked_in_training_sets_and_in_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_view_s_tag_holds_for_each_feature_that_does_not_say_otherwise() {
+    let tagged = untagged()
+        .replace("{name: profile}", "{name: profile, tags: {pii: \"true\"}}")
+        .replace("- {name: visits}", "- {name: visits, tags: {pii: \"false\"}}");
+    let node = TestNode::start(&tagged).await;
+    let rows = json!([{"user_id": 7, "happened": START - HOUR, "income": 1.0, "visits": 3}]);
+    node.see(&node.put("profiles", rows).await).await;
+    let reader = somebody(&node, &[Role::Reader]).await;
+    let question = node.question(&["model"], &json!({"user_id": [7]}));
+    let masked = node.get_by(&permit(&node, &reader, Action::ReadOnline), question).await.expect("answered");
+    assert_eq!(masked.statuses("profile__income"), [CellStatus::Masked]);
+    assert_eq!(masked.statuses("profile__visits"), [CellStatus::Present]);
+
+    let unclear = PEOPLE.replace("pii: \"true\"", "pii: \"maybe\"");
+    let refused = node.try_apply(&unclear).await.expect_err("it is neither");
+    assert!(refused.violations.iter().any(|violation| violation.message.contains("pii")), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saved_training_set_is_pulled_unmasked_with_the_grant_only() {
+    let node = node().await;
+    let granted = somebody(&node, &[Role::Trainer, Role::Pii]).await;
+    let other = somebody(&node, &[Role::Trainer]).await;
+    let (seen, masked) = (save(&node, &granted, "seen").await, save(&node, &other, "masked").await);
+    assert_ne!(seen, masked, "they are two sets");
+    let sets = &node.use_cases().training_sets;
+    let refused = sets.prepare_saved(&permit(&node, &other, Action::ReadHistory), &name("seen"), None).await;
+    assert_eq!(refused.expect_err("it shows what is personal").reason, "PII_NOT_GRANTED");
+    for who in [&granted, &other] {
+        let again = sets.prepare_saved(&permit(&node, who, Action::ReadHistory), &name("masked"), None).await;
+        let (set, _) = again.expect("nothing of it is personal");
+        assert_eq!(set.content_hash, masked, "whoever pulls it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_see_what_is_personal_can_not_take_its_tag_away() {
     let node = node().await;
     let definitions = untagged();
@@ -163,6 +207,29 @@ async fn who_may_not_see_what_is_personal_can_not_take_its_tag_away() {
     let granted = somebody(&node, &[Role::Owner, Role::Pii]).await;
     let change = permit(&node, &granted, Action::ChangeDefinitions);
     node.use_cases().registry.apply(&change, definitions, None).await.expect("it is theirs to say");
+}
+
+/// A training set saved by somebody; its hash.
+async fn save(node: &TestNode, who: &Identity, called: &str) -> String {
+    let spine = table::spine_at(&json!({"user_id": 7}), &[node.now()]);
+    let request = StoredRequest {
+        spine: node.store(&spine).await,
+        services: vec!["model".to_owned()],
+        features: Vec::new(),
+        event_time: "at".to_owned(),
+        mode: Mode::AsKnown,
+        cutoff: None,
+        with_status: true,
+        with_event_time: false,
+    };
+    let new = NewSet { name: name(called), request };
+    let sets = &node.use_cases().training_sets;
+    let creation = sets.create(&permit(node, who, Action::ReadHistory), new).await.expect("it is right");
+    creation.finish(node.admission()).await.expect("it is saved").set.content_hash
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a name")
 }
 
 fn untagged() -> String {
