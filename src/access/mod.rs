@@ -217,7 +217,7 @@ impl Access {
         };
         let (id, made, roles) = (token.id, record.clone(), new.roles);
         // Where nobody is asked for a key: whoever can start the server so has its disk anyway.
-        let is_operator = *permit.identity() == Identity::loopback();
+        let is_operator = permit.identity().is_loopback();
         self.change(move |records, now| {
             let of_tenant = |record: &&KeyRecord| record.tenant_id == tenant_id;
             if !by_tenant && !is_platform {

@@ -60,6 +60,11 @@ impl Identity {
         LOOPBACK.clone()
     }
 
+    /// Whether nobody asked who it is: the operator, on this machine.
+    pub fn is_loopback(&self) -> bool {
+        Arc::ptr_eq(&self.known, &Self::loopback().known)
+    }
+
     /// A caller of what is everybody's. Nothing is granted to it.
     pub fn nobody() -> Self {
         static NOBODY: LazyLock<Identity> =
