@@ -92,11 +92,14 @@ struct Stage {
     _folder: tempfile::TempDir,
 }
 
+/// Of one source, as they are written.
+type Rows<'a> = Vec<&'a Map<String, Json>>;
+
 /// What happens at one instant: first rows arrive, then reads are made.
 #[derive(Default)]
 struct Moment<'a> {
     /// By source, in the order in which they stand.
-    rows: Vec<(&'a Arc<Source>, Vec<&'a Map<String, Json>>)>,
+    rows: Vec<(&'a Arc<Source>, Rows<'a>)>,
     reads: Vec<&'a Expectation>,
 }
 

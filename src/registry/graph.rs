@@ -81,13 +81,16 @@ pub struct Edge {
     pub label: String,
 }
 
+/// Whom one definition touches, found once.
+type AllTouched = Rc<Vec<Touched>>;
+
 /// A graph of which many are asked who lies downstream: what is found once is kept.
 #[derive(Debug, Default)]
 pub struct Downstream {
     graph: Graph,
     leaving: Vec<Vec<usize>>,
     by_name: HashMap<(NodeKind, String), Vec<usize>>,
-    known: RefCell<HashMap<(NodeKind, String), Rc<Vec<Touched>>>>,
+    known: RefCell<HashMap<(NodeKind, String), AllTouched>>,
 }
 
 impl Downstream {

@@ -427,10 +427,10 @@ fn check_tags(tags: &BTreeMap<String, String>, path: &str, violations: &mut Viol
         }
         check_text(name, path, violations);
         check_text(value, &format!("{path}.{name}"), violations);
-        if name == masking::PII {
-            if let Some(problem) = masking::problem_of(value) {
-                violations.add(format!("{path}.{name}"), problem);
-            }
+        if name == masking::PII
+            && let Some(problem) = masking::problem_of(value)
+        {
+            violations.add(format!("{path}.{name}"), problem);
         }
     }
 }

@@ -438,6 +438,8 @@ async fn another_tenant_s_names_answer_as_names_that_do_not_exist() {
         let (other_s, nobody_s) = (ports.call(method, &request).await, ports.call(method, &strange).await);
         match (&other_s, &nobody_s) {
             (Err(one), Err(other)) if told(one) == told(other) => {}
+            // To find nothing is an answer.
+            (Ok(()), Ok(())) if method.ends_with("/Search") => {}
             _ => wrong.push(format!("{method}: {other_s:?}, {nobody_s:?}")),
         }
     }

@@ -33,7 +33,7 @@ async fn the_graph_the_past_and_what_is_searched_for_come_over_the_wire() {
     assert_eq!((told.revisions.len(), told.oldest_revision), (1, 1));
     assert_eq!(told.revisions[0].changes.len(), 4);
     let request = v1::RollbackRequest { to_revision: 1, validate_only: true, expected_revision: None };
-    let planned = server.client.rollback(request.clone()).await.expect("nothing is in the way");
+    let planned = server.client.rollback(request).await.expect("nothing is in the way");
     assert!(planned.changes.iter().all(|change| change.action() == v1::change::Action::Delete));
     let rolled = server.client.rollback(v1::RollbackRequest { validate_only: false, ..request }).await.expect("done");
     assert_eq!(rolled.registry_revision, told.registry_revision + 1);
