@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
-use chrono::Utc;
+use hydrant::clock::{Clock as _, SystemClock};
 use parquet::arrow::ArrowWriter;
 use server::Server;
 use webhook::Webhook;
@@ -170,7 +170,7 @@ fn purchase(folder: &Path, amount: f64) -> Result<String> {
     let path = folder.join("purchase.parquet");
     let columns: [(&str, ArrayRef); 3] = [
         ("card", Arc::new(StringArray::from(vec!["4711"]))),
-        ("at", Arc::new(TimestampMicrosecondArray::from(vec![Utc::now().timestamp_micros()]))),
+        ("at", Arc::new(TimestampMicrosecondArray::from(vec![SystemClock.now()]))),
         ("amount", Arc::new(Float64Array::from(vec![amount]))),
     ];
     let batch = RecordBatch::try_from_iter(columns)?;
