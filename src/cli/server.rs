@@ -65,12 +65,12 @@ pub(super) enum NoSuchServer {
 pub struct NoServer {
     #[arg(id = "server", long = "server", hide = true, value_parser = refuse_server)]
     _server: Option<String>,
-    #[arg(id = "ca", long = "ca", hide = true, value_parser = refuse_server)]
-    _ca: Option<String>,
-    #[arg(id = "client_cert", long = "client-cert", hide = true, value_parser = refuse_server)]
-    _client_cert: Option<String>,
-    #[arg(id = "client_key", long = "client-key", hide = true, value_parser = refuse_server)]
-    _client_key: Option<String>,
+    #[arg(id = "ca", long = "ca", hide = true, value_parser = refuse_file)]
+    _ca: Option<PathBuf>,
+    #[arg(id = "client_cert", long = "client-cert", hide = true, value_parser = refuse_file)]
+    _client_cert: Option<PathBuf>,
+    #[arg(id = "client_key", long = "client-key", hide = true, value_parser = refuse_file)]
+    _client_key: Option<PathBuf>,
     /// Not refused: a refusal would show it.
     #[arg(id = "token", long = "token", hide = true)]
     _token: Option<String>,
@@ -188,6 +188,11 @@ fn parse_address(text: &str) -> Result<(bool, String), String> {
         Ok(_) => Ok((is_secure, format!("{host}:{port}"))),
         Err(_) => Err(format!("'{port}' is no port: a port is a number from 1 to 65535")),
     }
+}
+
+/// Of the type of the option that it stands for, which the environment may give.
+fn refuse_file(text: &str) -> Result<PathBuf, String> {
+    refuse_server(text).map(PathBuf::from)
 }
 
 fn refuse_server(_: &str) -> Result<String, String> {

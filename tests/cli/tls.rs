@@ -99,6 +99,15 @@ fn commands_speak_tls_where_the_address_says_so_and_tell_what_is_missing() {
 }
 
 #[test]
+fn commands_that_talk_to_no_server_run_where_the_environment_names_one() {
+    let named = ["HYDRANT_CA", "HYDRANT_CLIENT_CERT", "HYDRANT_CLIENT_KEY", "HYDRANT_TOKEN_FILE"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hydrant"));
+    command.args(["completions", "bash"]).envs(named.map(|name| (name, "some.pem")));
+    let output = command.env("HYDRANT_SERVER", "https://localhost:7600").output().expect("it runs");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_client_shows_its_certificate_where_the_server_demands_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let (authority, clients) = (Authority::new(), Authority::new());
