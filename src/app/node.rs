@@ -13,6 +13,7 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::partition::{PartitionOptions, SharedResources};
 use hydrant_storage::row::OwnedRow;
+use tokio::task::JoinSet;
 
 use super::AppError;
 use super::data_dir::DataDir;
@@ -397,7 +398,7 @@ impl SpineFiles for StoredSpines {
 /// Looks now and then for spines and findings that nobody needs any more, and keeps when API keys were
 /// used last, until it is dropped.
 #[derive(Debug)]
-struct Sweeper(tokio::task::JoinHandle<()>);
+struct Sweeper(JoinSet<()>);
 
 impl Sweeper {
     const INTERVAL: Duration = Duration::from_mins(1);
@@ -416,19 +417,11 @@ impl Sweeper {
                 }
             }
         };
-        Self(tokio::spawn(sweep))
+        Self(JoinSet::from_iter([sweep]))
     }
 
     async fn end(mut self) {
-        self.0.abort();
-        // That it was ended is no news.
-        let _ = (&mut self.0).await;
-    }
-}
-
-impl Drop for Sweeper {
-    fn drop(&mut self) {
-        self.0.abort();
+        self.0.shutdown().await;
     }
 }
 
@@ -463,7 +456,7 @@ impl SpineBytes for StoredSpines {
 
 /// Has the limits hold that are due, and measures what is in use, until it is dropped.
 #[derive(Debug)]
-struct QuotaKeeper(tokio::task::JoinHandle<()>);
+struct QuotaKeeper(JoinSet<()>);
 
 impl QuotaKeeper {
     const INTERVAL: Duration = Duration::from_millis(250);
@@ -491,19 +484,11 @@ impl QuotaKeeper {
                 }
             }
         };
-        Self(tokio::spawn(keep))
+        Self(JoinSet::from_iter([keep]))
     }
 
     async fn end(mut self) {
-        self.0.abort();
-        // That it was ended is no news.
-        let _ = (&mut self.0).await;
-    }
-}
-
-impl Drop for QuotaKeeper {
-    fn drop(&mut self) {
-        self.0.abort();
+        self.0.shutdown().await;
     }
 }
 

@@ -375,16 +375,7 @@ fn key_value(expectation: &Expectation, name: &str, data_type: DataType) -> Resu
 }
 
 fn status_named(text: &str) -> Option<CellStatus> {
-    let all = [
-        CellStatus::Present,
-        CellStatus::Null,
-        CellStatus::NotFound,
-        CellStatus::Expired,
-        CellStatus::NotReady,
-        CellStatus::Damaged,
-        CellStatus::Masked,
-    ];
-    all.into_iter().find(|status| status.as_str() == text)
+    CellStatus::ALL.into_iter().find(|status| status.as_str() == text)
 }
 
 fn compare(

@@ -247,8 +247,8 @@ impl Material {
     }
 }
 
-/// Certificates of a PEM file, at least one.
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+/// Certificates of a PEM file, at least one; or what it is instead, to be said of the file.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
         Ok(certificates) if certificates.is_empty() => Err("holds no certificate in PEM".to_owned()),

@@ -64,6 +64,9 @@ pub enum CellStatus {
 }
 
 impl CellStatus {
+    pub const ALL: [Self; 7] =
+        [Self::Present, Self::Null, Self::NotFound, Self::Expired, Self::NotReady, Self::Damaged, Self::Masked];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Present => "PRESENT",

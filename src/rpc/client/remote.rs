@@ -5,8 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
@@ -14,6 +14,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
+use super::super::tls::certificates;
 use super::status::Refusal;
 use crate::access::{PREFIX, Token};
 use crate::error::Code;
@@ -85,13 +86,13 @@ impl Remote {
         let mut config = ClientTlsConfig::new();
         config = match files.ca {
             Some(pem) => {
-                check_certificates(&pem, "the authorities of --ca")?;
+                check_certificates(&pem, "the file of --ca")?;
                 config.ca_certificate(Certificate::from_pem(pem))
             }
             None => config.with_native_roots(),
         };
         if let Some((certificate, key)) = files.identity {
-            check_certificates(&certificate, "the client's certificate")?;
+            check_certificates(&certificate, "the file of the client's certificate")?;
             PrivateKeyDer::from_pem_slice(&key)
                 .map_err(|error| bad_tls(format!("the client's key holds no private key in PEM: {error}")))?;
             config = config.identity(Identity::from_pem(certificate, key));
@@ -168,12 +169,7 @@ impl Remote {
 }
 
 fn check_certificates(pem: &[u8], what: &str) -> Result<(), Refusal> {
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    match read {
-        Ok(certificates) if certificates.is_empty() => Err(bad_tls(format!("{what}: there is no certificate in PEM"))),
-        Ok(_) => Ok(()),
-        Err(error) => Err(bad_tls(format!("{what} are no PEM: {error}"))),
-    }
+    certificates(pem).map(drop).map_err(|problem| bad_tls(format!("{what} {problem}")))
 }
 
 fn bad_tls(message: String) -> Refusal {

@@ -17,7 +17,7 @@ use hydrant::serving::OnlineRequest;
 use hydrant::tenancy::{Action, Authenticates as _, Identity, Permit, Role};
 use serde_json::json;
 
-use super::SHOP;
+use super::{SHOP, new_key};
 use crate::support::node::{HOUR, MINUTE, START, TestNode, definitions_of};
 use crate::support::table;
 
@@ -27,17 +27,6 @@ kind: Tenant
 metadata: {name: rival, description: beside the other}
 spec: {}
 ";
-
-fn new_key(roles: &[Role]) -> NewKey {
-    NewKey {
-        tenant: None,
-        roles: roles.iter().copied().collect(),
-        views: Vec::new(),
-        services: Vec::new(),
-        description: String::new(),
-        expires_after: None,
-    }
-}
 
 fn access(node: &TestNode) -> &Access {
     &node.use_cases().access

@@ -1,6 +1,5 @@
 //! Section 24, masking: what is personal is nobody's to see without the grant, wherever it is asked for.
 
-use hydrant::access::NewKey;
 use hydrant::error::Code;
 use hydrant::history::sets::{NewSet, StoredRequest};
 use hydrant::history::{HistoricalRequest, Mode, WhyRequest};
@@ -10,6 +9,7 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::CellStatus;
 use serde_json::json;
 
+use super::new_key;
 use crate::support::node::{HOUR, START, TestNode};
 use crate::support::table;
 
@@ -57,16 +57,8 @@ async fn node() -> TestNode {
 
 /// Somebody with these roles.
 async fn somebody(node: &TestNode, roles: &[Role]) -> Identity {
-    let new = NewKey {
-        tenant: None,
-        roles: roles.iter().copied().collect(),
-        views: Vec::new(),
-        services: Vec::new(),
-        description: String::new(),
-        expires_after: None,
-    };
     let access = &node.use_cases().access;
-    let (_, token) = access.create(&node.permit(Action::ManageKeys), new).await.expect("an admin may");
+    let (_, token) = access.create(&node.permit(Action::ManageKeys), new_key(roles)).await.expect("an admin may");
     access.authenticate(Some(&token.reveal())).expect("it is good")
 }
 
