@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 34] = [
+const MODULES: [(&str, &[&str]); 35] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -76,6 +76,7 @@ const MODULES: [(&str, &[&str]); 34] = [
     ("backup", LOWER),
     ("materialize", LOWER),
     ("refill", LOWER),
+    ("versions", LOWER),
     ("quotas", LOWER),
     ("audit", LOWER),
     ("freshness", LOWER),
@@ -99,6 +100,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "backup",
     "materialize",
     "refill",
+    "versions",
     "quotas",
     "audit",
     "freshness",
