@@ -19,12 +19,12 @@ use super::catalog::Catalog;
 use super::input::ParquetInput;
 use super::key_file::KeyFile;
 use super::keys::{self, KeyArgument, KeyTypes};
+use super::online::key_json;
 use super::output::{self, ResultOutput};
 use super::{Done, Failure, Server, progress, time};
 use crate::error::Code;
-use crate::registry::values;
 use crate::rpc::client::Client;
-use crate::rpc::wire::columns::{data_type_of, decode_column, encode_column};
+use crate::rpc::wire::columns::{decode_column, encode_column};
 
 /// Compare what two versions of a service answer to the same keys
 #[derive(Debug, clap::Args)]
@@ -337,9 +337,4 @@ fn decoded(column: v1::FeatureColumn, rows: usize) -> Result<Column, Failure> {
     };
     let cells = (0..rows).map(cell).collect::<Result<_, Failure>>()?;
     Ok(Column { name: decoded.name.clone(), data_type: decoded.data_type, cells })
-}
-
-fn key_json(column: &ArrayRef, row: usize) -> serde_json::Value {
-    let value = data_type_of(column.data_type()).and_then(|data_type| value_at(&**column, data_type, row).ok());
-    value.as_ref().map_or(serde_json::Value::Null, values::to_json)
 }

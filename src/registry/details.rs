@@ -68,6 +68,9 @@ fn facts(tenant: &TenantState, kind: Kind, name: &Name) -> Facts {
         let serves = ttl_text(view.ttl_in_effect());
         add(&mut facts, "ttl in effect", format!("{serves}, until rows that count again are refilled from history"));
     }
+    if let Some(view) = tenant.views.get(name).filter(|view| kind == Kind::FeatureView && !view.older.is_empty()) {
+        add(&mut facts, "served version", view.version.to_string());
+    }
     let next =
         tenant.views.get(name).filter(|_| kind == Kind::FeatureView).and_then(|view| Some((view, view.next.as_ref()?)));
     if let Some((view, next)) = next {

@@ -64,7 +64,12 @@ fn course_of(
     path: &str,
 ) -> Course {
     if wrong.is_empty() {
-        return Course::InPlace;
+        // A feature that was taken away and comes back is one that rows lack; in the version that had it they don't.
+        let fitting = view.older.iter().rev().find(|older| has_all(older, resolved) && fits(older));
+        return match fitting.filter(|_| !has_all(view, resolved)) {
+            Some(back) => Course::Back { id: back.id },
+            None => Course::InPlace,
+        };
     }
     if !resolved.is_whole || !wrong.iter().all(|incompatible| incompatible.fact.starts_with("features.")) {
         return Course::Refused;
@@ -72,7 +77,7 @@ fn course_of(
     if view.next.as_ref().is_some_and(|next| has_same_rows(&next.view, new, resolved)) {
         return Course::GoesOn;
     }
-    if let Some(back) = view.older.iter().rev().find(|older| fits(older)) {
+    if let Some(back) = view.older.iter().rev().find(|older| has_all(older, resolved) && fits(older)) {
         return Course::Back { id: back.id };
     }
     let mut refuse = |message: String| {
@@ -103,11 +108,17 @@ fn has_same_rows(version: &ViewState, new: &FeatureViewSpec, resolved: &Resolved
     let spec = version.spec();
     let same = (&spec.entities, &spec.source, spec.ttl, spec.online, spec.offline)
         == (&new.entities, &new.source, new.ttl, new.online, new.offline);
-    let is_in_row = |name: &Name, data_type: DataType, column: &Name| {
-        version.row.iter().any(|row| row.name == *name && row.data_type == data_type && row.column == *column)
-    };
-    same && version.row.len() == resolved.features.len()
-        && resolved.features.iter().all(|feature| is_in_row(&feature.name, feature.data_type, &feature.column))
+    same && version.row.len() == resolved.features.len() && has_all(version, resolved)
+}
+
+/// Whether all features of a definition are in a version's rows.
+fn has_all(version: &ViewState, resolved: &ResolvedView) -> bool {
+    resolved.features.iter().all(|feature| {
+        let is_it = |row: &RowFeature| {
+            row.name == feature.name && row.data_type == feature.data_type && row.column == feature.column
+        };
+        version.row.iter().any(is_it)
+    })
 }
 
 /// The features of a new version in the order of its rows, and how many of them a version's history has:

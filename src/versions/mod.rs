@@ -192,7 +192,12 @@ impl Worker {
             self.build_history(build, &table).await?;
         }
         if view.online {
-            self.parts.online.bring_online(tenant, view).await?;
+            // What was brought until then stays; the next start brings the rest.
+            let mut stopped = self.stopped.clone();
+            tokio::select! {
+                brought = self.parts.online.bring_online(tenant, view) => brought?,
+                _ = stopped.wait_for(|stops| *stops) => return Err(unavailable("the server stops")),
+            }
         }
         if let Some(revision) = self.parts.registry.built(tenant, view.id, *since).await? {
             self.metrics.built.add(1);

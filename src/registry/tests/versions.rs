@@ -147,6 +147,19 @@ async fn going_back_serves_the_version_that_was_kept_at_once() {
     let rolled = registry.rollback(&permit(Action::ChangeDefinitions), 2, None).await.expect("the first definitions");
     assert_eq!(rolled.revision, revision + 3);
     assert_eq!((served(&registry).version, older(&registry)), (1, vec![2]));
+    // Back is also whoever gets a feature again that was taken away: rows have it there.
+    let registry = flights().await;
+    let wind = format!("    - {WIND}\n");
+    change(&registry, &[(&wind, "")]).await;
+    build(&registry).await.expect("switched");
+    let plan = registry.plan(&permit(Action::ReadDefinitions), &without_service(&[])).expect("valid");
+    assert!(differences(&plan).iter().any(|(text, _)| text == "served version: 2 -> 1"), "{plan}");
+    change(&registry, &[]).await;
+    assert_eq!((served(&registry).version, older(&registry)), (1, vec![2]));
+    change(&registry, &[(WIND, BREEZE)]).await;
+    assert_eq!(building(&registry).map(|view| view.version), Some(3), "version 2 has nothing of its column");
+    build(&registry).await.expect("switched");
+    assert_eq!((served(&registry).version, older(&registry)), (3, vec![1, 2]));
     // And forward, with a feature more.
     let more = [
         (WIND, "{name: breeze, column: wind_speed}\n    - {name: gust}"),
@@ -156,7 +169,7 @@ async fn going_back_serves_the_version_that_was_kept_at_once() {
         ),
     ];
     change(&registry, &more).await;
-    assert_eq!((served(&registry).version, older(&registry)), (2, vec![1]));
+    assert_eq!((served(&registry).version, older(&registry)), (3, vec![1, 2]));
     assert_eq!(names(&served(&registry)), ["temp", "breeze", "gust"]);
 }
 
