@@ -123,10 +123,9 @@ impl Inner {
 
 /// The files with a number for each run that no other has.
 fn listed(made: &[(u32, Outputs)], numbers: Vec<u64>) -> Vec<ListedFile> {
-    let mut number = numbers.into_iter().filter(|run| *run < RunPlace::TAKEN_IN).max().unwrap_or(0);
+    let last = numbers.into_iter().filter(|run| *run < RunPlace::TAKEN_IN).max().unwrap_or(0);
     let mut listed = Vec::new();
-    for (level, outputs) in made {
-        number += 1;
+    for ((level, outputs), number) in made.iter().zip(last + 1..) {
         for ((name, written), file) in outputs.written.iter().zip(0..) {
             let place = Some(RunPlace { run: number, level: *level, file });
             let facts = FileFacts { place, ..written.facts };
