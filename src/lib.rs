@@ -32,6 +32,7 @@ pub mod rpc;
 pub mod serving;
 pub mod telemetry;
 pub mod tenancy;
+pub mod versions;
 
 #[cfg(test)]
 pub(crate) mod testing;

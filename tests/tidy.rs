@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 8] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "pace", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 35] = [
+const MODULES: [(&str, &[&str]); 36] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -77,6 +77,7 @@ const MODULES: [(&str, &[&str]); 35] = [
     ("backup", LOWER),
     ("materialize", LOWER),
     ("refill", LOWER),
+    ("versions", LOWER),
     ("quotas", LOWER),
     ("audit", LOWER),
     ("freshness", LOWER),
@@ -100,6 +101,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "backup",
     "materialize",
     "refill",
+    "versions",
     "quotas",
     "audit",
     "freshness",

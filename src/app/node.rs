@@ -16,6 +16,7 @@ use hydrant_storage::row::OwnedRow;
 use tokio::task::JoinSet;
 
 use super::AppError;
+use super::background::{Background, BackgroundParts};
 use super::data_dir::DataDir;
 use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
@@ -37,7 +38,6 @@ use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::quotas::{QuotaParts, Quotas, SpineBytes};
-use crate::refill::{Lands, RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
@@ -50,7 +50,7 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
-    refills: Refills,
+    background: Background,
     quota_keeper: QuotaKeeper,
     watch: FreshnessWatch,
     landing: Landing,
@@ -169,13 +169,15 @@ impl Node {
             tables: tables.clone(),
             store_time: store_time.clone(),
         });
-        let refills = Refills::start(RefillParts {
+        let background = Background::start(BackgroundParts {
             registry: registry.clone(),
             log: log.clone(),
             partitions: partitions.clone(),
             tables: tables.clone(),
             store_time: store_time.clone(),
-            lands: Arc::new(LandingLands(landing.clone())),
+            landing: landing.clone(),
+            materialize: materialize.clone(),
+            file_bytes: options.file_bytes,
         });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
@@ -262,7 +264,7 @@ impl Node {
         Ok(Self {
             use_cases,
             sweeper,
-            refills,
+            background,
             quota_keeper,
             watch,
             landing,
@@ -279,8 +281,8 @@ impl Node {
         &self.use_cases
     }
 
-    pub fn refills(&self) -> &Refills {
-        &self.refills
+    pub(super) fn background(&self) -> &Background {
+        &self.background
     }
 
     pub fn landing(&self) -> &Landing {
@@ -316,7 +318,7 @@ impl Node {
         let Self {
             use_cases,
             sweeper,
-            refills,
+            background,
             quota_keeper,
             watch,
             landing,
@@ -331,7 +333,7 @@ impl Node {
         if let Err(error) = use_cases.access.persist_uses().await {
             tracing::warn!(%error, "when API keys were used last was not kept");
         }
-        refills.shutdown().await;
+        background.shutdown().await;
         quota_keeper.end().await;
         watch.end().await;
         if let Err(error) = use_cases.freshness.close().await {
@@ -346,7 +348,8 @@ impl Node {
         use_cases.audit.close().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
-        let dropped = blocking(move || drop((refills, landing, compaction, tables, use_cases, log, resources))).await;
+        let dropped =
+            blocking(move || drop((background, landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
@@ -422,17 +425,6 @@ impl Sweeper {
 
     async fn end(mut self) {
         self.0.shutdown().await;
-    }
-}
-
-/// Lets refills have rows land, since they look for them in history.
-#[derive(Debug)]
-struct LandingLands(Landing);
-
-#[async_trait]
-impl Lands for LandingLands {
-    async fn land_now(&self) -> Result<()> {
-        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 

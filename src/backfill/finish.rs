@@ -114,6 +114,7 @@ impl Finishing {
     /// Rows that were only to be checked, and passed.
     pub(super) fn of_valid(target: &Target, piece: &Piece) -> Self {
         let counts = target.views.iter().zip(&piece.null_keys).zip(&piece.only_counted);
+        let counts = counts.filter(|((view, _), _)| view.is_served());
         let views = counts.map(|((view, null_keys), rows)| BackfilledView {
             view: view.name.clone(),
             rows: *rows,
@@ -342,6 +343,7 @@ impl Whole {
                 online: view.online,
             }
         });
+        let views = views.zip(&self.target.views).filter(|(_, view)| view.is_served()).map(|(told, _)| told);
         BackfillReport {
             outcome,
             frame: Some(appended.frame),

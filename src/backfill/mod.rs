@@ -216,7 +216,7 @@ impl Backfills {
             bytes: 0,
             online: view.online,
         };
-        Ok(target.views.iter().map(view).collect())
+        Ok(target.views.iter().filter(|view| view.is_served()).map(view).collect())
     }
 
     /// Begins a backfill, or goes on with it. Refusals: INVALID_ARGUMENT (a request that makes no sense),

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod completions;
 pub mod delete;
 pub mod describe;
+pub mod diff;
 pub mod get;
 pub mod historical;
 pub mod history;
@@ -59,7 +60,8 @@ pub use output::Format;
     version,
     propagate_version = true,
     after_help = "Example:\n  hydrant serve &\n  hydrant apply -f examples/nycflights13/definitions\n\
-                  \nExit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found by `hydrant plan --exit-code`."
+                  \nExit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found by `hydrant plan --exit-code`,\n\
+                or differences by `hydrant diff --exit-code`."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -93,6 +95,7 @@ pub enum ClientCommand {
     Backfill(backfill::Args),
     Materialize(materialize::Args),
     Online(online::Args),
+    Diff(diff::Args),
     Historical(historical::Args),
     Why(why::Args),
     TrainingSet(training_set::Args),
@@ -111,7 +114,7 @@ pub enum ClientCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     Done,
-    /// `plan --exit-code` found changes.
+    /// `plan --exit-code` found changes, or `diff --exit-code` differences.
     Changes,
     /// Tests of `hydrant test` failed; it told which.
     Failed,
@@ -184,6 +187,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Backfill(args) => backfill::run(args, server).await,
         ClientCommand::Materialize(args) => materialize::run(args, server).await,
         ClientCommand::Online(args) => online::run(args, server).await,
+        ClientCommand::Diff(args) => diff::run(args, server).await,
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
@@ -211,6 +215,7 @@ impl ClientCommand {
             Self::Backfill(args) => args.output.format,
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
+            Self::Diff(args) => args.output.format,
             Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
             Self::Key(args) => args.format(),
@@ -313,6 +318,8 @@ mod tests {
             "hydrant materialize airport_weather station_weather -o json",
             "hydrant online get --service s --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6 --at 2013-12-30T22:30:00Z -o json",
             "hydrant online get --service s --keys keys.parquet",
+            "hydrant diff s@3 s@4 --keys k.parquet --at 2026-01-01T00:00:00Z --tolerance 0.5 --exit-code -o json",
+            "hydrant diff s@3 s --key a=1 --key a=2 --unpinned --batch-size 10 --repeat 20",
             "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --strict --with-status --with-event-time --batch-size 500",
             "hydrant online score --service s --keys k.parquet -o o.parquet --unpinned --format json",
             "hydrant historical get --service s --spine s.parquet --event-time t -o o.parquet --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time",
@@ -379,6 +386,11 @@ mod tests {
             "hydrant online get --service s --key origin=EWR --keys keys.parquet",
             "hydrant online get --service s --key origin=EWR --at yesterday",
             "hydrant online score --service s --keys k.parquet",
+            "hydrant diff s@1 s@2",
+            "hydrant diff s@1 --key a=1",
+            "hydrant diff s@1 s@2 --key a=1 --tolerance -1",
+            "hydrant diff s@1 s@2 --key a=1 --tolerance NaN",
+            "hydrant diff s@1 s@2 --key a=1 --at 2026-01-01T00:00:00Z --unpinned",
             "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --unpinned",
             "hydrant ingest weather",
             "hydrant ingest weather f.parquet --known never",

@@ -336,6 +336,11 @@ impl Inner {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The lock of merges.
+    pub(super) fn compacting(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.compacting.clone()
+    }
+
     pub(super) fn check_synced(&self) -> Result<(), HistoryError> {
         if self.store.has_failed_to_sync() {
             return Err(HistoryError::SyncFailed { path: self.directory.clone() });

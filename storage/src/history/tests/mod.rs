@@ -10,6 +10,7 @@ mod merging;
 mod pruning;
 mod seeking;
 mod staging;
+mod succeeding;
 mod vacuum;
 
 use std::collections::VecDeque;
