@@ -3,6 +3,7 @@
 //! its name. Nothing is decided here but order: what starts before what, and stops after what.
 
 mod data_dir;
+mod erasing;
 mod freshness_watch;
 mod gauges;
 mod node;

@@ -70,6 +70,8 @@ pub(super) struct Whole {
     pub target: Arc<Target>,
     pub request: BackfillRequest,
     pub ledger: Ledger,
+    /// How often its views were given up before it began.
+    pub given_up: u64,
 }
 
 /// The files of a view, for its table.
@@ -167,6 +169,11 @@ impl Whole {
         if watch.stop.load(Ordering::Relaxed) {
             self.discard(merged).await;
             return Err(stopped());
+        }
+        if let Err(error) = self.inner.check_not_given_up(&self.target, self.given_up) {
+            self.discard(merged).await;
+            self.end().await;
+            return Err(error);
         }
         told.send_modify(|progress| progress.phase = Phase::TakingIn);
         let alone = self.inner.parts.taking_in.clone().lock_owned().await;

@@ -37,6 +37,8 @@ pub struct Intake {
     place: Arc<OwnedSemaphorePermit>,
     target: Arc<Target>,
     request: BackfillRequest,
+    /// How often its views were given up before it began.
+    given_up: u64,
     /// Rows of the backfill that were taken.
     rows: u64,
     /// Of it, what is durable.
@@ -100,7 +102,8 @@ impl Intake {
         let writer = ledger.as_ref().map(Ledger::writer);
         let taken = Taken { piece, ledger: ledger.map(Staged::Idle), writer, bad_rows: 0, named: Vec::new() };
         let (place, writers) = (Arc::new(place), Arc::new(Semaphore::new(WRITERS)));
-        Self { inner, permit, storage, place, target, request, rows, staged, writers, taken: Some(taken) }
+        let given_up = inner.times_given_up(&target);
+        Self { inner, permit, storage, place, target, request, given_up, rows, staged, writers, taken: Some(taken) }
     }
 
     /// The rows of the backfill that were taken, and those that are durable.
@@ -112,6 +115,7 @@ impl Intake {
     /// are looked for. After an error, or if the future is dropped, it takes no more.
     pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
         let mut taken = self.taken.take().ok_or_else(abandoned)?;
+        self.inner.check_not_given_up(&self.target, self.given_up)?;
         let rows = batch.num_rows() as u64;
         if self.rows + rows > self.request.rows {
             let message = format!("more rows came than the {} that were announced", self.request.rows);
@@ -170,8 +174,8 @@ impl Intake {
         self.stage(&mut taken).await?;
         let Some(ledger) = taken.ledger else { return Err(abandoned()) };
         let ledger = ledger.idle().await?;
-        let Self { inner, permit, storage, place, target, request, .. } = self;
-        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger }, storage))
+        let Self { inner, permit, storage, place, target, request, given_up, .. } = self;
+        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger, given_up }, storage))
     }
 
     /// Begins to stage what has come together, once not too many pieces are on their way.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use hydrant_storage::history::HistoryTables;
 use hydrant_storage::threads::{Work, stand_back};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, oneshot, watch};
 
 pub use self::metrics::MaterializeMetrics;
 
@@ -35,6 +35,8 @@ pub struct MaterializeParts {
     pub partitions: Partitions,
     pub tables: Arc<HistoryTables>,
     pub store_time: Arc<StoreTime>,
+    /// Shared while rows are brought online, so that none of those that an erasure is about is on its way.
+    pub bringing_online: Arc<RwLock<()>>,
 }
 
 /// The use case. Cheap to clone.
@@ -104,6 +106,15 @@ impl Materialize {
             return Err(Error::new(Code::FailedPrecondition, "VIEW_NOT_ONLINE", message).with("view", view));
         }
         let place = self.enter()?;
+        let shared = inner.parts.bringing_online.clone().try_read_owned().map_err(|_| {
+            Error::new(
+                Code::ResourceExhausted,
+                "ERASURE_UNDER_WAY",
+                "a key is being erased, and no row may be brought online",
+            )
+            .hint("`hydrant erase list` tells how far it is; try again then")
+            .retry_after(Duration::from_secs(1))
+        })?;
         let table = inner.parts.tables.table(found.history_spec(permit.tenant())).await;
         let table = table.map_err(|error| work::history_error(&error))?.snapshot();
         let (told, progress) = watch::channel(Progress::default());
@@ -113,7 +124,7 @@ impl Materialize {
         let thread = std::thread::Builder::new().name("hydrant-materialize".to_owned());
         let started = thread.spawn(move || {
             stand_back(Work::Training);
-            inner.run(task, &runtime, place, &told, done);
+            inner.run(task, &runtime, (place, shared), &told, done);
         });
         started.map_err(|error| Error::internal(format!("no thread to bring history online: {error}")))?;
         Ok(Materializing { progress, outcome })
@@ -144,7 +155,7 @@ impl Inner {
         &self,
         task: Task,
         runtime: &Handle,
-        place: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, OwnedRwLockReadGuard<()>),
         told: &watch::Sender<Progress>,
         done: oneshot::Sender<Result<Progress>>,
     ) {

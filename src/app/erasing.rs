@@ -1,0 +1,58 @@
+//! How erasures reach what they know nothing of: staged backfills, stored spines and backups.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use hydrant_storage::names::{Name, ViewId};
+
+use crate::backfill::Backfills;
+use crate::backup::Backups;
+use crate::clock::StoreTime;
+use crate::erasure::{GivesUpStaged, KeepsSpines, KeyColumns, ListsBackups, SpineRows};
+use crate::error::Result;
+use crate::history::sets::{ErasedFromSets, SpineKey, TrainingSets};
+
+#[derive(Debug)]
+pub(super) struct StagedBackfills(pub Backfills);
+
+#[async_trait]
+impl GivesUpStaged for StagedBackfills {
+    async fn give_up(&self, views: &[ViewId]) -> Result<(Box<dyn Send>, u64)> {
+        let (place, removed) = self.0.give_up(views).await?;
+        Ok((Box::new(place), removed))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct KeptSpines(pub TrainingSets, pub Arc<StoreTime>);
+
+#[async_trait]
+impl KeepsSpines for KeptSpines {
+    async fn count(&self, tenant: &Name, keys: Vec<KeyColumns>) -> Result<SpineRows> {
+        self.0.count_erasable(tenant, spine_keys(keys)).await.map(spine_rows)
+    }
+
+    async fn erase(&self, tenant: &Name, keys: Vec<KeyColumns>, erasure: u64) -> Result<SpineRows> {
+        let now = self.1.read();
+        self.0.erase(tenant, spine_keys(keys), &erasure.to_string(), now).await.map(spine_rows)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct BackupsMade(pub Backups);
+
+#[async_trait]
+impl ListsBackups for BackupsMade {
+    async fn names(&self) -> Result<Vec<Name>> {
+        self.0.names().await
+    }
+}
+
+fn spine_keys(keys: Vec<KeyColumns>) -> Vec<SpineKey> {
+    keys.into_iter().map(|KeyColumns { columns, types, key }| SpineKey { columns, types, key }).collect()
+}
+
+fn spine_rows(erased: ErasedFromSets) -> SpineRows {
+    let ErasedFromSets { rows, spines, sets } = erased;
+    SpineRows { rows, spines, training_sets: sets }
+}
