@@ -97,9 +97,8 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
 }
 
 async fn erase(args: Args, server: &Server) -> Result<Done, Failure> {
-    let (Some(entity), Some(key)) = (args.entity, args.key) else {
-        return Err(Failure::new("NOTHING_TO_ERASE", "an entity and its key are needed: --entity, --key"));
-    };
+    // Without a command clap demands both.
+    let (entity, key) = (args.entity.unwrap_or_default(), args.key.unwrap_or_else(|| KeyArgument(Vec::new())));
     let client = server.connect().await?;
     let entities = definitions::decode(client.list_definitions(Kind::Entity).await?)?;
     let columns = KeyTypes::of(&entities).columns(std::slice::from_ref(&key))?;

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod completions;
 pub mod delete;
 pub mod describe;
+pub mod erase;
 pub mod get;
 pub mod historical;
 pub mod history;
@@ -32,7 +33,6 @@ pub mod why;
 
 mod catalog;
 mod definitions;
-pub mod erase;
 mod explain;
 mod failure;
 mod input;

@@ -120,6 +120,8 @@ struct Inner {
     /// One change at a time; holds the version of what is persisted.
     writer: tokio::sync::Mutex<u64>,
     asked: Notify,
+    /// Counts the changes of `state`.
+    changes: watch::Sender<u64>,
     stop: watch::Sender<bool>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -137,6 +139,7 @@ impl Erasures {
             state: ArcSwap::from_pointee(state),
             writer: tokio::sync::Mutex::new(version),
             asked: Notify::new(),
+            changes: watch::Sender::new(0),
             stop: watch::Sender::new(false),
             worker: Mutex::default(),
         };
@@ -223,6 +226,18 @@ impl Erasures {
         })
     }
 
+    /// Waits until an erasure is done. Refusals as of [`Self::get`].
+    pub async fn finished(&self, permit: &Permit, id: u64) -> Result<Erasure> {
+        let mut changes = self.inner.changes.subscribe();
+        loop {
+            changes.borrow_and_update();
+            let erasure = self.get(permit, id)?;
+            if erasure.is_done() || changes.changed().await.is_err() {
+                return Ok(erasure);
+            }
+        }
+    }
+
     /// Those of the caller's tenant, the newest first: of the numbers below `before`, `limit` at most.
     pub fn list(&self, permit: &Permit, before: Option<u64>, limit: usize) -> Result<Vec<Erasure>> {
         permit.require(Action::Erase)?;
@@ -259,9 +274,21 @@ impl Inner {
         loop {
             let next = self.state.load().next().map(|erasure| erasure.id);
             let mut failed = false;
-            if let Some(id) = next
-                && let Err(error) = self.attempt(id).await
-            {
+            let attempt = async {
+                match next {
+                    Some(id) => self.attempt(id).await.map_err(|error| (id, error)),
+                    None => Ok(()),
+                }
+            };
+            // What it has begun on other threads ends by itself, and is done again at the next start.
+            let attempted = tokio::select! {
+                attempted = attempt => attempted,
+                changed = stopped.changed() => {
+                    drop(changed);
+                    return;
+                }
+            };
+            if let Err((id, error)) = attempted {
                 failed = true;
                 tracing::error!(erasure = id, %error, "an erasure is not done yet; it is tried again");
                 let problem = error.to_string();
@@ -304,6 +331,7 @@ impl Inner {
         let encoded = Bytes::from(next.encode());
         *persisted = self.parts.metadata.put_if_version(METADATA_KEY, encoded, *persisted).await?;
         self.state.store(Arc::new(next));
+        self.changes.send_modify(|changes| *changes += 1);
         Ok(())
     }
 
