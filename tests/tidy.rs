@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 34] = [
+const MODULES: [(&str, &[&str]); 35] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -77,6 +77,7 @@ const MODULES: [(&str, &[&str]); 34] = [
     ("materialize", LOWER),
     ("refill", LOWER),
     ("quotas", LOWER),
+    ("erasure", LOWER),
     ("audit", LOWER),
     ("freshness", LOWER),
     ("quality", LOWER),
@@ -100,6 +101,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "materialize",
     "refill",
     "quotas",
+    "erasure",
     "audit",
     "freshness",
     "quality",

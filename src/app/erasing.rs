@@ -1,4 +1,5 @@
-//! How erasures reach what they know nothing of: staged backfills, stored spines and backups.
+//! How erasures reach what they know nothing of: landing (as refills do), staged backfills, stored spines
+//! and backups.
 
 use std::sync::Arc;
 
@@ -8,9 +9,29 @@ use hydrant_storage::names::{Name, ViewId};
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
-use crate::erasure::{GivesUpStaged, KeepsSpines, KeyColumns, ListsBackups, SpineRows};
+use crate::erasure::{GivesUpStaged, KeepsSpines, KeyColumns, Lands, ListsBackups, SpineRows};
 use crate::error::Result;
 use crate::history::sets::{ErasedFromSets, SpineKey, TrainingSets};
+use crate::landing::Landing;
+use crate::refill;
+
+/// Lets refills and erasures have rows land: they look for them in history.
+#[derive(Debug)]
+pub(super) struct LandingLands(pub Landing);
+
+#[async_trait]
+impl refill::Lands for LandingLands {
+    async fn land_now(&self) -> Result<()> {
+        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
+    }
+}
+
+#[async_trait]
+impl Lands for LandingLands {
+    async fn land_now(&self) -> Result<()> {
+        refill::Lands::land_now(self).await
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct StagedBackfills(pub Backfills);

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::AppError;
 use super::data_dir::DataDir;
-use super::erasing::{BackupsMade, KeptSpines, StagedBackfills};
+use super::erasing::{BackupsMade, KeptSpines, LandingLands, StagedBackfills};
 use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
 use crate::access::Access;
@@ -39,7 +39,7 @@ use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::quotas::{QuotaParts, Quotas, SpineBytes};
-use crate::refill::{Lands, RefillParts, Refills};
+use crate::refill::{RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
@@ -444,24 +444,6 @@ impl Sweeper {
 
     async fn end(mut self) {
         self.0.shutdown().await;
-    }
-}
-
-/// Lets refills have rows land, since they look for them in history.
-#[derive(Debug)]
-struct LandingLands(Landing);
-
-#[async_trait]
-impl Lands for LandingLands {
-    async fn land_now(&self) -> Result<()> {
-        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
-    }
-}
-
-#[async_trait]
-impl crate::erasure::Lands for LandingLands {
-    async fn land_now(&self) -> Result<()> {
-        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 

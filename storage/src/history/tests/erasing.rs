@@ -57,7 +57,8 @@ fn assert_no_other_files(files: &LossyFiles, table: &HistoryTable) {
     let mut named: Vec<String> = table.snapshot().files.iter().map(|file| file.name.clone()).collect();
     named.push("_delta_log".to_owned());
     let mut there = names_in(files, &Path::new(ROOT).join(small_spec().directory()));
-    (named.sort(), there.sort());
+    named.sort();
+    there.sort();
     assert_eq!(there, named);
 }
 
