@@ -274,21 +274,9 @@ impl Inner {
         loop {
             let next = self.state.load().next().map(|erasure| erasure.id);
             let mut failed = false;
-            let attempt = async {
-                match next {
-                    Some(id) => self.attempt(id).await.map_err(|error| (id, error)),
-                    None => Ok(()),
-                }
-            };
-            // What it has begun on other threads ends by itself, and is done again at the next start.
-            let attempted = tokio::select! {
-                attempted = attempt => attempted,
-                changed = stopped.changed() => {
-                    drop(changed);
-                    return;
-                }
-            };
-            if let Err((id, error)) = attempted {
+            if let Some(id) = next
+                && let Err(error) = self.attempt(id).await
+            {
                 failed = true;
                 tracing::error!(erasure = id, %error, "an erasure is not done yet; it is tried again");
                 let problem = error.to_string();

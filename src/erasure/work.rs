@@ -27,6 +27,13 @@ const ROWS_AT_A_TIME: usize = 512;
 const MOST_COUNTED: usize = 1 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// While it lives, no row that the log or history had before is on its way anywhere.
+struct Quiet(
+    #[expect(dead_code, reason = "it is held")] Box<dyn Send>,
+    #[expect(dead_code, reason = "it is held")] tokio::sync::OwnedMutexGuard<()>,
+    #[expect(dead_code, reason = "it is held")] tokio::sync::OwnedRwLockWriteGuard<()>,
+);
+
 impl Inner {
     /// Goes through all places; the erasure is done if that succeeds.
     pub(super) async fn attempt(&self, id: u64) -> Result<()> {
@@ -35,9 +42,12 @@ impl Inner {
         };
         let Some(key) = erasure.key.clone() else { return Ok(()) };
         let views: Vec<ViewId> = key.views.iter().map(|view| view.view).collect();
-        let (_no_backfill, staged_backfills) = self.parts.staged.give_up(&views).await?;
-        let _nothing_taken_in = self.parts.taking_in.clone().lock_owned().await;
-        let _nothing_brought_online = self.parts.bringing_online.clone().write_owned().await;
+        let mut stopped = self.stop.subscribe();
+        let (_quiet, staged_backfills) = tokio::select! {
+            quiet = self.quiet(&views) => quiet?,
+            // What others do may take its time; the next start goes on.
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        };
         let sealed = self.parts.log.seal().await.map_err(|error| unavailable(&error))?.frame;
         // Rows that came after the first attempt are new ones. A log that ends before it is an older copy.
         let through = erasure.through.filter(|through| *through <= sealed).unwrap_or(sealed);
@@ -48,6 +58,9 @@ impl Inner {
         .await?;
 
         for handle in self.parts.partitions.handles() {
+            if self.is_stopping() {
+                return Ok(());
+            }
             let found = self.erase_from_partition(handle, &key, through, sealed).await?;
             self.note(id, |erasure| erasure.erased.add(&found)).await?;
         }
@@ -56,6 +69,9 @@ impl Inner {
         let found = self.erase_from_log(&key, through, sealed).await?;
         self.note(id, |erasure| erasure.erased.add(&found)).await?;
         for (table, erased) in self.tables(&erasure, &key, through).await? {
+            if self.is_stopping() {
+                return Ok(());
+            }
             let done = table.erase(erased, self.now(), PATIENCE).await.map_err(|error| history_error(&error))?;
             let found = Places {
                 history_rows: done.rows,
@@ -86,6 +102,19 @@ impl Inner {
         let Erasure { tenant, entity, erased, .. } = done.await?;
         tracing::info!(erasure = id, %tenant, %entity, ?erased, "a key was erased");
         Ok(())
+    }
+
+    /// Waits until nothing is on its way that could bring rows back, and keeps it so; also tells of how many
+    /// backfills what was staged is removed.
+    async fn quiet(&self, views: &[ViewId]) -> Result<(Quiet, u64)> {
+        let (no_backfill, staged_backfills) = self.parts.staged.give_up(views).await?;
+        let nothing_taken_in = self.parts.taking_in.clone().lock_owned().await;
+        let nothing_brought_online = self.parts.bringing_online.clone().write_owned().await;
+        Ok((Quiet(no_backfill, nothing_taken_in, nothing_brought_online), staged_backfills))
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
     }
 
     /// What is there of a key, of rows of frames up to `through`. Nothing is changed.

@@ -30,7 +30,7 @@ fn whole() -> ErasedKey {
 /// Every key with this airport.
 fn part() -> ErasedKey {
     let mut airport = Vec::new();
-    encode_values(&[Value::String(format!("airport\0{}", 1))], &[ScalarType::String], &mut airport).expect("a key");
+    encode_values(&[Value::String("airport\u{0}1".to_owned())], &[ScalarType::String], &mut airport).expect("a key");
     ErasedKey { values: vec![Some(airport), None], whole: None, ..whole() }
 }
 
