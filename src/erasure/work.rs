@@ -28,11 +28,11 @@ const MOST_COUNTED: usize = 1 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// While it lives, no row that the log or history had before is on its way anywhere.
-struct Quiet(
-    #[expect(dead_code, reason = "it is held")] Box<dyn Send>,
-    #[expect(dead_code, reason = "it is held")] tokio::sync::OwnedMutexGuard<()>,
-    #[expect(dead_code, reason = "it is held")] tokio::sync::OwnedRwLockWriteGuard<()>,
-);
+struct Quiet {
+    _no_backfill: Box<dyn Send>,
+    _nothing_taken_in: tokio::sync::OwnedMutexGuard<()>,
+    _nothing_brought_online: tokio::sync::OwnedRwLockWriteGuard<()>,
+}
 
 impl Inner {
     /// Goes through all places; the erasure is done if that succeeds.
@@ -107,10 +107,10 @@ impl Inner {
     /// Waits until nothing is on its way that could bring rows back, and keeps it so; also tells of how many
     /// backfills what was staged is removed.
     async fn quiet(&self, views: &[ViewId]) -> Result<(Quiet, u64)> {
-        let (no_backfill, staged_backfills) = self.parts.staged.give_up(views).await?;
-        let nothing_taken_in = self.parts.taking_in.clone().lock_owned().await;
-        let nothing_brought_online = self.parts.bringing_online.clone().write_owned().await;
-        Ok((Quiet(no_backfill, nothing_taken_in, nothing_brought_online), staged_backfills))
+        let (_no_backfill, staged_backfills) = self.parts.staged.give_up(views).await?;
+        let _nothing_taken_in = self.parts.taking_in.clone().lock_owned().await;
+        let _nothing_brought_online = self.parts.bringing_online.clone().write_owned().await;
+        Ok((Quiet { _no_backfill, _nothing_taken_in, _nothing_brought_online }, staged_backfills))
     }
 
     fn is_stopping(&self) -> bool {
