@@ -66,6 +66,10 @@ impl Inner {
         }
         // A landing that began before may have read rows of a tail that are gone from there.
         self.parts.lands.land_now().await?;
+        if !self.parts.log.unsettled().is_empty() {
+            let message = "a backfill was taken in by the log, and history does not have its rows yet";
+            return Err(Error::new(Code::Unavailable, "ERASURE_WAITS", message));
+        }
         let found = self.erase_from_log(&key, through, sealed).await?;
         self.note(id, |erasure| erasure.erased.add(&found)).await?;
         for (table, erased) in self.tables(&erasure, &key, through).await? {
