@@ -4,6 +4,7 @@
 
 mod background;
 mod data_dir;
+mod erasing;
 mod freshness_watch;
 mod gauges;
 mod node;

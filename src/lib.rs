@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod compaction;
 pub mod config;
 pub mod counter;
+pub mod erasure;
 pub mod error;
 pub mod freshness;
 pub mod history;

@@ -50,7 +50,7 @@ const MAX_LINES: usize = 700;
 const COMMON: [&str; 8] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "pace", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 36] = [
+const MODULES: [(&str, &[&str]); 37] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -79,6 +79,7 @@ const MODULES: [(&str, &[&str]); 36] = [
     ("refill", LOWER),
     ("versions", LOWER),
     ("quotas", LOWER),
+    ("erasure", LOWER),
     ("audit", LOWER),
     ("freshness", LOWER),
     ("quality", LOWER),
@@ -103,6 +104,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "refill",
     "versions",
     "quotas",
+    "erasure",
     "audit",
     "freshness",
     "quality",

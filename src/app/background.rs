@@ -7,17 +7,17 @@ use async_trait::async_trait;
 use hydrant_storage::history::HistoryTables;
 use hydrant_storage::names::Name;
 
+use super::erasing::LandingLands;
 use crate::clock::StoreTime;
 use crate::counter::Counter;
 use crate::error::Result;
-use crate::landing::Landing;
 use crate::log::WriteLog;
 use crate::materialize::Materialize;
 use crate::partition::Partitions;
-use crate::refill::{self, RefillParts, Refills};
+use crate::refill::{RefillParts, Refills};
 use crate::registry::Registry;
 use crate::registry::catalog::View;
-use crate::versions::{self, BringsOnline, VersionParts, Versions};
+use crate::versions::{BringsOnline, VersionParts, Versions};
 
 /// What both are made with.
 pub(super) struct BackgroundParts {
@@ -26,7 +26,8 @@ pub(super) struct BackgroundParts {
     pub partitions: Partitions,
     pub tables: Arc<HistoryTables>,
     pub store_time: Arc<StoreTime>,
-    pub landing: Landing,
+    pub lands: Arc<LandingLands>,
+    pub bringing_online: Arc<tokio::sync::RwLock<()>>,
     pub materialize: Materialize,
     pub file_bytes: u64,
 }
@@ -39,8 +40,8 @@ pub(super) struct Background {
 
 impl Background {
     pub fn start(parts: BackgroundParts) -> Self {
-        let BackgroundParts { registry, log, partitions, tables, store_time, landing, materialize, file_bytes } = parts;
-        let lands = Arc::new(LandingLands(landing));
+        let BackgroundParts { registry, log, partitions, tables, store_time, lands, .. } = parts;
+        let BackgroundParts { bringing_online, materialize, file_bytes, .. } = parts;
         let refills = Refills::start(RefillParts {
             registry: registry.clone(),
             log: log.clone(),
@@ -48,9 +49,11 @@ impl Background {
             tables: tables.clone(),
             store_time: store_time.clone(),
             lands: lands.clone(),
+            bringing_online: bringing_online.clone(),
         });
         let online = Arc::new(MaterializeBrings(materialize));
-        let versions = VersionParts { registry, log, partitions, tables, store_time, lands, online, file_bytes };
+        let versions =
+            VersionParts { registry, log, partitions, tables, store_time, lands, bringing_online, online, file_bytes };
         Self { refills, versions: Versions::start(versions) }
     }
 
@@ -62,24 +65,6 @@ impl Background {
     pub async fn shutdown(&self) {
         self.refills.shutdown().await;
         self.versions.shutdown().await;
-    }
-}
-
-/// Has rows land, since both look for them in history.
-#[derive(Debug)]
-struct LandingLands(Landing);
-
-#[async_trait]
-impl refill::Lands for LandingLands {
-    async fn land_now(&self) -> Result<()> {
-        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
-    }
-}
-
-#[async_trait]
-impl versions::Lands for LandingLands {
-    async fn land_now(&self) -> Result<()> {
-        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::AppError;
 use super::background::{Background, BackgroundParts};
 use super::data_dir::DataDir;
+use super::erasing::{BackupsMade, KeptSpines, LandingLands, StagedBackfills};
 use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
 use crate::access::Access;
@@ -28,6 +29,7 @@ use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
+use crate::erasure::{ErasureParts, Erasures};
 use crate::error::{Error, Result};
 use crate::freshness::{Freshness, FreshnessParts};
 use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
@@ -162,12 +164,14 @@ impl Node {
             taking_in: taking_in.clone(),
         };
         let options = backfill_options(config, &directory);
+        let bringing_online = Arc::new(tokio::sync::RwLock::new(()));
         let materialize = Materialize::new(MaterializeParts {
             snapshots: snapshots.clone(),
             log: log.clone(),
             partitions: partitions.clone(),
             tables: tables.clone(),
             store_time: store_time.clone(),
+            bringing_online: bringing_online.clone(),
         });
         let background = Background::start(BackgroundParts {
             registry: registry.clone(),
@@ -175,9 +179,10 @@ impl Node {
             partitions: partitions.clone(),
             tables: tables.clone(),
             store_time: store_time.clone(),
-            landing: landing.clone(),
             materialize: materialize.clone(),
             file_bytes: options.file_bytes,
+            lands: Arc::new(LandingLands(landing.clone())),
+            bringing_online: bringing_online.clone(),
         });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
@@ -185,12 +190,12 @@ impl Node {
         let compaction = compaction.map_err(opening("compaction"))?;
         let backup = BackupParts {
             files,
-            log: local_log,
+            log: local_log.clone(),
             partitions: partitions.clone(),
             tables: tables.clone(),
             snapshots: snapshots.clone(),
             store_time: store_time.clone(),
-            taking_in,
+            taking_in: taking_in.clone(),
             directories: Directories {
                 log: directory.log(),
                 partitions: directory.partitions(),
@@ -204,6 +209,21 @@ impl Node {
         };
         let options = backup_options(config, &directory);
         let backups = blocking(move || Backups::open(backup, options)).await?.map_err(opening("backups"))?;
+        let erasures = ErasureParts {
+            snapshots: snapshots.clone(),
+            metadata: metadata.clone(),
+            store_time: store_time.clone(),
+            log: local_log,
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            lands: Arc::new(LandingLands(landing.clone())),
+            staged: Arc::new(StagedBackfills(backfills.clone())),
+            spines: Arc::new(KeptSpines(training_sets.clone(), store_time.clone())),
+            backups: Arc::new(BackupsMade(backups.clone())),
+            taking_in,
+            bringing_online,
+        };
+        let erasures = Erasures::open(erasures).await.map_err(opening("erasures"))?;
         let ingest = Ingest::new(
             log.clone(),
             partitions.clone(),
@@ -256,6 +276,7 @@ impl Node {
             materialize,
             backups,
             quotas,
+            erasures,
             audit,
             freshness,
             partitions,
@@ -333,6 +354,7 @@ impl Node {
         if let Err(error) = use_cases.access.persist_uses().await {
             tracing::warn!(%error, "when API keys were used last was not kept");
         }
+        use_cases.erasures.shutdown().await;
         background.shutdown().await;
         quota_keeper.end().await;
         watch.end().await;

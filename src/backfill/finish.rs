@@ -72,6 +72,8 @@ pub(super) struct Whole {
     pub request: BackfillRequest,
     pub ledger: Ledger,
     pub pace: Arc<Pace>,
+    /// How often its views were given up before it began.
+    pub given_up: u64,
 }
 
 /// The files of a view, for its table.
@@ -170,6 +172,11 @@ impl Whole {
         if ending.is_set() {
             self.discard(merged).await;
             return Err(stopped());
+        }
+        if let Err(error) = self.inner.check_not_given_up(&self.target, self.given_up) {
+            self.discard(merged).await;
+            self.end().await;
+            return Err(error);
         }
         told.send_modify(|progress| progress.phase = Phase::TakingIn);
         let alone = self.inner.parts.taking_in.clone().lock_owned().await;

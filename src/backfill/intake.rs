@@ -38,6 +38,8 @@ pub struct Intake {
     place: Arc<OwnedSemaphorePermit>,
     target: Arc<Target>,
     request: BackfillRequest,
+    /// How often its views were given up before it began.
+    given_up: u64,
     /// Rows of the backfill that were taken.
     rows: u64,
     /// Of it, what is durable.
@@ -105,8 +107,9 @@ impl Intake {
         let (place, writers) = (Arc::new(place), Arc::new(Semaphore::new(WRITERS)));
         let ending = EndOnDrop::default();
         let pace = Arc::new(Pace::new(inner.options.bytes_per_second, ending.0.clone()));
+        let given_up = inner.times_given_up(&target);
         let taken = Some(taken);
-        Self { inner, permit, storage, place, target, request, rows, staged, writers, pace, ending, taken }
+        Self { inner, permit, storage, place, target, request, given_up, rows, staged, writers, pace, ending, taken }
     }
 
     /// The rows of the backfill that were taken, and those that are durable.
@@ -118,6 +121,7 @@ impl Intake {
     /// are looked for. After an error, or if the future is dropped, it takes no more.
     pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
         let mut taken = self.taken.take().ok_or_else(abandoned)?;
+        self.inner.check_not_given_up(&self.target, self.given_up)?;
         let rows = batch.num_rows() as u64;
         if self.rows + rows > self.request.rows {
             let message = format!("more rows came than the {} that were announced", self.request.rows);
@@ -176,8 +180,8 @@ impl Intake {
         self.stage(&mut taken).await?;
         let Some(ledger) = taken.ledger else { return Err(abandoned()) };
         let ledger = ledger.idle().await?;
-        let Self { inner, permit, storage, place, target, request, pace, ending, .. } = self;
-        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger, pace }, storage, ending))
+        let Self { inner, permit, storage, place, target, request, given_up, pace, ending, .. } = self;
+        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger, given_up, pace }, storage, ending))
     }
 
     /// Begins to stage what has come together, once not too many pieces are on their way.

@@ -11,6 +11,7 @@ pub mod completions;
 pub mod delete;
 pub mod describe;
 pub mod diff;
+pub mod erase;
 pub mod get;
 pub mod historical;
 pub mod history;
@@ -104,6 +105,7 @@ pub enum ClientCommand {
     Key(key::Args),
     Whoami(whoami::Args),
     Quota(quota::Args),
+    Erase(erase::Args),
     Audit(audit::Args),
     Bench(bench::Args),
     Version(version::Args),
@@ -196,6 +198,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Key(args) => key::run(args, server).await,
         ClientCommand::Whoami(args) => whoami::run(args, server).await,
         ClientCommand::Quota(args) => quota::run(args, server).await,
+        ClientCommand::Erase(args) => erase::run(args, server).await,
         ClientCommand::Audit(args) => audit::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
@@ -221,6 +224,7 @@ impl ClientCommand {
             Self::Key(args) => args.format(),
             Self::Whoami(args) => args.output.format,
             Self::Quota(args) => args.format(),
+            Self::Erase(args) => args.format(),
             Self::Audit(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
@@ -361,6 +365,10 @@ mod tests {
             "hydrant quota set acme --weight 3",
             "hydrant quota raise acme requests_per_second=5000 --for 2h -o json",
             "hydrant quota raise acme --end requests_per_second",
+            "hydrant erase --entity user --key user_id=42 --dry-run -o json",
+            "hydrant erase --entity user --key user_id=42 --yes",
+            "hydrant erase list --limit 5 -o json",
+            "hydrant erase get 7",
             "hydrant audit list --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --caller ann --action Apply --resource v --outcome refused --tenant acme --limit 10 -o json",
             "hydrant audit verify --noted 7:00",
             "hydrant sla",
@@ -427,6 +435,9 @@ mod tests {
             "hydrant key rotate",
             "hydrant whoami --token x --token-file y",
             "hydrant quota set acme",
+            "hydrant erase",
+            "hydrant erase --entity user",
+            "hydrant erase get",
             "hydrant quota set acme requests_per_second",
             "hydrant quota raise acme requests_per_second=5000",
             "hydrant quota raise acme",

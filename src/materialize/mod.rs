@@ -15,7 +15,7 @@ use hydrant_storage::history::HistoryTables;
 use hydrant_storage::names::Name;
 use hydrant_storage::threads::{Work, stand_back};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, oneshot, watch};
 
 pub use self::metrics::MaterializeMetrics;
 
@@ -37,6 +37,8 @@ pub struct MaterializeParts {
     pub partitions: Partitions,
     pub tables: Arc<HistoryTables>,
     pub store_time: Arc<StoreTime>,
+    /// Shared while rows are brought online, so that none of those that an erasure is about is on its way.
+    pub bringing_online: Arc<RwLock<()>>,
 }
 
 /// The use case. Cheap to clone.
@@ -121,6 +123,15 @@ impl Materialize {
         since_frame: Option<u64>,
     ) -> Result<Materializing> {
         let (inner, place) = (self.inner.clone(), self.enter()?);
+        let shared = inner.parts.bringing_online.clone().try_read_owned().map_err(|_| {
+            Error::new(
+                Code::ResourceExhausted,
+                "ERASURE_UNDER_WAY",
+                "a key is being erased, and no row may be brought online",
+            )
+            .hint("`hydrant erase list` tells how far it is; try again then")
+            .retry_after(Duration::from_secs(1))
+        })?;
         let mut tasks = Vec::with_capacity(versions.len());
         for view in versions {
             let table = inner.parts.tables.table(view.history_spec(tenant)).await;
@@ -133,7 +144,7 @@ impl Materialize {
         let thread = std::thread::Builder::new().name("hydrant-materialize".to_owned());
         let started = thread.spawn(move || {
             stand_back(Work::Training);
-            inner.run(&tasks, &runtime, place, &told, done);
+            inner.run(&tasks, &runtime, (place, shared), &told, done);
         });
         started.map_err(|error| Error::internal(format!("no thread to bring history online: {error}")))?;
         Ok(Materializing { progress, outcome })
@@ -164,7 +175,7 @@ impl Inner {
         &self,
         tasks: &[Task],
         runtime: &Handle,
-        place: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, OwnedRwLockReadGuard<()>),
         told: &watch::Sender<Progress>,
         done: oneshot::Sender<Result<Progress>>,
     ) {

@@ -196,6 +196,9 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
     method("hydrant.v1.QuotaService/UpdateQuotas", Rule::Needs(Action::ChangeQuotas)),
     method("hydrant.v1.QuotaService/RaiseQuotas", Rule::Needs(Action::ChangeQuotas)),
+    method("hydrant.v1.ErasureService/EraseKey", Rule::Needs(Action::Erase)),
+    method("hydrant.v1.ErasureService/GetErasure", Rule::Needs(Action::Erase)),
+    method("hydrant.v1.ErasureService/ListErasures", Rule::Needs(Action::Erase)),
     method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
@@ -219,7 +222,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 62;
+const METHOD_COUNT: usize = 65;
 
 #[cfg(test)]
 mod tests {

@@ -215,7 +215,7 @@ fn audited(method: &str) -> Audited {
 }
 
 /// What always changes something.
-const CHANGES: [&str; 19] = [
+const CHANGES: [&str; 20] = [
     "hydrant.v1.IngestService/Delete",
     "hydrant.v1.RegistryService/CreateDefinition",
     "hydrant.v1.RegistryService/UpdateDefinition",
@@ -235,6 +235,7 @@ const CHANGES: [&str; 19] = [
     "hydrant.v1.FreshnessService/DeleteSilence",
     "hydrant.v1.QuotaService/UpdateQuotas",
     "hydrant.v1.QuotaService/RaiseQuotas",
+    "hydrant.v1.ErasureService/EraseKey",
 ];
 
 /// Backfills, beside ingest and spines.
@@ -251,7 +252,7 @@ mod tests {
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 29] = [
+    const READS: [&str; 31] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -279,6 +280,8 @@ mod tests {
         "hydrant.v1.AccessService/WhoAmI",
         "hydrant.v1.QuotaService/GetQuotas",
         "hydrant.v1.QuotaService/ListQuotas",
+        "hydrant.v1.ErasureService/GetErasure",
+        "hydrant.v1.ErasureService/ListErasures",
         "hydrant.v1.AuditService/ListAuditRecords",
         "hydrant.v1.AuditService/VerifyAudit",
     ];

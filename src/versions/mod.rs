@@ -59,6 +59,9 @@ pub struct VersionParts {
     pub tables: Arc<HistoryTables>,
     pub store_time: Arc<StoreTime>,
     pub lands: Arc<dyn Lands>,
+    /// Shared while history is read and written anew, so that none of the rows that an erasure is about is on
+    /// its way.
+    pub bringing_online: Arc<tokio::sync::RwLock<()>>,
     pub online: Arc<dyn BringsOnline>,
     /// A file of history ends once it has about so many bytes.
     pub file_bytes: u64,
@@ -220,6 +223,7 @@ impl Worker {
         let applied = self.parts.partitions.wait_applied(through, Instant::now() + PATIENCE);
         applied.await.map_err(Error::from)?;
         self.parts.lands.land_now().await?;
+        let _shared = self.parts.bringing_online.read().await;
         let from = self.table(&build.tenant, &build.from).await?.snapshot();
         let total_rows = from.files.iter().map(|file| file.rows()).sum();
         let progress = BuildProgress { rows: Arc::default(), total_rows };

@@ -5,6 +5,7 @@ mod compacting;
 mod compacting_crash;
 mod crash;
 mod damage;
+mod erasing;
 mod landing;
 mod merging;
 mod pruning;
