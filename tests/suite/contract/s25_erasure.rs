@@ -165,7 +165,7 @@ async fn an_erased_key_is_in_no_file_and_its_neighbours_stay() {
     let names: Vec<String> = (0..NEIGHBOURS).map(|number| format!("neighbour {number}")).collect();
     let of_neighbours = json!({ "name": names });
     let before = node.read(&["notes:note"], of_neighbours.clone()).await.column("notes__note");
-    assert_eq!(node.one("notes:note", json!({"name": [KEY]})).await, NOTE);
+    assert_eq!(node.one("notes:note", json!({"name": KEY})).await, NOTE);
     for place in ["log", "partitions", "history", "spines"] {
         let found = files_with(&node.data_directory().join(place), KEY);
         assert!(!found.is_empty(), "the test is about nothing: {place} never had the key");
@@ -188,7 +188,7 @@ async fn an_erased_key_is_in_no_file_and_its_neighbours_stay() {
     assert_nowhere(&node);
 
     for _ in 0..2 {
-        assert_eq!(node.one("notes:note", json!({"name": [KEY]})).await, "NOT_FOUND");
+        assert_eq!(node.one("notes:note", json!({"name": KEY})).await, "NOT_FOUND");
         assert_eq!(node.read(&["notes:note"], of_neighbours.clone()).await.column("notes__note"), before);
         let trained =
             node.one_trained("notes:note", json!({"name": "neighbour 5"}), &[START - 8 * MINUTE], AS_KNOWN).await;
@@ -205,10 +205,10 @@ async fn an_erased_key_is_in_no_file_and_its_neighbours_stay() {
     }
     // From the log alone nothing comes back either.
     let revived = node.revive_from_log().await;
-    assert_eq!(revived.one("notes:note", json!({"name": [KEY]})).await, "NOT_FOUND");
+    assert_eq!(revived.one("notes:note", json!({"name": KEY})).await, "NOT_FOUND");
     // And what is written later is a row like any other.
     node.put("visits", json!([visit(KEY, -9, "new")])).await;
-    assert_eq!(node.one("notes:note", json!({"name": [KEY]})).await, "new");
+    assert_eq!(node.one("notes:note", json!({"name": KEY})).await, "new");
     node.land().await;
     assert_eq!(node.one_trained("notes:note", json!({ "name": KEY }), &[START], AS_KNOWN).await, ["new"]);
 }
@@ -236,7 +236,7 @@ async fn an_erasure_that_a_restart_cuts_off_is_finished_and_keeps_no_key() {
     let done = finished(&node, asked.id).await;
     assert!(done.is_done() && done.problem.is_none());
     assert_nowhere(&node);
-    assert_eq!(node.one("notes:note", json!({"name": [KEY]})).await, "NOT_FOUND");
+    assert_eq!(node.one("notes:note", json!({"name": KEY})).await, "NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread")]
