@@ -22,6 +22,7 @@ pub mod landing;
 pub mod log;
 pub mod materialize;
 pub mod one_at_a_time;
+pub mod pace;
 pub mod partition;
 pub mod quotas;
 pub mod refill;

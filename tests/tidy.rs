@@ -47,16 +47,17 @@ const IGNORED: &str = "no test is disabled: a test that skips passes for nothing
 const MAX_LINES: usize = 700;
 
 /// What everybody may import.
-const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
+const COMMON: [&str; 8] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "pace", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 34] = [
+const MODULES: [(&str, &[&str]); 35] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
     ("counter", &[]),
     ("one_at_a_time", &[]),
+    ("pace", &[]),
     ("bench", &[]),
     ("cluster", &[]),
     ("log", &[]),
