@@ -18,10 +18,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::access::Callers;
+use crate::access::oidc::Oidc;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::rpc::http::{HttpState, Readiness};
+use crate::rpc::oidc::KeyFetcher;
 use crate::rpc::server::{Addresses, Doors, Listeners, Server, ServerControl, ServerError};
 use crate::rpc::tls::{Tls, TlsError};
 use crate::telemetry::Telemetry;
@@ -69,6 +72,8 @@ pub struct App {
     server: Server,
     telemetry: Arc<Telemetry>,
     observed: Arc<Observed>,
+    /// What runs for as long as the server, beside its listeners.
+    kept: JoinSet<()>,
     drain_time: Duration,
 }
 
@@ -90,10 +95,11 @@ impl App {
         let node = Node::open(config, clock).await?;
         let observed = gauges::observe(&telemetry.instruments(), &node);
         let state = HttpState { telemetry: telemetry.clone(), readiness: readiness(&node) };
-        let authenticates = authenticates(config, &node).await?;
+        let mut kept = JoinSet::new();
+        let authenticates = authenticates(config, &node, &mut kept).await?;
         let doors = Doors { tls, authenticates };
         let server = Server::new(listeners, node.use_cases().clone(), state, doors, config).await?;
-        Ok(Self { node, server, telemetry, observed, drain_time: config.server.drain_time.duration() })
+        Ok(Self { node, server, telemetry, observed, kept, drain_time: config.server.drain_time.duration() })
     }
 
     /// Where the server listens.
@@ -108,7 +114,7 @@ impl App {
     /// Serves until `shutdown` is ready or a listener fails; then says NOT_SERVING, lets the requests
     /// under way end, flushes, and stops.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), AppError> {
-        let Self { node, server, telemetry, observed, drain_time } = self;
+        let Self { node, server, telemetry, observed, mut kept, drain_time } = self;
         let control = server.control();
         let mut tasks = JoinSet::new();
         for (name, task) in server.into_tasks() {
@@ -135,6 +141,7 @@ impl App {
             tracing::warn!(?drain_time, "requests were cut off: option 'server.drain_time'");
             tasks.shutdown().await;
         }
+        kept.shutdown().await;
         drop(observed);
         node.close().await;
         // Exporters block while they send what they hold.
@@ -147,8 +154,12 @@ impl App {
 }
 
 /// Who knows the callers, which is said at the start; with authentication, a first key is made where there
-/// is none.
-async fn authenticates(config: &Config, node: &Node) -> Result<Arc<dyn Authenticates>, AppError> {
+/// is none, and the keys of issuers are kept by a task.
+async fn authenticates(
+    config: &Config,
+    node: &Node,
+    kept: &mut JoinSet<()>,
+) -> Result<Arc<dyn Authenticates>, AppError> {
     if !config.auth.enabled {
         tracing::warn!(
             "callers are not asked for keys: every program on this machine may do everything, and nobody else is \
@@ -168,7 +179,14 @@ async fn authenticates(config: &Config, node: &Node) -> Result<Arc<dyn Authentic
         let path = first_key.display();
         tracing::warn!(%path, "the first API key was made: make others with it, then revoke it and remove the file");
     }
-    Ok(Arc::new(access))
+    let (registry, time) = (node.use_cases().registry.reader(), node.use_cases().store_time.clone());
+    let tokens = Oidc::new(&config.auth, registry, time, |of| KeyFetcher::open(of).map(KeyFetcher::shared));
+    let tokens = tokens.map_err(|told| AppError::Open {
+        part: "the issuers of tokens",
+        error: Error::new(Code::FailedPrecondition, "CANNOT_OPEN", told),
+    })?;
+    kept.spawn(tokens.clone().keep());
+    Ok(Arc::new(Callers::new(access, tokens)))
 }
 
 /// Says SERVING once every partition can be read.

@@ -122,7 +122,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
 const CRATE_HOMES: [(&str, &[&str]); 30] = [
     ("tonic*", &["src/rpc/", "proto/"]),
     ("tower*", &["src/rpc/"]),
-    ("reqwest", &["src/rpc/webhook.rs", "src/rpc/oidc/"]),
+    ("reqwest", &["src/rpc/webhook.rs", "src/rpc/oidc.rs"]),
     ("rustls", &["src/rpc/"]),
     ("tokio_rustls", &["src/rpc/"]),
     ("x509_parser", &["src/rpc/tls.rs"]),

@@ -1,7 +1,10 @@
 //! API keys: made, shown once, listed, rotated, revoked, and recognized by what a caller sends. Every
 //! request is recognized by one look into an immutable snapshot, without a lock; changes are persisted
-//! first. It never keeps a secret, and never decides what a role allows: that is tenancy's.
+//! first. It never keeps a secret, and never decides what a role allows: that is tenancy's. Beside keys,
+//! tokens of issuers elsewhere ([`oidc`]).
 
+mod callers;
+pub mod oidc;
 mod records;
 mod token;
 
@@ -25,12 +28,12 @@ use crate::clock::StoreTime;
 use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::registry::SnapshotReader;
-use crate::tenancy::grants::ASK_FOR_KEY;
-use crate::tenancy::{Action, Authenticates, DEFAULT_TENANT, Identity, Permit, Role, Roles};
+use crate::tenancy::{ASK_FOR_KEY, Action, Authenticates, Credential, DEFAULT_TENANT, Identity, Permit, Role, Roles};
 
 use self::records::{KeyRecord, Records, Uses};
 use self::token::SecretHash;
 
+pub use self::callers::Callers;
 pub use self::token::{KeyId, PREFIX, Token};
 
 /// Under which keys are kept.
@@ -139,7 +142,7 @@ impl Access {
             Some(Versioned { value, version }) => (Uses::decode(&value).map_err(damaged)?, version),
             None => (Uses::default(), 0),
         };
-        let keys = Keys::new(records, &Keys::default(), &uses).map_err(damaged)?;
+        let keys = Keys::new(records, &Keys::default(), &uses, &time).map_err(damaged)?;
         let writer = Writer { keys: keys_version, uses: uses_version, persisted_uses: uses };
         let inner = Inner { store, snapshots, time, keys: ArcSwap::from_pointee(keys), writer: Mutex::new(writer) };
         Ok(Self { inner: Arc::new(inner) })
@@ -320,7 +323,7 @@ impl Access {
             if records == before.records {
                 return Ok(());
             }
-            let keys = Keys::new(records, &before, &Uses::default()).map_err(Error::internal)?;
+            let keys = Keys::new(records, &before, &Uses::default(), &inner.time).map_err(Error::internal)?;
             let encoded = Bytes::from(keys.records.encode());
             writer.keys = inner.store.put_if_version(KEYS, encoded, writer.keys).await?;
             for (id, entry) in &before.entries {
@@ -390,14 +393,16 @@ impl Inner {
 
 impl Keys {
     /// What was in `before` keeps when it was used, and whoever was let in by it.
-    fn new(records: Records, before: &Self, uses: &Uses) -> Result<Self, String> {
+    fn new(records: Records, before: &Self, uses: &Uses, time: &Arc<StoreTime>) -> Result<Self, String> {
         let mut entries = HashMap::with_capacity(records.keys.len());
         for (id, record) in &records.keys {
             let roles = record.roles()?;
             let known = before.entries.get(id);
-            let identity = known
-                .map(|entry| entry.identity.clone())
-                .unwrap_or_else(|| Identity::new(&format!("key/{id}"), record.tenant.clone(), roles, record.reach()));
+            let identity = known.map(|entry| entry.identity.clone()).unwrap_or_else(|| {
+                let until = record.expires.map(|expires| (time.clone(), expires));
+                let credential = Credential { until, ..Credential::default() };
+                Identity::by(&format!("key/{id}"), record.tenant.clone(), roles, record.reach(), credential)
+            });
             let last_used = known
                 .map(|entry| entry.last_used.clone())
                 .unwrap_or_else(|| Arc::new(AtomicI64::new(uses.last.get(id).copied().unwrap_or_default())));

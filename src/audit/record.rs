@@ -16,6 +16,8 @@ pub const HASH_BYTES: usize = 32;
 const MAX_RESOURCES: usize = 64;
 /// Bytes of one text.
 const MAX_TEXT: usize = 256;
+/// Bytes of a caller's name, which may be that of an issuer and of a subject.
+const MAX_CALLER: usize = 1_024;
 
 pub type Hash = [u8; HASH_BYTES];
 
@@ -98,7 +100,8 @@ impl Record {
     /// With no text longer and no list larger than may be kept.
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        let texts = [&mut self.tenant, &mut self.caller, &mut self.peer, &mut self.action, &mut self.trace];
+        cut_to(&mut self.caller, MAX_CALLER);
+        let texts = [&mut self.tenant, &mut self.peer, &mut self.action, &mut self.trace];
         texts.into_iter().for_each(cut);
         if let Outcome::Failed { reason, .. } | Outcome::Refused { reason, .. } = &mut self.outcome {
             cut(reason);
@@ -170,8 +173,12 @@ fn checksum(hash: &Hash, payload: &[u8]) -> u32 {
 }
 
 fn cut(text: &mut String) {
-    if text.len() > MAX_TEXT {
-        let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    cut_to(text, MAX_TEXT);
+}
+
+fn cut_to(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        let end = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);
     }
 }

@@ -31,16 +31,16 @@ pub struct ServerArgs {
     #[arg(long, global = true, env = "HYDRANT_CLIENT_KEY", requires = "client_cert", value_name = "FILE")]
     pub client_key: Option<PathBuf>,
 
-    /// The API key, where the server asks for one; better by --token-file or HYDRANT_TOKEN: others on the
-    /// machine see arguments
+    /// The API key or token, where the server asks for one; better by --token-file or HYDRANT_TOKEN: others
+    /// on the machine see arguments
     #[arg(long, global = true, conflicts_with = "token_file", value_name = "KEY")]
     pub token: Option<String>,
 
-    /// A file with the API key
+    /// A file with the API key or token
     #[arg(long, global = true, env = "HYDRANT_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// Send the API key to another machine without TLS, for everybody on the way to read
+    /// Send the API key or token to another machine without TLS, for everybody on the way to read
     #[arg(long, global = true)]
     pub insecure: bool,
 }
@@ -121,7 +121,7 @@ impl ServerArgs {
         let token = token.as_deref().map(str::trim).filter(|token| !token.is_empty());
         let Some(token) = token else { return Ok(Server { remote }) };
         if !remote.is_private() && !self.insecure {
-            let message = format!("the API key is not sent to {} without TLS", remote.address());
+            let message = format!("the credential is not sent to {} without TLS", remote.address());
             let hint = format!(
                 "name the server by https://{}; or, where the network itself is safe, --insecure",
                 remote.address()

@@ -4,6 +4,7 @@
 
 pub mod durations;
 mod loader;
+mod oidc;
 mod units;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 
 pub use durations::InvalidDuration;
 pub use loader::{ConfigError, Loader, Origin};
+pub use oidc::{GrantConfig, IssuerConfig, SignatureAlgorithm, check_address};
 pub use units::{ByteSize, InvalidSize, Span};
 
 /// The compiled-in defaults, commented: the reference manual.
@@ -84,6 +86,11 @@ pub struct AuthConfig {
     pub enabled: bool,
     /// Listen beyond loopback without TLS.
     pub insecure: bool,
+    /// Issuers whose tokens are taken beside keys.
+    pub oidc: Vec<IssuerConfig>,
+    pub oidc_clock_skew: Span,
+    pub oidc_keys_max_age: Span,
+    pub oidc_keys_stale: Span,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -269,6 +276,13 @@ const DATA_PARTS: [&str; 8] = ["log", "registry", "partitions", "history", "back
 /// What was asked for must be there to be looked up for some time.
 const SHORTEST_AUDIT: Span = Span(Duration::from_hours(24));
 
+/// Clocks that are further apart are wrong.
+const LONGEST_SKEW: Span = Span(Duration::from_mins(5));
+
+/// Of an issuer's keys: more often would be a load for it, and longer would keep what it has withdrawn.
+const SHORTEST_KEYS: Span = Span(Duration::from_mins(1));
+const LONGEST_KEYS: Span = Span(Duration::from_hours(7 * 24));
+
 /// Each has a task of its own.
 const MAX_WEBHOOKS: usize = 8;
 
@@ -301,6 +315,21 @@ impl Config {
             let may_listen = self.may_listen_on(address);
             demand(may_listen.is_ok(), option, may_listen.err().unwrap_or_default());
         }
+        for breach in oidc::breaches(&self.auth.oidc) {
+            demand(false, "auth.oidc", breach);
+        }
+        let skew = self.auth.oidc_clock_skew;
+        demand(skew <= LONGEST_SKEW, "auth.oidc_clock_skew", format!("{skew} is longer than {LONGEST_SKEW}"));
+        for (option, span) in [
+            ("auth.oidc_keys_max_age", self.auth.oidc_keys_max_age),
+            ("auth.oidc_keys_stale", self.auth.oidc_keys_stale),
+        ] {
+            let rule = format!("{span} is not between {SHORTEST_KEYS} and {LONGEST_KEYS}");
+            demand((SHORTEST_KEYS..=LONGEST_KEYS).contains(&span), option, rule);
+        }
+        let (fresh, stale) = (self.auth.oidc_keys_max_age, self.auth.oidc_keys_stale);
+        let rule = format!("{stale} is shorter than auth.oidc_keys_max_age ({fresh})");
+        demand(fresh <= stale, "auth.oidc_keys_stale", rule);
         let not_empty = "must not be empty".to_owned();
         demand(!self.storage.data_dir.as_os_str().is_empty(), "storage.data_dir", not_empty);
 

@@ -128,6 +128,9 @@ impl AccessService for AccessRpc {
             roles: encode_roles(identity.roles()),
             views: reach.views.iter().map(ToString::to_string).collect(),
             services: reach.services.iter().map(ToString::to_string).collect(),
+            issuer: identity.subject().map(|subject| subject.issuer.clone()).unwrap_or_default(),
+            subject: identity.subject().map(|subject| subject.subject.clone()).unwrap_or_default(),
+            expires_micros: identity.until(),
         }))
     }
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tonic::codegen::http::{Extensions, HeaderMap, header};
 
 use super::Caller;
@@ -37,6 +38,13 @@ pub struct Method {
     pub rule: Rule,
 }
 
+/// Who was not let in.
+pub(super) enum Turned {
+    Away(Error),
+    /// Not yet: whether the credential is good is known once this is ready.
+    Later(BoxFuture<'static, ()>),
+}
+
 /// What is asked of whoever comes to a port.
 #[derive(Clone, Debug)]
 pub struct Door {
@@ -56,18 +64,37 @@ impl Door {
         Self { authenticates: Arc::new(crate::tenancy::LoopbackOnly), audit: None }
     }
 
-    /// Who calls, if they may do this.
-    pub(super) fn let_in_to(&self, action: Action, headers: &HeaderMap) -> Result<()> {
-        grants::check(&self.authenticates.authenticate(token(headers)?)?, action)
+    /// Refuses who may not do this: UNAUTHENTICATED, PERMISSION_DENIED.
+    pub(super) async fn let_in_to(&self, action: Action, headers: &HeaderMap) -> Result<()> {
+        let known = match self.know(headers, true) {
+            Err(Turned::Later(known)) => {
+                known.await;
+                self.authenticates.authenticate(token(headers)?)?
+            }
+            Err(Turned::Away(refused)) => return Err(refused),
+            Ok(identity) => identity,
+        };
+        grants::check(&known, action)
     }
 
-    /// Who calls, if they may call this method. UNAUTHENTICATED, PERMISSION_DENIED.
+    /// Whose the credential is. Only where it is refused is it asked whether there is something to wait for.
+    fn know(&self, headers: &HeaderMap, may_wait: bool) -> Result<Identity, Turned> {
+        let token = token(headers).map_err(Turned::Away)?;
+        self.authenticates.authenticate(token).map_err(|refused| {
+            let awaited = if may_wait { self.authenticates.awaits(token) } else { None };
+            awaited.map_or(Turned::Away(refused), Turned::Later)
+        })
+    }
+
+    /// Who calls, if they may call this method. UNAUTHENTICATED, PERMISSION_DENIED. With `may_wait`, it may
+    /// be that first something has to be waited for.
     pub(super) fn let_in(
         &self,
         method: Option<&Method>,
         headers: &HeaderMap,
         extensions: &Extensions,
-    ) -> Result<Caller> {
+        may_wait: bool,
+    ) -> Result<Caller, Turned> {
         let (name, rule) = method.map_or(("unknown", Rule::AnyCaller), |method| (method.name, method.rule));
         let peer = trail::peer_of(extensions);
         let tell = |known: Option<&Identity>, refused: &Error| {
@@ -80,17 +107,18 @@ impl Door {
         };
         let identity = match rule {
             Rule::Anybody => Identity::nobody(),
-            _ => {
-                let known = token(headers).and_then(|token| self.authenticates.authenticate(token));
-                known.inspect_err(|refused| tell(None, refused))?
-            }
+            _ => self.know(headers, may_wait).inspect_err(|turned| {
+                if let Turned::Away(refused) = turned {
+                    tell(None, refused);
+                }
+            })?,
         };
         let allowed = match rule {
             Rule::Anybody | Rule::AnyCaller => Ok(()),
             Rule::Needs(action) => grants::check(&identity, action),
             Rule::NeedsOneOf(actions) => check_one_of(&identity, actions),
         };
-        allowed.inspect_err(|refused| tell(Some(&identity), refused))?;
+        allowed.inspect_err(|refused| tell(Some(&identity), refused)).map_err(Turned::Away)?;
         Ok(Caller { identity, peer, trail: Trail::begin(name, headers) })
     }
 }

@@ -62,12 +62,13 @@ async fn metrics(request: HttpRequest, state: web::Data<HttpState>, door: web::D
         let value = HeaderValue::from_bytes(value.as_bytes()).unwrap_or(HeaderValue::from_static(""));
         headers.append("authorization", value);
     }
-    if let Err(refused) = door.let_in_to(Action::Observe, &headers) {
+    if let Err(refused) = door.let_in_to(Action::Observe, &headers).await {
         let told = format!("{}: {}\n", refused.reason, refused.message);
         return match refused.code {
             Code::Unauthenticated => {
                 HttpResponse::Unauthorized().insert_header(("www-authenticate", "Bearer")).body(told)
             }
+            Code::Unavailable => HttpResponse::ServiceUnavailable().body(told),
             _ => HttpResponse::Forbidden().body(told),
         };
     }

@@ -3,7 +3,7 @@
 //! unknown method). It never looks into a message.
 
 use std::any::Any;
-use std::future::Future as _;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::Caller;
-use super::door::{Door, method_of};
+use super::door::{Door, Turned, method_of};
 use super::status::{self, MessageLimit};
 use super::trail::Trail;
 use crate::telemetry::{Histogram, Instruments, Label, Metric, UpDownCounter, adopt_trace};
@@ -102,8 +102,9 @@ pub struct CallService<S> {
 
 impl<S> Service<Request<Body>> for CallService<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
+    S::Error: Send,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -130,32 +131,67 @@ where
         }
 
         let mut call = Call::begin(self.calls.clone(), method, begun);
-        match self.calls.door.let_in(known, request.headers(), request.extensions()) {
+        let limits = Limits { deadline, answer_deadline };
+        match self.calls.door.let_in(known, request.headers(), request.extensions(), true) {
             Ok(caller) => {
-                call.trail = caller.trail.is_kept().then(|| caller.trail.clone());
-                request.extensions_mut().insert(Noted { caller, call: deadline, client: answer_deadline });
+                call.note_caller(caller, &mut request, limits);
+                Box::pin(handled(self.inner.call(request), call, limits).instrument(span))
             }
-            Err(refusal) => {
-                let response = status::to_status(refusal).into_http();
-                let answer = call.answer(response, answer_deadline);
-                return Box::pin(async move { Ok(answer) });
+            Err(Turned::Away(refusal)) => {
+                let answer = call.answer(status::to_status(refusal).into_http(), answer_deadline);
+                Box::pin(async move { Ok(answer) })
+            }
+            Err(Turned::Later(awaited)) => {
+                // The one that was said to be ready is the one that is called.
+                let another = self.inner.clone();
+                let mut inner = std::mem::replace(&mut self.inner, another);
+                let door = self.calls.door.clone();
+                let answer = async move {
+                    awaited.await;
+                    match door.let_in(known, request.headers(), request.extensions(), false) {
+                        Ok(caller) => {
+                            call.note_caller(caller, &mut request, limits);
+                            handled(inner.call(request), call, limits).await
+                        }
+                        Err(Turned::Away(refusal)) => {
+                            Ok(call.answer(status::to_status(refusal).into_http(), answer_deadline))
+                        }
+                        Err(Turned::Later(_)) => {
+                            let defect = status::defect("a credential that is waited for twice");
+                            Ok(call.answer(status::to_status(defect).into_http(), answer_deadline))
+                        }
+                    }
+                };
+                Box::pin(answer.instrument(span))
             }
         }
-        let handled = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
-        let answer = async move {
-            let handled = match deadline {
-                Some(deadline) => tokio::time::timeout_at(deadline.into(), handled).await,
-                None => Ok(handled.await),
-            };
-            let response = match handled {
-                Ok(Ok(response)) => response?,
-                Ok(Err(panic)) => status::to_status(status::defect(&panic_message(&*panic))).into_http(),
-                Err(_) => status::to_status(status::deadline_exceeded()).into_http(),
-            };
-            Ok(call.answer(response, answer_deadline))
-        };
-        Box::pin(answer.instrument(span))
     }
+}
+
+/// Until when a call and its answer are of use.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    deadline: Option<Instant>,
+    answer_deadline: Option<Instant>,
+}
+
+/// What a handler answers, within the call's time, also where it panics.
+async fn handled<E>(
+    handler: impl Future<Output = Result<Response<Body>, E>>,
+    call: Call,
+    Limits { deadline, answer_deadline }: Limits,
+) -> Result<Response<Body>, E> {
+    let handled = AssertUnwindSafe(handler).catch_unwind();
+    let handled = match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), handled).await,
+        None => Ok(handled.await),
+    };
+    let response = match handled {
+        Ok(Ok(response)) => response?,
+        Ok(Err(panic)) => status::to_status(status::defect(&panic_message(&*panic))).into_http(),
+        Err(_) => status::to_status(status::deadline_exceeded()).into_http(),
+    };
+    Ok(call.answer(response, answer_deadline))
 }
 
 /// A call under way; it is measured when its answer has ended or was given up.
@@ -173,6 +209,11 @@ impl Call {
     fn begin(calls: Arc<Calls>, method: &'static str, begun: Instant) -> Self {
         calls.in_flight.add(1, &[]);
         Self { calls, method, begun, code: status::GIVEN_UP, trail: None }
+    }
+
+    fn note_caller(&mut self, caller: Caller, request: &mut Request<Body>, limits: Limits) {
+        self.trail = caller.trail.is_kept().then(|| caller.trail.clone());
+        request.extensions_mut().insert(Noted { caller, call: limits.deadline, client: limits.answer_deadline });
     }
 
     fn answer(mut self, response: Response<Body>, deadline: Option<Instant>) -> Response<Body> {

@@ -20,6 +20,7 @@ pub mod http;
 pub mod ingest;
 pub mod layers;
 pub mod lineage;
+pub mod oidc;
 pub mod online;
 pub mod quota;
 pub mod registry;

@@ -89,7 +89,7 @@ fn answered(status: StatusCode, kind: fn(String) -> SendError) -> SendError {
 }
 
 /// An error with what caused it.
-fn told(error: &reqwest::Error) -> String {
+pub(super) fn told(error: &reqwest::Error) -> String {
     let mut told = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -201,10 +201,7 @@ impl FromIterator<Role> for Roles {
 
 /// Refuses what is not granted (PERMISSION_DENIED), and who was known and is no more (UNAUTHENTICATED).
 pub fn check(identity: &Identity, action: Action) -> Result<()> {
-    if identity.is_revoked() {
-        let message = format!("'{}' was revoked", identity.name());
-        return Err(Error::new(Code::Unauthenticated, "KEY_REVOKED", message).hint(ASK_FOR_KEY));
-    }
+    identity.check_still()?;
     if identity.may(action) {
         return Ok(());
     }
@@ -216,14 +213,17 @@ pub fn check(identity: &Identity, action: Action) -> Result<()> {
     let least = action.roles().first().map_or("", |role| role.as_str());
     let who =
         if action.roles().contains(&Role::Admin) { "an admin of the tenant" } else { "a caller with role platform" };
+    let hint = match identity.subject() {
+        None => format!("it takes the role {least}, which {who} can give (hydrant key create --role {least})"),
+        Some(_) => {
+            format!("it takes the role {least}, by a grant of one of the token's groups ([[auth.oidc]] of the server)")
+        }
+    };
     Err(Error::new(Code::PermissionDenied, "PERMISSION_DENIED", message)
-        .hint(format!("it takes the role {least}, which {who} can give (hydrant key create --role {least})"))
+        .hint(hint)
         .with("wanted", action.as_str())
         .with("role", least))
 }
-
-/// The way out of a credential that is no good any more.
-pub const ASK_FOR_KEY: &str = "an admin of the tenant can give another key (hydrant key create)";
 
 #[cfg(test)]
 mod tests {

@@ -6,18 +6,28 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
+use futures::future::BoxFuture;
 use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
 
 use super::DEFAULT_TENANT;
 use super::grants::{Action, Role, Roles};
 use super::reach::Reach;
-use crate::error::Result;
+use crate::clock::StoreTime;
+use crate::error::{Code, Error, Result};
 
 /// Who knows callers by what they show.
 pub trait Authenticates: fmt::Debug + Send + Sync {
     /// Whose the credential is. UNAUTHENTICATED where it is missing or no good; which of the two is told,
     /// and nothing of the credential. Called for every request: it takes microseconds at most.
     fn authenticate(&self, token: Option<&str>) -> Result<Identity>;
+
+    /// What has to be waited for before [`Self::authenticate`] can know the credential: hardly ever
+    /// anything, and never longer than some seconds.
+    fn awaits(&self, token: Option<&str>) -> Option<BoxFuture<'static, ()>> {
+        let _ = token;
+        None
+    }
 }
 
 /// Where no credential is asked for: every caller is the operator on this machine.
@@ -42,15 +52,37 @@ struct Known {
     tenant: Name,
     roles: Roles,
     reach: Option<Reach>,
-    /// Its credential was revoked: whatever of it is under way is let do nothing further.
-    revoked: AtomicBool,
+    credential: Credential,
+}
+
+/// What a caller was known by, and for how long it holds.
+#[derive(Debug, Default)]
+pub struct Credential {
+    /// It was revoked, or the key that vouched for it was withdrawn: whatever of it is under way is let do
+    /// nothing further.
+    pub withdrawn: Arc<AtomicBool>,
+    /// From this instant on it holds no more.
+    pub until: Option<(Arc<StoreTime>, Micros)>,
+    /// Of a token.
+    pub subject: Option<Subject>,
+}
+
+/// Whom a token is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub issuer: String,
+    pub subject: String,
 }
 
 impl Identity {
     /// A caller that shows a credential. `name` is written into records of who changed what.
     pub fn new(name: &str, tenant: Name, roles: Roles, reach: Option<Reach>) -> Self {
-        let known = Known { name: name.into(), tenant, roles, reach, revoked: AtomicBool::new(false) };
-        Self { known: Arc::new(known) }
+        Self::by(name, tenant, roles, reach, Credential::default())
+    }
+
+    /// As [`Self::new`], by a credential that may stop to hold.
+    pub fn by(name: &str, tenant: Name, roles: Roles, reach: Option<Reach>, credential: Credential) -> Self {
+        Self { known: Arc::new(Known { name: name.into(), tenant, roles, reach, credential }) }
     }
 
     /// A caller on this machine's loopback interface where no credential is asked for: the operator.
@@ -96,15 +128,48 @@ impl Identity {
         self.known.roles.allow(action)
     }
 
-    /// Holds at once for every clone, in requests and streams that are under way too.
-    pub fn revoke(&self) {
-        self.known.revoked.store(true, Ordering::Release);
+    /// Whom the token is about, where it was one.
+    pub fn subject(&self) -> Option<&Subject> {
+        self.known.credential.subject.as_ref()
     }
 
-    pub(super) fn is_revoked(&self) -> bool {
-        self.known.revoked.load(Ordering::Acquire)
+    /// From when on its credential holds no more, where that is known.
+    pub fn until(&self) -> Option<Micros> {
+        self.known.credential.until.as_ref().map(|(_, until)| *until)
+    }
+
+    /// Holds at once for every clone, in requests and streams that are under way too.
+    pub fn revoke(&self) {
+        self.known.credential.withdrawn.store(true, Ordering::Release);
+    }
+
+    /// Refuses (UNAUTHENTICATED) a caller whose credential was good and is no more.
+    pub fn check_still(&self) -> Result<()> {
+        let Credential { withdrawn, until, subject } = &self.known.credential;
+        let gone = |reason, how: &str| {
+            let error = Error::new(Code::Unauthenticated, reason, format!("'{}' {how}", self.name()));
+            Err(error.hint(if subject.is_some() { ASK_FOR_TOKEN } else { ASK_FOR_KEY }))
+        };
+        let is_token = subject.is_some();
+        if withdrawn.load(Ordering::Acquire) {
+            return match is_token {
+                true => gone("TOKEN_KEY_UNKNOWN", "shows a token signed with a key that its issuer has withdrawn"),
+                false => gone("KEY_REVOKED", "was revoked"),
+            };
+        }
+        match until {
+            Some((time, until)) if *until <= time.read() => {
+                gone(if is_token { "TOKEN_EXPIRED" } else { "KEY_EXPIRED" }, "has expired")
+            }
+            _ => Ok(()),
+        }
     }
 }
+
+/// The way out of a key that is no good any more.
+pub const ASK_FOR_KEY: &str = "an admin of the tenant can give another key (hydrant key create)";
+/// The way out of a token that is no good any more.
+pub const ASK_FOR_TOKEN: &str = "get another token from its issuer";
 
 fn default_tenant() -> Name {
     DEFAULT_TENANT.parse().expect("the default tenant's name is valid")

@@ -33,7 +33,7 @@ pub use account::{Account, Held};
 pub use admission::Class;
 pub use charges::DefinitionLimits;
 pub use grants::{Action, Role, Roles};
-pub use identity::{Authenticates, Identity, LoopbackOnly};
+pub use identity::{ASK_FOR_KEY, ASK_FOR_TOKEN, Authenticates, Credential, Identity, LoopbackOnly, Subject};
 pub use quota::{Limits, Measure, Quota, Usage};
 pub use reach::Reach;
 pub use settings::AdmissionSettings;
@@ -308,6 +308,12 @@ impl Permit {
 
     pub fn action(&self) -> Action {
         self.action
+    }
+
+    /// Refuses (UNAUTHENTICATED) to go on where the caller's credential was revoked or has expired since:
+    /// for work that takes long, asked before each of its steps.
+    pub fn check_still(&self) -> Result<()> {
+        self.identity.check_still()
     }
 
     /// Refuses (PERMISSION_DENIED) a caller whose roles don't allow `action` either: for the few use cases

@@ -10,6 +10,7 @@ mod freshness;
 mod hostile;
 mod lifecycle;
 mod monitoring;
+mod oidc;
 mod services;
 mod streaming;
 mod support;

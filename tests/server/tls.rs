@@ -1,7 +1,7 @@
 //! TLS on the three ports, as clients and strangers meet it.
 
 #[path = "../support/authority.rs"]
-mod authority;
+pub mod authority;
 
 use std::time::Duration;
 
