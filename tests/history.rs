@@ -616,6 +616,7 @@ fn of_another_tenant(snapshot: &Snapshot) -> Snapshot {
         views: all.views.clone(),
         services: all.services.clone(),
         consumers: Default::default(),
+        shares: Default::default(),
     };
     let owner = TenantCatalog { services: Default::default(), ..catalog("owner", all.id) };
     let reader = TenantCatalog { views: Default::default(), ..catalog("default", TenantId(99)) };

@@ -13,11 +13,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::catalog::Applied;
 use super::definition::{Definition, Kind, Metadata, Spec, TenantSpec};
 use super::exact;
+use super::shares::Share;
 
 /// The version of the persisted form.
-pub const FORMAT: u32 = 2;
-/// Forms that are read too: 1 knows no consumers.
-const OLDER_FORMATS: [u32; 1] = [1];
+pub const FORMAT: u32 = 3;
+/// Forms that are read too: 1 knows no consumers, 2 no shares.
+const OLDER_FORMATS: [u32; 2] = [1, 2];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -46,6 +47,12 @@ pub struct TenantState {
     pub deleted_views: BTreeMap<Name, u32>,
     /// Likewise of services.
     pub deleted_services: BTreeMap<Name, u32>,
+    /// What others may read, by number.
+    #[serde(default)]
+    pub shares: BTreeMap<u32, Share>,
+    /// The last number of a share, which is never given again.
+    #[serde(default)]
+    pub last_share: u32,
 }
 
 /// A definition as it was applied.
@@ -159,6 +166,8 @@ impl State {
             consumers: BTreeMap::new(),
             deleted_views: BTreeMap::new(),
             deleted_services: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            last_share: 0,
         };
         Self {
             format: FORMAT,
@@ -247,17 +256,17 @@ mod tests {
     fn a_state_of_another_format_is_refused_by_name() {
         let mut state = State::first("default".parse().expect("a name"), 5, "start");
         assert_eq!(State::decode(&state.encode()).as_ref(), Ok(&state));
-        state.format = 3;
-        assert!(State::decode(&state.encode()).expect_err("it is of the future").contains("format 3"));
+        state.format = 4;
+        assert!(State::decode(&state.encode()).expect_err("it is of the future").contains("format 4"));
     }
 
     #[test]
-    fn a_state_from_before_there_were_consumers_is_read() {
+    fn a_state_from_before_there_were_consumers_and_shares_is_read() {
         let state = State::first("default".parse().expect("a name"), 5, "start");
         let mut older: serde_json::Value = serde_json::from_slice(&state.encode()).expect("JSON");
         older["format"] = 1.into();
         let tenant = older["tenants"]["default"].as_object_mut().expect("an object");
-        for field in ["consumers", "revision"] {
+        for field in ["consumers", "revision", "shares", "last_share"] {
             tenant.remove(field).expect("it was there");
         }
         assert_eq!(State::decode(older.to_string().as_bytes()), Ok(state));

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tonic::codegen::http::{Extensions, HeaderMap};
 use tonic::transport::server::TcpConnectInfo;
 
+use hydrant_storage::names::Name;
+
 use super::{Caller, UseCases};
 use crate::audit::{Asked, Conclusion, Entry};
 use crate::error::{Code, Error, Result};
@@ -47,6 +49,8 @@ enum State {
     Rehearsed,
     Asked {
         entry: Entry,
+        /// The same for another tenant, which it is about too.
+        other: Option<Entry>,
         revision: Option<(u64, Registry)>,
     },
     Ended,
@@ -85,14 +89,16 @@ impl Trail {
     pub(super) fn end(&self, code: Option<Code>, reason: &str) {
         let Some(kept) = &self.kept else { return };
         let ended = std::mem::replace(&mut *kept.lock(), State::Ended);
-        let State::Asked { entry, revision } = ended else { return };
+        let State::Asked { entry, other, revision } = ended else { return };
+        let entries = [Some(entry), other].into_iter().flatten();
         match code {
             None => {
                 let after = revision.as_ref().map(|(_, registry)| registry.snapshot().revision);
-                entry.conclude(Conclusion::Done { before: revision.map(|(before, _)| before), after });
+                let before = revision.map(|(before, _)| before);
+                entries.for_each(|entry| entry.conclude(Conclusion::Done { before, after }));
             }
-            Some(Code::DeadlineExceeded) => drop(entry),
-            Some(_) => entry.conclude(Conclusion::Failed { reason: reason.to_owned() }),
+            Some(Code::DeadlineExceeded) => entries.for_each(drop),
+            Some(_) => entries.for_each(|entry| entry.conclude(Conclusion::Failed { reason: reason.to_owned() })),
         }
     }
 
@@ -120,8 +126,45 @@ impl UseCases {
         Ok(permit)
     }
 
+    /// As [`Self::change`], of what is another tenant's business too: it is told what is done, by which
+    /// tenant, and not by whom of it.
+    pub(super) async fn change_for(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resources: Vec<String>,
+        other: Option<&Name>,
+    ) -> Result<Permit> {
+        let permit = self.let_do(caller, action)?;
+        let other = match other {
+            None => None,
+            Some(other) => {
+                let asked = Asked {
+                    tenant: other.to_string(),
+                    caller: format!("tenants/{}", permit.tenant()),
+                    action: caller.trail.method.to_owned(),
+                    resources: resources.clone(),
+                    ..Asked::default()
+                };
+                Some(self.audit.ask(asked).await?)
+            }
+        };
+        self.ask_with(caller, &permit, resources, other).await?;
+        Ok(permit)
+    }
+
     /// Writes down what is about to be changed by a permit that is there already.
     pub(super) async fn ask(&self, caller: &Caller, permit: &Permit, resources: Vec<String>) -> Result<()> {
+        self.ask_with(caller, permit, resources, None).await
+    }
+
+    async fn ask_with(
+        &self,
+        caller: &Caller,
+        permit: &Permit,
+        resources: Vec<String>,
+        other: Option<Entry>,
+    ) -> Result<()> {
         let Some(kept) = &caller.trail.kept else {
             return Err(Error::internal("a change by a method that is said to change nothing"));
         };
@@ -137,7 +180,7 @@ impl UseCases {
             || (permit.action() == Action::ManageTenants && caller.trail.method.starts_with("RegistryService/"));
         let entry = self.audit.ask(asked).await?;
         let revision = is_of_definitions.then(|| (self.registry.snapshot().revision, self.registry.clone()));
-        *kept.lock() = State::Asked { entry, revision };
+        *kept.lock() = State::Asked { entry, other, revision };
         Ok(())
     }
 
@@ -215,7 +258,7 @@ fn audited(method: &str) -> Audited {
 }
 
 /// What always changes something.
-const CHANGES: [&str; 19] = [
+const CHANGES: [&str; 21] = [
     "hydrant.v1.IngestService/Delete",
     "hydrant.v1.RegistryService/CreateDefinition",
     "hydrant.v1.RegistryService/UpdateDefinition",
@@ -231,6 +274,8 @@ const CHANGES: [&str; 19] = [
     "hydrant.v1.AccessService/CreateKey",
     "hydrant.v1.AccessService/RotateKey",
     "hydrant.v1.AccessService/RevokeKey",
+    "hydrant.v1.SharingService/CreateShare",
+    "hydrant.v1.SharingService/WithdrawShare",
     "hydrant.v1.FreshnessService/SilenceFreshness",
     "hydrant.v1.FreshnessService/DeleteSilence",
     "hydrant.v1.QuotaService/UpdateQuotas",
@@ -251,7 +296,7 @@ mod tests {
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 29] = [
+    const READS: [&str; 31] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -271,6 +316,8 @@ mod tests {
         "hydrant.v1.TrainingSetService/VerifyTrainingSet",
         "hydrant.v1.BackfillService/GetBackfill",
         "hydrant.v1.BackupService/ListBackups",
+        "hydrant.v1.SharingService/GetShare",
+        "hydrant.v1.SharingService/ListShares",
         "hydrant.v1.FreshnessService/GetFreshness",
         "hydrant.v1.FreshnessService/ListFreshness",
         "hydrant.v1.FreshnessService/ListSilences",
@@ -318,7 +365,7 @@ mod tests {
         let begin = async || {
             let trail = Trail::begin("hydrant.v1.RegistryService/Apply", &HeaderMap::new());
             let entry = audit.ask(Asked::default()).await.expect("there is room");
-            *trail.kept.as_ref().expect("it is audited").lock() = State::Asked { entry, revision: None };
+            *trail.kept.as_ref().expect("it is audited").lock() = State::Asked { entry, other: None, revision: None };
             trail
         };
         begin().await.end(Some(Code::DeadlineExceeded), "DEADLINE_EXCEEDED");

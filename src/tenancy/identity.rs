@@ -106,6 +106,11 @@ impl Identity {
     }
 }
 
+/// How an API key is called as an identity.
+pub fn name_of_key(id: &str) -> String {
+    format!("key/{id}")
+}
+
 fn default_tenant() -> Name {
     DEFAULT_TENANT.parse().expect("the default tenant's name is valid")
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, SharedName};
 
 use super::{Action, Permit};
 use crate::error::{Code, Error, Result};
@@ -13,22 +13,25 @@ use crate::error::{Code, Error, Result};
 pub struct Reach {
     pub views: BTreeSet<Name>,
     pub services: BTreeSet<Name>,
+    /// Of other tenants, where they share them.
+    pub shared_views: BTreeSet<SharedName>,
+    pub shared_services: BTreeSet<SharedName>,
 }
 
 impl Permit {
     /// Refuses (PERMISSION_DENIED) features of views, and services, that the caller is not given. Services
-    /// are `NAME` or `NAME@N`, features `VIEW:FEATURE`.
+    /// are `NAME` or `NAME@N`, features `VIEW:FEATURE`; of another tenant with `OWNER/` before them.
     pub fn check_reads(&self, services: &[String], features: &[String]) -> Result<()> {
         let Some(reach) = self.identity().reach() else { return Ok(()) };
         for service in services {
             let name = service.split_once('@').map_or(service.as_str(), |(name, _)| name);
-            if !reach.services.contains(name) {
+            if !reach.services.contains(name) && !reach.shared_services.contains(name) {
                 return Err(self.outside("service", name));
             }
         }
         for feature in features {
             let view = feature.split_once(':').map_or(feature.as_str(), |(view, _)| view);
-            if !reach.views.contains(view) {
+            if !reach.views.contains(view) && !reach.shared_views.contains(view) {
                 return Err(self.outside("view", view));
             }
         }

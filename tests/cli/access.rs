@@ -160,6 +160,47 @@ async fn commands_tell_how_to_give_a_key_and_never_show_one() {
     assert!(log.contains("first-key") && !log.contains(&key[15..40]), "the log names the file and not the key: {log}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_tenant_shares_is_listed_read_and_gone_by_command() {
+    let guarded = Guarded::start().await;
+    let owner = guarded.first.clone();
+    let tenant = guarded.file("acme.yaml", TENANT);
+    guarded.succeed(&owner, &["apply", "-f", tenant.to_str().expect("UTF-8")]);
+    let definitions = guarded.file("all.yaml", DEFINITIONS);
+    guarded.succeed(&owner, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
+    let admin = guarded.give(&owner, "admin", &["--tenant", "acme", "--role", "admin"]);
+    let read = ["online", "get", "--service", "default/model", "--key", "origin=EWR"];
+    let told = guarded.refused(&admin, &read);
+    assert_eq!(told["reason"], "SERVICE_NOT_FOUND");
+    assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("share list --with-me")), "{told}");
+
+    let create = ["share", "create", "--service", "model", "--to", "acme"];
+    let checked = guarded.succeed(&owner, &[&create[..], &["--dry-run"]].concat());
+    assert!(checked.contains("nothing was changed"), "{checked}");
+    assert!(guarded.succeed(&owner, &["share", "list"]).contains("there are no shares"));
+    assert!(guarded.succeed(&owner, &create).contains("default/1"));
+    assert_eq!(guarded.refused(&owner, &create)["reason"], "SHARE_EXISTS");
+    let listed = guarded.succeed(&admin, &["share", "list", "--with-me"]);
+    assert!(listed.contains("default/model") && listed.contains("read"), "{listed}");
+    let shown = guarded.succeed(&admin, &["share", "get", "default/1"]);
+    assert!(shown.contains("origin") && shown.contains("default__airport_weather__"), "{shown}");
+    let answer: Json =
+        serde_json::from_str(&guarded.succeed(&admin, &[&read[..], &["-o", "json"]].concat())).expect("JSON");
+    assert_eq!(answer["service"], "default/model@1");
+    let found = guarded.succeed(&admin, &["search", "airport_weather", "--kind", "service"]);
+    assert!(!found.contains("default/airport_weather"), "only the service is shared: {found}");
+    assert!(guarded.succeed(&admin, &["search", "model"]).contains("default/model"));
+    assert!(guarded.succeed(&owner, &["lineage", "model@1", "--down"]).contains("tenant acme"));
+
+    assert!(guarded.succeed(&owner, &["share", "withdraw", "1", "--notice", "14d"]).contains("until 20"));
+    guarded.succeed(&admin, &read);
+    assert!(guarded.succeed(&admin, &["share", "list", "--with-me"]).contains("until 20"));
+    let ended: Json =
+        serde_json::from_str(&guarded.succeed(&owner, &["share", "withdraw", "1", "-o", "json"])).expect("JSON");
+    assert_eq!((&ended["ended"], &ended["dry_run"]), (&json!(true), &json!(false)));
+    assert_eq!(guarded.refused(&admin, &read)["reason"], "SERVICE_NOT_FOUND");
+}
+
 #[test]
 fn beyond_this_machine_nobody_is_listened_to_without_keys_and_tls() {
     let folder = tempfile::tempdir().expect("a folder");

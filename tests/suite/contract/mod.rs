@@ -23,6 +23,7 @@ mod s20_audit;
 mod s21_lineage;
 mod s22_freshness;
 mod s24_masking;
+mod s26_shares;
 
 use hydrant::access::NewKey;
 use hydrant::tenancy::Role;
@@ -35,6 +36,8 @@ fn new_key(roles: &[Role]) -> NewKey {
         roles: roles.iter().copied().collect(),
         views: Vec::new(),
         services: Vec::new(),
+        shared_views: Vec::new(),
+        shared_services: Vec::new(),
         description: String::new(),
         expires_after: None,
     }
