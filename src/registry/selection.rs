@@ -87,7 +87,7 @@ impl Snapshot {
             selection.mask(Masking::AsGranted, may_see_pii)?;
             Ok(selection)
         };
-        let known = self.known_selections.get_or_make(tenant.id, services, features, may_see_pii, &make)?;
+        let known = self.known_selections.get_or_make(tenant.id, services, features, may_see_pii, make)?;
         if known.shares.is_empty()
             || self.now().is_some_and(|now| known.shares.iter().all(|given| given.share.stands(now)))
         {
@@ -182,11 +182,7 @@ impl Snapshot {
         Ok((version, shared.map(|(given, _)| given)))
     }
 
-    fn resolve_feature<'a>(
-        &'a self,
-        tenant: &'a TenantCatalog,
-        reference: &str,
-    ) -> Result<(&'a Arc<View>, usize, Option<&'a Arc<Given>>)> {
+    fn resolve_feature<'a>(&'a self, tenant: &'a TenantCatalog, reference: &str) -> Result<FoundFeature<'a>> {
         let shown: String = reference.chars().take(160).collect();
         let Some((view_name, feature_name)) = reference.split_once(':') else {
             let message = format!("'{shown}' names no feature: use `view:feature`");
@@ -440,6 +436,9 @@ fn check_width(columns: usize) -> Result<()> {
     let message = format!("the request asks for more than {MAX_COLUMNS} columns");
     Err(Error::invalid("TOO_MANY_COLUMNS", message).hint("split the request"))
 }
+
+/// A view, the index of its feature, and by which share it is read where it is another tenant's.
+type FoundFeature<'a> = (&'a Arc<View>, usize, Option<&'a Arc<Given>>);
 
 /// No name of a tenant's own has a slash.
 fn is_of_another(name: &str) -> bool {

@@ -48,9 +48,8 @@ enum State {
     /// It only checks, and changes nothing.
     Rehearsed,
     Asked {
-        entry: Entry,
-        /// The same for another tenant, which it is about too.
-        other: Option<Entry>,
+        /// The caller's tenant's, and that of another one which it is about too.
+        entries: Vec<Entry>,
         revision: Option<(u64, Registry)>,
     },
     Ended,
@@ -89,8 +88,8 @@ impl Trail {
     pub(super) fn end(&self, code: Option<Code>, reason: &str) {
         let Some(kept) = &self.kept else { return };
         let ended = std::mem::replace(&mut *kept.lock(), State::Ended);
-        let State::Asked { entry, other, revision } = ended else { return };
-        let entries = [Some(entry), other].into_iter().flatten();
+        let State::Asked { entries, revision } = ended else { return };
+        let entries = entries.into_iter();
         match code {
             None => {
                 let after = revision.as_ref().map(|(_, registry)| registry.snapshot().revision);
@@ -178,9 +177,9 @@ impl UseCases {
         };
         let is_of_definitions = matches!(permit.action(), Action::ChangeDefinitions)
             || (permit.action() == Action::ManageTenants && caller.trail.method.starts_with("RegistryService/"));
-        let entry = self.audit.ask(asked).await?;
+        let entries = [self.audit.ask(asked).await?].into_iter().chain(other).collect();
         let revision = is_of_definitions.then(|| (self.registry.snapshot().revision, self.registry.clone()));
-        *kept.lock() = State::Asked { entry, other, revision };
+        *kept.lock() = State::Asked { entries, revision };
         Ok(())
     }
 
@@ -365,7 +364,7 @@ mod tests {
         let begin = async || {
             let trail = Trail::begin("hydrant.v1.RegistryService/Apply", &HeaderMap::new());
             let entry = audit.ask(Asked::default()).await.expect("there is room");
-            *trail.kept.as_ref().expect("it is audited").lock() = State::Asked { entry, other: None, revision: None };
+            *trail.kept.as_ref().expect("it is audited").lock() = State::Asked { entries: vec![entry], revision: None };
             trail
         };
         begin().await.end(Some(Code::DeadlineExceeded), "DEADLINE_EXCEEDED");

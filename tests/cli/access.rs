@@ -119,6 +119,13 @@ async fn a_tenant_and_its_keys_are_made_used_rotated_and_revoked_by_command() {
     let of_id = keys.iter().find(|key| key["id"] == id.as_str()).expect("it is listed");
     assert!(of_id["previous_until"].is_string() && of_id["last_used"].is_string(), "{of_id}");
     assert!(!listed.to_string().contains("hyd_"), "no key is shown again");
+    let of_key = ["quota", "set", "acme", "--key", &id];
+    let set = guarded.succeed(&admin, &[&of_key[..], &["requests_per_second=0"]].concat());
+    assert!(set.contains(&format!("key {id} of tenant acme")) && !set.contains("storage_bytes"), "{set}");
+    assert_eq!(guarded.refused(&rotated, &["get", "views"])["reason"], "QUOTA_EXCEEDED");
+    assert!(guarded.succeed(&admin, &["quota", "get", "acme", "--keys"]).contains(&id));
+    guarded.succeed(&admin, &[&of_key[..], &["--unset", "requests_per_second"]].concat());
+    assert_eq!(guarded.refused(&rotated, &["get", "views"])["reason"], "OUT_OF_REACH");
     guarded.succeed(&admin, &["key", "revoke", &id]);
     for key in [&reader, &rotated] {
         assert_eq!(guarded.refused(key, &["whoami"])["reason"], "KEY_REVOKED");

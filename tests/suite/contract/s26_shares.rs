@@ -290,7 +290,7 @@ async fn what_is_not_shared_answers_as_what_does_not_exist() {
         for what in what {
             let error = world.read(what).await.expect_err("it isn't the rival's");
             refusals.push(error);
-            refusals.push(world.train(&world.rival, what).await.err().expect("neither"));
+            refusals.push(world.train(&world.rival, what).await.expect_err("neither"));
         }
         refusals
     };
@@ -378,8 +378,8 @@ async fn a_share_for_reads_gives_no_training_sets_and_nothing_of_the_past() {
     world.read("default/profile:visits").await.expect("as of now");
     let read = permit(&world.node, &world.rival, Action::ReadOnline);
     let past = OnlineRequest { at: Some(START), ..online("default/profile:visits") };
-    let past = world.node.get_by(&read, past).await.err().expect("not the past");
-    let set = world.train(&world.rival, "default/profile:visits").await.err().expect("no training set");
+    let past = world.node.get_by(&read, past).await.expect_err("not the past");
+    let set = world.train(&world.rival, "default/profile:visits").await.expect_err("no training set");
     let (_, features) = split("default/profile:visits");
     let why = WhyRequest {
         services: Vec::new(),
