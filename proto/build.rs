@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     "hydrant/v1/access.proto",
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
@@ -19,6 +19,7 @@ const FILES: [&str; 16] = [
     "hydrant/v1/catalog.proto",
     "hydrant/v1/quota.proto",
     "hydrant/v1/audit.proto",
+    "hydrant/v1/erasure.proto",
     "hydrant/v1/freshness.proto",
     "hydrant/v1/sharing.proto",
 ];

@@ -2,7 +2,9 @@
 //! is a node with its listeners. Every task that runs for as long as the server is started here, by
 //! its name. Nothing is decided here but order: what starts before what, and stops after what.
 
+mod background;
 mod data_dir;
+mod erasing;
 mod freshness_watch;
 mod gauges;
 mod node;

@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod compaction;
 pub mod config;
 pub mod counter;
+pub mod erasure;
 pub mod error;
 pub mod freshness;
 pub mod history;
@@ -22,6 +23,7 @@ pub mod landing;
 pub mod log;
 pub mod materialize;
 pub mod one_at_a_time;
+pub mod pace;
 pub mod partition;
 pub mod quotas;
 pub mod refill;
@@ -31,6 +33,7 @@ pub mod rpc;
 pub mod serving;
 pub mod telemetry;
 pub mod tenancy;
+pub mod versions;
 
 #[cfg(test)]
 pub(crate) mod testing;

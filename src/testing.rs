@@ -25,7 +25,7 @@ use crate::clock::{ManualClock, StoreTime};
 use crate::cluster::LocalMetadata;
 use crate::log::{AppendError, AppendRequest, Appended, LocalLog, LogError, LogOptions, Sealed, WriteLog};
 use crate::partition::{LandedFrames, PartitionError, PartitionSettings, Partitions, PartitionsConfig};
-use crate::registry::catalog::{Applied, Feature, JoinKey, View};
+use crate::registry::catalog::{Applied, Feature, JoinKey, Standing, View};
 use crate::registry::definition::{Definition, EntitySpec, Metadata, Spec};
 use crate::registry::yaml;
 use crate::registry::{Registry, RevisionBarrier};
@@ -350,6 +350,7 @@ pub(crate) fn made_up_view(
         online: true,
         offline: true,
         freshness: None,
+        standing: Standing::Served,
     })
 }
 

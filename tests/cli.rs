@@ -13,6 +13,8 @@ mod backup;
 mod bench;
 #[path = "cli/definitions.rs"]
 mod definitions;
+#[path = "cli/diff.rs"]
+mod diff;
 #[path = "support/process.rs"]
 mod process;
 #[path = "cli/quota.rs"]

@@ -614,12 +614,14 @@ fn of_another_tenant(snapshot: &Snapshot) -> Snapshot {
         entities: all.entities.clone(),
         sources: all.sources.clone(),
         views: all.views.clone(),
+        versions: all.versions.clone(),
         services: all.services.clone(),
         consumers: Default::default(),
         shares: Default::default(),
     };
     let owner = TenantCatalog { services: Default::default(), ..catalog("owner", all.id) };
-    let reader = TenantCatalog { views: Default::default(), ..catalog("default", TenantId(99)) };
+    let reader =
+        TenantCatalog { views: Default::default(), versions: Default::default(), ..catalog("default", TenantId(99)) };
     let tenants = [owner, reader].map(|tenant| (tenant.name.clone(), Arc::new(tenant)));
     Snapshot::new(snapshot.revision, tenants.into())
 }

@@ -47,16 +47,17 @@ const IGNORED: &str = "no test is disabled: a test that skips passes for nothing
 const MAX_LINES: usize = 700;
 
 /// What everybody may import.
-const COMMON: [&str; 7] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "testing"];
+const COMMON: [&str; 8] = ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "pace", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 34] = [
+const MODULES: [(&str, &[&str]); 37] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
     ("counter", &[]),
     ("one_at_a_time", &[]),
+    ("pace", &[]),
     ("bench", &[]),
     ("cluster", &[]),
     ("log", &[]),
@@ -76,7 +77,9 @@ const MODULES: [(&str, &[&str]); 34] = [
     ("backup", LOWER),
     ("materialize", LOWER),
     ("refill", LOWER),
+    ("versions", LOWER),
     ("quotas", LOWER),
+    ("erasure", LOWER),
     ("audit", LOWER),
     ("freshness", LOWER),
     ("quality", LOWER),
@@ -99,7 +102,9 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "backup",
     "materialize",
     "refill",
+    "versions",
     "quotas",
+    "erasure",
     "audit",
     "freshness",
     "quality",

@@ -230,7 +230,7 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         node.compaction().metrics().counters(),
         backfills.metrics().counters(),
         materialize.metrics().counters(),
-        node.refills().metrics().counters(),
+        node.background().counters(),
         backups.metrics().counters(),
         audit.metrics().counters(),
         freshness.metrics().counters(),

@@ -16,7 +16,9 @@ use hydrant_storage::row::OwnedRow;
 use tokio::task::JoinSet;
 
 use super::AppError;
+use super::background::{Background, BackgroundParts};
 use super::data_dir::DataDir;
+use super::erasing::{BackupsMade, KeptSpines, LandingLands, StagedBackfills};
 use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::start_check;
 use crate::access::Access;
@@ -27,6 +29,7 @@ use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
 use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
 use crate::config::Config;
+use crate::erasure::{ErasureParts, Erasures};
 use crate::error::{Error, Result};
 use crate::freshness::{Freshness, FreshnessParts};
 use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
@@ -37,7 +40,6 @@ use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::quotas::{QuotaParts, Quotas, SpineBytes};
-use crate::refill::{Lands, RefillParts, Refills};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
@@ -50,7 +52,7 @@ use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
 pub struct Node {
     use_cases: UseCases,
     sweeper: Sweeper,
-    refills: Refills,
+    background: Background,
     quota_keeper: QuotaKeeper,
     watch: FreshnessWatch,
     landing: Landing,
@@ -162,20 +164,25 @@ impl Node {
             taking_in: taking_in.clone(),
         };
         let options = backfill_options(config, &directory);
+        let bringing_online = Arc::new(tokio::sync::RwLock::new(()));
         let materialize = Materialize::new(MaterializeParts {
             snapshots: snapshots.clone(),
             log: log.clone(),
             partitions: partitions.clone(),
             tables: tables.clone(),
             store_time: store_time.clone(),
+            bringing_online: bringing_online.clone(),
         });
-        let refills = Refills::start(RefillParts {
+        let background = Background::start(BackgroundParts {
             registry: registry.clone(),
             log: log.clone(),
             partitions: partitions.clone(),
             tables: tables.clone(),
             store_time: store_time.clone(),
+            materialize: materialize.clone(),
+            file_bytes: options.file_bytes,
             lands: Arc::new(LandingLands(landing.clone())),
+            bringing_online: bringing_online.clone(),
         });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
         let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
@@ -183,12 +190,12 @@ impl Node {
         let compaction = compaction.map_err(opening("compaction"))?;
         let backup = BackupParts {
             files,
-            log: local_log,
+            log: local_log.clone(),
             partitions: partitions.clone(),
             tables: tables.clone(),
             snapshots: snapshots.clone(),
             store_time: store_time.clone(),
-            taking_in,
+            taking_in: taking_in.clone(),
             directories: Directories {
                 log: directory.log(),
                 partitions: directory.partitions(),
@@ -202,6 +209,21 @@ impl Node {
         };
         let options = backup_options(config, &directory);
         let backups = blocking(move || Backups::open(backup, options)).await?.map_err(opening("backups"))?;
+        let erasures = ErasureParts {
+            snapshots: snapshots.clone(),
+            metadata: metadata.clone(),
+            store_time: store_time.clone(),
+            log: local_log,
+            partitions: partitions.clone(),
+            tables: tables.clone(),
+            lands: Arc::new(LandingLands(landing.clone())),
+            staged: Arc::new(StagedBackfills(backfills.clone())),
+            spines: Arc::new(KeptSpines(training_sets.clone(), store_time.clone())),
+            backups: Arc::new(BackupsMade(backups.clone())),
+            taking_in,
+            bringing_online,
+        };
+        let erasures = Erasures::open(erasures).await.map_err(opening("erasures"))?;
         let ingest = Ingest::new(
             log.clone(),
             partitions.clone(),
@@ -254,6 +276,7 @@ impl Node {
             materialize,
             backups,
             quotas,
+            erasures,
             audit,
             freshness,
             partitions,
@@ -262,7 +285,7 @@ impl Node {
         Ok(Self {
             use_cases,
             sweeper,
-            refills,
+            background,
             quota_keeper,
             watch,
             landing,
@@ -279,8 +302,8 @@ impl Node {
         &self.use_cases
     }
 
-    pub fn refills(&self) -> &Refills {
-        &self.refills
+    pub(super) fn background(&self) -> &Background {
+        &self.background
     }
 
     pub fn landing(&self) -> &Landing {
@@ -316,7 +339,7 @@ impl Node {
         let Self {
             use_cases,
             sweeper,
-            refills,
+            background,
             quota_keeper,
             watch,
             landing,
@@ -331,7 +354,8 @@ impl Node {
         if let Err(error) = use_cases.access.persist_uses().await {
             tracing::warn!(%error, "when API keys were used last was not kept");
         }
-        refills.shutdown().await;
+        use_cases.erasures.shutdown().await;
+        background.shutdown().await;
         quota_keeper.end().await;
         watch.end().await;
         if let Err(error) = use_cases.freshness.close().await {
@@ -346,7 +370,8 @@ impl Node {
         use_cases.audit.close().await;
         // Calls that are still being answered hold on to it.
         log.close().await;
-        let dropped = blocking(move || drop((refills, landing, compaction, tables, use_cases, log, resources))).await;
+        let dropped =
+            blocking(move || drop((background, landing, compaction, tables, use_cases, log, resources))).await;
         if let Err(error) = dropped {
             tracing::warn!(%error, "the node was not closed in order");
         }
@@ -422,17 +447,6 @@ impl Sweeper {
 
     async fn end(mut self) {
         self.0.shutdown().await;
-    }
-}
-
-/// Lets refills have rows land, since they look for them in history.
-#[derive(Debug)]
-struct LandingLands(Landing);
-
-#[async_trait]
-impl Lands for LandingLands {
-    async fn land_now(&self) -> Result<()> {
-        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 
@@ -609,6 +623,7 @@ fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
         memory: config.backfill.memory.as_usize(),
         threads,
         max_staged: config.backfill.max_staged.0,
+        bytes_per_second: config.backfill.rate.0,
         max_key_bytes: config.ingest.max_key.as_usize(),
         file_bytes: config.compaction.file.0,
         runs_per_level: config.compaction.runs_per_level,

@@ -18,6 +18,7 @@ use super::target::Target;
 use super::{BackfillReport, BackfillRequest, BackfilledView, Inner, Outcome, Standing, blocking};
 use crate::error::{Code, Error, Result};
 use crate::log::{AppendError, AppendRequest, Appended, wait_settled};
+use crate::pace::{Ending, Pace};
 use crate::registry::definition::KnownTimeRule;
 use crate::tenancy::{Held, Permit};
 
@@ -58,7 +59,7 @@ pub enum Told {
 pub struct Finishing {
     progress: watch::Receiver<Progress>,
     outcome: oneshot::Receiver<Result<BackfillReport>>,
-    _stop: StopOnDrop,
+    _ending: EndOnDrop,
 }
 
 /// A backfill of which all rows are staged.
@@ -70,6 +71,9 @@ pub(super) struct Whole {
     pub target: Arc<Target>,
     pub request: BackfillRequest,
     pub ledger: Ledger,
+    pub pace: Arc<Pace>,
+    /// How often its views were given up before it began.
+    pub given_up: u64,
 }
 
 /// The files of a view, for its table.
@@ -80,22 +84,22 @@ struct Merged {
     files: Vec<StagedFile>,
 }
 
-#[derive(Debug)]
-struct StopOnDrop(Arc<StagingWatch>);
+/// Ends a backfill's work, or its waits for its turn, with whoever holds it.
+#[derive(Debug, Default)]
+pub(super) struct EndOnDrop(pub Arc<Ending>);
 
-impl Drop for StopOnDrop {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.stop.store(true, Ordering::Relaxed);
+        self.0.set();
     }
 }
 
 impl Finishing {
-    pub(super) fn begin(whole: Whole, mut storage: Held) -> Self {
+    pub(super) fn begin(whole: Whole, mut storage: Held, ending: EndOnDrop) -> Self {
         let to_merge = whole.ledger.manifest.views.values().map(StagedView::rows).sum();
         let (told, progress) = watch::channel(Progress { phase: Phase::Merging, merged: 0, to_merge });
         let (done, outcome) = oneshot::channel();
-        let watch = Arc::new(StagingWatch::default());
-        let of_work = watch.clone();
+        let of_work = ending.0.clone();
         tokio::spawn(async move {
             let metrics = whole.inner.metrics.clone();
             let finished = whole.finish(&of_work, &told).await;
@@ -106,12 +110,13 @@ impl Finishing {
             // Whoever asked may have gone.
             let _ = done.send(finished);
         });
-        Self { progress, outcome, _stop: StopOnDrop(watch) }
+        Self { progress, outcome, _ending: ending }
     }
 
     /// Rows that were only to be checked, and passed.
     pub(super) fn of_valid(target: &Target, piece: &Piece) -> Self {
         let counts = target.views.iter().zip(&piece.null_keys).zip(&piece.only_counted);
+        let counts = counts.filter(|((view, _), _)| view.is_served());
         let views = counts.map(|((view, null_keys), rows)| BackfilledView {
             view: view.name.clone(),
             rows: *rows,
@@ -129,7 +134,7 @@ impl Finishing {
         let (_, progress) = watch::channel(Progress { phase: Phase::Merging, merged: 0, to_merge: 0 });
         let (done, outcome) = oneshot::channel();
         let _ = done.send(Ok(report));
-        Self { progress, outcome, _stop: StopOnDrop(Arc::default()) }
+        Self { progress, outcome, _ending: EndOnDrop::default() }
     }
 
     /// What there is to tell next: progress now and then, and in the end what came of it.
@@ -153,8 +158,8 @@ impl Finishing {
 }
 
 impl Whole {
-    async fn finish(self, watch: &Arc<StagingWatch>, told: &watch::Sender<Progress>) -> Result<BackfillReport> {
-        let merged = match self.merge(watch, told).await {
+    async fn finish(self, ending: &Ending, told: &watch::Sender<Progress>) -> Result<BackfillReport> {
+        let merged = match self.merge(told).await {
             Ok(merged) => merged,
             Err(error) => {
                 // What is damaged is of no use to whoever tries again.
@@ -164,9 +169,14 @@ impl Whole {
                 return Err(error);
             }
         };
-        if watch.stop.load(Ordering::Relaxed) {
+        if ending.is_set() {
             self.discard(merged).await;
             return Err(stopped());
+        }
+        if let Err(error) = self.inner.check_not_given_up(&self.target, self.given_up) {
+            self.discard(merged).await;
+            self.end().await;
+            return Err(error);
         }
         told.send_modify(|progress| progress.phase = Phase::TakingIn);
         let alone = self.inner.parts.taking_in.clone().lock_owned().await;
@@ -205,8 +215,10 @@ impl Whole {
     }
 
     /// Merges the runs of each view into files for its table.
-    async fn merge(&self, watch: &Arc<StagingWatch>, told: &watch::Sender<Progress>) -> Result<Vec<Merged>> {
+    async fn merge(&self, told: &watch::Sender<Progress>) -> Result<Vec<Merged>> {
         let mut merged = Vec::with_capacity(self.target.views.len());
+        let pace = self.pace.clone();
+        let watch = Arc::new(StagingWatch::new(move |bytes| pace.may_go_on_after(bytes)));
         for (index, view) in self.target.views.iter().enumerate() {
             let spec = self.target.spec_of(view);
             let table = self.inner.parts.tables.table(spec.clone()).await.map_err(|error| staging_error(&error))?;
@@ -338,6 +350,7 @@ impl Whole {
                 online: view.online,
             }
         });
+        let views = views.zip(&self.target.views).filter(|(_, view)| view.is_served()).map(|(told, _)| told);
         BackfillReport {
             outcome,
             frame: Some(appended.frame),

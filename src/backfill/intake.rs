@@ -11,11 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::check::{Checked, check};
-use super::finish::{Finishing, Whole};
+use super::finish::{EndOnDrop, Finishing, Whole};
 use super::ledger::{Ledger, Piece, PieceWriter};
 use super::target::Target;
 use super::{BackfillRequest, Inner, blocking};
 use crate::error::{Code, Error, Result, Violation};
+use crate::pace::Pace;
 use crate::rows::{BadRow, MAX_NAMED};
 use crate::tenancy::{Held, Permit};
 
@@ -37,11 +38,15 @@ pub struct Intake {
     place: Arc<OwnedSemaphorePermit>,
     target: Arc<Target>,
     request: BackfillRequest,
+    /// How often its views were given up before it began.
+    given_up: u64,
     /// Rows of the backfill that were taken.
     rows: u64,
     /// Of it, what is durable.
     staged: Arc<Durable>,
     writers: Arc<Semaphore>,
+    pace: Arc<Pace>,
+    ending: EndOnDrop,
     /// `None`: an earlier batch was refused, or given up.
     taken: Option<Taken>,
 }
@@ -100,7 +105,11 @@ impl Intake {
         let writer = ledger.as_ref().map(Ledger::writer);
         let taken = Taken { piece, ledger: ledger.map(Staged::Idle), writer, bad_rows: 0, named: Vec::new() };
         let (place, writers) = (Arc::new(place), Arc::new(Semaphore::new(WRITERS)));
-        Self { inner, permit, storage, place, target, request, rows, staged, writers, taken: Some(taken) }
+        let ending = EndOnDrop::default();
+        let pace = Arc::new(Pace::new(inner.options.bytes_per_second, ending.0.clone()));
+        let given_up = inner.times_given_up(&target);
+        let taken = Some(taken);
+        Self { inner, permit, storage, place, target, request, given_up, rows, staged, writers, pace, ending, taken }
     }
 
     /// The rows of the backfill that were taken, and those that are durable.
@@ -112,6 +121,7 @@ impl Intake {
     /// are looked for. After an error, or if the future is dropped, it takes no more.
     pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
         let mut taken = self.taken.take().ok_or_else(abandoned)?;
+        self.inner.check_not_given_up(&self.target, self.given_up)?;
         let rows = batch.num_rows() as u64;
         if self.rows + rows > self.request.rows {
             let message = format!("more rows came than the {} that were announced", self.request.rows);
@@ -170,8 +180,8 @@ impl Intake {
         self.stage(&mut taken).await?;
         let Some(ledger) = taken.ledger else { return Err(abandoned()) };
         let ledger = ledger.idle().await?;
-        let Self { inner, permit, storage, place, target, request, .. } = self;
-        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger }, storage))
+        let Self { inner, permit, storage, place, target, request, given_up, pace, ending, .. } = self;
+        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger, given_up, pace }, storage, ending))
     }
 
     /// Begins to stage what has come together, once not too many pieces are on their way.
@@ -192,11 +202,15 @@ impl Intake {
         let next = Piece::new(&self.target, self.rows);
         let piece = std::mem::replace(&mut taken.piece, next);
         let (target, metrics, place) = (self.target.clone(), self.inner.metrics.clone(), self.place.clone());
-        let durable = self.staged.clone();
+        let (durable, pace) = (self.staged.clone(), self.pace.clone());
         let staging = async move {
             let written = blocking(move || {
                 let written = standing_back(Work::Training, || writer.write(&target, piece));
-                written.map_err(|error| Error::internal(format!("no thread for staging rows: {error}")))?
+                let written =
+                    written.map_err(|error| Error::internal(format!("no thread for staging rows: {error}")))??;
+                // What is written is kept, also where nothing is to follow.
+                pace.may_go_on_after(written.bytes());
+                Ok(written)
             });
             // Written beside the piece before it, and noted after it.
             let written = written.await;

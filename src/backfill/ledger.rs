@@ -244,6 +244,28 @@ pub(super) fn unfinished(files: &dyn Files, directory: &Path) -> io::Result<Vec<
     Ok(manifests.into_iter().map(|(_, backfill)| backfill).collect())
 }
 
+/// Removes what is staged of backfills with one of these views; how many there were. What can't be read may
+/// be of any. Blocks.
+pub(super) fn remove_of_views(files: &dyn Files, directory: &Path, views: &[u32]) -> io::Result<u64> {
+    let mut removed = 0;
+    for backfill in unfinished(files, directory)? {
+        let found = read(files, directory, &backfill)?;
+        if found.is_none_or(|manifest| manifest.views.keys().any(|view| views.contains(view))) {
+            remove_all(files, directory, &backfill)?;
+            removed += 1;
+        }
+    }
+    // Runs that no manifest names yet.
+    for entry in files.list(directory)? {
+        let view = |name: &str| name.split_once(".run-")?.1.split_once('-')?.0.parse::<u32>().ok();
+        if entry.name.to_str().and_then(view).is_some_and(|view| views.contains(&view)) {
+            remove_if_there(files, &directory.join(&entry.name))?;
+        }
+    }
+    files.sync_dir(directory)?;
+    Ok(removed)
+}
+
 /// Keeps what is staged of the backfills that were worked on last, and removes that of others and of those
 /// that have come to their end. Blocks.
 pub(super) fn keep_newest(files: &dyn Files, directory: &Path, done: &[String], kept: usize) -> io::Result<()> {

@@ -8,6 +8,7 @@ mod abandon;
 mod check;
 mod failure;
 mod finish;
+mod give_up;
 mod intake;
 mod ledger;
 mod metrics;
@@ -16,16 +17,16 @@ mod target;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant_storage::files::Files;
 use hydrant_storage::history::{HistoryTables, TakeIn};
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -80,6 +81,8 @@ pub struct BackfillOptions {
     pub threads: usize,
     /// Bytes of disk that the sorted runs of a backfill may take.
     pub max_staged: u64,
+    /// Bytes that a backfill writes a second at most.
+    pub bytes_per_second: u64,
     pub max_key_bytes: usize,
     /// As compaction cuts files, and as it sees levels: of a landing's bytes, of so many times as many, …
     pub file_bytes: u64,
@@ -160,6 +163,8 @@ struct Inner {
     options: BackfillOptions,
     /// One backfill at a time.
     working: OneAtATime,
+    /// The views of which an erasure has given up what is staged, with how often that was.
+    given_up: Mutex<HashMap<ViewId, u64>>,
     metrics: Arc<BackfillMetrics>,
 }
 
@@ -194,7 +199,8 @@ impl Backfills {
             table.remove_staged(pending.clone()).await.map_err(|error| staging_error(&error))?;
         }
         let (working, metrics) = (OneAtATime::default(), Arc::default());
-        Ok(Self { inner: Arc::new(Inner { parts, options, working, metrics }) })
+        let given_up = Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { parts, options, working, given_up, metrics }) })
     }
 
     /// How far the backfill is that a request stands for.
@@ -214,7 +220,7 @@ impl Backfills {
             bytes: 0,
             online: view.online,
         };
-        Ok(target.views.iter().map(view).collect())
+        Ok(target.views.iter().filter(|view| view.is_served()).map(view).collect())
     }
 
     /// Begins a backfill, or goes on with it. Refusals: INVALID_ARGUMENT (a request that makes no sense),

@@ -117,7 +117,7 @@ fn take_history(parts: &BackupParts, runtime: &Handle, backup: &mut BackupWriter
     let below = name_of(&parts.directories.history);
     let snapshot = parts.snapshots.load();
     for (tenant_name, tenant) in &snapshot.tenants {
-        for view in tenant.views.values().filter(|view| view.offline) {
+        for view in tenant.all_views().filter(|view| view.offline) {
             let failed = |error: HistoryError| {
                 let message = format!("the history of view '{}' can't be backed up: {error}", view.name);
                 Error::new(Code::Unavailable, "BACKUP_FAILED", message).with("view", &view.name)

@@ -178,6 +178,13 @@ impl Backups {
         Ok(listed.collect())
     }
 
+    /// The names of all backups, those that can't be read too.
+    pub async fn names(&self) -> Result<Vec<Name>> {
+        let inner = self.inner.clone();
+        let listed = blocking(move || inner.shelf.list().map_err(to_error)).await?;
+        Ok(listed.into_iter().map(|shelved| shelved.name).collect())
+    }
+
     /// Deletes a backup; it runs to its end even if nobody waits for it.
     pub async fn delete(&self, permit: &Permit, name: Name) -> Result<()> {
         permit.require(Action::BackUp)?;

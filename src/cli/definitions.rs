@@ -227,6 +227,15 @@ fn status_json(status: v1::DefinitionStatus) -> Json {
     if let Some(ttl) = status.refilling_from_micros {
         json.insert("ttlInEffect".to_owned(), json!(durations::format(ttl)));
     }
+    if let Some(served) = status.served_version {
+        json.insert("servedVersion".to_owned(), json!(served));
+    }
+    if let (Some(rows), Some(all)) = (status.built_rows, status.rows_to_build) {
+        json.insert("built".to_owned(), json!({"rows": rows, "of": all}));
+    }
+    if status.columns.is_empty() && !status.versions.is_empty() {
+        json.insert("versions".to_owned(), json!(status.versions));
+    }
     if !status.columns.is_empty() {
         let column = |column: v1::FrozenColumn| {
             let mut json = json!({

@@ -10,6 +10,8 @@ pub mod bench;
 pub mod completions;
 pub mod delete;
 pub mod describe;
+pub mod diff;
+pub mod erase;
 pub mod get;
 pub mod historical;
 pub mod history;
@@ -60,7 +62,8 @@ pub use output::Format;
     version,
     propagate_version = true,
     after_help = "Example:\n  hydrant serve &\n  hydrant apply -f examples/nycflights13/definitions\n\
-                  \nExit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found by `hydrant plan --exit-code`."
+                  \nExit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 changes found by `hydrant plan --exit-code`,\n\
+                or differences by `hydrant diff --exit-code`."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -94,6 +97,7 @@ pub enum ClientCommand {
     Backfill(backfill::Args),
     Materialize(materialize::Args),
     Online(online::Args),
+    Diff(diff::Args),
     Historical(historical::Args),
     Why(why::Args),
     TrainingSet(training_set::Args),
@@ -103,6 +107,7 @@ pub enum ClientCommand {
     Key(key::Args),
     Whoami(whoami::Args),
     Quota(quota::Args),
+    Erase(erase::Args),
     Audit(audit::Args),
     Bench(bench::Args),
     Version(version::Args),
@@ -113,7 +118,7 @@ pub enum ClientCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Done {
     Done,
-    /// `plan --exit-code` found changes.
+    /// `plan --exit-code` found changes, or `diff --exit-code` differences.
     Changes,
     /// Tests of `hydrant test` failed; it told which.
     Failed,
@@ -186,6 +191,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Backfill(args) => backfill::run(args, server).await,
         ClientCommand::Materialize(args) => materialize::run(args, server).await,
         ClientCommand::Online(args) => online::run(args, server).await,
+        ClientCommand::Diff(args) => diff::run(args, server).await,
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
@@ -195,6 +201,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Key(args) => key::run(args, server).await,
         ClientCommand::Whoami(args) => whoami::run(args, server).await,
         ClientCommand::Quota(args) => quota::run(args, server).await,
+        ClientCommand::Erase(args) => erase::run(args, server).await,
         ClientCommand::Audit(args) => audit::run(args, server).await,
         ClientCommand::Bench(args) => bench::run(args, server).await,
         ClientCommand::Version(args) => version::run(args, server).await,
@@ -215,11 +222,13 @@ impl ClientCommand {
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
             Self::Share(args) => args.format(),
+            Self::Diff(args) => args.output.format,
             Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
             Self::Key(args) => args.format(),
             Self::Whoami(args) => args.output.format,
             Self::Quota(args) => args.format(),
+            Self::Erase(args) => args.format(),
             Self::Audit(args) => args.format(),
             Self::Bench(args) => args.format(),
             Self::Version(args) => args.output.format,
@@ -321,6 +330,8 @@ mod tests {
             "hydrant materialize airport_weather station_weather -o json",
             "hydrant online get --service s --key origin=EWR,carrier=UA --key origin=JFK,carrier=B6 --at 2013-12-30T22:30:00Z -o json",
             "hydrant online get --service s --keys keys.parquet",
+            "hydrant diff s@3 s@4 --keys k.parquet --at 2026-01-01T00:00:00Z --tolerance 0.5 --exit-code -o json",
+            "hydrant diff s@3 s --key a=1 --key a=2 --unpinned --batch-size 10 --repeat 20",
             "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --strict --with-status --with-event-time --batch-size 500",
             "hydrant online score --service s --keys k.parquet -o o.parquet --unpinned --format json",
             "hydrant historical get --service s --spine s.parquet --event-time t -o o.parquet --final --cutoff 2026-01-01T00:00:00Z --with-status --with-event-time",
@@ -371,6 +382,10 @@ mod tests {
             "hydrant quota raise acme --key abcdefghjk requests_per_second=5000 --for 2h",
             "hydrant quota raise acme requests_per_second=5000 --for 2h -o json",
             "hydrant quota raise acme --end requests_per_second",
+            "hydrant erase --entity user --key user_id=42 --dry-run -o json",
+            "hydrant erase --entity user --key user_id=42 --yes",
+            "hydrant erase list --limit 5 -o json",
+            "hydrant erase get 7",
             "hydrant audit list --since 2026-01-01T00:00:00Z --until 2026-01-02T00:00:00Z --caller ann --action Apply --resource v --outcome refused --tenant acme --limit 10 -o json",
             "hydrant audit verify --noted 7:00",
             "hydrant sla",
@@ -396,6 +411,11 @@ mod tests {
             "hydrant online get --service s --key origin=EWR --keys keys.parquet",
             "hydrant online get --service s --key origin=EWR --at yesterday",
             "hydrant online score --service s --keys k.parquet",
+            "hydrant diff s@1 s@2",
+            "hydrant diff s@1 --key a=1",
+            "hydrant diff s@1 s@2 --key a=1 --tolerance -1",
+            "hydrant diff s@1 s@2 --key a=1 --tolerance NaN",
+            "hydrant diff s@1 s@2 --key a=1 --at 2026-01-01T00:00:00Z --unpinned",
             "hydrant online score --service s --keys k.parquet -o o.parquet --at 2026-01-01T00:00:00Z --unpinned",
             "hydrant ingest weather",
             "hydrant ingest weather f.parquet --known never",
@@ -440,6 +460,9 @@ mod tests {
             "hydrant quota get --key abcdefghjk",
             "hydrant quota set acme --key abcdefghjk --weight 3",
             "hydrant quota set acme",
+            "hydrant erase",
+            "hydrant erase --entity user",
+            "hydrant erase get",
             "hydrant quota set acme requests_per_second",
             "hydrant quota raise acme requests_per_second=5000",
             "hydrant quota raise acme",

@@ -285,7 +285,8 @@ impl Cell {
     }
 }
 
-fn key_json(column: &ArrayRef, row: usize) -> Json {
+/// One value of a key column.
+pub(super) fn key_json(column: &ArrayRef, row: usize) -> Json {
     let value = data_type_of(column.data_type()).and_then(|data_type| value_at(&**column, data_type, row).ok());
     value.as_ref().map_or(Json::Null, values::to_json)
 }

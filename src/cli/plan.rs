@@ -194,7 +194,10 @@ impl Difference {
         let asks = match self.class {
             Class::Unspecified | Class::InPlace => None,
             Class::NewServiceVersion => Some(("a new version of the service".to_owned(), Tone::Faint)),
-            Class::NewViewVersion => Some((format!("needs a new version of the view: {}", self.why), Tone::Bad)),
+            Class::NewViewVersion if self.why.is_empty() => Some(("a new version of the view".to_owned(), Tone::Faint)),
+            Class::NewViewVersion => {
+                Some((format!("needs a new version of the view, which can't be built: {}", self.why), Tone::Bad))
+            }
             Class::Refused => Some((format!("refused: {}", self.why), Tone::Bad)),
         };
         if let Some((asks, tone)) = asks {

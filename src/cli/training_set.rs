@@ -259,6 +259,9 @@ async fn verify(args: &VerifyArgs, server: &Server) -> Result<Done, Failure> {
     let verified = client.verify_training_set(&args.name, |told| show(&bar, told)).await;
     bar.finish_and_clear();
     let verified = verified?;
+    if !verified.lost.is_empty() {
+        return Err(has_lost(&verified.name, &verified.lost));
+    }
     if !verified.is_same {
         return Err(differs(&verified.name, &verified.content_hash, &verified.found_hash));
     }
@@ -290,6 +293,22 @@ fn differs(name: &str, saved: &str, found: &str) -> Failure {
     .with("found_hash", found)
 }
 
+/// A saved training set that an erasure has taken rows of.
+fn has_lost(name: &str, lost: &[v1::LostRows]) -> Failure {
+    Failure::new("TRAINING_SET_LOST_ROWS", format!("{name} is not as it was saved: {}", lost_rows(lost)))
+        .hint("what is left can be pulled; save it under a new version to have a hash of it")
+        .with("training_set", name)
+}
+
+/// `it lost 3 rows to erasure 7 (2026-01-01T00:00:00Z)`.
+fn lost_rows(lost: &[v1::LostRows]) -> String {
+    let each = |lost: &v1::LostRows| {
+        let rows = output::counted(lost.rows, "row");
+        format!("{rows} to erasure {} ({})", lost.erasure, time::show(lost.at_micros))
+    };
+    format!("it lost {}", lost.iter().map(each).collect::<Vec<_>>().join(", "))
+}
+
 fn reference(set: &v1::TrainingSet) -> String {
     format!("{}@{}", set.name, set.version)
 }
@@ -314,7 +333,14 @@ fn summary(set: &v1::TrainingSet) -> String {
         set.content_hash,
         historical::difference(&report),
     );
-    text.push_str(&statistics(set));
+    if set.lost.is_empty() {
+        text.push_str(&statistics(set));
+    } else {
+        text.push_str(&format!(
+            "{}; the content hash is of the rows before, and statistics are gone",
+            lost_rows(&set.lost)
+        ));
+    }
     if !set.masked.is_empty() {
         text.push_str(&format!(
             "\nmasked, since who made it had no grant for personal data (pii): {}",
@@ -378,6 +404,10 @@ fn described(set: &v1::TrainingSet, lineage: &Json) -> String {
     )
 }
 
+fn lost_document(lost: &v1::LostRows) -> Json {
+    json!({ "erasure": lost.erasure, "at": time::show(lost.at_micros), "rows": lost.rows })
+}
+
 /// What is printed for programs, and kept in the metadata of a file that is pulled.
 fn document(set: &v1::TrainingSet) -> Json {
     let table = |table: &v1::TableVersion| {
@@ -406,6 +436,7 @@ fn document(set: &v1::TrainingSet) -> Json {
         "columns": set.columns.iter().map(column).collect::<Vec<_>>(),
         "statistics": set.statistics.iter().map(statistics).collect::<Vec<_>>(),
         "created": time::show(set.created_micros), "created_by": set.created_by, "masked": set.masked,
+        "lost": set.lost.iter().map(lost_document).collect::<Vec<_>>(),
     })
 }
 

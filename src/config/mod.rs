@@ -200,6 +200,7 @@ pub struct BackfillConfig {
     pub memory: ByteSize,
     pub threads: usize,
     pub max_staged: ByteSize,
+    pub rate: ByteSize,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -457,6 +458,7 @@ impl Config {
             ("history.max_spill", self.history.max_spill, mib(1), gib(1 << 20)),
             ("backfill.memory", self.backfill.memory, mib(16), gib(1 << 14)),
             ("backfill.max_staged", self.backfill.max_staged, mib(1), gib(1 << 20)),
+            ("backfill.rate", self.backfill.rate, kib(64), gib(1 << 10)),
         ]
     }
 

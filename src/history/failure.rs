@@ -80,5 +80,9 @@ pub fn history_error(error: HistoryError) -> Error {
     if error.is_damage() {
         return Error::new(Code::DataLoss, "HISTORY_DAMAGED", message);
     }
+    if matches!(error, HistoryError::Erased { .. }) {
+        return Error::new(Code::Aborted, "HISTORY_ERASED", message)
+            .hint("a key was erased from history while it was read for longer than a minute; ask again");
+    }
     Error::new(Code::Unavailable, "HISTORY_UNAVAILABLE", message)
 }

@@ -75,6 +75,7 @@ pub(super) fn prepare_deletes(
         return Err(Error::invalid("KNOWN_TIME_NEEDED", message)
             .hint("give the known time with the request: arrival, or event plus a delay"));
     }
+    // All versions of a view have the same join keys.
     let keys = delete_keys(view, &request.keys)?;
     let rows = keys.first().map_or(0, |column| column.len());
     let event = match request.event_times.as_slice() {
@@ -91,11 +92,14 @@ pub(super) fn prepare_deletes(
     let times = resolve(event_column, rule, None, latest, &mut bad_rows);
     let all_deleted = BooleanArray::from(vec![true; rows]);
     let mut records = Records::new(rows, &times, Some(&all_deleted), settings);
-    records.add_keys(view, &keys, None, &mut bad_rows)?;
+    for version in tenant.versions_of(&request.view) {
+        records.add_keys(version, &keys, None, &mut bad_rows)?;
+    }
     let views = records.finish_views(&mut bad_rows);
     bad_rows.refusal(&format!("view '{}'", view.name))?;
     let rows_of_keys = records.into_sorted();
-    let stamp = request.producer.as_ref().map(|producer| delete_stamp(tenant, view, rule, producer, &rows_of_keys));
+    let served: Vec<&RowRecord> = rows_of_keys.iter().filter(|row| row.view == view.id).collect();
+    let stamp = request.producer.as_ref().map(|producer| delete_stamp(tenant, view, rule, producer, served));
     let stamp = stamp.transpose()?;
     Ok(Prepared { rows: rows_of_keys, request_rows: rows, deletes: rows, views, stamp })
 }
@@ -105,9 +109,8 @@ fn delete_stamp(
     view: &View,
     rule: &KnownTimeRule,
     producer: &super::Producer,
-    tombstones: &[RowRecord],
+    mut in_order: Vec<&RowRecord>,
 ) -> Result<ProducerStamp> {
-    let mut in_order: Vec<&RowRecord> = tombstones.iter().collect();
     in_order.sort_by_key(|row| row.ordinal);
     let mut hash = PayloadHash::new("deletes", &view.name, rule);
     for row in in_order {
@@ -269,7 +272,10 @@ impl<'a> Records<'a> {
             self.drafts.push(Draft { record, key_at, body_at, end: self.buffer.len() });
             counts.rows += 1;
         }
-        self.views.push(counts);
+        // What is told is told of the version that the view's name stands for.
+        if view.is_served() {
+            self.views.push(counts);
+        }
         Ok(())
     }
 

@@ -136,7 +136,7 @@ async fn drop_tails(parts: &LandingParts, options: &LandingOptions, view: &View,
 
 pub(super) fn offline_views(snapshot: &Snapshot) -> impl Iterator<Item = (&Name, &Arc<View>)> {
     let tenants = snapshot.tenants.iter();
-    let views = tenants.flat_map(|(name, tenant)| tenant.views.values().map(move |view| (name, view)));
+    let views = tenants.flat_map(|(name, tenant)| tenant.all_views().map(move |view| (name, view)));
     views.filter(|(_, view)| view.offline)
 }
 

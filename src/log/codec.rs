@@ -7,10 +7,12 @@
 //! bytes, which mean nothing here.
 //!
 //! `length` counts what follows the checksum, which is over the length and what follows. `in_group`
-//! counts the frames before it in the same write. Decoding trusts nothing: any bytes give a frame or
+//! counts the frames before it in the same write. Of a row that was erased the record stays, blanked
+//! and marked, and decoding leaves it out. Decoding trusts nothing: any bytes give a frame or
 //! an error, and take no more memory than they are long.
 
 use bytes::Bytes;
+use hydrant_storage::keys::OnlineKey;
 use hydrant_storage::names::{TenantId, ViewId};
 use hydrant_storage::order::{Micros, Position};
 use hydrant_storage::record::{Frame, Origin, ProducerStamp, RowRecord};
@@ -161,7 +163,7 @@ pub fn decode(bytes: &Bytes) -> Result<Decoded, FrameError> {
     }
     let mut rows = Vec::with_capacity(count);
     for _ in 0..count {
-        rows.push(read_record(&mut reader)?);
+        rows.extend(read_record(&mut reader)?);
     }
     if !reader.bytes.is_empty() {
         return Err(FrameError::Malformed("there are bytes behind the last record"));
@@ -170,6 +172,50 @@ pub fn decode(bytes: &Bytes) -> Result<Decoded, FrameError> {
         return Err(FrameError::Malformed("the records do not ascend by slot and ordinal"));
     }
     Ok(Decoded { frame: Frame { number, ingest_time, stamp, rows, control: None }, in_group, len })
+}
+
+/// The bytes that the whole frame takes at the beginning of `bytes`.
+pub fn length(bytes: &[u8]) -> Result<usize, FrameError> {
+    check(bytes)
+}
+
+/// Blanks the rows of a frame that `is_erased` says so of, by its name and the frame with which it came first: their keys, bodies
+/// and times are gone, and nothing else is anywhere else than before. How many they were. The frame is the
+/// whole of `bytes`, and has been read before.
+pub fn blank(bytes: &mut [u8], is_erased: &dyn Fn(&OnlineKey<'_>, u64) -> bool) -> Result<u64, FrameError> {
+    let whole = Bytes::copy_from_slice(bytes);
+    let Decoded { frame, len, .. } = decode(&whole)?;
+    if len != bytes.len() {
+        return Err(FrameError::Malformed("there are bytes behind the frame"));
+    }
+    if frame.control.is_some() {
+        return Ok(0);
+    }
+    let stamp_len = if frame.stamp.is_some() { STAMP_LEN } else { 0 };
+    let begin = LEAD_LEN + FIXED_LEN + stamp_len;
+    let mut reader = Reader { bytes: whole.slice(begin..) };
+    let mut blanked = 0;
+    while !reader.bytes.is_empty() {
+        let at = len - reader.bytes.len();
+        let Some(row) = read_record(&mut reader)? else { continue };
+        let name = OnlineKey { slot: row.slot, tenant: row.tenant, view: row.view, key: &row.key };
+        // A row that was brought online again is as old as it was when it came first.
+        if !is_erased(&name, row.origin.map_or(frame.number, |origin| origin.position.frame)) {
+            continue;
+        }
+        let end = len - reader.bytes.len();
+        bytes[at + 1] |= FLAG_ERASED;
+        // Kind, flags, tenant, view, slot and ordinal stay, and so do the lengths.
+        let times = 8 + row.known_time.map_or(0, |_| 8);
+        bytes[at + ROW_NAME_LEN..at + ROW_NAME_LEN + times].fill(0);
+        bytes[end - row.key.len() - row.body.len()..end].fill(0);
+        blanked += 1;
+    }
+    if blanked > 0 {
+        let crc = checksum(&bytes[..4], &bytes[LEAD_LEN..]);
+        bytes[4..LEAD_LEN].copy_from_slice(&crc.to_le_bytes());
+    }
+    Ok(blanked)
 }
 
 /// Whether rows ascend by slot and ordinal, as a frame has them.
@@ -211,6 +257,8 @@ const RECORD_ROW: u8 = 1;
 const FLAG_TOMBSTONE: u8 = 1;
 const FLAG_KNOWN_TIME: u8 = 2;
 const FLAG_ORIGIN: u8 = 4;
+/// Nothing is left of the row but its place.
+const FLAG_ERASED: u8 = 8;
 
 /// Length and checksum.
 const LEAD_LEN: usize = 4 + 4;
@@ -219,6 +267,8 @@ const FIXED_LEN: usize = 1 + 1 + 4 + 8 + 8 + 1 + 4;
 const STAMP_LEN: usize = 16 + 8 + 16;
 /// What every record has: all but known time, origin, key and body.
 const RECORD_LEN: usize = 1 + 1 + 4 + 4 + 2 + 4 + 8 + 8 + 2 + 4 + 4;
+/// What of a record comes before its times.
+const ROW_NAME_LEN: usize = 1 + 1 + 4 + 4 + 2 + 4;
 /// Frame, ordinal and ingest time.
 const ORIGIN_LEN: usize = 8 + 4 + 8;
 /// A length must fit in 32 bits; half of that leaves no sum to overflow.
@@ -286,13 +336,14 @@ fn put_record(row: &RowRecord, out: &mut Vec<u8>) {
     out.extend_from_slice(&row.body);
 }
 
-fn read_record(reader: &mut Reader) -> Result<RowRecord, FrameError> {
+/// `None`: a row that was erased.
+fn read_record(reader: &mut Reader) -> Result<Option<RowRecord>, FrameError> {
     match reader.u8()? {
         RECORD_ROW => {}
         tag => return Err(FrameError::Unknown { what: "record kind", tag }),
     }
     let flags = reader.u8()?;
-    if flags & !(FLAG_TOMBSTONE | FLAG_KNOWN_TIME | FLAG_ORIGIN) != 0 {
+    if flags & !(FLAG_TOMBSTONE | FLAG_KNOWN_TIME | FLAG_ORIGIN | FLAG_ERASED) != 0 {
         return Err(FrameError::Unknown { what: "record flags", tag: flags });
     }
     let tenant = TenantId(reader.u32()?);
@@ -306,20 +357,23 @@ fn read_record(reader: &mut Reader) -> Result<RowRecord, FrameError> {
     let feature_count = reader.u16()?;
     let key_len = reader.u32()? as usize;
     let body_len = reader.u32()? as usize;
-    Ok(RowRecord {
+    let (key, body) = (reader.bytes(key_len)?, reader.bytes(body_len)?);
+    let tombstone = flags & FLAG_TOMBSTONE != 0;
+    let row = RowRecord {
         tenant,
         view,
         slot,
         ordinal,
-        key: reader.bytes(key_len)?,
+        key,
         event_time,
         known_time,
-        tombstone: flags & FLAG_TOMBSTONE != 0,
+        tombstone,
         revision,
         feature_count,
-        body: reader.bytes(body_len)?,
+        body,
         origin,
-    })
+    };
+    Ok((flags & FLAG_ERASED == 0).then_some(row))
 }
 
 fn read_origin(reader: &mut Reader) -> Result<Origin, FrameError> {

@@ -78,14 +78,14 @@ impl Default for LogOptions {
 
 /// The log of this machine. Dropping it writes what waits, and ends its thread.
 pub struct LocalLog {
-    files: Arc<dyn Files>,
+    pub(super) files: Arc<dyn Files>,
     pub(super) directory: PathBuf,
     max_request_bytes: usize,
     pub(super) time: Arc<StoreTime>,
     pub(super) segments: Arc<Segments>,
-    recent: Arc<RecentFrames>,
+    pub(super) recent: Arc<RecentFrames>,
     controls: Arc<Controls>,
-    durable: watch::Receiver<u64>,
+    pub(super) durable: watch::Receiver<u64>,
     queue: Queue,
     metrics: Arc<LogMetrics>,
     /// One trim at a time, and none while the log is held.

@@ -7,6 +7,7 @@ mod clock_file;
 pub mod codec;
 pub mod conformance;
 mod controls;
+mod erase;
 mod held;
 pub mod local;
 mod metrics;
@@ -29,6 +30,7 @@ use hydrant_storage::order::Micros;
 use hydrant_storage::record::{ProducerStamp, RowRecord, SharedFrame};
 use tokio::sync::watch;
 
+pub use erase::ErasedFromLog;
 pub use held::HeldLog;
 pub use local::{LocalLog, LogOptions};
 pub use metrics::LogMetrics;

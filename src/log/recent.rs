@@ -61,6 +61,11 @@ impl RecentFrames {
         Some(taken)
     }
 
+    /// Lets go of all frames: they are read from disk if they are wanted again.
+    pub fn clear(&self) {
+        *self.lock() = Frames::default();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Frames> {
         self.frames.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hydrant_storage::history::HistoryTables;
+use hydrant_storage::names::Name;
 use hydrant_storage::threads::{Work, stand_back};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, RwLock, oneshot, watch};
 
 pub use self::metrics::MaterializeMetrics;
 
@@ -25,6 +26,7 @@ use crate::log::WriteLog;
 use crate::one_at_a_time::OneAtATime;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
+use crate::registry::catalog::View;
 use crate::tenancy::{Action, Permit};
 
 /// What history is brought online with.
@@ -35,6 +37,8 @@ pub struct MaterializeParts {
     pub partitions: Partitions,
     pub tables: Arc<HistoryTables>,
     pub store_time: Arc<StoreTime>,
+    /// Shared while rows are brought online, so that none of those that an erasure is about is on its way.
+    pub bringing_online: Arc<RwLock<()>>,
 }
 
 /// The use case. Cheap to clone.
@@ -93,8 +97,9 @@ impl Materialize {
         permit.check_view(view)?;
         let inner = self.inner.clone();
         let snapshot = inner.parts.snapshots.load();
-        let found = snapshot.tenant(permit.tenant())?.views.get(view).cloned();
-        let found = found.ok_or_else(|| Error::not_found("VIEW_NOT_FOUND", format!("there is no view '{view}'")))?;
+        let versions: Vec<Arc<View>> = snapshot.tenant(permit.tenant())?.versions_of(view).cloned().collect();
+        let found =
+            versions.first().ok_or_else(|| Error::not_found("VIEW_NOT_FOUND", format!("there is no view '{view}'")))?;
         if !found.offline {
             let message = format!("view '{view}' keeps no history (offline: false) to bring online");
             return Err(Error::new(Code::FailedPrecondition, "VIEW_WITHOUT_HISTORY", message).with("view", view));
@@ -103,17 +108,43 @@ impl Materialize {
             let message = format!("view '{view}' is not online (online: false)");
             return Err(Error::new(Code::FailedPrecondition, "VIEW_NOT_ONLINE", message).with("view", view));
         }
-        let place = self.enter()?;
-        let table = inner.parts.tables.table(found.history_spec(permit.tenant())).await;
-        let table = table.map_err(|error| work::history_error(&error))?.snapshot();
+        self.begin_all(permit.tenant(), versions, since_frame).await
+    }
+
+    /// Begins with one version of a view, for whoever builds it. RESOURCE_EXHAUSTED, as with [`Self::begin`].
+    pub async fn begin_version(&self, tenant: &Name, version: &Arc<View>) -> Result<Materializing> {
+        self.begin_all(tenant, vec![version.clone()], None).await
+    }
+
+    async fn begin_all(
+        &self,
+        tenant: &Name,
+        versions: Vec<Arc<View>>,
+        since_frame: Option<u64>,
+    ) -> Result<Materializing> {
+        let (inner, place) = (self.inner.clone(), self.enter()?);
+        let shared = inner.parts.bringing_online.clone().try_read_owned().map_err(|_| {
+            Error::new(
+                Code::ResourceExhausted,
+                "ERASURE_UNDER_WAY",
+                "a key is being erased, and no row may be brought online",
+            )
+            .hint("`hydrant erase list` tells how far it is; try again then")
+            .retry_after(Duration::from_secs(1))
+        })?;
+        let mut tasks = Vec::with_capacity(versions.len());
+        for view in versions {
+            let table = inner.parts.tables.table(view.history_spec(tenant)).await;
+            let table = table.map_err(|error| work::history_error(&error))?.snapshot();
+            tasks.push(Task { tenant: tenant.clone(), view, table, since_frame });
+        }
         let (told, progress) = watch::channel(Progress::default());
         let (done, outcome) = oneshot::channel();
-        let task = Task { tenant: permit.tenant().clone(), view: found, table, since_frame };
         let runtime = Handle::current();
         let thread = std::thread::Builder::new().name("hydrant-materialize".to_owned());
         let started = thread.spawn(move || {
             stand_back(Work::Training);
-            inner.run(task, &runtime, place, &told, done);
+            inner.run(&tasks, &runtime, (place, shared), &told, done);
         });
         started.map_err(|error| Error::internal(format!("no thread to bring history online: {error}")))?;
         Ok(Materializing { progress, outcome })
@@ -142,18 +173,23 @@ impl Inner {
     /// To be called where it may block.
     fn run(
         &self,
-        task: Task,
+        tasks: &[Task],
         runtime: &Handle,
-        place: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, OwnedRwLockReadGuard<()>),
         told: &watch::Sender<Progress>,
         done: oneshot::Sender<Result<Progress>>,
     ) {
-        let mut proceed = |progress: &Progress| {
-            told.send_replace(*progress);
-            !done.is_closed() && !self.stopping.load(Ordering::Acquire)
-        };
-        let view = task.view.name.clone();
-        let outcome = task.run(&self.parts, runtime, &mut proceed);
+        // All versions of the view, one after the other.
+        let mut outcome = Ok(Progress::default());
+        for task in tasks {
+            let Ok(before) = outcome else { break };
+            let mut proceed = |progress: &Progress| {
+                told.send_replace(before.and(progress));
+                !done.is_closed() && !self.stopping.load(Ordering::Acquire)
+            };
+            outcome = task.run(&self.parts, runtime, &mut proceed).map(|progress| before.and(&progress));
+        }
+        let view = tasks.first().map(|task| task.view.name.to_string()).unwrap_or_default();
         self.metrics.note(&outcome);
         match &outcome {
             Ok(Progress { rows, keys, written, .. }) => {
@@ -164,6 +200,17 @@ impl Inner {
         drop(place);
         // Whoever asked may have gone.
         let _ = done.send(outcome);
+    }
+}
+
+impl Progress {
+    fn and(&self, other: &Self) -> Self {
+        Self {
+            rows: self.rows + other.rows,
+            total_rows: self.total_rows + other.total_rows,
+            keys: self.keys + other.keys,
+            written: self.written + other.written,
+        }
     }
 }
 

@@ -228,10 +228,10 @@ impl Walk<'_> {
     /// The newest definitions' revision, if they still have the view.
     fn prepared(&self) -> Result<u64> {
         let (snapshot, wanted) = (self.parts.snapshots.load(), &self.task.view);
-        let found = snapshot.tenant(&self.task.tenant)?.views.get(wanted.name.as_str());
-        match found {
-            Some(view) if view.id == wanted.id => Ok(snapshot.revision),
-            _ => Err(Error::not_found("VIEW_NOT_FOUND", format!("view '{}' was deleted", wanted.name))),
+        let mut versions = snapshot.tenant(&self.task.tenant)?.versions_of(wanted.name.as_str());
+        match versions.any(|view| view.id == wanted.id) {
+            true => Ok(snapshot.revision),
+            false => Err(Error::not_found("VIEW_NOT_FOUND", format!("view '{}' was deleted", wanted.name))),
         }
     }
 

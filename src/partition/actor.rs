@@ -420,6 +420,18 @@ impl Handler<Command> for PartitionActor {
                 self.drops.push_back(TailDrop { tenant, view, through, reply });
                 self.wake(context);
             }
+            Command::Erase { rows, through, reply } => {
+                let erased = self.guarded(context, |actor| match &mut actor.open {
+                    Some(open) => open.store.erase(&rows, through).map(|()| true).map_err(store_failure),
+                    None => Ok(false),
+                });
+                // Unanswered, it is asked again.
+                if erased == Some(true) {
+                    self.publish_wanted = true;
+                    self.wake(context);
+                    reply.send(());
+                }
+            }
             Command::Stop { why } => {
                 // A flush saves replaying; without it nothing is lost but time.
                 self.guarded(context, |actor| match &mut actor.open {

@@ -11,7 +11,7 @@ use arc_swap::ArcSwapOption;
 use hydrant_storage::keys::SlotRange;
 use hydrant_storage::names::{TenantId, ViewId};
 use hydrant_storage::order::Micros;
-use hydrant_storage::partition::ReadView;
+use hydrant_storage::partition::{Erasable, ReadView};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::error::{Code, Error};
@@ -140,6 +140,14 @@ impl PartitionHandle {
         self.answer(flushed, "flush", deadline).await
     }
 
+    /// Deletes rows that a view of this partition has told, of frames up to `through`. Durable when it
+    /// returns; views that were lent before still show them.
+    pub async fn erase(&self, rows: Erasable, through: u64, deadline: Instant) -> Result<(), PartitionError> {
+        let (reply, erased) = oneshot::channel();
+        self.command(Command::Erase { rows, through, reply: self.reply(reply)? })?;
+        self.answer(erased, "erase rows", deadline).await
+    }
+
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
@@ -260,6 +268,11 @@ pub(super) enum Command {
     DropTail {
         tenant: TenantId,
         view: ViewId,
+        through: u64,
+        reply: Reply<()>,
+    },
+    Erase {
+        rows: Erasable,
         through: u64,
         reply: Reply<()>,
     },

@@ -51,7 +51,7 @@ pub(super) struct CatalogPolicies {
 
 impl CatalogPolicies {
     pub fn new(snapshot: &Snapshot, landed: Arc<LandedFrames>) -> Self {
-        let views = snapshot.tenants.values().flat_map(|tenant| tenant.views.values());
+        let views = snapshot.tenants.values().flat_map(|tenant| tenant.all_views());
         let policies = views.map(|view| {
             let policy =
                 ViewPolicy { longest_ttl: view.longest_ttl, online: view.online, offline: view.offline, landed: 0 };

@@ -50,6 +50,8 @@ pub struct RefillParts {
     pub tables: Arc<HistoryTables>,
     pub store_time: Arc<StoreTime>,
     pub lands: Arc<dyn Lands>,
+    /// Shared while rows are brought online, so that none of those that an erasure is about is on its way.
+    pub bringing_online: Arc<tokio::sync::RwLock<()>>,
 }
 
 /// The one that makes refills, one view after the other.
@@ -145,14 +147,17 @@ impl Worker {
     }
 
     async fn refill(&self, tenant: Name, view: &Arc<View>, refill: Refill) -> Result<()> {
+        let shared = self.parts.bringing_online.clone().read_owned().await;
         let (done, outcome) = oneshot::channel();
         let task = Task { parts: self.parts.clone(), tenant: tenant.clone(), view: view.clone(), refill };
         let (runtime, stopping, metrics) = (Handle::current(), self.stopping.clone(), self.metrics.clone());
         let thread = std::thread::Builder::new().name("hydrant-refill".to_owned());
         let started = thread.spawn(move || {
             stand_back(Work::Training);
+            let ran = task.run(&runtime, &stopping, &metrics);
+            drop(shared);
             // Whoever waited may have gone.
-            let _ = done.send(task.run(&runtime, &stopping, &metrics));
+            let _ = done.send(ran);
         });
         started.map_err(|error| Error::internal(format!("no thread for a refill: {error}")))?;
         let ended = |_| Error::internal("the thread of a refill ended early");

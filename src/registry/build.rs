@@ -1,7 +1,7 @@
 //! Makes the snapshot that everyone reads out of the state that is persisted. It fails only on a
 //! state that no sequence of changes leads to: one that was damaged or written by something else.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use hydrant_storage::keys;
@@ -12,9 +12,10 @@ use hydrant_storage::value::{DataType, Value};
 
 use super::catalog::{
     Consumer, Entity, Feature, JoinKey, Lookup, Refill, Service, ServiceColumn, ServiceVersion, Snapshot, Source,
-    SourceColumn, TenantCatalog, View,
+    SourceColumn, Standing, TenantCatalog, View,
 };
 use super::definition::{Kind, Spec};
+use super::masking::{PII, YES};
 use super::state::{FrozenColumn, FrozenLookup, FrozenService, State, Stored, TenantState, ViewState};
 use super::values;
 
@@ -26,7 +27,7 @@ pub(super) fn snapshot(state: &State) -> Result<Snapshot, String> {
         if tenant.id.0 >= state.next_tenant {
             return Err(format!("tenant '{name}' has an id that wasn't given yet"));
         }
-        for (view_name, view) in &tenant.views {
+        for (view_name, view) in tenant.views.iter().flat_map(|(name, view)| view.all().map(move |view| (name, view))) {
             if view.id.0 >= state.next_view {
                 return Err(format!("view '{view_name}' has an id that wasn't given yet"));
             }
@@ -43,14 +44,27 @@ pub(super) fn snapshot(state: &State) -> Result<Snapshot, String> {
 pub(super) fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog, String> {
     let entities = named(&tenant.entities, |name, stored| entity(name, stored).map(Arc::new))?;
     let longest = longest_ttls(tenant);
-    let views = named(&tenant.views, |name, state| view(name, state, tenant, &entities, &longest).map(Arc::new))?;
-    let sources = named(&tenant.sources, |name, stored| source(name, stored, &views).map(Arc::new))?;
+    let made = |name: &Name, state: &ViewState, standing: Standing| {
+        view(name, state, standing, tenant, &entities, &longest).map(Arc::new)
+    };
+    let views = named(&tenant.views, |name, state| made(name, state, Standing::Served))?;
+    let mut versions = named(&tenant.views, |name, state| {
+        let older = state.older.iter().map(|older| made(name, older, Standing::Older));
+        let next = state
+            .next
+            .iter()
+            .map(|next| made(name, &next.view, Standing::Building { since: next.since, from: next.from }));
+        older.chain(next).collect::<Result<Vec<_>, _>>()
+    })?;
+    versions.retain(|_, others| !others.is_empty());
+    let all: Vec<&Arc<View>> = views.values().chain(versions.values().flatten()).collect();
+    let sources = named(&tenant.sources, |name, stored| source(name, stored, &all).map(Arc::new))?;
     for view in views.values() {
         if !sources.contains_key(&view.source) {
             return Err(format!("view '{}' has no source '{}'", view.name, view.source));
         }
     }
-    let by_id: HashMap<ViewId, &Arc<View>> = views.values().map(|view| (view.id, view)).collect();
+    let by_id: HashMap<ViewId, &Arc<View>> = all.iter().map(|view| (view.id, *view)).collect();
     let services = named(&tenant.services, |name, state| {
         check_name(Kind::FeatureService, name, &state.stored)?;
         let ascending = state.versions.is_sorted_by(|a, b| a.number < b.number);
@@ -65,7 +79,7 @@ pub(super) fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog
     let consumers = named(&tenant.consumers, |name, stored| consumer(name, stored, &services, &views).map(Arc::new))?;
     let shares = tenant.shares.iter().map(|(number, share)| (*number, Arc::new(share.clone()))).collect();
     let (id, name) = (tenant.id, name.clone());
-    Ok(TenantCatalog { applied, id, name, entities, sources, views, services, consumers, shares })
+    Ok(TenantCatalog { applied, id, name, entities, sources, views, versions, services, consumers, shares })
 }
 
 /// Under which ttl, at the longest, a view's rows are to be kept online: `None` is for ever.
@@ -75,6 +89,9 @@ fn longest_ttls(tenant: &TenantState) -> HashMap<ViewId, Option<Micros>> {
         if let Spec::FeatureView(spec) = &view.stored.definition.spec {
             raise(&mut longest, view.id, spec.ttl);
         }
+    }
+    for next in tenant.views.values().filter_map(|view| view.next.as_ref()) {
+        raise(&mut longest, next.view.id, next.view.spec().ttl);
     }
     longest
 }
@@ -89,7 +106,9 @@ fn raise(longest: &mut HashMap<ViewId, Option<Micros>>, view: ViewId, ttl: Optio
 pub(super) fn ttls_in_effect(tenant: &TenantState) -> HashMap<ViewId, Option<Micros>> {
     let mut longest = HashMap::new();
     for view in tenant.views.values() {
-        raise(&mut longest, view.id, view.ttl_in_effect());
+        for version in view.older.iter().chain([view]) {
+            raise(&mut longest, version.id, version.ttl_in_effect());
+        }
     }
     for version in tenant.services.values().flat_map(|service| &service.versions) {
         for lookup in &version.lookups {
@@ -109,7 +128,7 @@ fn entity(name: &Name, stored: &Stored) -> Result<Entity, String> {
     Ok(Entity { applied: stored.applied(), join_keys: join_keys.collect::<Result<_, _>>()? })
 }
 
-fn source(name: &Name, stored: &Stored, views: &BTreeMap<Name, Arc<View>>) -> Result<Source, String> {
+fn source(name: &Name, stored: &Stored, views: &[&Arc<View>]) -> Result<Source, String> {
     check_name(Kind::Source, name, stored)?;
     let Spec::Source(spec) = &stored.definition.spec else { return Err(wrong_kind(Kind::Source, name)) };
     let columns = spec.columns.iter();
@@ -120,13 +139,14 @@ fn source(name: &Name, stored: &Stored, views: &BTreeMap<Name, Arc<View>>) -> Re
         known_time: spec.known_time.clone(),
         max_future: spec.max_future,
         columns: columns.map(|typed| SourceColumn { name: typed.name.clone(), data_type: typed.data_type }).collect(),
-        views: views.values().filter(|view| view.source == *name).map(Arc::clone).collect(),
+        views: views.iter().filter(|view| view.source == *name).map(|view| Arc::clone(view)).collect(),
     })
 }
 
 fn view(
     name: &Name,
     state: &ViewState,
+    standing: Standing,
     tenant: &TenantState,
     entities: &BTreeMap<Name, Arc<Entity>>,
     longest: &HashMap<ViewId, Option<Micros>>,
@@ -143,10 +163,15 @@ fn view(
     if state.row.len() != spec.features.len() {
         return Err(format!("the rows of view '{name}' have other features than its definition"));
     }
+    let personal = if standing == Standing::Older { personal_columns(tenant.views.get(name)) } else { BTreeSet::new() };
     let mut features = Vec::with_capacity(state.row.len());
     for row in &state.row {
         let written = spec.features.iter().find(|feature| feature.name == row.name);
         let written = written.ok_or_else(|| format!("view '{name}' has no feature '{}'", row.name))?;
+        let mut tags = written.tags.clone();
+        if personal.contains(&row.column) {
+            tags.insert(PII.to_owned(), YES.to_owned());
+        }
         features.push(Feature {
             name: row.name.clone(),
             description: written.description.clone(),
@@ -154,7 +179,7 @@ fn view(
             column: row.column.clone(),
             default: default(written.default.as_ref(), row.data_type)
                 .map_err(|error| format!("the default of '{}' in view '{name}': {error}", row.name))?,
-            tags: written.tags.clone(),
+            tags,
         });
     }
     let types: Vec<DataType> = features.iter().map(|feature| feature.data_type).collect();
@@ -176,7 +201,26 @@ fn view(
         online: spec.online,
         offline: spec.offline,
         freshness: spec.freshness,
+        standing,
     })
+}
+
+/// The columns that a view's version of now says are personal: so they are in older versions, whose own
+/// definitions don't change any more.
+fn personal_columns(view: Option<&ViewState>) -> BTreeSet<Name> {
+    let mut columns = BTreeSet::new();
+    for version in view
+        .into_iter()
+        .flat_map(|view| view.all().filter(|version| !view.older.iter().any(|older| older.id == version.id)))
+    {
+        let of_view = &version.stored.definition.metadata.tags;
+        for feature in &version.spec().features {
+            if feature.tags.get(PII).or_else(|| of_view.get(PII)).is_some_and(|value| value == YES) {
+                columns.insert(feature.column.clone().unwrap_or_else(|| feature.name.clone()));
+            }
+        }
+    }
+    columns
 }
 
 fn service_version(

@@ -14,6 +14,7 @@ use super::definition::{Definition, FeatureReference, KnownTimeRule, ServiceRefe
 use super::known_selections::KnownSelections;
 use super::promise::FreshnessSpec;
 use super::shares::{EndsBy, Received, Share};
+use super::succession::{Taken, origins};
 use crate::clock::StoreTime;
 use crate::error::{Error, Result};
 
@@ -53,7 +54,10 @@ pub struct TenantCatalog {
     pub name: Name,
     pub entities: BTreeMap<Name, Arc<Entity>>,
     pub sources: BTreeMap<Name, Arc<Source>>,
+    /// The versions that are served under their names.
     pub views: BTreeMap<Name, Arc<View>>,
+    /// All other versions: those whose place was taken, ascending, and then the one that is being built.
+    pub versions: BTreeMap<Name, Vec<Arc<View>>>,
     pub services: BTreeMap<Name, Arc<Service>>,
     pub consumers: BTreeMap<Name, Arc<Consumer>>,
     /// What it lets others read, by number; those that ended lately too.
@@ -93,7 +97,7 @@ pub struct Source {
     /// Microseconds.
     pub max_future: Micros,
     pub columns: Vec<SourceColumn>,
-    /// The current versions of the views over it, by name.
+    /// All versions of the views over it.
     pub views: Vec<Arc<View>>,
 }
 
@@ -129,6 +133,18 @@ pub struct View {
     pub online: bool,
     pub offline: bool,
     pub freshness: Option<FreshnessSpec>,
+    pub standing: Standing,
+}
+
+/// Which version of its view a version is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The one that the view's name stands for.
+    Served,
+    /// One whose place was taken: services that froze it read it.
+    Older,
+    /// One that is built from the history of another since a revision; nobody reads it.
+    Building { since: u64, from: ViewId },
 }
 
 /// A ttl that was raised and is not in effect yet.
@@ -219,7 +235,34 @@ impl Snapshot {
     }
 }
 
+impl TenantCatalog {
+    /// All versions of all views, the ones that are served first.
+    pub fn all_views(&self) -> impl Iterator<Item = &Arc<View>> {
+        self.views.values().chain(self.versions.values().flatten())
+    }
+
+    /// All versions of a view, the one that is served first; none if there is no such view.
+    pub fn versions_of(&self, view: &str) -> impl Iterator<Item = &Arc<View>> {
+        self.views.get(view).into_iter().chain(self.versions.get(view).into_iter().flatten())
+    }
+}
+
 impl View {
+    /// Whether it is the version that the view's name stands for.
+    pub fn is_served(&self) -> bool {
+        self.standing == Standing::Served
+    }
+
+    /// For each of its features the one, by its place, of another version that is of the same column and
+    /// loses nothing in its type.
+    pub fn origins_in(&self, other: &Self) -> Vec<Option<usize>> {
+        origins(&other.taken(), &self.taken())
+    }
+
+    fn taken(&self) -> Vec<Taken<'_>> {
+        self.features.iter().map(|feature| (&feature.name, &feature.column, feature.data_type)).collect()
+    }
+
     /// What history must know of the view, of the tenant with the given name.
     pub fn history_spec(&self, tenant: &Name) -> HistoryViewSpec {
         HistoryViewSpec {

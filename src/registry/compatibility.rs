@@ -25,6 +25,8 @@ pub(super) struct Incompatible {
     /// Which line of the differences it is, by the beginning of its key: `features.temp`.
     pub fact: String,
     pub class: Class,
+    /// False: it isn't made in place, and another version of the view has it.
+    pub is_refused: bool,
 }
 
 /// Collects them.
@@ -33,7 +35,8 @@ pub(super) struct Incompatibilities(pub Vec<Incompatible>);
 
 impl Incompatibilities {
     fn add(&mut self, class: Class, fact: impl Into<String>, path: impl Into<String>, message: impl Into<String>) {
-        self.0.push(Incompatible { path: path.into(), message: message.into(), fact: fact.into(), class });
+        let (path, message, fact) = (path.into(), message.into(), fact.into());
+        self.0.push(Incompatible { path, message, fact, class, is_refused: true });
     }
 }
 
@@ -76,28 +79,59 @@ pub(super) fn source(
         changed.map_or_else(|| "columns".to_owned(), |column| format!("columns.{}", column.name))
     };
     for (view_name, view) in &state.views {
-        let spec = view_spec(view);
-        let checked_itself = in_request.contains_key(view_name) || world.view(view_name).read() != Some(spec);
-        if spec.source != *name || checked_itself {
-            continue;
+        let is_checked =
+            in_request.contains_key(view_name) || world.view(view_name).read() != Some(view.newest().spec());
+        // One that changes in place is checked by what it becomes; all others stay as they are.
+        let becomes = is_checked.then(|| in_request.get(view_name)).flatten();
+        let is_other = |version: &&ViewState| match becomes {
+            Some(resolved) => !changes_in_place(version, resolved),
+            None => !is_checked,
+        };
+        for version in view.all().filter(|version| version.spec().source == *name).filter(is_other) {
+            let shown = match version.version == view.newest().version {
+                true => format!("'{view_name}'"),
+                false => format!("'{view_name}@{}'", version.version),
+            };
+            check_rows(world, version, &shown, &fact, path, found);
         }
-        let mut problems = Violations::default();
-        let resolved = resolve_view(world, spec, "spec", &mut problems);
-        for violation in problems.into_vec() {
-            let fact = fact(&violation.message);
-            let message = format!("feature view '{view_name}': {}", violation.message);
+    }
+}
+
+/// Whether a definition has all that a version's rows are made of.
+fn changes_in_place(version: &ViewState, resolved: &ResolvedView) -> bool {
+    let has = |row: &RowFeature| {
+        resolved.features.iter().any(|feature| {
+            feature.name == row.name && feature.column == row.column && feature.data_type == row.data_type
+        })
+    };
+    version.row.iter().all(has)
+}
+
+/// What a version of a view takes of a source stays as it is.
+fn check_rows(
+    world: &World<'_>,
+    version: &ViewState,
+    shown: &str,
+    fact: &dyn Fn(&str) -> String,
+    path: &str,
+    found: &mut Incompatibilities,
+) {
+    let mut problems = Violations::default();
+    let resolved = resolve_view(world, version.spec(), "spec", &mut problems);
+    for violation in problems.into_vec() {
+        let fact = fact(&violation.message);
+        let message = format!("feature view {shown}: {}", violation.message);
+        found.add(Class::NewViewVersion, fact, format!("{path}.columns"), message);
+    }
+    for row in &version.row {
+        let feature = resolved.features.iter().find(|feature| feature.name == row.name);
+        if let Some(feature) = feature.filter(|feature| feature.data_type != row.data_type) {
+            let message = format!(
+                "feature '{}' of view {shown} would become {} instead of {}",
+                row.name, feature.data_type, row.data_type
+            );
+            let fact = format!("columns.{}", row.column);
             found.add(Class::NewViewVersion, fact, format!("{path}.columns"), message);
-        }
-        for row in &view.row {
-            let feature = resolved.features.iter().find(|feature| feature.name == row.name);
-            if let Some(feature) = feature.filter(|feature| feature.data_type != row.data_type) {
-                let message = format!(
-                    "feature '{}' of view '{view_name}' would become {} instead of {}",
-                    row.name, feature.data_type, row.data_type
-                );
-                let fact = format!("columns.{}", row.column);
-                found.add(Class::NewViewVersion, fact, format!("{path}.columns"), message);
-            }
         }
     }
 }
@@ -112,7 +146,7 @@ pub(super) fn view(
     path: &str,
     found: &mut Incompatibilities,
 ) {
-    let old = view_spec(state);
+    let old = state.spec();
     if old.entities != new.entities {
         let message = format!("entities can't change ({} -> {})", list(&old.entities), list(&new.entities));
         found.add(Class::NewViewVersion, "entities", format!("{path}.entities"), message);
@@ -180,15 +214,8 @@ pub(super) fn is_longer(new: Option<Micros>, old: Option<Micros>) -> bool {
     }
 }
 
-fn view_spec(view: &ViewState) -> &FeatureViewSpec {
-    match &view.stored.definition.spec {
-        super::definition::Spec::FeatureView(spec) => spec,
-        _ => unreachable!("a view's state holds a view's definition, which is checked when a state is read"),
-    }
-}
-
 fn users(state: &TenantState, uses: impl Fn(&FeatureViewSpec) -> bool) -> String {
-    let users = state.views.iter().filter(|(_, view)| uses(view_spec(view))).map(|(name, _)| name.clone());
+    let users = state.views.iter().filter(|(_, view)| uses(view.spec())).map(|(name, _)| name.clone());
     list(&users.collect::<Vec<_>>())
 }
 

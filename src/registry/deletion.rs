@@ -74,7 +74,7 @@ pub(super) fn remove(tenant: &mut TenantState, kind: Kind, name: &Name) {
         Kind::Source => drop(tenant.sources.remove(name)),
         Kind::FeatureView => {
             if let Some(view) = tenant.views.remove(name) {
-                tenant.deleted_views.insert(name.clone(), view.version);
+                tenant.deleted_views.insert(name.clone(), view.highest());
             }
         }
         Kind::FeatureService => {
@@ -128,6 +128,60 @@ pub(super) fn draft_version(
     found.stored.updated = stamp.now;
     found.stored.updated_by.clone_from(&stamp.by);
     Ok(next)
+}
+
+/// The state without a version of a view that was kept after another had taken its place. Its rows are reached
+/// no more, and its number is not given again.
+pub(super) fn draft_view_version(
+    state: &State,
+    tenant_name: &Name,
+    (view, number): (&Name, u32),
+    etag: &str,
+) -> Result<State> {
+    let kind = Kind::FeatureView;
+    let old = tenant(state, tenant_name)?;
+    let found = old.views.get(view).ok_or_else(|| not_found(kind, view))?;
+    check_etag(kind, view, &found.newest().stored.etag(), etag)?;
+    let Some(version) = found.all().find(|version| version.version == number) else {
+        let numbers: Vec<u32> = found.all().map(|version| version.version).collect();
+        return Err(view_version_not_found(view, number, &numbers));
+    };
+    if !found.older.iter().any(|older| older.id == version.id) {
+        let what = if version.id == found.id { "is the one that is served" } else { "is being built" };
+        let message = format!("version {number} of feature view '{view}' {what}");
+        return Err(Error::new(Code::FailedPrecondition, "VERSION_IS_CURRENT", message)
+            .hint("apply the definition of another version, which takes its place, or delete the view as a whole")
+            .with("view", view)
+            .with("version", number));
+    }
+    let mut users: Vec<String> = Vec::new();
+    for (name, service) in &old.services {
+        let frozen =
+            service.versions.iter().filter(|frozen| frozen.lookups.iter().any(|lookup| lookup.view_id == version.id));
+        users.extend(frozen.map(|frozen| format!("{}/{name}@{}", Kind::FeatureService.as_str(), frozen.number)));
+    }
+    if let Some(next) = found.next.as_ref().filter(|next| next.from == version.id) {
+        users.push(format!("{}/{view}@{}, which is built from it", kind.as_str(), next.view.version));
+    }
+    if !users.is_empty() {
+        return Err(in_use(kind, &format!("{view}@{number}"), &users));
+    }
+    let mut next = state.clone();
+    next.revision += 1;
+    let views = next.tenants.get_mut(tenant_name).map(|tenant| &mut tenant.views);
+    let Some(found) = views.and_then(|views| views.get_mut(view)) else { return Err(not_found(kind, view)) };
+    found.highest = found.highest();
+    found.older.retain(|older| older.version != number);
+    Ok(next)
+}
+
+/// `numbers` are the versions that are there.
+pub(super) fn view_version_not_found(view: &Name, number: u32, numbers: &[u32]) -> Error {
+    let shown: Vec<String> = numbers.iter().take(SHOWN_VERSIONS).map(ToString::to_string).collect();
+    Error::not_found("VIEW_VERSION_NOT_FOUND", format!("feature view '{view}' has no version {number}"))
+        .hint(format!("the versions that are there: {}", shown.join(", ")))
+        .with("view", view)
+        .with("version", number)
 }
 
 fn training_sets(uses: &Uses, tenant: &Name, service: &Name, number: Option<u32>) -> Vec<String> {

@@ -9,8 +9,11 @@ use super::compatibility::ttl_text;
 use super::definition::{Definition, FeatureSpec, FeatureViewSpec, Kind, SourceSpec, SourceType, Spec, TypedName};
 use super::documents::{known_time_to_json, service_feature_to_json};
 use super::promise::FreshnessSpec;
-use super::state::{FrozenService, ServiceState, TenantState};
+use super::state::{FrozenService, RowFeature, ServiceState, TenantState};
 use crate::config::durations;
+
+/// Under which key it is told that a version is being built.
+pub(super) const NEXT_VERSION: &str = "new version";
 
 /// One line for each thing that differs between two states of a definition; of one that is new, one
 /// line for each thing it says, and of one that is gone none.
@@ -64,6 +67,26 @@ fn facts(tenant: &TenantState, kind: Kind, name: &Name) -> Facts {
     if let Some(view) = tenant.views.get(name).filter(|view| kind == Kind::FeatureView && view.refilling.is_some()) {
         let serves = ttl_text(view.ttl_in_effect());
         add(&mut facts, "ttl in effect", format!("{serves}, until rows that count again are refilled from history"));
+    }
+    if let Some(view) = tenant.views.get(name).filter(|view| kind == Kind::FeatureView && !view.older.is_empty()) {
+        add(&mut facts, "served version", view.version.to_string());
+    }
+    let next =
+        tenant.views.get(name).filter(|_| kind == Kind::FeatureView).and_then(|view| Some((view, view.next.as_ref()?)));
+    if let Some((view, next)) = next {
+        let from = view.all().find(|version| version.id == next.from).unwrap_or(view);
+        let is_new = |row: &&RowFeature| !from.row.iter().any(|known| known.column == row.column);
+        let new: Vec<&str> = next.view.row.iter().filter(is_new).map(|row| row.name.as_str()).collect();
+        let without = match new.as_slice() {
+            [] => String::new(),
+            new => format!("; rows from before have no value in {}, whose columns history has not", new.join(", ")),
+        };
+        let (number, served) = (next.view.version, view.version);
+        let text = format!(
+            "{number}, built from the history of version {}; version {served} is served until then{without}",
+            from.version
+        );
+        add(&mut facts, NEXT_VERSION, text);
     }
     let current = tenant.services.get(name).filter(|_| kind == Kind::FeatureService).and_then(ServiceState::current);
     if let Some(current) = current {

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::catalog::JoinKey;
 use super::definition::{FeatureServiceSpec, ServiceFeature};
 use super::selection::MAX_COLUMNS;
-use super::state::{FrozenColumn, FrozenLookup, FrozenService};
+use super::state::{FrozenColumn, FrozenLookup, FrozenService, ViewState};
 use super::validation::{ResolvedFeature, ResolvedView, Violations};
 use super::values;
 
@@ -22,16 +22,20 @@ pub(super) struct FreezableView {
     pub id: ViewId,
     pub version: u32,
     pub ttl: Option<Micros>,
+    /// Another version is being built, and it is the one that is served until then.
+    pub is_followed: bool,
     pub resolved: ResolvedView,
     /// Where each feature stands.
     index: HashMap<Name, usize>,
 }
 
 impl FreezableView {
-    pub fn new(id: ViewId, version: u32, ttl: Option<Micros>, resolved: ResolvedView) -> Self {
+    pub fn new(view: &ViewState, resolved: ResolvedView) -> Self {
         let features = resolved.features.iter().enumerate();
         let index = features.map(|(index, feature)| (feature.name.clone(), index)).collect();
-        Self { id, version, ttl, resolved, index }
+        // Under a ttl that isn't in effect yet a service would read what isn't online yet.
+        let (ttl, is_followed) = (view.ttl_in_effect(), view.next.is_some());
+        Self { id: view.id, version: view.version, ttl, is_followed, resolved, index }
     }
 }
 
@@ -62,6 +66,16 @@ pub(super) fn freeze(
             continue;
         };
         check_request_columns(item, &view.resolved.join_keys, &mut request_columns, &path, violations);
+        // What is in no version is told by its name alone.
+        let missing = item.features.iter().filter(|feature| view.is_followed && !view.index.contains_key(*feature));
+        for feature in missing {
+            let (name, version) = (&item.view, view.version);
+            let message = format!(
+                "version {version} of feature view '{name}', which is served until the next one is built, has no feature \
+                 '{feature}'; apply the service once that is served"
+            );
+            violations.add(format!("{path}.features"), message);
+        }
         let lookup = add_lookup(&mut frozen.lookups, item, view);
         let prefix = item.alias.as_ref().unwrap_or(&item.view);
         for feature in selected(item, view) {

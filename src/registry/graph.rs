@@ -232,7 +232,8 @@ pub fn of(catalog: &TenantCatalog, training_sets: &[TrainingSetUse], now: Micros
     for source in catalog.sources.values() {
         builder.source(source);
     }
-    for view in catalog.views.values() {
+    // A view is one node in all its versions, with the features of all of them.
+    for view in catalog.all_views() {
         builder.view(view, catalog.sources.get(&view.source).map(AsRef::as_ref));
     }
     for version in catalog.services.values().flat_map(|service| &service.versions) {

@@ -8,7 +8,7 @@ use hydrant_storage::names::Name;
 
 use super::compatibility::Incompatible;
 use super::definition::{Kind, ServiceReference, Spec};
-use super::details::Line;
+use super::details::{Line, NEXT_VERSION};
 use super::graph::{Downstream, Graph, NodeKind, Touched};
 use super::plan::{Class, Difference, Touches};
 use super::state::TenantState;
@@ -44,7 +44,8 @@ impl<'a> Impact<'a> {
                 (None, Kind::FeatureService) if !is_words(&line.key) => Class::NewServiceVersion,
                 (None, _) => Class::InPlace,
             };
-            let why = incompatible.map(|incompatible| incompatible.message.clone());
+            let class = if line.key == NEXT_VERSION { Class::NewViewVersion } else { class };
+            let why = incompatible.filter(|found| found.is_refused).map(|incompatible| incompatible.message.clone());
             Difference { touches: self.touched(kind, name, &line.key), text: line.text, class, why }
         };
         lines.into_iter().map(difference).collect()

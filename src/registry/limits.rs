@@ -24,7 +24,7 @@ pub(super) fn check(limits: &DefinitionLimits, tenant: &TenantState, definitions
     }
     let stored = tenant.views.iter();
     let before: BTreeMap<&Name, usize> =
-        stored.map(|(name, view)| (name, features_of(&view.stored.definition))).collect();
+        stored.map(|(name, view)| (name, features_of(&view.newest().stored.definition))).collect();
     let mut after = before.clone();
     for definition in definitions.iter().filter(|definition| matches!(definition.spec, Spec::FeatureView(_))) {
         after.insert(definition.name(), features_of(definition));

@@ -11,7 +11,7 @@ use hydrant_storage::order::Micros;
 
 use crate::error::{Error, Result};
 
-use super::catalog::{Applied, Service, ServiceVersion, TenantCatalog};
+use super::catalog::{Applied, Service, ServiceVersion, Standing, TenantCatalog, View};
 use super::definition::{FeatureServiceSpec, Kind, ServiceFeature, Spec};
 use super::deletion;
 
@@ -32,6 +32,10 @@ pub struct Described {
     pub versions: Vec<u32>,
     /// Of a view whose raised ttl isn't in effect yet: the one that is.
     pub refilling_from: Option<Micros>,
+    /// Of a view of which a new version is being built: the one that is served.
+    pub served: Option<u32>,
+    /// Rows of its history that are built, of so many, while somebody is at it.
+    pub built: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -47,7 +51,7 @@ pub struct Page {
 pub(super) fn get(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Option<Described> {
     let simple = |applied: &Applied| {
         let (applied, versions) = (applied.clone(), Vec::new());
-        Described { applied, version: 1, frozen: None, versions, refilling_from: None }
+        Described { applied, version: 1, frozen: None, versions, refilling_from: None, served: None, built: None }
     };
     match kind {
         Kind::Tenant => (catalog.name == *name).then(|| simple(&catalog.applied)),
@@ -55,7 +59,13 @@ pub(super) fn get(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Option<De
         Kind::Source => catalog.sources.get(name).map(|source| simple(&source.applied)),
         Kind::FeatureView => catalog.views.get(name).map(|view| {
             let refilling_from = view.refill.and(view.ttl);
-            Described { version: view.version, refilling_from, ..simple(&view.applied) }
+            let is_next = |version: &&Arc<View>| matches!(version.standing, Standing::Building { .. });
+            let next = catalog.versions_of(name.as_str()).find(is_next);
+            let (newest, served) = (next.unwrap_or(view), next.map(|_| view.version));
+            let read = catalog.versions_of(name.as_str()).filter(|version| !is_next(version));
+            let mut versions: Vec<u32> = read.map(|version| version.version).collect();
+            versions.sort_unstable();
+            Described { version: newest.version, versions, refilling_from, served, ..simple(&newest.applied) }
         }),
         Kind::FeatureService => catalog.services.get(name).map(|service| {
             let frozen = service.versions.last().cloned();
@@ -76,7 +86,16 @@ pub(super) fn get_version(catalog: &TenantCatalog, name: &Name, number: u32) -> 
         applied.definition.spec = Spec::FeatureService(as_written(frozen));
     }
     let (frozen, versions) = (Some(Arc::clone(frozen)), numbers(service));
-    Ok(Described { applied, version: number, frozen, versions, refilling_from: None })
+    Ok(Described { applied, version: number, frozen, versions, refilling_from: None, served: None, built: None })
+}
+
+/// One version of a view, as its definition was applied last while it was served.
+pub(super) fn get_view_version(catalog: &TenantCatalog, name: &Name, number: u32) -> Result<Described> {
+    let described =
+        get(catalog, Kind::FeatureView, name).ok_or_else(|| deletion::not_found(Kind::FeatureView, name))?;
+    let found = catalog.versions_of(name.as_str()).find(|version| version.version == number);
+    let found = found.ok_or_else(|| deletion::view_version_not_found(name, number, &described.versions))?;
+    Ok(Described { applied: found.applied.clone(), version: number, ..described })
 }
 
 fn numbers(service: &Service) -> Vec<u32> {

@@ -12,7 +12,7 @@ use crate::error::{Code, Error, Result};
 
 /// The tag, of a feature or of a whole view.
 pub const PII: &str = "pii";
-const YES: &str = "true";
+pub(super) const YES: &str = "true";
 const NO: &str = "false";
 
 /// Which columns of a selection are masked.
@@ -136,7 +136,7 @@ impl<'a> Column<'a> {
 }
 
 fn each_column(snapshot: &Snapshot) -> impl Iterator<Item = Column<'_>> {
-    snapshot.tenants.values().flat_map(|tenant| tenant.views.values()).flat_map(|view| {
+    snapshot.tenants.values().flat_map(|tenant| tenant.all_views()).flat_map(|view| {
         let tags = &view.applied.definition.metadata.tags;
         view.features.iter().map(move |feature| Column {
             source: (view.tenant, &view.source, &feature.column),

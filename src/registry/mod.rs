@@ -26,6 +26,7 @@ pub mod world;
 pub mod yaml;
 
 mod build;
+mod builds;
 mod compatibility;
 mod deletion;
 mod details;
@@ -38,6 +39,7 @@ mod reader;
 mod reading;
 mod recorded;
 mod state;
+mod succession;
 mod validation;
 
 #[cfg(test)]
@@ -59,10 +61,12 @@ use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
+pub use self::builds::BuildProgress;
 pub use self::recorded::{RevisionPage, ToldChange, ToldRevision};
 pub use self::validation::{MAX_DEFINITIONS, feeds};
 
-use self::catalog::Snapshot;
+use self::builds::Builds;
+use self::catalog::{Snapshot, Standing};
 use self::definition::{Definition, Kind};
 use self::lineage::Lineage;
 use self::listing::{Described, Page};
@@ -120,6 +124,7 @@ struct Shared {
     writer: Mutex<u64>,
     waiting: Semaphore,
     uses: Uses,
+    builds: Builds,
     /// Reads that go through everything that is defined, and those that wait for their turn.
     reading: Arc<Semaphore>,
     waiting_reads: Semaphore,
@@ -179,6 +184,7 @@ impl Registry {
             writer: Mutex::new(version),
             waiting: Semaphore::new(MAX_WAITING_CHANGES),
             uses: Uses::default(),
+            builds: Builds::default(),
             reading: Arc::new(Semaphore::new(MAX_READS)),
             waiting_reads: Semaphore::new(MAX_WAITING_READS),
         };
@@ -307,6 +313,40 @@ impl Registry {
         changed.map(|(revision, _)| revision)
     }
 
+    /// A version of a view that was to be built since a revision is complete, in history and online: it is served
+    /// from the revision that is told. `None`: it is not to be built any more.
+    pub async fn built(&self, tenant: &Name, version: ViewId, since: u64) -> Result<Option<u64>> {
+        let (tenant, shared) = (tenant.clone(), Arc::clone(&self.shared));
+        let limits = DefinitionLimits::default();
+        let (now, cause) = (self.shared.time.read(), Cause::Change);
+        let stamp = Stamp { now, by: "new version".to_owned(), cause, limits };
+        let edit = move |state: &State, _: &Stamp| {
+            let next = succession::switched(state, &tenant, version, since);
+            Ok((next.as_ref().map(|next| next.revision), next))
+        };
+        // As of any change: it goes through whoever waits for it. What it shows was allowed when it was applied.
+        let task = tokio::spawn(async move { shared.change(stamp, true, edit).await });
+        let changed =
+            task.await.map_err(|failed| Error::internal(format!("a version's switch was cut off: {failed}")))?;
+        changed.map(|(revision, _)| revision)
+    }
+
+    /// Deletes a version of a view whose place another has taken, and tells the new revision.
+    pub async fn delete_view_version(&self, permit: &Permit, view: &Name, number: u32, etag: String) -> Result<u64> {
+        let (tenant, view) = (permit.tenant().clone(), view.clone());
+        let edit = move |state: &State, _: &Stamp| {
+            let next = deletion::draft_view_version(state, &tenant, (&view, number), &etag)?;
+            Ok(((), Some(next)))
+        };
+        self.change(permit, edit).await.map(|((), snapshot)| snapshot.revision)
+    }
+
+    /// One version of a view.
+    pub fn get_view_version(&self, permit: &Permit, view: &Name, number: u32) -> Result<Described> {
+        require_definition(permit, Kind::FeatureView, view)?;
+        listing::get_view_version(self.snapshot().tenant(permit.tenant())?, view, number)
+    }
+
     /// Makes a definition that isn't there; ALREADY_EXISTS if it is.
     pub async fn create(&self, permit: &Permit, definition: Definition) -> Result<Described> {
         let (tenant, kind, name) = (permit.tenant().clone(), definition.kind(), definition.name().clone());
@@ -364,7 +404,19 @@ impl Registry {
     /// A definition as it stands.
     pub fn get(&self, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {
         require_definition(permit, kind, name)?;
-        described(&self.snapshot(), permit, kind, name)
+        let snapshot = self.snapshot();
+        let described = described(&snapshot, permit, kind, name)?;
+        if described.served.is_none() {
+            return Ok(described);
+        }
+        let mut versions = snapshot.tenant(permit.tenant())?.versions_of(name.as_str());
+        let next = versions.find(|version| matches!(version.standing, Standing::Building { .. }));
+        Ok(Described { built: next.and_then(|next| self.shared.builds.get(next.id)), ..described })
+    }
+
+    /// Tells how far the history of a version is built; `None`: nobody is at it any more.
+    pub fn tell_progress(&self, version: ViewId, progress: Option<BuildProgress>) {
+        self.shared.builds.set(version, progress);
     }
 
     /// One version of a service, with the features that it was frozen with.

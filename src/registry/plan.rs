@@ -19,6 +19,7 @@ use super::graph::{self, Graph, Touched};
 use super::impact::{Impact, hurting};
 use super::revisions::Cause;
 use super::state::{FrozenService, Refilling, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
+use super::succession::{self, Course};
 use super::uses::Uses;
 use super::validation::{self, ResolvedView, Violations, resolve_view};
 use super::world::{Referred, Unread, World};
@@ -78,7 +79,7 @@ pub enum Class {
     InPlace,
     /// The service gets a new version; those that are there stay as they are.
     NewServiceVersion,
-    /// Only a new version of the view could have it.
+    /// A new version of the view has it, which is built beside the one that is served.
     NewViewVersion,
     Refused,
 }
@@ -166,7 +167,7 @@ impl Class {
         match self {
             Self::InPlace => "in place",
             Self::NewServiceVersion => "a new version of the service",
-            Self::NewViewVersion => "needs a new version of the view",
+            Self::NewViewVersion => "a new version of the view",
             Self::Refused => "refused",
         }
     }
@@ -236,10 +237,15 @@ pub(super) fn draft(
         Impact::new(old, Graph::default())
     };
     for (definition, found) in definitions.iter().zip(&incompatible) {
-        for Incompatible { path, message, fact, .. } in found {
+        for Incompatible { path, message, fact, .. } in found.iter().filter(|found| found.is_refused) {
             let message = hurting(message, &impact.touched(definition.kind(), definition.name(), fact));
             refusals.push(Refusal { path: path.clone(), message, is_in_use: false });
         }
+    }
+    for (view, used) in succession::missing_to_consumers(&new) {
+        let path = format!("{}/{view}", Kind::FeatureView.as_str());
+        let message = format!("the view would lack {used}, before or after its new version is served");
+        refusals.push(Refusal { path, message, is_in_use: true });
     }
     let mut found_of: HashMap<(Kind, &Name), &[Incompatible]> = HashMap::new();
     for (definition, found) in definitions.iter().zip(&incompatible) {
@@ -304,7 +310,8 @@ pub(super) fn check_beside(
         message: message.clone(),
         is_in_use: false,
     };
-    let refusals = drafted.incompatible.iter().flatten().map(refusal).collect();
+    let refused = drafted.incompatible.iter().flatten().filter(|found| found.is_refused);
+    let refusals = refused.map(refusal).collect();
     Plan { revision: state.revision, changes: Vec::new(), refusals }.allowed().map(|_| ())
 }
 
@@ -414,8 +421,8 @@ fn check_compatibility(
             }
             (Spec::FeatureView(_), Spec::FeatureView(after)) => {
                 if let (Some(view), Some(resolved)) = (old.views.get(name), resolved.get(name)) {
-                    let kept = kept.get(&view.id).copied().unwrap_or_default();
-                    compatibility::view(view, kept, after, resolved, &path, &mut violations);
+                    let kept = |id: ViewId| kept.get(&id).copied().unwrap_or_default();
+                    succession::course(view, &kept, after, resolved, &path, &mut violations);
                 }
             }
             _ => {}
@@ -475,7 +482,7 @@ fn refuse(invalid: Violations, incompatible: &[Vec<Incompatible>]) -> Result<()>
         return Ok(());
     }
     let violation = |one: &Incompatible| Violation { path: one.path.clone(), message: one.message.clone() };
-    let beside = incompatible.iter().flatten().map(violation).collect();
+    let beside = incompatible.iter().flatten().filter(|found| found.is_refused).map(violation).collect();
     let violations = [invalid.into_vec(), beside].concat();
     let message = summary(&violations, "problems");
     Err(Error::invalid("INVALID_DEFINITION", message).violations(violations))
@@ -496,13 +503,12 @@ fn summary(violations: &[Violation], what: &str) -> String {
 /// left out.
 fn freezable_views(new: &TenantState, world: &World<'_>) -> BTreeMap<Name, FreezableView> {
     let freezable = |(name, view): (&Name, &ViewState)| {
-        let spec = world.view(name).read()?;
+        // Until a new version is built, services are made of the one that is served.
+        let spec = if view.next.is_some() { view.spec() } else { world.view(name).read()? };
         let mut problems = Violations::default();
         let resolved = resolve_view(world, spec, "", &mut problems);
         let is_sure = resolved.is_whole && problems.is_empty();
-        // Under a ttl that isn't in effect yet a service would read what isn't online yet.
-        let ttl = view.ttl_in_effect();
-        is_sure.then(|| (name.clone(), FreezableView::new(view.id, view.version, ttl, resolved)))
+        is_sure.then(|| (name.clone(), FreezableView::new(view, resolved)))
     };
     new.views.iter().filter_map(freezable).collect()
 }
@@ -538,26 +544,15 @@ impl Drafting<'_> {
             Kind::FeatureView => {
                 let Some(resolved) = resolved.get(&name) else { return };
                 let existing = tenant.views.remove(&name);
-                let stored = self.stored(existing.as_ref().map(|view| &view.stored), definition, false);
-                let mut view = existing.unwrap_or_else(|| {
-                    let id = ViewId(self.next_view);
-                    self.next_view += 1;
-                    let version = tenant.deleted_views.get(&name).map_or(1, |last| last + 1);
-                    ViewState { stored: stored.clone(), id, version, row: Vec::new(), refilling: None }
-                });
-                if view.stored.definition != stored.definition {
-                    view.refilling = self.refilling(&view, definition);
-                }
-                view.stored = stored;
-                for feature in &resolved.features {
-                    if !view.row.iter().any(|known| known.name == feature.name) {
-                        view.row.push(RowFeature {
-                            name: feature.name.clone(),
-                            data_type: feature.data_type,
-                            column: feature.column.clone(),
-                        });
+                let stored = self.stored(existing.as_ref().map(|view| &view.newest().stored), definition, false);
+                let view = match existing {
+                    Some(existing) => self.changed(existing, definition, stored, resolved),
+                    None => {
+                        let version = tenant.deleted_views.get(&name).map_or(1, |last| last + 1);
+                        let view = ViewState::new(stored.clone(), self.new_view(), version, Vec::new());
+                        self.in_place(view, stored, resolved)
                     }
-                }
+                };
                 tenant.views.insert(name, view);
             }
             Kind::Consumer => {
@@ -566,6 +561,60 @@ impl Drafting<'_> {
             }
             Kind::FeatureService | Kind::Tenant => {}
         }
+    }
+
+    fn new_view(&mut self) -> ViewId {
+        let id = ViewId(self.next_view);
+        self.next_view += 1;
+        id
+    }
+
+    /// A view with a new definition: in place, or in another version.
+    fn changed(
+        &mut self,
+        view: ViewState,
+        definition: &Definition,
+        stored: Stored,
+        resolved: &ResolvedView,
+    ) -> ViewState {
+        let Spec::FeatureView(spec) = &definition.spec else { return view };
+        let kept = |id: ViewId| self.kept.get(&id).copied().unwrap_or_default();
+        match succession::course(&view, &kept, spec, resolved, "", &mut Incompatibilities::default()) {
+            // What is refused goes nowhere; the draft of it is as if it could be made.
+            Course::InPlace | Course::Refused => {
+                let highest = view.highest();
+                self.in_place(ViewState { next: None, highest, ..view }, stored, resolved)
+            }
+            Course::GoesOn => {
+                let mut view = view;
+                if let Some(next) = &mut view.next {
+                    next.view.stored = stored;
+                }
+                view
+            }
+            Course::Back { id } => self.in_place(view.back_to(id), stored, resolved),
+            Course::Beside { row, from } => {
+                let id = self.new_view();
+                view.beside(stored, id, row, self.revision, from)
+            }
+        }
+    }
+
+    fn in_place(&self, mut view: ViewState, stored: Stored, resolved: &ResolvedView) -> ViewState {
+        if view.stored.definition != stored.definition {
+            view.refilling = self.refilling(&view, &stored.definition);
+        }
+        view.stored = stored;
+        for feature in &resolved.features {
+            if !view.row.iter().any(|known| known.name == feature.name) {
+                view.row.push(RowFeature {
+                    name: feature.name.clone(),
+                    data_type: feature.data_type,
+                    column: feature.column.clone(),
+                });
+            }
+        }
+        view
     }
 
     /// Whether a view has to be refilled before it reads by the ttl of its new definition.

@@ -254,7 +254,7 @@ fn take(definitions: &mut Definitions, change: Recorded) {
 }
 
 fn stored(tenant: &TenantState) -> impl Iterator<Item = &Stored> {
-    let views = tenant.views.values().map(|view| &view.stored);
+    let views = tenant.views.values().map(|view| &view.newest().stored);
     let services = tenant.services.values().map(|service| &service.stored);
     let others = tenant.entities.values().chain(tenant.sources.values()).chain(tenant.consumers.values());
     others.chain(views).chain(services)

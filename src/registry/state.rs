@@ -11,13 +11,13 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::catalog::Applied;
-use super::definition::{Definition, Kind, Metadata, Spec, TenantSpec};
+use super::definition::{Definition, FeatureViewSpec, Kind, Metadata, Spec, TenantSpec};
 use super::exact;
 use super::shares::Share;
 
 /// The version of the persisted form.
 pub const FORMAT: u32 = 3;
-/// Forms that are read too: 1 knows no consumers, 2 no shares.
+/// Forms that are read too: 1 knows no consumers, 2 no shares and one version of each view.
 const OLDER_FORMATS: [u32; 2] = [1, 2];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,25 @@ pub struct ViewState {
     /// Its ttl was raised, and rows that count under it again are not all online yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refilling: Option<Refilling>,
+    /// The version that is built beside it and takes its place then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Box<Next>>,
+    /// Versions whose place it has taken, ascending; they have none of their own. Rows go on coming to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub older: Vec<ViewState>,
+    /// The highest version that was given under the name, whatever became of it.
+    #[serde(default)]
+    pub highest: u32,
+}
+
+/// A version of a view that is being built.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Next {
+    pub view: ViewState,
+    /// The revision that asked for it.
+    pub since: u64,
+    /// The version whose history it is built from.
+    pub from: ViewId,
 }
 
 /// What holds until a raised ttl takes effect.
@@ -87,6 +106,33 @@ pub struct Refilling {
 }
 
 impl ViewState {
+    /// A version without any other.
+    pub fn new(stored: Stored, id: ViewId, version: u32, row: Vec<RowFeature>) -> Self {
+        Self { stored, id, version, row, refilling: None, next: None, older: Vec::new(), highest: version }
+    }
+
+    /// The version of the definition as it was applied last: the one that is being built, if one is.
+    pub fn newest(&self) -> &Self {
+        self.next.as_ref().map_or(self, |next| &next.view)
+    }
+
+    /// The one that is served, those before it, and the one that is being built.
+    pub fn all(&self) -> impl Iterator<Item = &Self> {
+        [self].into_iter().chain(&self.older).chain(self.next.iter().map(|next| &next.view))
+    }
+
+    /// No version under the name had a higher number.
+    pub fn highest(&self) -> u32 {
+        self.all().map(|view| view.version).max().unwrap_or_default().max(self.highest)
+    }
+
+    pub fn spec(&self) -> &FeatureViewSpec {
+        match &self.stored.definition.spec {
+            Spec::FeatureView(spec) => spec,
+            _ => unreachable!("a view's state holds a view's definition, which is checked when a state is read"),
+        }
+    }
+
     /// The ttl that reads go by.
     pub fn ttl_in_effect(&self) -> Option<Micros> {
         match (&self.refilling, &self.stored.definition.spec) {
@@ -206,7 +252,7 @@ impl TenantState {
             Kind::Tenant => Some(&self.stored).filter(|stored| stored.definition.metadata.name == *name),
             Kind::Entity => self.entities.get(name),
             Kind::Source => self.sources.get(name),
-            Kind::FeatureView => self.views.get(name).map(|view| &view.stored),
+            Kind::FeatureView => self.views.get(name).map(|view| &view.newest().stored),
             Kind::FeatureService => self.services.get(name).map(|service| &service.stored),
             Kind::Consumer => self.consumers.get(name),
         }
@@ -214,7 +260,7 @@ impl TenantState {
 
     /// Every definition but the tenant's own.
     pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
-        let views = self.views.values().map(|view| &view.stored);
+        let views = self.views.values().map(|view| &view.newest().stored);
         let services = self.services.values().map(|service| &service.stored);
         let stored = self.entities.values().chain(self.sources.values()).chain(views).chain(services);
         let stored = stored.chain(self.consumers.values());

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod audit;
 pub mod catalog;
+pub mod erasures;
 pub mod freshness;
 pub mod lean;
 pub mod lineage;

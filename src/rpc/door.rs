@@ -198,6 +198,9 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
     method("hydrant.v1.QuotaService/UpdateQuotas", CHANGE_QUOTAS),
     method("hydrant.v1.QuotaService/RaiseQuotas", CHANGE_QUOTAS),
+    method("hydrant.v1.ErasureService/EraseKey", Rule::Needs(Action::Erase)),
+    method("hydrant.v1.ErasureService/GetErasure", Rule::Needs(Action::Erase)),
+    method("hydrant.v1.ErasureService/ListErasures", Rule::Needs(Action::Erase)),
     method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.SharingService/CreateShare", CHANGE_DEFINITIONS),
@@ -225,7 +228,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 66;
+const METHOD_COUNT: usize = 69;
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ pub mod client;
 pub mod codec;
 mod connections;
 mod door;
+pub mod erasure;
 pub mod flight;
 pub mod freshness;
 pub mod history;
@@ -42,6 +43,7 @@ use crate::audit::Audit;
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
+use crate::erasure::Erasures;
 use crate::error::Result;
 use crate::freshness::Freshness;
 use crate::history::History;
@@ -70,6 +72,7 @@ pub struct UseCases {
     pub materialize: Materialize,
     pub backups: Backups,
     pub quotas: Quotas,
+    pub erasures: Erasures,
     pub audit: Audit,
     pub freshness: Freshness,
     pub partitions: Partitions,

@@ -79,6 +79,9 @@ impl RegistryRpc {
         let registry = &self.use_cases.registry;
         let registry_revision = match decode_versioned_name(kind, &request.name)? {
             (name, None) => registry.delete(&permit, kind, &name, request.etag).await?,
+            (name, Some(version)) if kind == Kind::FeatureView => {
+                registry.delete_view_version(&permit, &name, version, request.etag).await?
+            }
             (name, Some(version)) => registry.delete_version(&permit, &name, version, request.etag).await?,
         };
         Ok(v1::DeleteDefinitionResponse { registry_revision })
@@ -92,6 +95,9 @@ impl RegistryRpc {
         let kind = decode_kind(request.kind)?;
         let described = match decode_versioned_name(kind, &request.name)? {
             (name, None) => self.use_cases.registry.get(&permit, kind, &name)?,
+            (name, Some(version)) if kind == Kind::FeatureView => {
+                self.use_cases.registry.get_view_version(&permit, &name, version)?
+            }
             (name, Some(version)) => self.use_cases.registry.get_version(&permit, &name, version)?,
         };
         Ok(encode_described(&described))
@@ -163,7 +169,9 @@ impl RegistryRpc {
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let kind = decode_kind(request.kind)?;
         let Lineage { upstream, downstream, training_sets } = match decode_versioned_name(kind, &request.name)? {
+            // A view has the same place in all its versions.
             (name, None) => self.use_cases.registry.lineage(&permit, kind, &name)?,
+            (name, Some(_)) if kind == Kind::FeatureView => self.use_cases.registry.lineage(&permit, kind, &name)?,
             (name, Some(version)) => self.use_cases.registry.lineage_of_version(&permit, &name, version)?,
         };
         let uses = training_sets.into_iter().map(|(service, set)| encode_use(service.to_string(), set));

@@ -16,6 +16,7 @@ use hydrant_proto::v1::audit_service_server::AuditServiceServer;
 use hydrant_proto::v1::backfill_service_server::BackfillServiceServer;
 use hydrant_proto::v1::backup_service_server::BackupServiceServer;
 use hydrant_proto::v1::catalog_service_server::CatalogServiceServer;
+use hydrant_proto::v1::erasure_service_server::ErasureServiceServer;
 use hydrant_proto::v1::freshness_service_server::FreshnessServiceServer;
 use hydrant_proto::v1::history_service_server::HistoryServiceServer;
 use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
@@ -38,6 +39,7 @@ use super::backup::BackupRpc;
 use super::catalog::CatalogRpc;
 use super::connections::{self, Connection};
 use super::door::Door;
+use super::erasure::ErasureRpc;
 use super::flight::{FlightLimits, FlightRpc};
 use super::freshness::FreshnessRpc;
 use super::history::HistoryRpc;
@@ -172,6 +174,7 @@ impl Server {
         let access = AccessServiceServer::new(AccessRpc::new(use_cases.clone()));
         let backfill = BackfillServiceServer::new(BackfillRpc::new(use_cases.clone()));
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
+        let erasures = ErasureServiceServer::new(ErasureRpc::new(use_cases.clone()));
         let quotas = QuotaServiceServer::new(QuotaRpc::new(use_cases.clone()));
         let sharing =
             SharingServiceServer::new(SharingRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
@@ -204,6 +207,7 @@ impl Server {
             .add_service(backup)
             .add_service(quotas)
             .add_service(sharing)
+            .add_service(erasures)
             .add_service(audit)
             .add_service(freshness)
             .add_service(history)
@@ -296,6 +300,7 @@ impl ServerControl {
             BackupServiceServer::<BackupRpc>::NAME,
             QuotaServiceServer::<QuotaRpc>::NAME,
             SharingServiceServer::<SharingRpc>::NAME,
+            ErasureServiceServer::<ErasureRpc>::NAME,
             AuditServiceServer::<AuditRpc>::NAME,
             FreshnessServiceServer::<FreshnessRpc>::NAME,
             HistoryServiceServer::<HistoryRpc>::NAME,

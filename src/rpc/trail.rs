@@ -257,7 +257,7 @@ fn audited(method: &str) -> Audited {
 }
 
 /// What always changes something.
-const CHANGES: [&str; 21] = [
+const CHANGES: [&str; 22] = [
     "hydrant.v1.IngestService/Delete",
     "hydrant.v1.RegistryService/CreateDefinition",
     "hydrant.v1.RegistryService/UpdateDefinition",
@@ -279,6 +279,7 @@ const CHANGES: [&str; 21] = [
     "hydrant.v1.FreshnessService/DeleteSilence",
     "hydrant.v1.QuotaService/UpdateQuotas",
     "hydrant.v1.QuotaService/RaiseQuotas",
+    "hydrant.v1.ErasureService/EraseKey",
 ];
 
 /// Backfills, beside ingest and spines.
@@ -295,7 +296,7 @@ mod tests {
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 31] = [
+    const READS: [&str; 33] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -325,6 +326,8 @@ mod tests {
         "hydrant.v1.AccessService/WhoAmI",
         "hydrant.v1.QuotaService/GetQuotas",
         "hydrant.v1.QuotaService/ListQuotas",
+        "hydrant.v1.ErasureService/GetErasure",
+        "hydrant.v1.ErasureService/ListErasures",
         "hydrant.v1.AuditService/ListAuditRecords",
         "hydrant.v1.AuditService/VerifyAudit",
     ];

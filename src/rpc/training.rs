@@ -20,7 +20,7 @@ use super::wire::definitions::decode_name;
 use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::history::sets::{
-    Admission, ColumnStatistics, Creation, NewSet, Prepared, Progress, SavedSet, SavedTable, StoredRequest,
+    Admission, ColumnStatistics, Creation, LostRows, NewSet, Prepared, Progress, SavedSet, SavedTable, StoredRequest,
     Verification,
 };
 use crate::history::{Mode, Report};
@@ -171,6 +171,7 @@ impl TrainingSetService for TrainingSetRpc {
             Ok(Told::Verified(v1::VerifiedTrainingSet {
                 name: set.reference(),
                 is_same: verified.is_same,
+                lost: set.lost.iter().map(encode_lost).collect(),
                 content_hash: set.content_hash,
                 found_hash: verified.content_hash,
                 rows: verified.rows,
@@ -296,7 +297,12 @@ fn encode_set(set: &SavedSet) -> v1::TrainingSet {
         created_micros: set.created,
         created_by: set.created_by.clone(),
         masked: set.masked.clone(),
+        lost: set.lost.iter().map(encode_lost).collect(),
     }
+}
+
+fn encode_lost(lost: &LostRows) -> v1::LostRows {
+    v1::LostRows { erasure: lost.erasure.clone(), at_micros: lost.at, rows: lost.rows }
 }
 
 fn encode_statistics(column: &ColumnStatistics) -> v1::ColumnStatistics {

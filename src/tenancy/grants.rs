@@ -29,6 +29,8 @@ pub enum Action {
     ReadQuotas,
     ChangeQuotas,
     ReadAudit,
+    /// Have entity keys of the tenant erased, and see which erasures there were.
+    Erase,
 }
 
 /// What a credential may be for. Each but the last within one tenant.
@@ -50,7 +52,7 @@ pub enum Role {
 pub struct Roles(u8);
 
 impl Action {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ReadOnline,
         Self::ReadInBulk,
         Self::ReadHistory,
@@ -64,6 +66,7 @@ impl Action {
         Self::ReadQuotas,
         Self::ChangeQuotas,
         Self::ReadAudit,
+        Self::Erase,
     ];
 
     /// Who may do it: each of these roles by itself. The first is the least that will do.
@@ -75,7 +78,7 @@ impl Action {
             Self::Write => &[Writer, Admin],
             Self::ReadDefinitions => &[Reader, Trainer, Writer, Owner, Admin],
             Self::ChangeDefinitions => &[Owner, Admin],
-            Self::ManageKeys => &[Admin],
+            Self::ManageKeys | Self::Erase => &[Admin],
             // What a tenant may use is the server's to say: a limit that its own tenant could raise is none.
             Self::Observe | Self::BackUp | Self::ManageTenants | Self::ChangeQuotas => &[Platform],
             Self::ReadQuotas | Self::ReadAudit => &[Admin, Platform],
@@ -98,6 +101,7 @@ impl Action {
             Self::ReadQuotas => "read quotas",
             Self::ChangeQuotas => "change quotas",
             Self::ReadAudit => "read the audit log",
+            Self::Erase => "erase keys",
         }
     }
 
@@ -116,7 +120,8 @@ impl Action {
             | Self::ManageTenants
             | Self::ReadQuotas
             | Self::ChangeQuotas
-            | Self::ReadAudit => None,
+            | Self::ReadAudit
+            | Self::Erase => None,
         }
     }
 
@@ -125,7 +130,12 @@ impl Action {
     pub fn is_charged(self) -> bool {
         !matches!(
             self,
-            Self::ReadQuotas | Self::ChangeQuotas | Self::ReadAudit | Self::ManageKeys | Self::ManageTenants
+            Self::ReadQuotas
+                | Self::ChangeQuotas
+                | Self::ReadAudit
+                | Self::ManageKeys
+                | Self::ManageTenants
+                | Self::Erase
         )
     }
 }

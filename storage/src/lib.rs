@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod cast;
+pub mod erased;
 pub mod files;
 pub mod history;
 pub mod keys;

@@ -3,10 +3,11 @@
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
 
-use crate::scene::{DEFINITIONS, Scene, text};
+use crate::scene::{DEFINITIONS, HOUR, START, Scene, text};
 
 const CONSUMER: &str = "\
 ---
@@ -87,21 +88,26 @@ Column weather.temp (float64) makes
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_names_whom_a_breaking_change_would_hurt_and_is_told_as_refused() {
     let scene = with_consumer().await;
-    let breaking = DEFINITIONS.replace("    - {name: temp}\n", "    - {name: warmth, column: temp}\n");
+    // The source is left without a column that the view takes.
+    let breaking = DEFINITIONS.replace("    - {name: temp, type: float64}\n", "    - {name: warmth, type: float64}\n");
+    let breaking = breaking.replace("    - {name: temp}\n", "    - {name: temp, column: warmth}\n");
     assert_ne!(breaking, DEFINITIONS);
     let file = scene.file("breaking.yaml", &breaking);
     let plan = ["plan", "-f", file.to_str().expect("UTF-8")];
     let output = scene.run(&plan);
     assert_eq!(output.status.code(), Some(1));
     let shown = text(&output.stdout);
-    assert!(shown.contains("- features.temp.column: temp\n        needs a new version of the view: "), "{shown}");
+    assert!(
+        shown.contains("- columns.temp: float64\n        needs a new version of the view, which can't be built: "),
+        "{shown}"
+    );
     assert!(shown.contains("        touches FeatureService/model@1, Consumer/predictor (ml@example.com)"), "{shown}");
     let told = text(&output.stderr);
     let hurt = "it would hurt FeatureService/model@1, Consumer/predictor (ml@example.com)";
-    assert!(told.contains("'temp' can't be removed or renamed") && told.contains(hurt), "{told}");
+    assert!(told.contains("has no column 'temp'") && told.contains(hurt), "{told}");
     assert!(told.contains("breaking.yaml:"), "{told}");
     let output = scene.run(&[&plan[..], &["-o", "json"]].concat());
-    let difference = &json_of(&text(&output.stdout))["changes"][2]["differences"];
+    let difference = &json_of(&text(&output.stdout))["changes"][1]["differences"];
     let classes: Vec<&str> =
         difference.as_array().expect("a list").iter().filter_map(|one| one["class"].as_str()).collect();
     assert!(classes.contains(&"NEW_VIEW_VERSION") && classes.contains(&"IN_PLACE"), "{classes:?}");
@@ -109,6 +115,64 @@ async fn a_plan_names_whom_a_breaking_change_would_hurt_and_is_told_as_refused()
     assert!(scene.refused(&["apply", "-f", plan[2]]).contains(hurt));
     let refused = scene.refused(&["delete", "service", "model"]);
     assert!(refused.contains("Consumer/predictor (ml@example.com)"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_of_a_view_is_planned_built_shown_compared_and_gone_back_from() {
+    let scene = with_consumer().await;
+    let weather = scene.weather(&[Some("EWR"); 3], &[Some(START), Some(START + HOUR), Some(START + 2 * HOUR)]);
+    scene.succeed(&["ingest", "weather", &weather]);
+    let views = |feature: &str| {
+        let (views, _) = DEFINITIONS.split_once("---\napiVersion: hydrant/v1\nkind: FeatureService").expect("the last");
+        views.replace("    - {name: temp}\n", &format!("    - {feature}\n"))
+    };
+    let file = scene.file("renamed.yaml", &views("{name: warmth, column: temp}"));
+    let file = file.to_str().expect("UTF-8");
+    let shown = scene.succeed(&["plan", "-f", file]);
+    assert!(shown.contains("- features.temp.column: temp\n        a new version of the view\n"), "{shown}");
+    assert!(shown.contains("        touches FeatureService/model@1, Consumer/predictor (ml@example.com)"), "{shown}");
+    assert!(shown.contains("new version: 2, built from the history of version 1"), "{shown}");
+    scene.succeed(&["apply", "-f", file]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let status = loop {
+        let status = json_of(&scene.succeed(&["get", "view", "airport_weather", "-o", "json"]))[0]["status"].clone();
+        assert_eq!(status["version"], 2, "as it was applied last: {status}");
+        if status.get("servedVersion").is_none() {
+            break status;
+        }
+        assert_eq!(status["servedVersion"], 1, "{status}");
+        assert!(Instant::now() < deadline, "not built: {status}");
+    };
+    assert_eq!(status["versions"], json!([1, 2]));
+    let old = json_of(&scene.succeed(&["get", "view", "airport_weather@1", "-o", "json"]))[0].clone();
+    assert_eq!((&old["spec"]["features"], &old["status"]["version"]), (&json!([{"name": "temp"}]), &json!(1)));
+
+    // The service goes over when it is applied, and its columns are called as before.
+    let service = "apiVersion: hydrant/v1\nkind: FeatureService\nmetadata: {name: other}\nspec: {features: ['airport_weather:warmth']}\n";
+    apply(&scene, service, &[]);
+    let at = ["--key", "origin=EWR", "--at", "2013-12-30T22:30:00Z", "-o", "json"];
+    let diff = json_of(&scene.succeed(&[&["diff", "model@1", "other@1"][..], &at].concat()));
+    assert_eq!(
+        (&diff["only_left"], &diff["only_right"]),
+        (&json!(["airport_weather__temp"]), &json!(["airport_weather__warmth"]))
+    );
+    let value = |service: &str, feature: &str| {
+        let read = json_of(&scene.succeed(&[&["online", "get", "--service", service][..], &at].concat()));
+        read["rows"][0]["features"][feature]["value"].clone()
+    };
+    assert_eq!(value("model@1", "airport_weather__temp"), json!(32.0));
+    assert_eq!(value("other", "airport_weather__warmth"), json!(32.0));
+
+    let refused = scene.refused(&["delete", "view", "airport_weather@1"]);
+    assert!(refused.contains("FeatureService/model@1"), "{refused}");
+    let back = scene.file("back.yaml", &views("{name: temp}"));
+    scene.succeed(&["apply", "-f", back.to_str().expect("UTF-8")]);
+    let status = json_of(&scene.succeed(&["get", "view", "airport_weather", "-o", "json"]))[0]["status"].clone();
+    assert_eq!((&status["version"], &status["versions"]), (&json!(1), &json!([1, 2])), "at once");
+    scene.succeed(&["delete", "service", "other"]);
+    scene.succeed(&["delete", "view", "airport_weather@2"]);
+    let gone = scene.refused_json(&["get", "view", "airport_weather@2", "-o", "json"]);
+    assert_eq!(gone["reason"], "VIEW_VERSION_NOT_FOUND", "{gone}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

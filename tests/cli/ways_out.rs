@@ -154,7 +154,7 @@ async fn versions_of_a_service_are_shown_and_deleted_one_by_one() {
     assert_eq!((column(&first, "default"), column(&second, "default")), (Json::Null, json!(0.5)));
     let described = scene.succeed(&["describe", "service", "model@1"]);
     assert!(described.contains("TTL") && described.contains("3h") && described.contains("made of"), "{described}");
-    assert!(scene.refused(&["get", "view", "airport_weather@1"]).contains("only a FeatureService"));
+    assert!(scene.refused(&["get", "entity", "airport@1"]).contains("only a FeatureService"));
     assert!(scene.refused(&["get", "service", "model@x"]).contains("name@N"));
 
     let deleted = scene.succeed(&["delete", "service", "model@1", "-o", "json"]);

@@ -20,7 +20,7 @@ use hydrant::history::reading::Reading;
 use hydrant::history::{HistoricalRequest, Mode, Report};
 use hydrant::ingest::{DeleteRequest, IngestReport, IngestRequest, Producer};
 use hydrant::materialize::Progress;
-use hydrant::registry::catalog::TenantCatalog;
+use hydrant::registry::catalog::{Standing, TenantCatalog};
 use hydrant::registry::definition::{Definition, KnownTimeRule};
 use hydrant::registry::selection::SelectedService;
 use hydrant::registry::yaml;
@@ -262,6 +262,19 @@ impl TestNode {
         let mut revisions = registry.subscribe();
         let refilled = tokio::time::timeout(PATIENCE, revisions.wait_for(is_refilled)).await;
         refilled.expect("refilled in time").expect("the registry is there");
+    }
+
+    /// Waits until every version of a view that is being built is served.
+    pub async fn built(&self) {
+        let registry = &self.use_cases().registry;
+        let is_built = |_: &u64| {
+            let snapshot = registry.snapshot();
+            let mut versions = snapshot.tenants.values().flat_map(|tenant| tenant.versions.values().flatten());
+            versions.all(|view| view.standing == Standing::Older)
+        };
+        let mut revisions = registry.subscribe();
+        let built = tokio::time::timeout(PATIENCE, revisions.wait_for(is_built)).await;
+        built.expect("built in time").expect("the registry is there");
     }
 
     /// Rows as a batch of the types that the source declares.

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{differs, document, reference};
+use super::{differs, document, has_lost, lost_document, lost_rows, reference};
 use crate::cli::input::ReservedOutput;
 use crate::cli::output::{self, Format};
 use crate::cli::{Done, Failure, Server, historical, progress};
@@ -92,7 +92,13 @@ pub(super) async fn run(args: PullArgs, server: &Server) -> Result<Done, Failure
     }
     bar.finish_and_clear();
     let found = digest.finish();
-    if rows != set.rows || found != set.content_hash {
+    // What was saved can't be held to its hash any more once rows of it are erased.
+    let is_whole = set.lost.is_empty();
+    if !is_whole && rows != set.rows {
+        // An erasure was under way meanwhile.
+        return Err(has_lost(&reference(&set), &set.lost));
+    }
+    if is_whole && (rows != set.rows || found != set.content_hash) {
         return Err(differs(&reference(&set), &set.content_hash, &found));
     }
     let mut note = document(&set);
@@ -105,14 +111,19 @@ pub(super) async fn run(args: PullArgs, server: &Server) -> Result<Done, Failure
     let (file, elapsed) = (args.output.display().to_string(), started.elapsed());
     let shown = json!({
         "file": file, "name": reference(&set), "rows": rows, "content_hash": found, "seconds": elapsed.as_secs_f64(),
+        "lost": set.lost.iter().map(lost_document).collect::<Vec<_>>(),
     });
     output::print_as(args.format, &shown, || {
         format!(
-            "{file}: {}\n{}, content hash {found}, as it was saved",
+            "{file}: {}\n{}, content hash {found}, {}",
             output::rows_in(rows, elapsed),
-            reference(&set)
+            reference(&set),
+            if is_whole { "as it was saved" } else { "without rows that were erased" },
         )
     })?;
+    if !is_whole {
+        output::warn(&format!("{} is not as it was saved: {}", reference(&set), lost_rows(&set.lost)), args.format);
+    }
     Ok(Done::Done)
 }
 

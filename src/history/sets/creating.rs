@@ -120,6 +120,8 @@ impl TrainingSets {
             let _meanwhile = meanwhile;
             let (inner, tenant) = (sets.inner.as_ref(), permit.tenant());
             let mut persisted = inner.writer.lock().await;
+            // An erasure may have taken rows of it since it was read.
+            inner.spines.get(tenant, set.spine)?;
             let catalog = inner.catalog.load_full();
             if let Some(newest) = catalog.find(tenant, &set.name, None).ok().filter(|newest| newest.is_same_as(&set)) {
                 return Ok(Created { set: newest.clone(), is_new: false });
@@ -194,6 +196,7 @@ impl Creation {
             tables: tables.iter().map(table).collect(),
             statistics,
             masked: request.masked.clone(),
+            lost: Vec::new(),
             created: self.making.sets.now(),
             created_by: self.permit.caller().to_owned(),
         })

@@ -68,6 +68,8 @@ type Key = (Name, FixedRequest);
 pub struct Jobs {
     options: KeepOptions,
     table: Mutex<HashMap<Key, Job>>,
+    /// Counts how often all was forgotten: what a walk finds that began before is kept for nobody.
+    forgotten: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -107,12 +109,15 @@ impl Drop for Walking {
 
 impl Jobs {
     pub fn new(options: KeepOptions) -> Self {
-        Self { options, table: Mutex::default() }
+        Self { options, table: Mutex::default(), forgotten: AtomicU64::new(0) }
     }
 
     /// Lets go of what was found, except for those who read it now.
     pub fn forget_all(&self) {
-        let gone: Vec<(Key, Job)> = self.lock().extract_if(|_, job| matches!(job, Job::Found { .. })).collect();
+        let mut table = self.lock();
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        let gone: Vec<(Key, Job)> = table.extract_if(|_, job| matches!(job, Job::Found { .. })).collect();
+        drop(table);
         drop(gone);
     }
 
@@ -245,14 +250,18 @@ impl TrainingSets {
         let (sender, outcome) = watch::channel(None);
         let walk = Walk::new(prepared, Stop::default());
         let (sets, prepared, begun) = (self.clone(), prepared.clone(), walk.clone());
+        let forgotten = self.jobs().forgotten.load(Ordering::Relaxed);
         let task = tokio::spawn(async move {
             let key = key_of(&prepared);
             let walked = sets.walk(prepared, admission, begun).await;
             {
                 let mut table = sets.jobs().lock();
+                let is_current = sets.jobs().forgotten.load(Ordering::Relaxed) == forgotten;
                 match &walked {
-                    Ok(kept) => table.insert(key, Job::Found { kept: kept.clone(), last_used: sets.now() }),
-                    Err(_) => table.remove(&key),
+                    Ok(kept) if is_current => {
+                        table.insert(key, Job::Found { kept: kept.clone(), last_used: sets.now() })
+                    }
+                    _ => table.remove(&key),
                 };
             }
             // Whoever waited may have gone.
@@ -280,10 +289,10 @@ impl TrainingSets {
             for batch in spine.batches()? {
                 stop.check()?;
                 let batch = batch?;
-                writer.push(&batch)?;
+                writer.push(&batch, stop)?;
                 counts.rows_taken.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
             }
-            Ok((writer.finish()?, permit, memory))
+            Ok((writer.finish(stop)?, permit, memory))
         });
         let (taken, permit, memory) = taken.await?;
         let task = history.task(&snapshot, plan, taken, budget, Some(request.cutoff)).await?;

@@ -3,6 +3,7 @@
 //! any other; nothing here knows how.
 
 mod creating;
+mod erasing;
 mod jobs;
 mod prepared;
 mod pulls;
@@ -32,10 +33,11 @@ use crate::tenancy::{Action, Permit};
 
 pub use super::zip::StatusCounts;
 pub use creating::{Created, Creation, NewSet, Verification, Verified};
+pub use erasing::{ErasedFromSets, SpineKey};
 pub use jobs::{Admission, KeepOptions, Progress};
 pub use prepared::{FixedRequest, MAX_ENDPOINTS, Prepared, StoredRequest};
 pub use pulls::{PullOptions, PulledRows};
-pub use saved::{SavedSet, SavedTable};
+pub use saved::{LostRows, SavedSet, SavedTable};
 pub use spines::{Put, SpineOptions, SpineUpload, Spines, SpinesHeld, StoredSpine};
 pub use statistics::{ColumnStatistics, NumberStatistics};
 

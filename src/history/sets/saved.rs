@@ -65,9 +65,22 @@ pub struct SavedSet {
     /// Columns that are masked, whoever pulls it: who made it had no grant for them.
     #[serde(default)]
     pub masked: Vec<String>,
+    /// Rows that it has lost since it was saved. Its content hash is of the rows before.
+    #[serde(default)]
+    pub lost: Vec<LostRows>,
     /// Store time.
     pub created: Micros,
     pub created_by: String,
+}
+
+/// Rows of a saved training set that an erasure has taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostRows {
+    /// The erasure's id.
+    pub erasure: String,
+    /// Store time.
+    pub at: Micros,
+    pub rows: u64,
 }
 
 /// Which state of a view's history was read.
@@ -97,6 +110,29 @@ impl Catalog {
             FORMAT => Ok(read),
             format => Err(format!("it has format {format}, and this version reads format {FORMAT}")),
         }
+    }
+
+    /// With another spine in the place of one of a tenant's, and fewer rows: what the sets that had it have
+    /// lost is noted, and their statistics, which tell values of rows that are gone, are dropped. How many
+    /// sets those are.
+    pub fn with_fewer_rows(
+        &self,
+        tenant: &Name,
+        old: SpineId,
+        (new, spine_hash): (SpineId, &str),
+        lost: &LostRows,
+    ) -> (Self, u64) {
+        let (mut next, mut changed) = (self.clone(), 0);
+        let names = next.tenants.get_mut(tenant).into_iter().flat_map(BTreeMap::values_mut);
+        for set in names.flat_map(|versions| versions.saved.values_mut()).filter(|set| set.spine == old) {
+            set.spine = new;
+            spine_hash.clone_into(&mut set.spine_hash);
+            set.rows = set.rows.saturating_sub(lost.rows);
+            set.lost.push(lost.clone());
+            set.statistics.clear();
+            changed += 1;
+        }
+        (next, changed)
     }
 
     /// Every version of every tenant.
@@ -224,6 +260,7 @@ mod tests {
             tables: Vec::new(),
             statistics: Vec::new(),
             masked: Vec::new(),
+            lost: Vec::new(),
             created: 9,
             created_by: "somebody".to_owned(),
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::RecordBatch;
@@ -68,6 +68,8 @@ pub struct StoredSpine {
     pub id: SpineId,
     shelf: SpineShelf,
     last_put: AtomicI64,
+    /// An erasure has removed it: whoever holds it reads no further.
+    is_erased: AtomicBool,
     /// Replaced where it was damaged and is put again.
     content: Mutex<Arc<Content>>,
 }
@@ -212,6 +214,66 @@ impl Spines {
         stored.map_or((0, 0), |spines| (spines.len(), spines.values().map(|spine| spine.bytes()).sum()))
     }
 
+    /// All of a tenant's.
+    pub(super) fn of(&self, tenant: &Name) -> Vec<Arc<StoredSpine>> {
+        self.lock().tenants.get(tenant).into_iter().flat_map(BTreeMap::values).cloned().collect()
+    }
+
+    /// Stores what is left of a spine, under the name of its content. It takes no more room than the whole
+    /// did, so nobody is asked for any. Blocks.
+    pub(super) fn store_rewritten(
+        &self,
+        spine: &StoredSpine,
+        batches: impl Iterator<Item = Result<RecordBatch, JoinError>>,
+    ) -> Result<Arc<StoredSpine>, JoinError> {
+        let (tenant, schema) = (&spine.tenant, spine.schema()?);
+        let mut new = self.inner.shelf.begin(tenant).map_err(to_error)?;
+        let encoded_schema = encode_batches(&schema, None)?;
+        new.append(&encoded_schema, 0).map_err(to_error)?;
+        let (mut digest, mut rows) = (TableDigest::new(&schema), 0);
+        for batch in batches {
+            let batch = batch?;
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            digest.update(&batch)?;
+            rows += batch.num_rows() as u64;
+            // As many rows as a chunk had before, at most.
+            new.append(&encode_batches(&schema, Some(&batch))?, batch.num_rows() as u32).map_err(to_error)?;
+        }
+        let spine_hash = digest.finish(&schema);
+        let id = SpineId::of(&spine_hash, &encoded_schema);
+        let about = SpineAbout { rows, spine_hash, stored: spine.about()?.stored };
+        let _naming = self.inner.naming.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = self.lock().tenants.get(tenant).and_then(|spines| spines.get(&id)).cloned() {
+            there.check()?;
+            return Ok(there);
+        }
+        let file = new.finish(id, about).map_err(to_error)?;
+        let last_put = spine.last_put.load(Ordering::Relaxed);
+        self.inner.shelf.note_put(tenant, id, last_put).map_err(to_error)?;
+        let stored = Arc::new(StoredSpine {
+            tenant: tenant.clone(),
+            id,
+            shelf: self.inner.shelf.clone(),
+            last_put: AtomicI64::new(last_put),
+            is_erased: AtomicBool::new(false),
+            content: Mutex::new(Arc::new(Ok(Whole { file, schema }))),
+        });
+        self.lock().tenants.entry(tenant.clone()).or_default().insert(id, stored.clone());
+        Ok(stored)
+    }
+
+    /// Removes a spine, whoever holds it. Blocks.
+    pub(super) fn erase(&self, spine: &StoredSpine) -> Result<()> {
+        spine.is_erased.store(true, Ordering::Release);
+        self.inner.shelf.remove(&spine.tenant, spine.id).map_err(to_error)?;
+        if let Some(spines) = self.lock().tenants.get_mut(&spine.tenant) {
+            spines.remove(&spine.id);
+        }
+        Ok(())
+    }
+
     /// Lets no file go until what is returned is dropped.
     pub fn hold(&self) -> SpinesHeld {
         self.lock().holds += 1;
@@ -258,6 +320,7 @@ impl Spines {
             id,
             shelf: self.inner.shelf.clone(),
             last_put: AtomicI64::new(now),
+            is_erased: AtomicBool::new(false),
             content: Mutex::new(Arc::new(Ok(Whole { file, schema }))),
         };
         let spine = Arc::new(spine);
@@ -276,7 +339,14 @@ impl StoredSpine {
             Ok(Whole { file, schema })
         });
         let content = Mutex::new(Arc::new(content));
-        Self { tenant, id, shelf: shelf.clone(), last_put: AtomicI64::new(last_put), content }
+        Self {
+            tenant,
+            id,
+            shelf: shelf.clone(),
+            last_put: AtomicI64::new(last_put),
+            is_erased: AtomicBool::new(false),
+            content,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<Content>> {
@@ -285,6 +355,7 @@ impl StoredSpine {
 
     /// What `of` tells of the whole. DATA_LOSS, with the way out, where the file is damaged.
     fn of_whole<T>(&self, of: impl FnOnce(&Whole) -> T) -> Result<T> {
+        self.check_not_erased()?;
         let content = self.lock().clone();
         content.as_ref().as_ref().map(of).map_err(|problem| damaged(&self.id, problem))
     }
@@ -314,7 +385,18 @@ impl StoredSpine {
         chunks.iter().try_for_each(|chunk| self.read(chunk).map(drop))
     }
 
+    fn check_not_erased(&self) -> Result<()> {
+        if !self.is_erased.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let message = format!("rows of the stored spine '{}' were erased, so it is there no more", self.id);
+        Err(Error::new(Code::FailedPrecondition, "SPINE_ERASED", message)
+            .hint("put a spine without the erased key, or ask for the saved training set again, which goes on without these rows")
+            .with("spine", self.id))
+    }
+
     fn read(&self, chunk: &SpineChunk) -> Result<Vec<u8>> {
+        self.check_not_erased()?;
         self.shelf.read_chunk(&self.tenant, self.id, chunk).map_err(|error| match error.is_damage() {
             true => damaged(&self.id, &error.to_string()),
             false => to_error(error),

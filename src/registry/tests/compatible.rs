@@ -167,48 +167,6 @@ async fn a_raise_without_history_is_refused_and_one_of_what_is_not_online_needs_
 }
 
 #[tokio::test]
-async fn a_removed_feature_is_refused() {
-    let without = ("    - {name: temp, description: \"Air temperature, °F\"}", "");
-    refused(&[without], &format!("{VIEW}.features"), "'temp' can't be removed").await;
-}
-
-#[tokio::test]
-async fn a_renamed_feature_is_refused() {
-    refused(&[("{name: wind,", "{name: breeze,")], &format!("{VIEW}.features"), "'wind' can't be removed or renamed")
-        .await;
-}
-
-#[tokio::test]
-async fn a_retyped_feature_is_refused() {
-    let registry = flights().await;
-    let narrow = "{name: temp, type: float32}";
-    let first = flights_with(&[
-        ("{name: temp, type: float64}", narrow),
-        ("metadata: {name: weather}", "metadata: {name: cold}"),
-    ]);
-    let source = first.into_iter().find(|definition| definition.name().as_str() == "cold").expect("it is there");
-    apply(&registry, vec![source]).await.expect("it is new");
-    let view = |data_type: &str| {
-        let text = format!(
-            "{{apiVersion: hydrant/v1, kind: FeatureView, metadata: {{name: cold}}, spec: {{entities: [airport], source: cold, features: [{{name: temp{data_type}}}]}}}}"
-        );
-        definitions(&text)
-    };
-    apply(&registry, view("")).await.expect("it is new");
-    let refused = apply(&registry, view(", type: float64")).await.expect_err("rows are packed as float32");
-    assert_eq!(
-        lines(&refused),
-        ["definitions[0].spec.features[0].type: the type of 'temp' can't change (float32 -> float64)"]
-    );
-}
-
-#[tokio::test]
-async fn a_feature_taken_from_another_column_is_refused() {
-    refused(&[("column: wind_speed", "column: temp")], &format!("{VIEW}.features[1].column"), "wind_speed -> temp")
-        .await;
-}
-
-#[tokio::test]
 async fn another_source_is_refused() {
     let twin = (
         "kind: Entity\nmetadata: {name: carrier}",

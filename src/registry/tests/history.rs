@@ -119,12 +119,16 @@ async fn going_back_makes_a_new_revision_of_what_was_defined_then() {
 
 #[tokio::test]
 async fn a_way_back_that_data_or_users_do_not_allow_is_refused_as_a_whole_naming_why() {
-    let registry = flights().await;
+    // Without history no other version can be built.
+    let online_only = ("offline: true", "offline: false");
+    let registry = open(&LossyFiles::new(1)).await.expect("an empty disk opens");
+    apply(&registry, flights_with(&[online_only])).await.expect("they fit together");
     let first = registry.snapshot().revision;
-    let grown = flights_with(&[(
+    let gust = (
         "    - {name: temp, description",
         "    - {name: gust, type: float64, column: wind_speed}\n    - {name: temp, description",
-    )]);
+    );
+    let grown = flights_with(&[online_only, gust]);
     apply(&registry, grown).await.expect("a feature is added");
     let refused = back_to(&registry, first).await.expect_err("rows have the feature");
     assert_eq!((refused.code, refused.reason), (Code::FailedPrecondition, "INCOMPATIBLE_CHANGE"));

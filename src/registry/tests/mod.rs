@@ -12,6 +12,7 @@ mod problems;
 mod properties;
 mod searching;
 mod selecting;
+mod versions;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -98,18 +98,20 @@ pub fn decode_name(field: &str, text: &str) -> Result<Name> {
     text.parse().map_err(|error| Error::invalid("INVALID_NAME", format!("{field}: {error}")))
 }
 
-/// A definition's name, for a service perhaps with a version: `name` or `name@N`.
+/// A definition's name, for a service or a view perhaps with a version: `name` or `name@N`.
 pub fn decode_versioned_name(kind: Kind, text: &str) -> Result<(Name, Option<u32>)> {
     let Some((name, number)) = text.split_once('@') else { return Ok((decode_name("name", text)?, None)) };
     let shown = shortened(text);
-    if kind != Kind::FeatureService {
-        let message =
-            format!("'{shown}': only a FeatureService is asked for by version, and this is a {}", kind.as_str());
+    if !matches!(kind, Kind::FeatureService | Kind::FeatureView) {
+        let message = format!(
+            "'{shown}': only a FeatureService or FeatureView is asked for by version, and this is a {}",
+            kind.as_str()
+        );
         return Err(Error::invalid("INVALID_NAME", message).hint("leave out what stands behind the name, from '@' on"));
     }
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     let number = number.parse().ok().filter(|_| digits).ok_or_else(|| {
-        Error::invalid("BAD_SERVICE_REFERENCE", format!("'{shown}' names no service version: use `name` or `name@N`"))
+        Error::invalid("BAD_SERVICE_REFERENCE", format!("'{shown}' names no version: use `name` or `name@N`"))
     })?;
     Ok((decode_name("name", name)?, Some(number)))
 }
@@ -166,7 +168,7 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
 
 /// What the server knows of a definition that was applied.
 pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
-    let Described { applied, version, frozen, versions, refilling_from } = described;
+    let Described { applied, version, frozen, versions, refilling_from, served, built } = described;
     v1::DefinitionStatus {
         version: *version,
         revision: applied.revision,
@@ -178,6 +180,9 @@ pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
         shape_hash: frozen.as_ref().map(|version| version.shape_hash.clone()).unwrap_or_default(),
         versions: versions.clone(),
         refilling_from_micros: *refilling_from,
+        served_version: *served,
+        built_rows: built.map(|(rows, _)| rows),
+        rows_to_build: built.map(|(_, all)| all),
     }
 }
 

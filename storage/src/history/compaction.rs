@@ -57,6 +57,8 @@ pub struct Merge {
     pub(super) runs: usize,
     pub(super) inputs: Vec<DataFile>,
     pub(super) outputs: Outputs,
+    /// Rows are missing in what it has written, and were meant to be.
+    pub(super) is_erasure: bool,
     pub(super) _alone: OwnedMutexGuard<()>,
 }
 
@@ -117,7 +119,7 @@ pub(super) fn merge(
         let reason = format!("{taken} rows came out of a merge of {given}");
         return Err(HistoryError::BadRows { reason });
     }
-    Ok(Some(Merge { runs: merged_runs, inputs, outputs, _alone: alone }))
+    Ok(Some(Merge { runs: merged_runs, inputs, outputs, is_erasure: false, _alone: alone }))
 }
 
 /// Writes rows into files of one run.

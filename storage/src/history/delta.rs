@@ -43,6 +43,15 @@ pub(crate) struct ListedFile {
     pub facts: FileFacts,
 }
 
+/// Why files take the place of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replacement {
+    /// They hold the same rows, in files of about so many bytes.
+    Compaction { file_bytes: u64 },
+    /// They hold fewer.
+    Erasure,
+}
+
 /// A table's log, at the version last loaded or committed.
 pub(crate) struct DeltaLog {
     directory: PathBuf,
@@ -187,20 +196,21 @@ impl DeltaLog {
         self.commit(commit_properties().with_application_transaction(taken), actions, operation).await
     }
 
-    /// Puts files in the place of others that hold the same rows. On an error the commit may have been
+    /// Puts files in the place of others that hold the same rows, or all but those that were erased. On an error the commit may have been
     /// made or not: [`DeltaLog::reload`] tells.
-    pub async fn commit_compaction(
+    pub async fn commit_replacement(
         &mut self,
         removed: &[ListedFile],
         added: &[(String, WrittenFile)],
-        file_bytes: u64,
+        replacement: Replacement,
         now: Micros,
     ) -> Result<(), HistoryError> {
+        let data_change = replacement == Replacement::Erasure;
         let mut actions = Vec::with_capacity(removed.len() + added.len());
         for file in removed {
             actions.push(Action::Remove(Remove {
                 path: file.name.clone(),
-                data_change: false,
+                data_change,
                 deletion_timestamp: Some(to_millis(now)),
                 extended_file_metadata: Some(true),
                 partition_values: Some(HashMap::new()),
@@ -212,10 +222,16 @@ impl DeltaLog {
             }));
         }
         for (name, file) in added {
-            actions.push(Action::Add(self.add_of(name, file, now, false)?));
+            actions.push(Action::Add(self.add_of(name, file, now, data_change)?));
         }
-        let target_size = i64::try_from(file_bytes).unwrap_or(i64::MAX);
-        let operation = DeltaOperation::Optimize { predicate: None, target_size };
+        let operation = match replacement {
+            Replacement::Compaction { file_bytes } => {
+                let target_size = i64::try_from(file_bytes).unwrap_or(i64::MAX);
+                DeltaOperation::Optimize { predicate: None, target_size }
+            }
+            // What was erased is not said.
+            Replacement::Erasure => DeltaOperation::Delete { predicate: None },
+        };
         self.commit(commit_properties(), actions, operation).await
     }
 

@@ -8,6 +8,7 @@ mod checked_file;
 pub mod compaction;
 mod delta;
 mod distinct_keys;
+pub mod erasing;
 mod footers;
 mod gather;
 pub mod merge;
@@ -19,6 +20,7 @@ pub mod schema;
 pub mod snapshot;
 mod sought;
 pub mod staging;
+mod succession;
 mod synced_store;
 pub mod table;
 mod tables;
@@ -36,6 +38,7 @@ use std::path::{Path, PathBuf};
 pub use compaction::{CompactReport, Merge, MergeOptions, Pace};
 pub use delta::LANDING_APPLICATION;
 pub use distinct_keys::DistinctKeys;
+pub use erasing::ErasedFromTable;
 pub use merge::MergedRuns;
 pub use parquet_run::ParquetRun;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
@@ -44,6 +47,7 @@ pub use schema::absent;
 pub use snapshot::{Chain, ChainRun, DataFile, TableSnapshot};
 pub use sought::{Sought, SoughtKeys};
 pub use staging::{StagedFile, StagedRows, Staging, StagingOptions, StagingWatch};
+pub use succession::Succession;
 pub use table::{FilePath, HeldTable, HistoryTable, KeptFiles, LandReport};
 pub use tables::HistoryTables;
 pub use tail_run::TailRun;
@@ -70,6 +74,9 @@ pub enum HistoryError {
     /// Rows handed over to be landed, or made of others, break a promise; the table hasn't them.
     #[error("rows can't become part of history: {reason}")]
     BadRows { reason: String },
+    /// The file was replaced by an erasure while it was read, and the reader took too long.
+    #[error("{} was replaced by an erasure while it was read", file.display())]
+    Erased { file: PathBuf },
     /// A merge was given up, since it was to be. Nothing of it is left.
     #[error("a merge was given up, since the process is ending")]
     GivenUp,

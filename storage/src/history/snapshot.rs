@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::files::Files;
 use crate::history::delta::ListedFile;
@@ -44,12 +45,21 @@ pub struct DataFile {
 
 /// Shared by all who list or read a file, so that it is known when nobody does any more.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Pin(Arc<()>);
+pub(super) struct Pin(Arc<AtomicBool>);
 
 impl Pin {
     /// Whether somebody else holds it. Once a file is in no table, nobody new comes to hold it.
     pub fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
+    }
+
+    /// The file is deleted although it may still be held: an erasure waits for nobody for ever.
+    pub fn tell_erased(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn is_erased(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 }
 
@@ -253,6 +263,9 @@ impl TableSnapshot {
     ) -> Result<ParquetRun, HistoryError> {
         let (path, known) = (self.directory.join(&file.name), (file.bytes, &file.facts));
         let asked = Asked { projection, sought, stand_ins };
+        if file.pin.is_erased() {
+            return Err(HistoryError::Erased { file: path });
+        }
         ParquetRun::open(&self.store, path, known, &self.spec, asked, &self.footers)
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::files::{Files, remove_if_there};
 use crate::history::compaction::{self, CompactReport, Merge, MergeOptions, Pace};
-use crate::history::delta::{DeltaLog, ListedFile, expected_columns};
+use crate::history::delta::{DeltaLog, ListedFile, Replacement, expected_columns};
 use crate::history::footers::Footers;
 use crate::history::schema::{Column, HistoryViewSpec};
 use crate::history::snapshot::{DataFile, Pin, TableSnapshot};
@@ -204,7 +204,7 @@ pub(super) struct Inner {
     /// Held while landing: there is one landing at a time,
     landing: tokio::sync::Mutex<()>,
     /// and one merge, which nobody who lands waits for.
-    compacting: Arc<tokio::sync::Mutex<()>>,
+    pub(super) compacting: Arc<tokio::sync::Mutex<()>>,
     /// Held for a commit, and until what it made of the table is published.
     pub(super) log: tokio::sync::Mutex<DeltaLog>,
 }
@@ -250,7 +250,7 @@ impl Inner {
         Ok(LandReport { rows: written.facts.rows, bytes: written.bytes, delta_version: Some(log.version()?) })
     }
 
-    async fn commit(&self, mut merge: Merge, now: Micros) -> Result<CompactReport, HistoryError> {
+    pub(super) async fn commit(&self, mut merge: Merge, now: Micros) -> Result<CompactReport, HistoryError> {
         let mut log = self.log.lock().await;
         self.check_synced()?;
         // Rows that landed meanwhile are in files of their own; only a merge takes files away, and
@@ -263,14 +263,19 @@ impl Inner {
         }
         let removed: Vec<ListedFile> = merge.inputs.iter().map(DataFile::listed).collect();
         let file_bytes = merge.outputs.written.iter().map(|(_, file)| file.bytes).max().unwrap_or_default();
-        let committed = log.commit_compaction(&removed, &merge.outputs.written, file_bytes, now).await;
+        let replacement = if merge.is_erasure { Replacement::Erasure } else { Replacement::Compaction { file_bytes } };
+        let committed = log.commit_replacement(&removed, &merge.outputs.written, replacement, now).await;
         // From here on they may be the table's: what isn't after all goes at the next start, at the latest.
         let outputs = merge.outputs.keep();
         if let Err(error) = committed {
             self.check_synced()?;
             log.reload().await?;
             let made = |listed: &ListedFile| outputs.iter().any(|(name, _)| *name == listed.name);
-            if !log.files()?.iter().any(made) {
+            // Without outputs, what was to go tells.
+            let gone = |listed: &ListedFile| merge.inputs.iter().any(|input| input.name == listed.name);
+            let files = log.files()?;
+            let is_made = if outputs.is_empty() { !files.iter().any(gone) } else { files.iter().any(made) };
+            if !is_made {
                 merge.outputs.written = outputs;
                 // Removes the files.
                 blocking(move || {
@@ -334,6 +339,11 @@ impl Inner {
 
     pub(super) fn current(&self) -> Arc<TableSnapshot> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The lock of merges.
+    pub(super) fn compacting(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.compacting.clone()
     }
 
     pub(super) fn check_synced(&self) -> Result<(), HistoryError> {

@@ -164,10 +164,13 @@ impl fmt::Debug for Database {
 }
 
 fn database_options(options: &PartitionOptions, shared: &SharedResources) -> Result<Options, StoreError> {
-    // Dropping a store doesn't flush: what is durable is decided by flush() and by size alone. The
-    // bindings have no setter for it.
+    // Dropping a store doesn't flush: what is durable is decided by flush() and by size alone. The list of
+    // files is begun anew before it has twice its length, so that it doesn't name for ever what an erasure
+    // has rewritten. The bindings have no setters for it.
     let mut database = Options::default()
-        .get_options_from_string("avoid_flush_during_shutdown=true")
+        .get_options_from_string(
+            "avoid_flush_during_shutdown=true;max_manifest_file_size=4096;max_manifest_space_amp_pct=50",
+        )
         .map_err(StoreError::of_rocksdb("setting options"))?;
     database.create_if_missing(true);
     database.create_missing_column_families(true);

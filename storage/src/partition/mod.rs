@@ -6,6 +6,7 @@
 
 mod apply;
 mod database;
+mod erase;
 mod meta;
 mod read_view;
 mod row_cache;
@@ -13,6 +14,7 @@ mod store;
 mod tail;
 
 pub use database::SharedResources;
+pub use erase::{Erasable, ErasedRows};
 pub use read_view::{Lookup, ReadMode, ReadView, Stub};
 pub use store::PartitionStore;
 pub use tail::{TailRow, TailRowRef, TailRows};

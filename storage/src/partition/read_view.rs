@@ -296,6 +296,14 @@ impl ReadView {
         Ok(found)
     }
 
+    /// The oldest instant of the store that anybody still reads at, and this view's own.
+    pub(super) fn oldest_instant_and_own(&self) -> Result<(u64, u64), StoreError> {
+        let oldest = self.database.rocksdb().property_int_value("rocksdb.oldest-snapshot-sequence");
+        let oldest = oldest.map_err(StoreError::of_rocksdb("asking for the oldest snapshot"))?;
+        // What isn't told is taken for the oldest.
+        Ok((oldest.unwrap_or(0), self.snapshot.sequence_number()))
+    }
+
     pub(super) fn database(&self) -> &Database {
         &self.database
     }

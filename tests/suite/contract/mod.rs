@@ -23,7 +23,9 @@ mod s20_audit;
 mod s21_lineage;
 mod s22_freshness;
 mod s24_masking;
+mod s25_erasure;
 mod s26_shares;
+mod s28_view_versions;
 
 use hydrant::access::NewKey;
 use hydrant::tenancy::Role;

@@ -33,6 +33,7 @@ async fn training_gives_what_unpinned_online_reads_answered_at_those_instants() 
     println!("{told:?}");
     assert!(is_replay || told.restores > 0, "no backup was restored");
     assert!(is_replay || told.refills > 0, "no ttl was raised that had to be refilled for");
+    assert!(is_replay || told.renamed > 0, "no new version of a view was built");
     assert!(is_replay || told.explained_losers > 0, "nothing was explained");
     assert!(is_replay || told.brought_online > 0, "nothing of a backfill came online");
 }

@@ -11,6 +11,7 @@ use std::ops::AddAssign;
 
 use arrow_array::RecordBatch;
 use hydrant::clock::Clock as _;
+use hydrant::registry::definition::Kind;
 use hydrant_storage::value::Value;
 
 use super::shape::Shape;
@@ -37,6 +38,8 @@ pub struct Story {
     /// No later write may be stamped at or before it.
     given_out: i64,
     has_evolved: bool,
+    /// Names and ttls stay from here on.
+    has_settled: bool,
     tally: Tally,
     trace: Trace,
 }
@@ -81,6 +84,7 @@ pub struct Tally {
     pub restarts: usize,
     pub restores: usize,
     pub refills: usize,
+    pub renamed: usize,
 }
 
 /// What was done, printed if the test fails.
@@ -114,6 +118,7 @@ impl Story {
             kept: Vec::new(),
             given_out: i64::MIN,
             has_evolved: false,
+            has_settled: false,
             tally: Tally::default(),
             trace: Trace::default(),
         };
@@ -247,6 +252,31 @@ impl Story {
         self.node.apply_all(definitions).await.expect("nothing else has changed");
         self.note("refilled".to_owned());
         self.add_shapes();
+        self.rename().await;
+    }
+
+    /// New versions of views are built beside the old ones while rows come and are read; services go over
+    /// once they are served.
+    async fn rename(&mut self) {
+        let renamed = self.world.rename(&mut self.random);
+        let mut definitions = self.world.definitions();
+        definitions.retain(|definition| definition.kind() != Kind::FeatureService);
+        self.node.apply_all(definitions).await.expect("new versions can be built");
+        self.note(format!("renamed {renamed} features: {:#?}", self.world.views));
+        for _ in 0..self.random.below(4) {
+            match self.random.below(5) {
+                0 | 1 => self.write().await,
+                2 => self.delete().await,
+                3 => self.land().await,
+                _ => self.restart().await,
+            }
+        }
+        self.node.built().await;
+        self.tally.renamed += renamed;
+        self.node.apply_all(self.world.definitions()).await.expect("what is new is served");
+        self.note("built".to_owned());
+        self.has_settled = true;
+        self.add_shapes();
     }
 
     /// The services as they are now, beside those that were frozen before, and some single features.
@@ -260,9 +290,9 @@ impl Story {
                 self.shapes.push(shape);
             }
         }
-        // Single features follow their view's ttl: what was recorded of them holds only once that is
-        // not changed any more.
-        if self.has_evolved {
+        // Single features follow their view's ttl and names: what was recorded of them holds only once those
+        // are not changed any more.
+        if self.has_settled {
             for _ in 0..2 {
                 let view = self.random.below(self.world.views.len());
                 let other = self.random.below(self.world.views.len());
@@ -296,5 +326,6 @@ impl AddAssign for Tally {
         self.restarts += other.restarts;
         self.restores += other.restores;
         self.refills += other.refills;
+        self.renamed += other.renamed;
     }
 }

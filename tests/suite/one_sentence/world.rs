@@ -176,6 +176,22 @@ impl World {
         }
     }
 
+    /// Renames features, which makes new versions of their views: how many.
+    pub fn rename(&mut self, random: &mut Random) -> usize {
+        let mut renamed = 0;
+        for view in self.views.iter_mut().filter(|view| view.offline) {
+            let columns: Vec<String> = view.features.iter().map(|feature| feature.column.clone()).collect();
+            // Of one column twice it couldn't be told which of them was renamed.
+            let is_alone = |column: &str| columns.iter().filter(|other| *other == column).count() == 1;
+            let feature = random.below(view.features.len());
+            if random.chance(60) && is_alone(&view.features[feature].column) {
+                view.features[feature].name = format!("renamed{feature}");
+                renamed += 1;
+            }
+        }
+        renamed
+    }
+
     pub fn definitions(&self) -> Vec<Definition> {
         let entities = self.entities.iter().enumerate().map(|(number, keys)| {
             let keys: Vec<Json> =

@@ -5,11 +5,13 @@ mod compacting;
 mod compacting_crash;
 mod crash;
 mod damage;
+mod erasing;
 mod landing;
 mod merging;
 mod pruning;
 mod seeking;
 mod staging;
+mod succeeding;
 mod vacuum;
 
 use std::collections::VecDeque;
