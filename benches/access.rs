@@ -66,6 +66,8 @@ async fn new_key(node: &Node, access: &Access) -> Result<String> {
         roles: [Role::Reader].into_iter().collect(),
         views: Vec::new(),
         services: Vec::new(),
+        shared_views: Vec::new(),
+        shared_services: Vec::new(),
         description: String::new(),
         expires_after: Some(Duration::from_hours(1)),
     };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     "hydrant/v1/access.proto",
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
@@ -21,6 +21,7 @@ const FILES: [&str; 16] = [
     "hydrant/v1/audit.proto",
     "hydrant/v1/erasure.proto",
     "hydrant/v1/freshness.proto",
+    "hydrant/v1/sharing.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -617,6 +617,7 @@ fn of_another_tenant(snapshot: &Snapshot) -> Snapshot {
         versions: all.versions.clone(),
         services: all.services.clone(),
         consumers: Default::default(),
+        shares: Default::default(),
     };
     let owner = TenantCatalog { services: Default::default(), ..catalog("owner", all.id) };
     let reader =

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
-use hydrant_storage::names::{Name, TenantId};
+use hydrant_storage::names::{Name, SharedName, TenantId};
 use hydrant_storage::order::Micros;
 use tokio::sync::Mutex;
 
@@ -28,6 +28,7 @@ use crate::clock::StoreTime;
 use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::registry::SnapshotReader;
+use crate::tenancy::identity::name_of_key;
 use crate::tenancy::{ASK_FOR_KEY, Action, Authenticates, Credential, DEFAULT_TENANT, Identity, Permit, Role, Roles};
 
 use self::records::{KeyRecord, Records, Uses};
@@ -104,9 +105,12 @@ pub struct NewKey {
     /// `None`: the caller's.
     pub tenant: Option<Name>,
     pub roles: Roles,
-    /// Both empty: not limited.
+    /// All four empty: not limited.
     pub views: Vec<Name>,
     pub services: Vec<Name>,
+    /// Of other tenants, where they share them.
+    pub shared_views: Vec<SharedName>,
+    pub shared_services: Vec<SharedName>,
     pub description: String,
     /// From now on; `None`: it doesn't expire.
     pub expires_after: Option<Duration>,
@@ -120,6 +124,8 @@ pub struct ApiKey {
     pub roles: Roles,
     pub views: Vec<Name>,
     pub services: Vec<Name>,
+    pub shared_views: Vec<SharedName>,
+    pub shared_services: Vec<SharedName>,
     pub description: String,
     pub created: Micros,
     pub created_by: String,
@@ -171,6 +177,8 @@ impl Access {
             roles: [Role::Admin, Role::Platform].map(|role| role.as_str().to_owned()).to_vec(),
             views: Vec::new(),
             services: Vec::new(),
+            shared_views: Vec::new(),
+            shared_services: Vec::new(),
             description: "made at the first start: make others with it, then revoke it".to_owned(),
             created: self.inner.time.read(),
             created_by: "first start".to_owned(),
@@ -210,6 +218,8 @@ impl Access {
             roles: new.roles.iter().map(|role| role.as_str().to_owned()).collect(),
             views: new.views,
             services: new.services,
+            shared_views: new.shared_views,
+            shared_services: new.shared_services,
             description: new.description,
             created,
             created_by,
@@ -401,7 +411,7 @@ impl Keys {
             let identity = known.map(|entry| entry.identity.clone()).unwrap_or_else(|| {
                 let until = record.expires.map(|expires| (time.clone(), expires));
                 let credential = Credential { until, ..Credential::default() };
-                Identity::by(&format!("key/{id}"), record.tenant.clone(), roles, record.reach(), credential)
+                Identity::by(&name_of_key(&id.to_string()), record.tenant.clone(), roles, record.reach(), credential)
             });
             let last_used = known
                 .map(|entry| entry.last_used.clone())
@@ -435,6 +445,8 @@ fn shown(id: KeyId, record: &KeyRecord, roles: Roles, last_used: Option<Micros>)
         roles,
         views: record.views.clone(),
         services: record.services.clone(),
+        shared_views: record.shared_views.clone(),
+        shared_services: record.shared_services.clone(),
         description: record.description.clone(),
         created: record.created,
         created_by: record.created_by.clone(),
@@ -490,12 +502,13 @@ fn check_new(new: &NewKey) -> Result<()> {
     if new.roles.iter().eq([Role::Pii]) {
         return bad("the role pii stands beside another: it shows what that one reads".to_owned());
     }
-    let is_limited = !(new.views.is_empty() && new.services.is_empty());
+    let (views, services) = (new.views.len() + new.shared_views.len(), new.services.len() + new.shared_services.len());
+    let is_limited = views + services > 0;
     let unlimited = [Role::Owner, Role::Admin, Role::Platform];
     if is_limited && unlimited.into_iter().any(|role| new.roles.contains(role)) {
         return bad("the roles owner, admin and platform can't be limited to views and services".to_owned());
     }
-    if new.views.len() > MAX_NAMES || new.services.len() > MAX_NAMES {
+    if views > MAX_NAMES || services > MAX_NAMES {
         return bad(format!("a key is limited to {MAX_NAMES} views and {MAX_NAMES} services at most"));
     }
     if new.description.len() > MAX_DESCRIPTION {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hydrant_storage::names::{Name, TenantId};
+use hydrant_storage::names::{Name, SharedName, TenantId};
 use hydrant_storage::order::Micros;
 use serde::{Deserialize, Serialize};
 
@@ -27,9 +27,14 @@ pub(super) struct KeyRecord {
     /// A tenant of the same name that was made later is another.
     pub tenant_id: TenantId,
     pub roles: Vec<String>,
-    /// Both empty: not limited.
+    /// All four empty: not limited.
     pub views: Vec<Name>,
     pub services: Vec<Name>,
+    /// Of other tenants, where they share them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_views: Vec<SharedName>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared_services: Vec<SharedName>,
     pub description: String,
     pub created: Micros,
     pub created_by: String,
@@ -86,11 +91,13 @@ impl KeyRecord {
     }
 
     pub fn reach(&self) -> Option<Reach> {
-        let is_limited = !(self.views.is_empty() && self.services.is_empty());
-        is_limited.then(|| Reach {
+        let reach = Reach {
             views: self.views.iter().cloned().collect(),
             services: self.services.iter().cloned().collect(),
-        })
+            shared_views: self.shared_views.iter().cloned().collect(),
+            shared_services: self.shared_services.iter().cloned().collect(),
+        };
+        Some(reach).filter(|reach| *reach != Reach::default())
     }
 
     /// Neither revoked nor expired.

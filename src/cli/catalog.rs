@@ -4,23 +4,36 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hydrant_proto::v1;
 use hydrant_storage::names::Name;
 
-use super::{Failure, definitions};
+use super::keys::KeyTypes;
+use super::{Failure, definitions, share};
 use crate::registry::definition::{Definition, Kind, ServiceFeature, Spec};
 use crate::rpc::client::Client;
 
 /// The definitions that tell which keys there are, the service's own last.
 pub struct Catalog {
-    pub definitions: Vec<Definition>,
+    definitions: Vec<Definition>,
+    /// Of what another tenant shares, whose definitions aren't told.
+    share: Option<v1::Share>,
+}
+
+/// What stands before the feature's name in a column's: which row it comes from.
+pub fn prefix_of(column: &str) -> &str {
+    column.rsplit_once("__").map_or(column, |(prefix, _)| prefix)
 }
 
 /// Which row a column comes from: a view under request columns.
 pub type Mapping = (String, Vec<String>);
 
 impl Catalog {
-    /// `service` is `NAME`, or `NAME@N` for the features of that version.
+    /// `service` is `NAME`, or `NAME@N` for the features of that version; `OWNER/NAME` is what another
+    /// tenant shares.
     pub async fn load(client: &Client, service: &str) -> Result<Self, Failure> {
+        if service.contains('/') {
+            return Self::load_shared(client, service).await;
+        }
         let mut definitions = Vec::new();
         for kind in [Kind::Entity, Kind::FeatureView] {
             definitions.extend(definitions::decode(client.list_definitions(kind).await?)?);
@@ -33,11 +46,41 @@ impl Catalog {
             refusal.into()
         })?;
         definitions.extend(definitions::decode(vec![found])?);
-        Ok(Self { definitions })
+        Ok(Self { definitions, share: None })
+    }
+
+    async fn load_shared(client: &Client, service: &str) -> Result<Self, Failure> {
+        let wanted = service.split_once('@').map_or(service, |(name, _)| name);
+        let shares = client.list_shares(true).await?;
+        let is_wanted = |share: &&v1::Share| {
+            let is_service = matches!(share.of, Some(v1::share::Of::Service(_)));
+            is_service && !share.ended && share::named(share) == wanted
+        };
+        let Some(found) = shares.iter().find(is_wanted) else {
+            let message = format!("there is no feature service '{service}'");
+            return Err(Failure::new("SERVICE_NOT_FOUND", message)
+                .with("service", service)
+                .hint("`hydrant share list --with-me` shows what other tenants share with yours"));
+        };
+        Ok(Self { definitions: Vec::new(), share: Some(client.get_share(&found.name).await?) })
+    }
+
+    /// The types of the request columns.
+    pub fn key_types(&self) -> KeyTypes {
+        match &self.share {
+            None => KeyTypes::of(&self.definitions),
+            Some(share) => KeyTypes::named(share.keys.iter().map(|key| (key.name.as_str(), key.r#type.as_str()))),
+        }
     }
 
     /// For each prefix of the service's columns, the row that they come from.
     pub fn mappings(&self) -> BTreeMap<String, Mapping> {
+        if let Some(share) = &self.share {
+            let mapping = |column: &v1::SharedColumn| {
+                (prefix_of(&column.name).to_owned(), (column.view.clone(), column.keys.clone()))
+            };
+            return share.columns.iter().map(mapping).collect();
+        }
         let spec = self.definitions.last().and_then(|definition| match &definition.spec {
             Spec::FeatureService(spec) => Some(spec),
             _ => None,

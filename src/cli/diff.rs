@@ -18,7 +18,7 @@ use self::report::{Report, Side};
 use super::catalog::Catalog;
 use super::input::ParquetInput;
 use super::key_file::KeyFile;
-use super::keys::{self, KeyArgument, KeyTypes};
+use super::keys::{self, KeyArgument};
 use super::online::key_json;
 use super::output::{self, ResultOutput};
 use super::{Done, Failure, Server, progress, time};
@@ -139,8 +139,7 @@ impl Keys {
                 Self::File(Box::new([KeyFile::of(input.clone(), &left.catalog)?, KeyFile::of(input, &right.catalog)?]))
             }
             None => {
-                let definitions = [left.catalog.definitions.clone(), right.catalog.definitions.clone()].concat();
-                let columns = KeyTypes::of(&definitions).columns(&args.keys.rows)?;
+                let columns = left.catalog.key_types().and(right.catalog.key_types()).columns(&args.keys.rows)?;
                 Self::Given([left.keys_of(&columns)?, right.keys_of(&columns)?])
             }
         };

@@ -10,7 +10,6 @@ use hydrant_storage::value::DataType;
 use super::Failure;
 use super::catalog::Catalog;
 use super::input::ParquetInput;
-use super::keys::KeyTypes;
 
 /// The file, and its columns that are keys.
 #[derive(Debug)]
@@ -22,7 +21,7 @@ pub struct KeyFile {
 impl KeyFile {
     /// Refuses a file that lacks one of the service's keys.
     pub fn of(input: ParquetInput, catalog: &Catalog) -> Result<Self, Failure> {
-        let (types, wanted) = (KeyTypes::of(&catalog.definitions), catalog.keys());
+        let (types, wanted) = (catalog.key_types(), catalog.keys());
         let names = input.schema().fields().iter().map(|field| field.name().clone());
         let columns: Vec<(String, DataType)> = names
             .filter(|name| wanted.contains(name))

@@ -82,6 +82,22 @@ impl KeyTypes {
         Self(types)
     }
 
+    /// Of names and names of types.
+    pub fn named<'a>(keys: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let typed = |(name, data_type): (&str, &str)| match data_type.parse::<DataType>() {
+            Ok(DataType::Scalar(scalar)) => Some((name.to_owned(), scalar)),
+            _ => None,
+        };
+        Self(keys.filter_map(typed).collect())
+    }
+
+    /// With the columns of others.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
     /// The type of a request column, where it carries keys.
     pub fn type_of(&self, column: &str) -> Option<DataType> {
         self.0.get(column).copied().map(DataType::Scalar)

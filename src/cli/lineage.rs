@@ -167,10 +167,11 @@ pub(super) fn parse_node_kind(text: &str) -> Result<v1::Kind, String> {
         "column" => Ok(v1::Kind::Column),
         "feature" => Ok(v1::Kind::Feature),
         "trainingset" | "training-set" | "training_set" => Ok(v1::Kind::TrainingSet),
+        "share" => Ok(v1::Kind::Share),
         "tenant" => Err("tenants have no lineage".to_owned()),
         _ => parse_kind(text).map(encode_kind).map_err(|_| {
             let shown: String = text.chars().take(80).collect();
-            format!("there is no kind '{shown}': use entity, source, column, view, feature, service, training-set or consumer")
+            format!("there is no kind '{shown}': use entity, source, column, view, feature, service, training-set, consumer or share")
         }),
     }
 }
@@ -188,6 +189,7 @@ pub(super) fn kind_name(kind: v1::Kind) -> Option<&'static str> {
         v1::Kind::Consumer => Some("Consumer"),
         v1::Kind::Column => Some("Column"),
         v1::Kind::Feature => Some("Feature"),
+        v1::Kind::Share => Some("Share"),
     }
 }
 
@@ -207,6 +209,7 @@ fn role_name(role: v1::lineage_arrow::Role) -> &'static str {
         Role::LookedUp => "is looked up by",
         Role::Trains => "is trained on in",
         Role::UsedBy => "is used by",
+        Role::SharedBy => "is shared by",
     }
 }
 

@@ -25,6 +25,7 @@ pub mod quota;
 pub mod rollback;
 pub mod search;
 pub mod serve;
+pub mod share;
 pub mod sla;
 pub mod test;
 pub mod training_set;
@@ -100,6 +101,7 @@ pub enum ClientCommand {
     Historical(historical::Args),
     Why(why::Args),
     TrainingSet(training_set::Args),
+    Share(share::Args),
     Sla(sla::Args),
     Backup(backup::Args),
     Key(key::Args),
@@ -193,6 +195,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Historical(args) => historical::run(args, server).await,
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
+        ClientCommand::Share(args) => share::run(args, server).await,
         ClientCommand::Sla(args) => sla::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Key(args) => key::run(args, server).await,
@@ -218,6 +221,7 @@ impl ClientCommand {
             Self::Backfill(args) => args.output.format,
             Self::Materialize(args) => args.output.format,
             Self::Online(args) => args.format(),
+            Self::Share(args) => args.format(),
             Self::Diff(args) => args.output.format,
             Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
@@ -260,6 +264,10 @@ impl ClientCommand {
             Self::Rollback(_) => failure.hint("it may have been done all the same; `hydrant history` tells"),
             Self::Delete(_) => failure.hint("it may have been deleted all the same; `hydrant get` tells"),
             Self::Backup(args) => match args.interrupted() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            },
+            Self::Share(args) => match args.interrupted() {
                 Some(hint) => failure.hint(hint),
                 None => failure,
             },
@@ -359,10 +367,19 @@ mod tests {
             "hydrant apply -f tenants.yaml",
             "hydrant get tenants",
             "hydrant delete tenant acme",
+            "hydrant share create --view profile --to research --rights read-and-train --with-pii --dry-run -o json",
+            "hydrant share create --service delay_model --to research",
+            "hydrant share list --with-me -o json",
+            "hydrant share get acme/3",
+            "hydrant share withdraw 3 --notice 14d --etag 4 --dry-run",
             "hydrant quota get",
             "hydrant quota get acme -o json",
             "hydrant quota set acme requests_per_second=500 storage_bytes=50GiB --unset features --weight 3 --etag 4 --dry-run",
             "hydrant quota set acme --weight 3",
+            "hydrant quota get acme --keys",
+            "hydrant quota get acme --key abcdefghjk -o json",
+            "hydrant quota set acme --key abcdefghjk requests_per_second=50 --unset keys_per_second --dry-run",
+            "hydrant quota raise acme --key abcdefghjk requests_per_second=5000 --for 2h",
             "hydrant quota raise acme requests_per_second=5000 --for 2h -o json",
             "hydrant quota raise acme --end requests_per_second",
             "hydrant erase --entity user --key user_id=42 --dry-run -o json",
@@ -434,6 +451,14 @@ mod tests {
             "hydrant key create --role king",
             "hydrant key rotate",
             "hydrant whoami --token x --token-file y",
+            "hydrant share create --to research",
+            "hydrant share create --view a --service b --to research",
+            "hydrant share create --view a",
+            "hydrant share create --view a --to research --rights write",
+            "hydrant share withdraw",
+            "hydrant quota get --keys",
+            "hydrant quota get --key abcdefghjk",
+            "hydrant quota set acme --key abcdefghjk --weight 3",
             "hydrant quota set acme",
             "hydrant erase",
             "hydrant erase --entity user",

@@ -13,10 +13,10 @@ use hydrant_storage::order::Micros;
 use hydrant_storage::row::value_at;
 use serde_json::{Map, Value as Json, json};
 
-use super::catalog::{Catalog, Mapping};
+use super::catalog::{Catalog, Mapping, prefix_of};
 use super::input::ParquetInput;
 use super::key_file::KeyFile;
-use super::keys::{self, KeyArgument, KeyTypes};
+use super::keys::{self, KeyArgument};
 use super::output::{self, Format, ResultOutput, Tone};
 use super::{Done, Failure, Server, time};
 use crate::registry::values;
@@ -107,7 +107,7 @@ async fn get(args: GetArgs, server: &Server) -> Result<Done, Failure> {
     let keys = match &args.keys.file {
         Some(path) => keys_of_file(path, &catalog)?,
         None => {
-            let keys = KeyTypes::of(&catalog.definitions).columns(&args.keys.rows)?;
+            let keys = catalog.key_types().columns(&args.keys.rows)?;
             let missing = catalog.missing_keys(|name| keys.iter().any(|(given, _)| given == name));
             if let Some(first) = missing.first() {
                 let message = format!("the service needs the join key '{first}', and no --key gives it");
@@ -180,8 +180,7 @@ impl Answer {
         let column = |column: v1::FeatureColumn| {
             let statuses: Vec<v1::CellStatus> = column.statuses().collect();
             let decoded = decode_column(column.column.unwrap_or_default())?;
-            let prefix = decoded.name.split("__").next().unwrap_or_default();
-            let times = mappings.get(prefix).and_then(|mapping| event_times.get(mapping));
+            let times = mappings.get(prefix_of(&decoded.name)).and_then(|mapping| event_times.get(mapping));
             let cell = |row: usize| {
                 // A column or list of length 1 stands for all rows.
                 let at = |length: usize| if length == 1 { 0 } else { row };

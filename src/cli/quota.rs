@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use super::output::{self, ResultOutput, Tone};
 use super::{Done, Failure, Format, Server, time};
 use crate::config::{ByteSize, durations};
+use crate::rpc::client::quotas::of_key;
 
-/// Show and set quotas of tenants
+/// Show and set quotas of tenants and of their keys
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  hydrant quota get\n  hydrant quota set default requests_per_second=500 storage_bytes=50GiB\n  \
-    hydrant quota raise default requests_per_second=5000 --for 2h"
+    hydrant quota raise default requests_per_second=5000 --for 2h\n  \
+    hydrant quota set default --key abcdefghjk requests_per_second=50"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -35,7 +37,16 @@ enum Command {
 )]
 struct GetArgs {
     /// Left out: every tenant that you may see
+    #[arg(required_if_eq("keys", "true"))]
     tenant: Option<String>,
+
+    /// Of this key of the tenant, by its id
+    #[arg(long, value_name = "KEYID", requires = "tenant")]
+    key: Option<String>,
+
+    /// Of every key of the tenant that has quotas of its own
+    #[arg(long, conflicts_with = "key")]
+    keys: bool,
 
     #[command(flatten)]
     output: ResultOutput,
@@ -48,6 +59,10 @@ struct GetArgs {
 struct SetArgs {
     tenant: String,
 
+    /// Of this key of the tenant alone, by its id
+    #[arg(long, value_name = "KEYID")]
+    key: Option<String>,
+
     /// Such as requests_per_second=500; bytes also as 50GiB
     #[arg(value_name = "QUOTA=LIMIT", required_unless_present_any = ["unset", "weight"])]
     limits: Vec<Limit>,
@@ -57,7 +72,7 @@ struct SetArgs {
     unset: Vec<String>,
 
     /// The tenant's share beside others of what there is not enough of: 1 to 1000, 1 at first
-    #[arg(long)]
+    #[arg(long, conflicts_with = "key")]
     weight: Option<u32>,
 
     #[command(flatten)]
@@ -70,6 +85,10 @@ struct SetArgs {
     hydrant quota raise default --end requests_per_second\n\nFrom one second to 30 days.")]
 struct RaiseArgs {
     tenant: String,
+
+    /// Of this key of the tenant alone, by its id
+    #[arg(long, value_name = "KEYID")]
+    key: Option<String>,
 
     /// Such as requests_per_second=5000; bytes also as 50GiB
     #[arg(value_name = "QUOTA=LIMIT", required_unless_present = "end", requires = "lasts")]
@@ -143,29 +162,35 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
 async fn get(args: GetArgs, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
     let tenants = match args.tenant {
-        Some(tenant) => vec![client.get_quotas(&tenant).await?],
+        Some(tenant) if args.keys => client.list_key_quotas(&tenant).await?,
+        Some(tenant) => vec![client.get_quotas(&named(tenant, args.key)).await?],
         None => client.list_quotas().await?,
     };
     let documents = json!({ "tenants": tenants.iter().map(shown).collect::<Vec<_>>() });
-    output::print_as(args.output.format, &documents, || tenants.iter().map(table).collect::<Vec<_>>().join("\n\n"))?;
+    output::print_as(args.output.format, &documents, || match tenants.is_empty() {
+        true => "no key has quotas of its own".to_owned(),
+        false => tenants.iter().map(table).collect::<Vec<_>>().join("\n\n"),
+    })?;
     Ok(Done::Done)
 }
 
 async fn set(args: SetArgs, server: &Server) -> Result<Done, Failure> {
-    let SetArgs { tenant, limits, unset, weight, change } = args;
+    let SetArgs { tenant, key, limits, unset, weight, change } = args;
     let ChangeArgs { etag, dry_run, output } = change;
     let set = limits.into_iter().map(Limit::into_message).collect();
-    let request = v1::UpdateQuotasRequest { name: tenant, set, unset, weight, etag, validate_only: dry_run };
+    let request =
+        v1::UpdateQuotasRequest { name: named(tenant, key), set, unset, weight, etag, validate_only: dry_run };
     let quotas = server.connect().await?.update_quotas(request).await?;
     changed(&quotas, dry_run, output.format)
 }
 
 async fn raise(args: RaiseArgs, server: &Server) -> Result<Done, Failure> {
-    let RaiseArgs { tenant, limits, lasts, end, change } = args;
+    let RaiseArgs { tenant, key, limits, lasts, end, change } = args;
     let ChangeArgs { etag, dry_run, output } = change;
     let duration_micros = u64::try_from(lasts.unwrap_or_default().as_micros()).unwrap_or(u64::MAX);
     let limits = limits.into_iter().map(Limit::into_message).collect();
-    let request = v1::RaiseQuotasRequest { name: tenant, limits, duration_micros, end, etag, validate_only: dry_run };
+    let name = named(tenant, key);
+    let request = v1::RaiseQuotasRequest { name, limits, duration_micros, end, etag, validate_only: dry_run };
     let quotas = server.connect().await?.raise_quotas(request).await?;
     changed(&quotas, dry_run, output.format)
 }
@@ -216,7 +241,10 @@ fn table(quotas: &v1::TenantQuotas) -> String {
         })
         .collect();
     let table = output::table(&["quota", "used now", "limit", "share", "raised until"], &rows, &[1, 2, 3]);
-    format!("tenant {}, weight {}\n{table}", tenant(quotas), quotas.weight)
+    match key(quotas) {
+        None => format!("tenant {}, weight {}\n{table}", tenant(quotas), quotas.weight),
+        Some(key) => format!("key {key} of tenant {}\n{table}", tenant(quotas)),
+    }
 }
 
 /// For programs.
@@ -228,14 +256,26 @@ fn shown(quotas: &v1::TenantQuotas) -> Value {
         })
     };
     json!({
-        "tenant": tenant(quotas), "etag": quotas.etag, "weight": quotas.weight,
+        "tenant": tenant(quotas), "key": key(quotas), "etag": quotas.etag, "weight": quotas.weight,
         "updated": quotas.updated_micros.map(time::show), "updated_by": quotas.updated_by,
         "quotas": quotas.quotas.iter().map(status).collect::<Vec<_>>(),
     })
 }
 
 fn tenant(quotas: &v1::TenantQuotas) -> &str {
-    quotas.name.trim_start_matches("tenants/").trim_end_matches("/quotas")
+    quotas.name.split('/').nth(1).unwrap_or_default()
+}
+
+fn key(quotas: &v1::TenantQuotas) -> Option<&str> {
+    quotas.name.split_once("/keys/").map(|(_, key)| key.trim_end_matches("/quotas"))
+}
+
+/// A tenant, or a key of it.
+fn named(tenant: String, key: Option<String>) -> String {
+    match key {
+        None => tenant,
+        Some(key) => of_key(&tenant, &key),
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

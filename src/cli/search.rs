@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use super::lineage::{kind_name, parse_node_kind};
 use super::output::{self, ResultOutput};
-use super::{Done, Failure, Format, Server};
+use super::{Done, Failure, Format, Server, time};
 
 /// Find definitions and features
 #[derive(Debug, clap::Args)]
@@ -90,6 +90,10 @@ fn hit_json(hit: &v1::Hit) -> Json {
             json[field] = json!(text);
         }
     }
+    if !hit.shares.is_empty() {
+        let share = |share: &v1::HitShare| json!({"name": share.name, "to": share.to, "ends": share.ends_micros.map(time::show)});
+        json["shares"] = hit.shares.iter().map(share).collect();
+    }
     json
 }
 
@@ -97,10 +101,15 @@ fn table(hits: &[v1::Hit]) -> String {
     let row = |hit: &v1::Hit| {
         let description = hit.description.split_whitespace().collect::<Vec<_>>().join(" ");
         let kind = kind_name(hit.kind()).unwrap_or_default().to_owned();
-        vec![kind, hit.name.clone(), hit.r#type.clone(), hit.owner.clone(), description]
+        let share = |share: &v1::HitShare| match share.ends_micros {
+            None => share.to.clone(),
+            Some(ends) => format!("{} until {}", share.to, time::show(ends)),
+        };
+        let shares: Vec<String> = hit.shares.iter().map(share).collect();
+        vec![kind, hit.name.clone(), hit.r#type.clone(), hit.owner.clone(), shares.join(", "), description]
     };
     let rows: Vec<Vec<String>> = hits.iter().map(row).collect();
-    output::table(&["kind", "name", "type", "owner", "description"], &rows, &[])
+    output::table(&["kind", "name", "type", "owner", "shared with", "description"], &rows, &[])
 }
 
 fn parse_tag(text: &str) -> Result<(String, String), String> {
@@ -133,9 +142,14 @@ mod tests {
             owner: "ops".to_owned(),
             r#type: "float64".to_owned(),
             matched: vec!["name".to_owned()],
+            shares: vec![v1::HitShare {
+                name: "tenants/acme/shares/1".to_owned(),
+                to: "lab".to_owned(),
+                ends_micros: None,
+            }],
         };
         let shown = table(&[hit]);
         let words: Vec<&str> = shown.lines().nth(1).expect("a line").split_whitespace().collect();
-        assert_eq!(words, ["Feature", "airport_weather:temp", "float64", "ops", "Air", "temperature"]);
+        assert_eq!(words, ["Feature", "airport_weather:temp", "float64", "ops", "lab", "Air", "temperature"]);
     }
 }

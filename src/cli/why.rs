@@ -9,7 +9,7 @@ use hydrant_storage::row::value_at;
 use serde_json::{Map, Value as Json, json};
 
 use super::catalog::Catalog;
-use super::keys::{self, KeyArgument, KeyTypes};
+use super::keys::{self, KeyArgument};
 use super::output::{self, ResultOutput, Tone};
 use super::{Done, Failure, Server, time};
 use crate::registry::values;
@@ -57,7 +57,7 @@ pub struct Args {
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
     let catalog = Catalog::load(&client, &args.service).await?;
-    let keys = KeyTypes::of(&catalog.definitions).columns(std::slice::from_ref(&args.key))?;
+    let keys = catalog.key_types().columns(std::slice::from_ref(&args.key))?;
     let entities: Vec<v1::Column> =
         keys.iter().map(|(name, column)| encode_column(name, column)).collect::<Result<_, _>>()?;
     let request = v1::WhyRequest {

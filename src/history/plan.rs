@@ -14,7 +14,7 @@ use super::asof::Mode;
 use super::columns;
 use crate::error::{Code, Error, Violation};
 use crate::registry::catalog::{Lookup, View};
-use crate::registry::selection::Selection;
+use crate::registry::selection::{SelectedService, Selection};
 use crate::registry::table::Beside;
 
 /// What a client asks of the join beside its services and features.
@@ -104,11 +104,7 @@ impl Plan {
             with_status: shape.with_status,
             with_event_time: shape.with_event_time,
             revision: selection.revision,
-            services: selection
-                .services
-                .iter()
-                .map(|service| format!("{}@{}", service.version.service, service.version.number))
-                .collect(),
+            services: selection.services.iter().map(SelectedService::reference).collect(),
         };
         let planned: Vec<Option<usize>> = selection
             .lookups

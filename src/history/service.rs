@@ -178,6 +178,7 @@ impl History {
         let tenant = snapshot.tenant(permit.tenant())?;
         let mut selection = snapshot.select(tenant, &request.services, &request.features)?;
         selection.require_unique_names()?;
+        selection.require_training_rights()?;
         selection.mask(masking, permit.may_see_pii())?;
         let HistoricalRequest { event_time, mode, with_status, with_event_time, .. } = request.clone();
         Plan::new(&selection, request.spine.clone(), &Shape { event_time, mode, with_status, with_event_time })

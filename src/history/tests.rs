@@ -127,6 +127,7 @@ fn selection(ttls: [Option<i64>; 4]) -> Selection {
         data_type: TYPES[feature],
         default: lookups[lookup].view.features[feature].default.clone(),
         is_masked: false,
+        withholds_pii: false,
     };
     let columns = vec![
         column("view1", 0, 1),

@@ -200,6 +200,7 @@ impl History {
         let tenant = snapshot.tenant(permit.tenant())?;
         let mut selection = snapshot.select(tenant, &request.services, &request.features)?;
         selection.require_unique_names()?;
+        selection.require_training_rights()?;
         selection.mask(Masking::AsGranted, permit.may_see_pii())?;
         // Keys of what isn't asked about may be given too.
         let (is_narrowed, known) = (!request.columns.is_empty(), selection.request_columns.clone());
@@ -386,7 +387,7 @@ fn explain(
     cells.sort_by_key(|(index, _)| *index);
     let cells = cells.into_iter().map(|(_, cell)| cell).collect();
     let services = selection.services.iter();
-    let services = services.map(|service| format!("{}@{}", service.version.service, service.version.number));
+    let services = services.map(SelectedService::reference);
     Ok(Why { at, mode, cutoff, revision: selection.revision, services: services.collect(), lookups, cells })
 }
 

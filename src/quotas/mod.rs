@@ -79,6 +79,8 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantQuotas {
     pub tenant: Name,
+    /// Of one key of the tenant; `None`: of all of it.
+    pub key: Option<String>,
     /// Changes with every change.
     pub etag: String,
     pub weight: u32,
@@ -138,7 +140,27 @@ impl Quotas {
         permit.require(Action::ReadQuotas)?;
         self.check_tenant(permit, tenant)?;
         self.refresh();
-        Ok(self.told(tenant, &self.inner.state.load()))
+        Ok(self.told(tenant, None, &self.inner.state.load()))
+    }
+
+    /// What holds for one key of a tenant beside the tenant's, and what it uses. The permit is to manage keys
+    /// or tenants; whether there is such a key is its holder's to know.
+    pub fn get_key(&self, permit: &Permit, tenant: &Name, key: &str) -> Result<TenantQuotas> {
+        require_manager(permit)?;
+        self.check_tenant(permit, tenant)?;
+        self.refresh();
+        Ok(self.told(tenant, Some(key), &self.inner.state.load()))
+    }
+
+    /// Of the keys of a tenant that have limits of their own, by id.
+    pub fn list_keys(&self, permit: &Permit, tenant: &Name) -> Result<Vec<TenantQuotas>> {
+        require_manager(permit)?;
+        self.check_tenant(permit, tenant)?;
+        self.refresh();
+        let state = self.inner.state.load();
+        let keys = state.tenants.get(tenant).into_iter().flat_map(|of_tenant| &of_tenant.keys);
+        let limited = keys.filter(|(_, of_key)| of_key.limits != Limits::default());
+        Ok(limited.map(|(key, _)| self.told(tenant, Some(key), &state)).collect())
     }
 
     /// Of every tenant that the caller may know of, by name.
@@ -148,7 +170,7 @@ impl Quotas {
         let state = self.inner.state.load();
         let snapshot = self.inner.snapshots.load();
         let tenants = snapshot.tenants.keys().filter(|tenant| permit.oversees(tenant));
-        Ok(tenants.map(|tenant| self.told(tenant, &state)).collect())
+        Ok(tenants.map(|tenant| self.told(tenant, None, &state)).collect())
     }
 
     /// Changes a tenant's limits, which hold from its next request on, and tells what is then. With an
@@ -163,7 +185,21 @@ impl Quotas {
         validate_only: bool,
     ) -> Result<TenantQuotas> {
         permit.require(Action::ChangeQuotas)?;
-        self.change(permit, tenant, etag, validate_only, move |state, _| change.apply(state)).await
+        self.change(permit, (tenant, None), etag, validate_only, move |state, _| change.apply(state)).await
+    }
+
+    /// As [`Self::update`], of one key. The permit is to manage keys or tenants.
+    pub async fn update_key(
+        &self,
+        permit: &Permit,
+        (tenant, key): (&Name, &str),
+        change: Change,
+        etag: &str,
+        validate_only: bool,
+    ) -> Result<TenantQuotas> {
+        require_manager(permit)?;
+        change.check_of_key()?;
+        self.change(permit, (tenant, Some(key)), etag, validate_only, move |state, _| change.apply(state)).await
     }
 
     /// Raises limits for a stated time, after which they fall back by themselves, and ends raises before
@@ -177,7 +213,21 @@ impl Quotas {
         validate_only: bool,
     ) -> Result<TenantQuotas> {
         permit.require(Action::ChangeQuotas)?;
-        self.change(permit, tenant, etag, validate_only, move |state, now| raise.apply(state, now)).await
+        self.change(permit, (tenant, None), etag, validate_only, move |state, now| raise.apply(state, now)).await
+    }
+
+    /// As [`Self::raise`], of one key. The permit is to manage keys or tenants.
+    pub async fn raise_key(
+        &self,
+        permit: &Permit,
+        (tenant, key): (&Name, &str),
+        raise: Raise,
+        etag: &str,
+        validate_only: bool,
+    ) -> Result<TenantQuotas> {
+        require_manager(permit)?;
+        raise.check_of_key()?;
+        self.change(permit, (tenant, Some(key)), etag, validate_only, move |state, now| raise.apply(state, now)).await
     }
 
     /// Has the limits hold that are due now: a raise ends here. To be asked several times a second.
@@ -186,12 +236,16 @@ impl Quotas {
         let (state, now) = (self.inner.state.load(), self.now());
         for (tenant, of_tenant) in &state.tenants {
             self.give(tenant, of_tenant.effective(now));
+            for (key, of_key) in &of_tenant.keys {
+                self.give_key(tenant, key, of_key.effective(now));
+            }
         }
     }
 
     /// Measures rates and definitions, and warns of what is nearly used up. To be asked once a second.
     pub fn measure(&self) {
         let snapshot = self.inner.snapshots.load();
+        self.inner.tenancy.key_accounts().iter().for_each(|account| account.measure_rates());
         for account in self.inner.tenancy.accounts() {
             account.measure_rates();
             if let Some(tenant) = snapshot.tenants.get(account.tenant()) {
@@ -219,19 +273,23 @@ impl Quotas {
     async fn change(
         &self,
         permit: &Permit,
-        tenant: &Name,
+        (tenant, key): (&Name, Option<&str>),
         etag: &str,
         validate_only: bool,
         edit: impl FnOnce(&mut TenantState, Micros) -> Result<()> + Send + 'static,
     ) -> Result<TenantQuotas> {
         self.check_tenant(permit, tenant)?;
-        let (quotas, tenant, etag) = (self.clone(), tenant.clone(), etag.to_owned());
+        let (quotas, tenant, key, etag) = (self.clone(), tenant.clone(), key.map(str::to_owned), etag.to_owned());
         let by = permit.caller().to_owned();
         // It runs to its end even if nobody waits for it: what is persisted must hold.
         let changing = tokio::spawn(async move {
             let mut version = quotas.inner.writer.lock().await;
             let mut next = State::clone(&quotas.inner.state.load());
             let of_tenant = next.tenants.entry(tenant.clone()).or_default();
+            let of_tenant = match &key {
+                None => of_tenant,
+                Some(key) => of_tenant.of_key(key)?,
+            };
             if !etag.is_empty() && etag != of_tenant.etag() {
                 let message = format!("the quotas of tenant '{tenant}' were changed since they were read");
                 return Err(Error::new(Code::Aborted, "ETAG_MISMATCH", message)
@@ -243,18 +301,18 @@ impl Quotas {
             of_tenant.forget_ended(now);
             edit(of_tenant, now)?;
             if *of_tenant == before {
-                return Ok(quotas.told(&tenant, &next));
+                return Ok(quotas.told(&tenant, key.as_deref(), &next));
             }
             of_tenant.note_change(quotas.inner.store_time.read(), by);
             if validate_only {
-                return Ok(quotas.told(&tenant, &next));
+                return Ok(quotas.told(&tenant, key.as_deref(), &next));
             }
             let encoded = Bytes::from(next.encode());
             *version = quotas.inner.metadata.put_if_version(METADATA_KEY, encoded, *version).await?;
             quotas.inner.state.store(Arc::new(next));
             quotas.refresh();
             tracing::info!(%tenant, "quotas were changed");
-            Ok(quotas.told(&tenant, &quotas.inner.state.load()))
+            Ok(quotas.told(&tenant, key.as_deref(), &quotas.inner.state.load()))
         });
         changing.await.map_err(|failed| Error::internal(format!("a change of quotas ended early: {failed}")))?
     }
@@ -266,9 +324,20 @@ impl Quotas {
         }
     }
 
-    fn told(&self, tenant: &Name, state: &State) -> TenantQuotas {
-        let of_tenant = state.tenants.get(tenant).cloned().unwrap_or_default();
-        let account = self.inner.tenancy.account(tenant);
+    fn give_key(&self, tenant: &Name, key: &str, limits: Limits) {
+        let account = self.inner.tenancy.key_account(tenant, key);
+        if account.is_none_or(|account| account.limits() != limits) {
+            self.inner.tenancy.set_key_limits(tenant, key, limits);
+        }
+    }
+
+    fn told(&self, tenant: &Name, key: Option<&str>, state: &State) -> TenantQuotas {
+        let of_tenant = state.tenants.get(tenant);
+        let (of_it, account) = match key {
+            None => (of_tenant, self.inner.tenancy.account(tenant)),
+            Some(key) => (of_tenant.and_then(|of| of.keys.get(key)), self.inner.tenancy.key_account(tenant, key)),
+        };
+        let of_tenant = of_it.cloned().unwrap_or_default();
         let now = self.now();
         let effective = of_tenant.effective(now);
         let status = |quota: Quota| QuotaStatus {
@@ -280,9 +349,10 @@ impl Quotas {
         };
         TenantQuotas {
             tenant: tenant.clone(),
+            key: key.map(str::to_owned),
             etag: of_tenant.etag(),
             weight: of_tenant.limits.share(),
-            quotas: Quota::ALL.into_iter().map(status).collect(),
+            quotas: Quota::ALL.into_iter().filter(|quota| key.is_none() || quota.is_of_keys()).map(status).collect(),
             updated: of_tenant.updated(),
         }
     }
@@ -312,6 +382,11 @@ impl Quotas {
     fn now(&self) -> Micros {
         self.inner.store_time.wall()
     }
+}
+
+/// Quotas of keys are for whoever manages the keys.
+fn require_manager(permit: &Permit) -> Result<()> {
+    if permit.action() == Action::ManageTenants { Ok(()) } else { permit.require(Action::ManageKeys) }
 }
 
 fn damaged(detail: String) -> Error {

@@ -24,13 +24,19 @@ pub struct State {
     pub tenants: BTreeMap<Name, TenantState>,
 }
 
-/// A tenant's. It stays when nothing is limited any more, so that its revision goes on.
+/// Keys of one tenant that have, or had, quotas of their own.
+pub const MAX_KEYS: usize = 1_000;
+
+/// A tenant's, or a key's. It stays when nothing is limited any more, so that its revision goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TenantState {
     pub limits: Limits,
     #[serde(default)]
     raises: BTreeMap<Quota, Raised>,
+    /// Of a tenant: those of its keys, by their ids.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub keys: BTreeMap<String, TenantState>,
     /// Counts the changes, from 1.
     revision: u64,
     updated: Micros,
@@ -110,12 +116,34 @@ impl TenantState {
         self.limits.of(quota).filter(|limit| raise.limit > *limit).map(|_| raise.until)
     }
 
+    /// A key's, which is made where there is none. RESOURCE_EXHAUSTED where as many keys as may be are
+    /// limited.
+    pub fn of_key(&mut self, key: &str) -> Result<&mut Self> {
+        if self.keys.len() >= MAX_KEYS && !self.keys.contains_key(key) {
+            self.keys.retain(|_, of_key| of_key.limits != Limits::default());
+        }
+        if self.keys.len() >= MAX_KEYS && !self.keys.contains_key(key) {
+            let message = format!("{MAX_KEYS} keys of the tenant have quotas of their own, as many as may be");
+            return Err(Error::new(Code::ResourceExhausted, "TOO_MANY_KEY_QUOTAS", message)
+                .hint("unset those of keys that are gone (`hydrant quota get TENANT --keys` lists them)"));
+        }
+        Ok(self.keys.entry(key.to_owned()).or_default())
+    }
+
     pub fn forget_ended(&mut self, now: Micros) {
         self.raises.retain(|_, raise| raise.until > now);
     }
 }
 
 impl Change {
+    /// Refuses (INVALID_ARGUMENT) what only a whole tenant has.
+    pub fn check_of_key(&self) -> Result<()> {
+        if self.weight.is_some() {
+            return Err(bad("a weight is a tenant's: its keys take their turns as one"));
+        }
+        check_of_key(self.set.iter().map(|(quota, _)| *quota).chain(self.unset.iter().copied()))
+    }
+
     pub fn apply(self, state: &mut TenantState) -> Result<()> {
         let Self { set, unset, weight } = self;
         if set.is_empty() && unset.is_empty() && weight.is_none() {
@@ -141,6 +169,11 @@ impl Change {
 }
 
 impl Raise {
+    /// Refuses (INVALID_ARGUMENT) what only a whole tenant has.
+    pub fn check_of_key(&self) -> Result<()> {
+        check_of_key(self.limits.iter().map(|(quota, _)| *quota).chain(self.end.iter().copied()))
+    }
+
     pub fn apply(self, state: &mut TenantState, now: Micros) -> Result<()> {
         let Self { limits, lasts, end } = self;
         if limits.is_empty() && end.is_empty() {
@@ -174,6 +207,12 @@ impl Raise {
         }
         Ok(())
     }
+}
+
+fn check_of_key(mut quotas: impl Iterator<Item = Quota>) -> Result<()> {
+    let Some(quota) = quotas.find(|quota| !quota.is_of_keys()) else { return Ok(()) };
+    let message = format!("quota '{quota}' is of whole tenants: what is kept is the tenant's, whichever key made it");
+    Err(bad(message).with("quota", quota))
 }
 
 fn no_quota_twice(quotas: impl Iterator<Item = Quota>) -> Result<()> {

@@ -77,8 +77,9 @@ pub(super) fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog
     })?;
     let applied = tenant.stored.applied();
     let consumers = named(&tenant.consumers, |name, stored| consumer(name, stored, &services, &views).map(Arc::new))?;
+    let shares = tenant.shares.iter().map(|(number, share)| (*number, Arc::new(share.clone()))).collect();
     let (id, name) = (tenant.id, name.clone());
-    Ok(TenantCatalog { applied, id, name, entities, sources, views, versions, services, consumers })
+    Ok(TenantCatalog { applied, id, name, entities, sources, views, versions, services, consumers, shares })
 }
 
 /// Under which ttl, at the longest, a view's rows are to be kept online: `None` is for ever.
@@ -254,6 +255,7 @@ fn service_version(
             data_type: column.data_type,
             default: default(column.default.as_ref(), column.data_type).map_err(|error| problem(&error))?,
             is_masked: false,
+            withholds_pii: false,
         })
     };
     let columns = frozen.columns.iter().map(column).collect::<Result<_, _>>()?;

@@ -13,7 +13,9 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 use super::definition::{Definition, FeatureReference, KnownTimeRule, ServiceReference};
 use super::known_selections::KnownSelections;
 use super::promise::FreshnessSpec;
+use super::shares::{EndsBy, Received, Share};
 use super::succession::{Taken, origins};
+use crate::clock::StoreTime;
 use crate::error::{Error, Result};
 
 /// Everything that is defined, at one revision.
@@ -22,11 +24,25 @@ pub struct Snapshot {
     pub revision: u64,
     pub tenants: BTreeMap<Name, Arc<TenantCatalog>>,
     pub(super) known_selections: KnownSelections,
+    /// What tenants may read of one another, and by whose clock that ends: without one there is nothing.
+    pub(super) received: Received,
+    pub(super) ends_by: EndsBy,
 }
 
 impl Snapshot {
     pub fn new(revision: u64, tenants: BTreeMap<Name, Arc<TenantCatalog>>) -> Self {
-        Self { revision, tenants, known_selections: KnownSelections::default() }
+        let received = Received::of(&tenants);
+        Self { revision, tenants, known_selections: KnownSelections::default(), received, ends_by: EndsBy::default() }
+    }
+
+    /// By whose clock shares end.
+    #[must_use]
+    pub(super) fn timed_by(self, time: Arc<StoreTime>) -> Self {
+        Self { ends_by: EndsBy(Some(time)), ..self }
+    }
+
+    pub(super) fn now(&self) -> Option<Micros> {
+        self.ends_by.0.as_ref().map(|time| time.read())
     }
 }
 
@@ -44,6 +60,8 @@ pub struct TenantCatalog {
     pub versions: BTreeMap<Name, Vec<Arc<View>>>,
     pub services: BTreeMap<Name, Arc<Service>>,
     pub consumers: BTreeMap<Name, Arc<Consumer>>,
+    /// What it lets others read, by number; those that ended lately too.
+    pub shares: BTreeMap<u32, Arc<Share>>,
 }
 
 /// A definition as it was applied, and since when.
@@ -204,6 +222,8 @@ pub struct ServiceColumn {
     pub default: Option<Value>,
     /// The caller may not see it. Of a request; what is defined is never masked.
     pub is_masked: bool,
+    /// Whatever the caller may see: its owner shares it without what is personal. Of a request.
+    pub withholds_pii: bool,
 }
 
 impl Snapshot {

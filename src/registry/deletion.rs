@@ -3,6 +3,7 @@
 //! one is ever taken for the new one's.
 
 use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
 
 use crate::error::{Code, Error, Result};
 
@@ -17,7 +18,7 @@ const SHOWN_USERS: usize = 20;
 
 /// The hint of refusals because of use.
 pub(super) const IN_USE_WAY_OUT: &str = "delete what uses it first; of a service every version counts (`hydrant delete service NAME@N` deletes one), so do \
-     saved training sets (`hydrant training-set delete NAME@N`), and consumers, whose owners are named";
+     saved training sets (`hydrant training-set delete NAME@N`), shares (`hydrant share withdraw NUMBER`), and consumers, whose owners are named";
 
 /// How many versions a refusal lists.
 const SHOWN_VERSIONS: usize = 20;
@@ -26,9 +27,9 @@ const SHOWN_VERSIONS: usize = 20;
 pub(super) fn draft(
     state: &State,
     tenant_name: &Name,
-    kind: Kind,
-    name: &Name,
+    (kind, name): (Kind, &Name),
     etag: &str,
+    stamp: &Stamp,
     uses: &Uses,
 ) -> Result<State> {
     let old = tenant(state, tenant_name)?;
@@ -37,7 +38,7 @@ pub(super) fn draft(
         return Err(Error::new(Code::FailedPrecondition, "TENANT_IN_USE", format!("tenant '{name}' can't be deleted")));
     }
     check_etag(kind, name, &stored.etag(), etag)?;
-    let users = users_of(old, tenant_name, kind, name, uses);
+    let users = users_of(old, tenant_name, (kind, name), uses, stamp.now);
     if !users.is_empty() {
         return Err(in_use(kind, name.as_str(), &users));
     }
@@ -48,12 +49,20 @@ pub(super) fn draft(
     Ok(next)
 }
 
-/// Who uses a definition: other definitions, and of a service saved training sets.
-pub(super) fn users_of(tenant: &TenantState, tenant_name: &Name, kind: Kind, name: &Name, uses: &Uses) -> Vec<String> {
+/// Who uses a definition: other definitions, tenants that it is shared with, and of a service saved
+/// training sets.
+pub(super) fn users_of(
+    tenant: &TenantState,
+    tenant_name: &Name,
+    (kind, name): (Kind, &Name),
+    uses: &Uses,
+    now: Micros,
+) -> Vec<String> {
     let mut users = lineage::users_of(tenant, kind, name);
     if kind == Kind::FeatureService {
         users.extend(training_sets(uses, tenant_name, name, None));
     }
+    users.extend(tenant.shares_of(kind, name, now));
     users
 }
 
@@ -89,7 +98,9 @@ pub(super) fn draft_version(
     uses: &Uses,
 ) -> Result<State> {
     let kind = Kind::FeatureService;
-    let pinned_by = lineage::consumers_of_version(tenant(state, tenant_name)?, service, number);
+    let mut held_by = lineage::consumers_of_version(tenant(state, tenant_name)?, service, number);
+    // Whom it is shared with may read by any version.
+    held_by.extend(tenant(state, tenant_name)?.shares_of(kind, service, stamp.now));
     let mut next = state.clone();
     next.revision += 1;
     let found = next.tenants.get_mut(tenant_name).and_then(|tenant| tenant.services.get_mut(service));
@@ -108,7 +119,7 @@ pub(super) fn draft_version(
             .with("version", number));
     }
     let mut users = training_sets(uses, tenant_name, service, Some(number));
-    users.extend(pinned_by);
+    users.extend(held_by);
     if !users.is_empty() {
         return Err(in_use(kind, &format!("{service}@{number}"), &users));
     }

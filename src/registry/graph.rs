@@ -1,15 +1,17 @@
 //! Lineage column by column, as a value: what there is, what each is made of, and who uses it. A
 //! graph is made by a pure function of what a tenant has defined and of the training sets that are
-//! saved; it never reads data, and knows of no other tenant.
+//! saved; it never reads data, and knows of other tenants only what is shared with them.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
 use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
 
 use super::catalog::{Source, TenantCatalog, View};
 use super::definition::{KnownTimeRule, Spec};
+use super::shares::Shared;
 use crate::error::{Error, Result};
 
 /// The longest name that is looked for, in bytes.
@@ -30,17 +32,20 @@ pub enum NodeKind {
     FeatureService,
     TrainingSet,
     Consumer,
+    Share,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Node {
     pub kind: NodeKind,
     /// `weather.temp` of a column, `airport_weather:temp` of a feature, `delay_model@1` of a version of
-    /// a service, `flights@2` of a training set.
+    /// a service, `flights@2` of a training set, the number of a share.
     pub name: String,
-    /// Whom to ask: the definition's owner, of columns and features that of what they belong to.
+    /// Whom to ask: the definition's owner, of columns and features that of what they belong to, of a
+    /// share the tenant that it is to and its end.
     pub owner: String,
-    /// The type of a column or feature, the version of a consumer's model, empty of others.
+    /// The type of a column or feature, the version of a consumer's model, what a share is of; empty of
+    /// others.
     pub about: String,
 }
 
@@ -69,6 +74,8 @@ pub enum Role {
     Trains,
     /// The consumer says that it uses it.
     UsedBy,
+    /// The share lets another tenant read it.
+    SharedBy,
 }
 
 /// `to` is made of `from`: indices into the nodes.
@@ -153,7 +160,7 @@ pub enum Direction {
     Both,
 }
 
-/// Somebody to tell: a version of a service, a training set or a consumer.
+/// Somebody to tell: a version of a service, a training set, a consumer, or by a share another tenant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Touched {
     pub kind: NodeKind,
@@ -162,7 +169,7 @@ pub struct Touched {
 }
 
 impl NodeKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Entity,
         Self::Source,
         Self::Column,
@@ -171,6 +178,7 @@ impl NodeKind {
         Self::FeatureService,
         Self::TrainingSet,
         Self::Consumer,
+        Self::Share,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -183,6 +191,7 @@ impl NodeKind {
             Self::FeatureService => "FeatureService",
             Self::TrainingSet => "TrainingSet",
             Self::Consumer => "Consumer",
+            Self::Share => "Share",
         }
     }
 }
@@ -202,6 +211,7 @@ impl Role {
             Self::LookedUp => "is looked up by",
             Self::Trains => "is trained on in",
             Self::UsedBy => "is used by",
+            Self::SharedBy => "is shared by",
         }
     }
 }
@@ -213,8 +223,8 @@ impl std::fmt::Display for Touched {
     }
 }
 
-/// Everything that a tenant has, and how it hangs together.
-pub fn of(catalog: &TenantCatalog, training_sets: &[TrainingSetUse]) -> Graph {
+/// Everything that a tenant has, and how it hangs together; with the shares that hold at `now`.
+pub fn of(catalog: &TenantCatalog, training_sets: &[TrainingSetUse], now: Micros) -> Graph {
     let mut builder = Builder::default();
     for (name, entity) in &catalog.entities {
         builder.node(NodeKind::Entity, name.to_string(), owner(&entity.applied), String::new());
@@ -260,6 +270,27 @@ pub fn of(catalog: &TenantCatalog, training_sets: &[TrainingSetUse]) -> Graph {
             builder.edge(from, Some(to), Role::UsedBy, "");
             let from = builder.find(NodeKind::FeatureView, used.view.as_str());
             builder.edge(from, Some(to), Role::LookedUp, "");
+        }
+    }
+    for share in catalog.shares.values().filter(|share| share.stands(now)) {
+        let (number, about) = (share.number.to_string(), share.of.to_string());
+        let to = Some(builder.node(NodeKind::Share, number, share.receiver(), about));
+        match &share.of {
+            Shared::View(name) => {
+                let from = builder.find(NodeKind::FeatureView, name.as_str());
+                builder.edge(from, to, Role::SharedBy, "");
+                let features = catalog.views.get(name).into_iter().flat_map(|view| &view.features);
+                for feature in features {
+                    let from = builder.find(NodeKind::Feature, &format!("{name}:{}", feature.name));
+                    builder.edge(from, to, Role::SharedBy, "");
+                }
+            }
+            Shared::Service(name) => {
+                for version in catalog.services.get(name).into_iter().flat_map(|service| &service.versions) {
+                    let from = builder.find(NodeKind::FeatureService, &format!("{name}@{}", version.number));
+                    builder.edge(from, to, Role::SharedBy, "");
+                }
+            }
         }
     }
     builder.finish()
@@ -423,7 +454,7 @@ impl Graph {
 
     /// Those of some nodes who are to be told before what they are made of changes, in order.
     fn told_of(&self, nodes: &HashSet<usize>) -> Vec<Touched> {
-        let told = [NodeKind::FeatureService, NodeKind::TrainingSet, NodeKind::Consumer];
+        let told = [NodeKind::FeatureService, NodeKind::TrainingSet, NodeKind::Consumer, NodeKind::Share];
         let reached = nodes.iter().map(|index| &self.nodes[*index]).filter(|node| told.contains(&node.kind));
         let touched =
             reached.map(|node| Touched { kind: node.kind, name: node.name.clone(), owner: node.owner.clone() });

@@ -48,21 +48,22 @@ impl Selection {
     /// PERMISSION_DENIED for a set that was made with it, INVALID_ARGUMENT for one that can't have been.
     pub fn mask(&mut self, masking: Masking<'_>, may_see_pii: bool) -> Result<()> {
         match masking {
-            Masking::AsGranted if may_see_pii => Ok(()),
+            Masking::AsGranted if may_see_pii && !self.columns.iter().any(|column| column.withholds_pii) => Ok(()),
             Masking::AsGranted => {
-                self.mask_where(|_, is_pii| is_pii);
+                self.mask_where(|column, is_pii| is_pii && (!may_see_pii || column.withholds_pii));
                 Ok(())
             }
             Masking::Exactly(names) => {
                 let names: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-                self.mask_where(|name, _| names.contains(name));
+                self.mask_where(|column, _| names.contains(column.name.as_str()));
                 let masked = self.columns.iter().filter(|column| column.is_masked).count();
                 if masked != names.len() {
                     let message = "columns are to be masked that the request doesn't have";
                     return Err(Error::invalid("BAD_TICKET", message).hint("use a ticket as GetFlightInfo gave it"));
                 }
-                let unseen = self.columns.iter().find(|column| !column.is_masked && self.is_pii(column));
-                match unseen.filter(|_| !may_see_pii) {
+                let may_see = |column: &ServiceColumn| may_see_pii && !column.withholds_pii;
+                let is_unseen = |column: &&ServiceColumn| !column.is_masked && !may_see(column) && self.is_pii(column);
+                match self.columns.iter().find(is_unseen) {
                     None => Ok(()),
                     Some(column) => Err(ungranted(&column.name)),
                 }
@@ -75,10 +76,10 @@ impl Selection {
         self.columns.iter().filter(|column| column.is_masked).map(|column| column.name.as_str())
     }
 
-    fn mask_where(&mut self, is_hidden: impl Fn(&str, bool) -> bool) {
+    fn mask_where(&mut self, is_hidden: impl Fn(&ServiceColumn, bool) -> bool) {
         for index in 0..self.columns.len() {
             let column = &self.columns[index];
-            let is_masked = is_hidden(&column.name, self.is_pii(column));
+            let is_masked = is_hidden(column, self.is_pii(column));
             self.columns[index].is_masked = is_masked;
         }
         self.note_unread();

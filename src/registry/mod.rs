@@ -17,6 +17,7 @@ pub mod revisions;
 pub mod scenario;
 pub mod search;
 pub mod selection;
+pub mod shares;
 pub mod table;
 pub mod tenants;
 pub mod uses;
@@ -172,7 +173,7 @@ impl Registry {
                 (state, version)
             }
         };
-        let snapshot = build::snapshot(&state).map_err(damaged)?;
+        let snapshot = build::snapshot(&state).map_err(damaged)?.timed_by(time.clone());
         let shared = Shared {
             store,
             time,
@@ -384,8 +385,8 @@ impl Registry {
     /// who uses it.
     pub async fn delete(&self, permit: &Permit, kind: Kind, name: &Name, etag: String) -> Result<u64> {
         let (tenant, name, uses) = (permit.tenant().clone(), name.clone(), self.shared.uses.clone());
-        let edit = move |state: &State, _: &Stamp| {
-            deletion::draft(state, &tenant, kind, &name, &etag, &uses).map(|next| ((), Some(next)))
+        let edit = move |state: &State, stamp: &Stamp| {
+            deletion::draft(state, &tenant, (kind, &name), &etag, stamp, &uses).map(|next| ((), Some(next)))
         };
         self.change(permit, edit).await.map(|((), snapshot)| snapshot.revision)
     }
@@ -523,6 +524,7 @@ impl Shared {
         })?;
         let mut version = self.writer.lock().await;
         let (state, before) = (self.state.load_full(), self.snapshot.load());
+        let time = self.time.clone();
         let draft = move || -> Result<(T, Option<Drafted>)> {
             let (outcome, next) = edit(&state, &stamp)?;
             let Some(mut next) = next else { return Ok((outcome, None)) };
@@ -531,6 +533,7 @@ impl Shared {
             let snapshot = build::snapshot(&state).map_err(|detail| {
                 Error::internal(format!("a change would have made a state that doesn't fit together: {detail}"))
             })?;
+            let snapshot = snapshot.timed_by(time);
             if !may_see_pii {
                 masking::refuse_unmasking(&before, &snapshot)?;
             }

@@ -223,7 +223,7 @@ pub(super) fn draft(
         actions.insert((kind, name), Action::Delete);
     }
     for ((kind, name), _) in actions.iter().filter(|(_, action)| **action == Action::Delete) {
-        let users = deletion::users_of(&new, tenant_name, *kind, name, uses);
+        let users = deletion::users_of(&new, tenant_name, (*kind, name), uses, stamp.now);
         if !users.is_empty() {
             let path = format!("{}/{name}", kind.as_str());
             let message = deletion::in_use_text(*kind, name.as_str(), &users);
@@ -232,7 +232,7 @@ pub(super) fn draft(
     }
     let impact = if actions.values().any(|action| matches!(action, Action::Update | Action::Delete)) {
         let catalog = build::catalog(tenant_name, old).map_err(Error::internal)?;
-        Impact::new(old, graph::of(&catalog, &uses.of_tenant(tenant_name)))
+        Impact::new(old, graph::of(&catalog, &uses.of_tenant(tenant_name), stamp.now))
     } else {
         Impact::new(old, Graph::default())
     };

@@ -28,7 +28,8 @@ impl Registry {
         permit.require(Action::ReadDefinitions)?;
         let snapshot = self.snapshot();
         let uses = self.shared.uses.of_tenant(permit.tenant());
-        Ok((graph::of(snapshot.tenant(permit.tenant())?, &uses), snapshot.revision))
+        let graph = graph::of(snapshot.tenant(permit.tenant())?, &uses, self.shared.time.read());
+        Ok((graph, snapshot.revision))
     }
 
     /// What a name is made of, and what is made of it.
@@ -61,7 +62,13 @@ impl Registry {
         let work = move |registry: &Self, permit: &Permit| {
             permit.require(Action::ReadDefinitions)?;
             let snapshot = registry.snapshot();
-            let found = search::find(snapshot.tenant(permit.tenant())?, &query, page_size, &page_token)?;
+            let (tenant, now) = (snapshot.tenant(permit.tenant())?, registry.shared.time.read());
+            let given = snapshot.shared_with(tenant).into_iter();
+            let shared = given.filter_map(|given| {
+                let owner = snapshot.tenants.get(&given.owner)?;
+                Some((given, owner.as_ref()))
+            });
+            let found = search::find(tenant, (&shared.collect(), now), &query, page_size, &page_token)?;
             Ok((found, snapshot.revision))
         };
         self.apart(permit, work).await

@@ -1,16 +1,20 @@
 //! Finds definitions, features and columns by name, tag, owner, type, entity and words. A pure function
-//! of what a tenant has defined: it reads no data, and knows of no other tenant.
+//! of what a tenant has defined and of what others share with it: it reads no data, and knows of nothing
+//! else of other tenants.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
 
 use super::catalog::{Applied, TenantCatalog, View};
 use super::definition::{Metadata, Spec};
 use super::graph::NodeKind;
+use super::shares::{Given, Share, Shared};
 use crate::error::{Error, Result};
 
 pub const DEFAULT_PAGE_SIZE: u32 = 50;
@@ -48,7 +52,21 @@ pub struct Hit {
     pub data_type: String,
     /// Where the words were found: `name`, `tag`, `owner`, `type`, `description`.
     pub matched: Vec<&'static str>,
+    /// Whom it is shared with; of another tenant's, by what.
+    pub shares: Vec<HitShare>,
 }
+
+/// A share that holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HitShare {
+    /// `tenants/acme/shares/3`.
+    pub name: String,
+    pub to: Name,
+    pub ends: Option<Micros>,
+}
+
+/// What others share with a tenant, each with its owner's catalog.
+pub(super) type SharedWith<'a> = Vec<(Arc<Given>, &'a TenantCatalog)>;
 
 /// A page of what was found, the best first.
 #[derive(Clone, Debug)]
@@ -63,20 +81,30 @@ pub struct Found {
 /// How well the words fit, then what it is, then its name.
 type Rank = (u32, usize, String);
 
-/// Looks through everything. Refused where nothing is asked, or more than is allowed.
-pub fn find(catalog: &TenantCatalog, query: &Query, page_size: u32, page_token: &str) -> Result<Found> {
+/// Looks through everything that a tenant has, and what others share with it. Refused where nothing is asked, or more than is allowed.
+pub(super) fn find(
+    catalog: &TenantCatalog,
+    (shared, now): (&SharedWith<'_>, Micros),
+    query: &Query,
+    page_size: u32,
+    page_token: &str,
+) -> Result<Found> {
     let words = checked(query)?;
     let after = if page_token.is_empty() { None } else { Some(decode(page_token)?) };
     let size = if page_size == 0 { DEFAULT_PAGE_SIZE } else { page_size.min(MAX_PAGE_SIZE) } as usize;
     let mut found: Vec<(Rank, Hit)> = Vec::new();
-    each_item(catalog, query.kind, |item| {
+    let mut look_at = |item: Item<'_>| {
         if !item.fits(query) {
             return;
         }
         let Some((score, matched)) = item.score(&words) else { return };
         let rank = (score, place(item.kind), item.name.clone());
         found.push((rank, item.hit(matched)));
-    });
+    };
+    each_item(catalog, query.kind, now, &mut look_at);
+    for (given, owner) in shared {
+        each_shared(given, owner, &mut look_at);
+    }
     let total = found.len();
     found.sort_by(|(one, _), (other, _)| one.cmp(other));
     let begin = after.map_or(0, |after| found.partition_point(|(rank, _)| *rank <= after));
@@ -127,13 +155,14 @@ struct Item<'a> {
     tags: &'a BTreeMap<String, String>,
     types: Vec<DataType>,
     entities: Vec<&'a Name>,
+    shares: Vec<HitShare>,
 }
 
 impl<'a> Item<'a> {
     fn of(kind: NodeKind, applied: &'a Applied) -> Self {
         let Metadata { name, description, owner, tags } = &applied.definition.metadata;
-        let (types, entities) = (Vec::new(), Vec::new());
-        Self { kind, name: name.to_string(), description, owner, tags, types, entities }
+        let (types, entities, shares) = (Vec::new(), Vec::new(), Vec::new());
+        Self { kind, name: name.to_string(), description, owner, tags, types, entities, shares }
     }
 
     fn fits(&self, query: &Query) -> bool {
@@ -204,6 +233,7 @@ impl<'a> Item<'a> {
             owner: self.owner.to_owned(),
             data_type: data_type.unwrap_or_default(),
             matched,
+            shares: self.shares.clone(),
         }
     }
 }
@@ -222,7 +252,7 @@ fn place(kind: NodeKind) -> usize {
     order.iter().position(|known| *known == kind).unwrap_or(order.len())
 }
 
-fn each_item<'a>(catalog: &'a TenantCatalog, kind: Option<NodeKind>, mut found: impl FnMut(Item<'a>)) {
+fn each_item<'a>(catalog: &'a TenantCatalog, kind: Option<NodeKind>, now: Micros, found: &mut impl FnMut(Item<'a>)) {
     static NO_TAGS: BTreeMap<String, String> = BTreeMap::new();
     for (name, entity) in &catalog.entities {
         let types = entity.join_keys.iter().map(|key| DataType::Scalar(key.key_type)).collect();
@@ -241,18 +271,8 @@ fn each_item<'a>(catalog: &'a TenantCatalog, kind: Option<NodeKind>, mut found: 
         }
     }
     for view in catalog.views.values() {
-        let entities = entities_of(view);
-        found(Item { entities: entities.clone(), ..Item::of(NodeKind::FeatureView, &view.applied) });
-        for feature in &view.features {
-            found(Item {
-                name: format!("{}:{}", view.name, feature.name),
-                description: &feature.description,
-                tags: &feature.tags,
-                types: vec![feature.data_type],
-                entities: entities.clone(),
-                ..Item::of(NodeKind::Feature, &view.applied)
-            });
-        }
+        let is_of_it = |share: &Share| matches!(&share.of, Shared::View(name) if *name == view.name);
+        each_of_view(view, "", &shares_of(catalog, now, is_of_it), found);
     }
     for service in catalog.services.values() {
         let current = service.versions.last().into_iter().flat_map(|version| &version.lookups);
@@ -261,11 +281,59 @@ fn each_item<'a>(catalog: &'a TenantCatalog, kind: Option<NodeKind>, mut found: 
             .flat_map(|view| entities_of(view))
             .collect();
         let entities = entities.into_iter().collect();
-        found(Item { entities, ..Item::of(NodeKind::FeatureService, &service.applied) });
+        let is_of_it = |share: &Share| matches!(&share.of, Shared::Service(name) if *name == service.name);
+        let shares = shares_of(catalog, now, is_of_it);
+        found(Item { entities, shares, ..Item::of(NodeKind::FeatureService, &service.applied) });
     }
     for consumer in catalog.consumers.values() {
         found(Item::of(NodeKind::Consumer, &consumer.applied));
     }
+}
+
+/// A view and its features, with `prefix` before their names.
+fn each_of_view<'a>(view: &'a View, prefix: &str, shares: &[HitShare], found: &mut impl FnMut(Item<'a>)) {
+    let (entities, shares) = (entities_of(view), shares.to_vec());
+    for feature in &view.features {
+        found(Item {
+            name: format!("{prefix}{}:{}", view.name, feature.name),
+            description: &feature.description,
+            tags: &feature.tags,
+            types: vec![feature.data_type],
+            entities: entities.clone(),
+            shares: shares.clone(),
+            ..Item::of(NodeKind::Feature, &view.applied)
+        });
+    }
+    let name = format!("{prefix}{}", view.name);
+    found(Item { name, entities, shares, ..Item::of(NodeKind::FeatureView, &view.applied) });
+}
+
+/// What another tenant shares, and nothing that it is made of.
+fn each_shared<'a>(given: &Given, owner: &'a TenantCatalog, found: &mut impl FnMut(Item<'a>)) {
+    let (prefix, shares) = (format!("{}/", owner.name), vec![hit_share(owner, &given.share)]);
+    match &given.share.of {
+        Shared::View(name) => {
+            if let Some(view) = owner.views.get(name) {
+                each_of_view(view, &prefix, &shares, found);
+            }
+        }
+        Shared::Service(name) => {
+            if let Some(service) = owner.services.get(name) {
+                let name = format!("{prefix}{name}");
+                found(Item { name, shares, ..Item::of(NodeKind::FeatureService, &service.applied) });
+            }
+        }
+    }
+}
+
+fn shares_of(catalog: &TenantCatalog, now: Micros, is_of_it: impl Fn(&Share) -> bool) -> Vec<HitShare> {
+    let of_it = catalog.shares.values().filter(|share| share.stands(now) && is_of_it(share));
+    of_it.map(|share| hit_share(catalog, share)).collect()
+}
+
+fn hit_share(owner: &TenantCatalog, share: &Share) -> HitShare {
+    let name = format!("tenants/{}/shares/{}", owner.name, share.number);
+    HitShare { name, to: share.to.clone(), ends: share.ends }
 }
 
 fn entities_of(view: &View) -> Vec<&Name> {

@@ -11,8 +11,9 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use crate::error::{Code, Error, Result};
 
-use super::catalog::{Lookup, ServiceColumn, ServiceVersion, Snapshot, TenantCatalog, View};
+use super::catalog::{Lookup, Service, ServiceColumn, ServiceVersion, Snapshot, TenantCatalog, View};
 use super::masking::Masking;
+use super::shares::{self, Given, Share};
 
 /// The most services that one request may name.
 pub const MAX_SERVICES: usize = 64;
@@ -40,6 +41,8 @@ pub struct Selection {
     pub view_of: Vec<usize>,
     /// For each lookup whether all its columns are masked, so that it is not made; empty where none is.
     unread: Vec<bool>,
+    /// By which shares of others it reads, each once.
+    shares: Vec<Arc<Given>>,
 }
 
 /// A view of a request, whichever lookups need it.
@@ -48,11 +51,15 @@ pub struct SelectedView {
     pub view: Arc<View>,
     /// The longest ttl among the request's lookups of the view.
     pub longest_ttl: Option<Micros>,
+    /// Whose it is, where it is another tenant's.
+    pub owner: Option<Name>,
 }
 
 /// A service of a request, and where its columns stand in the answer.
 #[derive(Clone, Debug)]
 pub struct SelectedService {
+    /// Whose it is, where it is another tenant's.
+    pub owner: Option<Name>,
     pub version: Arc<ServiceVersion>,
     /// Indices into the selection's columns, in the frozen order.
     pub columns: Vec<usize>,
@@ -75,11 +82,19 @@ impl Snapshot {
         features: &[String],
         may_see_pii: bool,
     ) -> Result<Arc<Selection>> {
-        self.known_selections.get_or_make(tenant.id, services, features, may_see_pii, || {
+        let make = || {
             let mut selection = self.select(tenant, services, features)?;
             selection.mask(Masking::AsGranted, may_see_pii)?;
             Ok(selection)
-        })
+        };
+        let known = self.known_selections.get_or_make(tenant.id, services, features, may_see_pii, make)?;
+        if known.shares.is_empty()
+            || self.now().is_some_and(|now| known.shares.iter().all(|given| given.share.stands(now)))
+        {
+            return Ok(known);
+        }
+        // A share has ended since it was resolved: as if there were none.
+        make().map(Arc::new)
     }
 
     /// The catalog of a tenant.
@@ -89,7 +104,8 @@ impl Snapshot {
         })
     }
 
-    /// Resolves services (`name` or `name@N`) and features (`view:feature`). Single features use
+    /// Resolves services (`name` or `name@N`) and features (`view:feature`), and what others share with the
+    /// tenant (`owner/name@N`, `owner/view:feature`). Single features use
     /// their view's current ttl and defaults, and are called `view__feature`. NOT_FOUND names what
     /// is missing; INVALID_ARGUMENT a reference that can't be read, an empty request, one over the
     /// bounds, or one in which two lookups want one request column in two types.
@@ -106,23 +122,107 @@ impl Snapshot {
         let mut selected = Vec::with_capacity(services.len());
         let mut seen = HashSet::new();
         for reference in services {
-            let version = resolve_service(tenant, reference)?;
-            if !seen.insert((version.service.clone(), version.number)) {
+            let (version, given) = self.resolve_service(tenant, reference)?;
+            let owner = given.map(|given| given.owner.clone());
+            if !seen.insert((owner.clone(), version.service.clone(), version.number)) {
                 let message =
                     format!("the request names feature service '{}@{}' twice", version.service, version.number);
                 return Err(Error::invalid("DUPLICATE_SERVICE", message).with("service", &version.service));
             }
-            let columns = builder.add_service(version);
-            selected.push(SelectedService { version: Arc::clone(version), columns });
+            let columns = builder.add_service(version, given);
+            selected.push(SelectedService { owner, version: Arc::clone(version), columns });
             check_width(builder.columns.len())?;
         }
         check_width(builder.columns.len().saturating_add(features.len()))?;
         let mut references = Vec::with_capacity(features.len());
         for reference in features {
-            let (view, feature) = resolve_feature(tenant, reference)?;
-            references.push(builder.add_feature(view, feature));
+            let (view, feature, given) = self.resolve_feature(tenant, reference)?;
+            references.push(builder.add_feature(view, feature, given));
         }
-        Selection::new(selected, references, builder.lookups, builder.columns, self.revision)
+        let Builder { lookups, columns, shares, .. } = builder;
+        let mut selection = Selection::new(selected, references, lookups, columns, self.revision)?;
+        if !shares.is_empty() {
+            for selected in selection.views.iter_mut().filter(|selected| selected.view.tenant != tenant.id) {
+                selected.owner = Some(self.owner_of(&selected.view)?.clone());
+            }
+            selection.shares = shares;
+        }
+        Ok(selection)
+    }
+
+    fn resolve_service<'a>(
+        &'a self,
+        tenant: &'a TenantCatalog,
+        reference: &str,
+    ) -> Result<(&'a Arc<ServiceVersion>, Option<&'a Arc<Given>>)> {
+        let shown: String = reference.chars().take(80).collect();
+        let (name, number) = match reference.split_once('@') {
+            None => (reference, None),
+            Some((name, number)) => {
+                let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+                let parsed = number.parse::<u32>().ok().filter(|_| digits).ok_or_else(|| {
+                    Error::invalid(
+                        "BAD_SERVICE_REFERENCE",
+                        format!("'{shown}' names no service version: use `name` or `name@N`"),
+                    )
+                })?;
+                (name, Some(parsed))
+            }
+        };
+        let shared = if is_of_another(name) { self.shared_service(tenant, name) } else { None };
+        let service = match shared {
+            Some((given, owner)) => owner.services.get(given.share.of.name()),
+            None => tenant.services.get(name),
+        };
+        let service = service.ok_or_else(|| {
+            Error::not_found("SERVICE_NOT_FOUND", format!("there is no feature service '{shown}'"))
+                .with("service", &shown)
+        })?;
+        let version = version_of(service, name, number)?;
+        Ok((version, shared.map(|(given, _)| given)))
+    }
+
+    fn resolve_feature<'a>(&'a self, tenant: &'a TenantCatalog, reference: &str) -> Result<FoundFeature<'a>> {
+        let shown: String = reference.chars().take(160).collect();
+        let Some((view_name, feature_name)) = reference.split_once(':') else {
+            let message = format!("'{shown}' names no feature: use `view:feature`");
+            return Err(Error::invalid("BAD_FEATURE_REFERENCE", message));
+        };
+        let shared = if is_of_another(view_name) { self.shared_view(tenant, view_name) } else { None };
+        let view = shared.map(|(_, view)| view).or_else(|| tenant.views.get(view_name)).ok_or_else(|| {
+            Error::not_found("VIEW_NOT_FOUND", format!("there is no feature view for '{shown}'"))
+                .with("feature", &shown)
+        })?;
+        let index =
+            view.features.iter().position(|feature| feature.name.as_str() == feature_name).ok_or_else(|| {
+                Error::not_found(
+                    "FEATURE_NOT_FOUND",
+                    format!("feature view '{view_name}' has no feature for '{shown}'"),
+                )
+                .with("feature", &shown)
+            })?;
+        Ok((view, index, shared.map(|(given, _)| given)))
+    }
+}
+
+impl SelectedService {
+    /// `name@N`, or `owner/name@N` of another tenant's: what names this very version again.
+    pub fn reference(&self) -> String {
+        let ServiceVersion { service, number, .. } = self.version.as_ref();
+        match &self.owner {
+            None => format!("{service}@{number}"),
+            Some(owner) => format!("{owner}/{service}@{number}"),
+        }
+    }
+}
+
+impl SelectedView {
+    /// `name`, or `owner/name` of another tenant's.
+    pub fn reference(&self) -> String {
+        match &self.owner {
+            None => self.view.name.to_string(),
+            Some(owner) => format!("{owner}/{}", self.view.name),
+        }
     }
 }
 
@@ -146,11 +246,25 @@ impl Selection {
                 Some(known) => {
                     known.longest_ttl = known.longest_ttl.zip(lookup.ttl).map(|(one, other)| one.max(other));
                 }
-                None => views.push(SelectedView { view: Arc::clone(&lookup.view), longest_ttl: lookup.ttl }),
+                None => {
+                    let (view, longest_ttl) = (Arc::clone(&lookup.view), lookup.ttl);
+                    views.push(SelectedView { view, longest_ttl, owner: None });
+                }
             }
             view_of.push(index);
         }
-        Ok(Self { services, features, lookups, columns, revision, request_columns, views, view_of, unread: Vec::new() })
+        let (unread, shares) = (Vec::new(), Vec::new());
+        Ok(Self { services, features, lookups, columns, revision, request_columns, views, view_of, unread, shares })
+    }
+
+    /// Refuses (PERMISSION_DENIED) what another tenant shares for online reads alone.
+    pub fn require_training_rights(&self) -> Result<()> {
+        let Some(given) = self.shares.iter().find(|given| !given.share.may_train) else { return Ok(()) };
+        let (owner, Share { of, number, .. }) = (&given.owner, given.share.as_ref());
+        let message = format!("tenant '{owner}' shares {of} for online reads, and not for training sets or the past");
+        Err(Error::new(Code::PermissionDenied, "SHARE_WITHOUT_TRAINING", message)
+            .hint(format!("ask tenant '{owner}' for the right to train (hydrant share create --rights read-and-train)"))
+            .with("share", format!("tenants/{owner}/shares/{number}")))
     }
 
     /// Whether a lookup's rows are read: some column of it may be seen.
@@ -235,29 +349,44 @@ struct Builder {
     lookup_of: HashMap<(ViewId, Vec<Name>, Option<Micros>), usize>,
     /// The columns of each (lookup, feature); there are several only where names or defaults differ.
     columns_of: HashMap<(usize, usize), Vec<usize>>,
+    shares: Vec<Arc<Given>>,
 }
 
 impl Builder {
-    fn add_service(&mut self, version: &ServiceVersion) -> Vec<usize> {
+    fn add_service(&mut self, version: &ServiceVersion, given: Option<&Arc<Given>>) -> Vec<usize> {
+        self.note_share(given);
         let lookups: Vec<usize> = version.lookups.iter().map(|lookup| self.add_lookup(lookup.clone())).collect();
         let columns = version.columns.iter();
         columns
-            .map(|column| self.add_column(ServiceColumn { lookup: lookups[column.lookup], ..column.clone() }))
+            .map(|column| {
+                let column = ServiceColumn { lookup: lookups[column.lookup], ..column.clone() };
+                self.add_column(column, given)
+            })
             .collect()
     }
 
-    fn add_feature(&mut self, view: &Arc<View>, feature: usize) -> usize {
+    fn add_feature(&mut self, view: &Arc<View>, feature: usize, given: Option<&Arc<Given>>) -> usize {
+        self.note_share(given);
         let keys = view.join_keys.iter().map(|join_key| join_key.name.clone()).collect();
         let lookup = self.add_lookup(Lookup { view: Arc::clone(view), keys, ttl: view.ttl });
         let definition = &view.features[feature];
-        self.add_column(ServiceColumn {
+        let column = ServiceColumn {
             name: format!("{}__{}", view.name, definition.name),
             lookup,
             feature,
             data_type: definition.data_type,
             default: definition.default.clone(),
             is_masked: false,
-        })
+            withholds_pii: false,
+        };
+        self.add_column(column, given)
+    }
+
+    fn note_share(&mut self, given: Option<&Arc<Given>>) {
+        let is_known = |given: &Arc<Given>| self.shares.iter().any(|known| Arc::ptr_eq(known, given));
+        if let Some(given) = given.filter(|given| !is_known(given)) {
+            self.shares.push(given.clone());
+        }
     }
 
     fn add_lookup(&mut self, lookup: Lookup) -> usize {
@@ -269,12 +398,20 @@ impl Builder {
         index
     }
 
-    fn add_column(&mut self, column: ServiceColumn) -> usize {
+    fn add_column(&mut self, mut column: ServiceColumn, given: Option<&Arc<Given>>) -> usize {
+        if let Some(given) = given {
+            column.name = shares::column_name(&given.owner, &column.name);
+            column.withholds_pii = !given.share.with_pii;
+        }
         let same_cell = self.columns_of.entry((column.lookup, column.feature)).or_default();
         let known = same_cell.iter().copied().find(|&index| {
             let known = &self.columns[index];
             known.name == column.name && same_default(known.default.as_ref(), column.default.as_ref())
         });
+        // What one share withholds another may give.
+        if let Some(known) = known {
+            self.columns[known].withholds_pii &= column.withholds_pii;
+        }
         known.unwrap_or_else(|| {
             let index = self.columns.len();
             same_cell.push(index);
@@ -300,24 +437,16 @@ fn check_width(columns: usize) -> Result<()> {
     Err(Error::invalid("TOO_MANY_COLUMNS", message).hint("split the request"))
 }
 
-fn resolve_service<'a>(tenant: &'a TenantCatalog, reference: &str) -> Result<&'a Arc<ServiceVersion>> {
-    let shown: String = reference.chars().take(80).collect();
-    let (name, number) = match reference.split_once('@') {
-        None => (reference, None),
-        Some((name, number)) => {
-            let digits = number.bytes().all(|byte| byte.is_ascii_digit());
-            let parsed = number.parse::<u32>().ok().filter(|_| digits).ok_or_else(|| {
-                Error::invalid(
-                    "BAD_SERVICE_REFERENCE",
-                    format!("'{shown}' names no service version: use `name` or `name@N`"),
-                )
-            })?;
-            (name, Some(parsed))
-        }
-    };
-    let service = tenant.services.get(name).ok_or_else(|| {
-        Error::not_found("SERVICE_NOT_FOUND", format!("there is no feature service '{shown}'")).with("service", &shown)
-    })?;
+/// A view, the index of its feature, and by which share it is read where it is another tenant's.
+type FoundFeature<'a> = (&'a Arc<View>, usize, Option<&'a Arc<Given>>);
+
+/// No name of a tenant's own has a slash.
+fn is_of_another(name: &str) -> bool {
+    name.contains('/')
+}
+
+/// The current version, or the one of a number; `name` is how it is asked for.
+fn version_of<'a>(service: &'a Service, name: &str, number: Option<u32>) -> Result<&'a Arc<ServiceVersion>> {
     let current = service
         .versions
         .last()
@@ -332,19 +461,4 @@ fn resolve_service<'a>(tenant: &'a TenantCatalog, reference: &str) -> Result<&'a
             .with("version", number)
             .with("current", current.number)
     })
-}
-
-fn resolve_feature<'a>(tenant: &'a TenantCatalog, reference: &str) -> Result<(&'a Arc<View>, usize)> {
-    let shown: String = reference.chars().take(160).collect();
-    let Some((view_name, feature_name)) = reference.split_once(':') else {
-        return Err(Error::invalid("BAD_FEATURE_REFERENCE", format!("'{shown}' names no feature: use `view:feature`")));
-    };
-    let view = tenant.views.get(view_name).ok_or_else(|| {
-        Error::not_found("VIEW_NOT_FOUND", format!("there is no feature view for '{shown}'")).with("feature", &shown)
-    })?;
-    let index = view.features.iter().position(|feature| feature.name.as_str() == feature_name).ok_or_else(|| {
-        Error::not_found("FEATURE_NOT_FOUND", format!("feature view '{view_name}' has no feature for '{shown}'"))
-            .with("feature", &shown)
-    })?;
-    Ok((view, index))
 }

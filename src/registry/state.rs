@@ -13,10 +13,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::catalog::Applied;
 use super::definition::{Definition, FeatureViewSpec, Kind, Metadata, Spec, TenantSpec};
 use super::exact;
+use super::shares::Share;
 
 /// The version of the persisted form.
 pub const FORMAT: u32 = 3;
-/// Forms that are read too: 1 knows no consumers, 2 one version of each view.
+/// Forms that are read too: 1 knows no consumers, 2 no shares and one version of each view.
 const OLDER_FORMATS: [u32; 2] = [1, 2];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +47,12 @@ pub struct TenantState {
     pub deleted_views: BTreeMap<Name, u32>,
     /// Likewise of services.
     pub deleted_services: BTreeMap<Name, u32>,
+    /// What others may read, by number.
+    #[serde(default)]
+    pub shares: BTreeMap<u32, Share>,
+    /// The last number of a share, which is never given again.
+    #[serde(default)]
+    pub last_share: u32,
 }
 
 /// A definition as it was applied.
@@ -205,6 +212,8 @@ impl State {
             consumers: BTreeMap::new(),
             deleted_views: BTreeMap::new(),
             deleted_services: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            last_share: 0,
         };
         Self {
             format: FORMAT,
@@ -298,12 +307,12 @@ mod tests {
     }
 
     #[test]
-    fn a_state_from_before_there_were_consumers_is_read() {
+    fn a_state_from_before_there_were_consumers_and_shares_is_read() {
         let state = State::first("default".parse().expect("a name"), 5, "start");
         let mut older: serde_json::Value = serde_json::from_slice(&state.encode()).expect("JSON");
         older["format"] = 1.into();
         let tenant = older["tenants"]["default"].as_object_mut().expect("an object");
-        for field in ["consumers", "revision"] {
+        for field in ["consumers", "revision", "shares", "last_share"] {
             tenant.remove(field).expect("it was there");
         }
         assert_eq!(State::decode(older.to_string().as_bytes()), Ok(state));

@@ -11,7 +11,7 @@ use super::listing::{DEFAULT_PAGE_SIZE, Described, MAX_PAGE_SIZE, Page};
 use super::plan::{Action as Change, Stamp};
 use super::state::{State, TenantState};
 use super::validation::{Violations, check_metadata};
-use super::{Registry, check_revision, deletion, details, listing};
+use super::{Registry, check_revision, deletion, details, listing, shares};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
 
@@ -79,13 +79,14 @@ impl Registry {
     pub async fn delete_tenant(&self, permit: &Permit, name: &Name, etag: String) -> Result<u64> {
         permit.require(Action::ManageTenants)?;
         let name = name.clone();
-        let edit = move |state: &State, _: &Stamp| {
+        let edit = move |state: &State, stamp: &Stamp| {
             check_expected(state, &name, &Expected::Something(etag))?;
             let tenant = state.tenants.get(&name).ok_or_else(|| deletion::not_found(Kind::Tenant, &name))?;
             check_unused(&name, tenant)?;
             let mut next = state.clone();
             next.revision += 1;
             next.tenants.remove(&name);
+            shares::end_with(&mut next, tenant.id, stamp.now, &stamp.by);
             Ok(((), Some(next)))
         };
         self.run_change(permit, edit).await.map(|((), snapshot)| snapshot.revision)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use hydrant_proto::v1;
 use hydrant_proto::v1::access_service_server::AccessService;
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, SharedName};
 use tonic::{Request, Response, Status};
 
 use super::status::to_status;
@@ -51,11 +51,15 @@ impl AccessRpc {
         };
         let permit = self.change(caller, format!("ApiKey/{of}/{}", roles.join("+"))).await?;
         let tenant = Some(&request.tenant).filter(|tenant| !tenant.is_empty());
+        let (views, shared_views) = decode_reach("view", &request.views)?;
+        let (services, shared_services) = decode_reach("service", &request.services)?;
         let new = NewKey {
             tenant: tenant.map(|tenant| decode_name("tenant", tenant)).transpose()?,
             roles: decode_roles(&request.roles)?,
-            views: decode_names("view", &request.views)?,
-            services: decode_names("service", &request.services)?,
+            views,
+            services,
+            shared_views,
+            shared_services,
             description: request.description,
             expires_after: request.expires_after_micros.map(Duration::from_micros),
         };
@@ -126,8 +130,8 @@ impl AccessService for AccessRpc {
             name: identity.name().to_owned(),
             tenant: identity.tenant().to_string(),
             roles: encode_roles(identity.roles()),
-            views: reach.views.iter().map(ToString::to_string).collect(),
-            services: reach.services.iter().map(ToString::to_string).collect(),
+            views: encode_reach(&reach.views, &reach.shared_views),
+            services: encode_reach(&reach.services, &reach.shared_services),
             issuer: identity.subject().map(|subject| subject.issuer.clone()).unwrap_or_default(),
             subject: identity.subject().map(|subject| subject.subject.clone()).unwrap_or_default(),
             expires_micros: identity.until(),
@@ -144,9 +148,23 @@ fn decode_id(text: &str) -> Result<KeyId> {
     text.parse().map_err(|told: String| Error::invalid("BAD_KEY_ID", told))
 }
 
-fn decode_names(kind: &'static str, names: &[String]) -> Result<Vec<Name>> {
+/// The tenant's own, and what others share with it (`OWNER/NAME`).
+fn decode_reach(kind: &'static str, names: &[String]) -> Result<(Vec<Name>, Vec<SharedName>)> {
     // Of more it is said that they are too many.
-    names.iter().take(MAX_NAMES + 1).map(|name| decode_name(kind, name)).collect()
+    let (shared, own): (Vec<&String>, Vec<&String>) =
+        names.iter().take(MAX_NAMES + 1).partition(|name| name.contains('/'));
+    let shared_name =
+        |name: &String| name.parse().map_err(|told| Error::invalid("INVALID_NAME", format!("{kind}: {told}")));
+    let own = own.into_iter().map(|name| decode_name(kind, name)).collect::<Result<_>>()?;
+    Ok((own, shared.into_iter().map(shared_name).collect::<Result<_>>()?))
+}
+
+fn encode_reach<'a>(
+    own: impl IntoIterator<Item = &'a Name>,
+    shared: impl IntoIterator<Item = &'a SharedName>,
+) -> Vec<String> {
+    let shared = shared.into_iter().map(ToString::to_string);
+    own.into_iter().map(ToString::to_string).chain(shared).collect()
 }
 
 fn encode_created(key: &ApiKey, token: &Token) -> v1::CreateKeyResponse {
@@ -158,8 +176,8 @@ fn encode_key(key: &ApiKey) -> v1::ApiKey {
         id: key.id.to_string(),
         tenant: key.tenant.to_string(),
         roles: encode_roles(key.roles),
-        views: key.views.iter().map(ToString::to_string).collect(),
-        services: key.services.iter().map(ToString::to_string).collect(),
+        views: encode_reach(&key.views, &key.shared_views),
+        services: encode_reach(&key.services, &key.shared_services),
         description: key.description.clone(),
         created_micros: key.created,
         created_by: key.created_by.clone(),

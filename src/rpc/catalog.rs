@@ -13,7 +13,7 @@ use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::registry::graph::NodeKind;
 use crate::registry::revisions::{Cause, What};
-use crate::registry::search::{Hit, Query};
+use crate::registry::search::{Hit, HitShare, Query};
 use crate::registry::{ToldChange, ToldRevision};
 use crate::tenancy::Action;
 
@@ -32,7 +32,8 @@ impl CatalogRpc {
         let kind = match request.kind {
             kind if kind == v1::Kind::Unspecified as i32 => None,
             kind => {
-                let kind = decode_node_kind(kind).filter(|kind| *kind != NodeKind::TrainingSet);
+                let kind =
+                    decode_node_kind(kind).filter(|kind| !matches!(kind, NodeKind::TrainingSet | NodeKind::Share));
                 Some(kind.ok_or_else(|| {
                     Error::invalid("UNKNOWN_KIND", format!("nothing of kind {} is searched for", request.kind)).hint(
                         "leave it out, or use ENTITY, SOURCE, COLUMN, FEATURE_VIEW, FEATURE, FEATURE_SERVICE or CONSUMER",
@@ -132,7 +133,12 @@ fn encode_hit(hit: Hit) -> v1::Hit {
         owner: hit.owner,
         r#type: hit.data_type,
         matched: hit.matched.into_iter().map(str::to_owned).collect(),
+        shares: hit.shares.into_iter().map(encode_share).collect(),
     }
+}
+
+fn encode_share(share: HitShare) -> v1::HitShare {
+    v1::HitShare { name: share.name, to: share.to.to_string(), ends_micros: share.ends }
 }
 
 fn encode_revision(told: ToldRevision) -> v1::Revision {

@@ -11,6 +11,7 @@ pub mod lean;
 pub mod lineage;
 pub mod quotas;
 pub mod remote;
+pub mod sharing;
 pub mod training_sets;
 
 use std::fmt;

@@ -171,6 +171,8 @@ const READ_DEFINITIONS_OR_TENANTS: Rule = Rule::NeedsOneOf(&[Action::ReadDefinit
 const CHANGE_DEFINITIONS_OR_TENANTS: Rule = Rule::NeedsOneOf(&[Action::ChangeDefinitions, Action::ManageTenants]);
 /// An admin manages its tenant's keys; the platform its own, and a tenant's first.
 const MANAGE_KEYS: Rule = Rule::NeedsOneOf(&[Action::ManageKeys, Action::ManageTenants]);
+/// Of tenants the platform; of keys whoever manages them.
+const CHANGE_QUOTAS: Rule = Rule::NeedsOneOf(&[Action::ChangeQuotas, Action::ManageKeys]);
 const READ_HISTORY: Rule = Rule::Needs(Action::ReadHistory);
 const CHANGE_DEFINITIONS: Rule = Rule::Needs(Action::ChangeDefinitions);
 const WRITE: Rule = Rule::Needs(Action::Write);
@@ -222,13 +224,17 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.AccessService/WhoAmI", Rule::AnyCaller),
     method("hydrant.v1.QuotaService/GetQuotas", Rule::Needs(Action::ReadQuotas)),
     method("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
-    method("hydrant.v1.QuotaService/UpdateQuotas", Rule::Needs(Action::ChangeQuotas)),
-    method("hydrant.v1.QuotaService/RaiseQuotas", Rule::Needs(Action::ChangeQuotas)),
+    method("hydrant.v1.QuotaService/UpdateQuotas", CHANGE_QUOTAS),
+    method("hydrant.v1.QuotaService/RaiseQuotas", CHANGE_QUOTAS),
     method("hydrant.v1.ErasureService/EraseKey", Rule::Needs(Action::Erase)),
     method("hydrant.v1.ErasureService/GetErasure", Rule::Needs(Action::Erase)),
     method("hydrant.v1.ErasureService/ListErasures", Rule::Needs(Action::Erase)),
     method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
     method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
+    method("hydrant.v1.SharingService/CreateShare", CHANGE_DEFINITIONS),
+    method("hydrant.v1.SharingService/GetShare", READ_DEFINITIONS),
+    method("hydrant.v1.SharingService/ListShares", READ_DEFINITIONS),
+    method("hydrant.v1.SharingService/WithdrawShare", CHANGE_DEFINITIONS),
     method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
     method("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
     method("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
@@ -250,7 +256,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 65;
+const METHOD_COUNT: usize = 69;
 
 #[cfg(test)]
 mod tests {

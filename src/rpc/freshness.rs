@@ -14,7 +14,7 @@ use super::status::{MessageLimit, message_too_large, to_status};
 use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::freshness::{Cause, ServedQuantiles, Silence, Standing, State};
-use crate::serving::OnlineAnswer;
+use crate::serving::{OnlineAnswer, ViewProvenance};
 use crate::tenancy::{Action, Permit};
 
 const PAGE: usize = 500;
@@ -136,8 +136,13 @@ pub(super) fn with_freshness(
     encoded: Bytes,
     limit: MessageLimit,
 ) -> Result<Bytes> {
-    let views = answer.provenance.views.iter().map(|view| view.view.clone());
-    let freshness = use_cases.freshness.states(permit.tenant(), views).iter().map(encode_state).collect();
+    // Each of its owner's, who need not be the reader.
+    let of_view = |view: &ViewProvenance| {
+        let owner = view.owner.as_ref().unwrap_or(permit.tenant());
+        let states = use_cases.freshness.states(owner, [view.view.clone()].into_iter());
+        states.first().map(|state| v1::ViewFreshness { view: view.reference(), ..encode_state(state) })
+    };
+    let freshness = answer.provenance.views.iter().filter_map(of_view).collect();
     let provenance = Some(v1::Provenance { freshness, ..Default::default() });
     let rest = v1::GetOnlineFeaturesResponse { provenance, ..Default::default() };
     let length = encoded.len() + rest.encoded_len();

@@ -25,6 +25,7 @@ pub mod online;
 pub mod quota;
 pub mod registry;
 pub mod server;
+pub mod sharing;
 pub mod status;
 mod tenants;
 pub mod tls;

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::status::to_status;
 use super::{Caller, UseCases, layers};
+use crate::access::KeyId;
 use crate::error::{Error, Result};
 use crate::quotas::{Change, QuotaStatus, Raise, TenantQuotas};
 use crate::tenancy::{Action, Permit, Quota};
@@ -31,12 +32,25 @@ impl QuotaRpc {
     }
 
     fn get(&self, caller: &Caller, request: &v1::GetQuotasRequest) -> Result<v1::TenantQuotas> {
+        if let Some(named) = decode_key(&request.name) {
+            let permit = self.use_cases.permit(caller, managing(caller))?;
+            let (tenant, key) = self.known_key(&permit, named?)?;
+            return self.use_cases.quotas.get_key(&permit, &tenant, &key).map(encode);
+        }
         let permit = self.use_cases.permit(caller, Action::ReadQuotas)?;
         let tenant = decode_tenant(&permit, &request.name)?;
         self.use_cases.quotas.get(&permit, &tenant).map(encode)
     }
 
-    fn list(&self, caller: &Caller) -> Result<v1::ListQuotasResponse> {
+    fn list(&self, caller: &Caller, request: &v1::ListQuotasRequest) -> Result<v1::ListQuotasResponse> {
+        if !request.parent.is_empty() {
+            let permit = self.use_cases.permit(caller, managing(caller))?;
+            let tenant = request.parent.strip_prefix("tenants/").ok_or_else(|| {
+                Error::invalid("INVALID_NAME", "quotas of keys are listed by their tenant: tenants/TENANT")
+            })?;
+            let keys = self.use_cases.quotas.list_keys(&permit, &parse_tenant(tenant)?)?;
+            return Ok(v1::ListQuotasResponse { tenants: keys.into_iter().map(encode).collect() });
+        }
         let permit = self.use_cases.permit(caller, Action::ReadQuotas)?;
         let tenants = self.use_cases.quotas.list(&permit)?;
         Ok(v1::ListQuotasResponse { tenants: tenants.into_iter().map(encode).collect() })
@@ -48,8 +62,13 @@ impl QuotaRpc {
         let named = (request.name.as_str(), quotas.collect());
         let permit = self.leave(caller, named, request.validate_only).await?;
         let v1::UpdateQuotasRequest { name, set, unset, weight, etag, validate_only } = request;
-        let tenant = decode_tenant(&permit, &name)?;
         let change = Change { set: decode_limits(&set)?, unset: decode_names(&unset)?, weight };
+        if let Some(named) = decode_key(&name) {
+            let (tenant, key) = self.known_key(&permit, named?)?;
+            let of_key = (&tenant, key.as_str());
+            return self.use_cases.quotas.update_key(&permit, of_key, change, &etag, validate_only).await.map(encode);
+        }
+        let tenant = decode_tenant(&permit, &name)?;
         self.use_cases.quotas.update(&permit, &tenant, change, &etag, validate_only).await.map(encode)
     }
 
@@ -59,9 +78,14 @@ impl QuotaRpc {
         let named = (request.name.as_str(), quotas.collect());
         let permit = self.leave(caller, named, request.validate_only).await?;
         let v1::RaiseQuotasRequest { name, limits, duration_micros, end, etag, validate_only } = request;
-        let tenant = decode_tenant(&permit, &name)?;
         let lasts = Duration::from_micros(duration_micros);
         let raise = Raise { limits: decode_limits(&limits)?, lasts, end: decode_names(&end)? };
+        if let Some(named) = decode_key(&name) {
+            let (tenant, key) = self.known_key(&permit, named?)?;
+            let of_key = (&tenant, key.as_str());
+            return self.use_cases.quotas.raise_key(&permit, of_key, raise, &etag, validate_only).await.map(encode);
+        }
+        let tenant = decode_tenant(&permit, &name)?;
         self.use_cases.quotas.raise(&permit, &tenant, raise, &etag, validate_only).await.map(encode)
     }
 }
@@ -70,10 +94,11 @@ impl QuotaRpc {
     /// Leave to change these quotas of a tenant, once that is written down; or to find out whether they
     /// could be.
     async fn leave(&self, caller: &Caller, named: (&str, Vec<&str>), validate_only: bool) -> Result<Permit> {
-        if validate_only {
-            return self.use_cases.rehearse(caller, Action::ChangeQuotas);
-        }
         let (name, quotas) = named;
+        let action = if decode_key(name).is_some() { managing(caller) } else { Action::ChangeQuotas };
+        if validate_only {
+            return self.use_cases.rehearse(caller, action);
+        }
         // Whose they are is told by the name, or else by the caller.
         let of = if name.is_empty() { "quotas" } else { name };
         // Neither has been read yet: nothing of them is repeated that is longer than a name.
@@ -84,8 +109,25 @@ impl QuotaRpc {
             let shown = |quota: &str| quota.chars().take(MAX_SHOWN).collect::<String>();
             quotas.into_iter().take(MAX_RESOURCES).map(|quota| format!("{of}/{}", shown(quota))).collect()
         };
-        self.use_cases.change(caller, Action::ChangeQuotas, resources).await
+        self.use_cases.change(caller, action, resources).await
     }
+
+    /// A key that the caller manages, and that is of this tenant. NOT_FOUND where there is none.
+    fn known_key(&self, permit: &Permit, (tenant, id): (Name, KeyId)) -> Result<(Name, String)> {
+        let key = self.use_cases.access.get(permit, id)?;
+        if key.tenant != tenant {
+            return Err(Error::not_found("KEY_NOT_FOUND", format!("there is no key {id}"))
+                .hint("`hydrant key list` shows the keys that you manage")
+                .with("key", id));
+        }
+        Ok((tenant, id.to_string()))
+    }
+}
+
+/// By which of its roles a caller manages keys.
+fn managing(caller: &Caller) -> Action {
+    let is_platform = !caller.identity.may(Action::ManageKeys) && caller.identity.may(Action::ManageTenants);
+    if is_platform { Action::ManageTenants } else { Action::ManageKeys }
 }
 
 #[async_trait]
@@ -98,7 +140,7 @@ impl QuotaService for QuotaRpc {
         &self,
         request: Request<v1::ListQuotasRequest>,
     ) -> Result<Response<v1::ListQuotasResponse>, Status> {
-        self.list(&layers::caller(request.extensions())).map(Response::new).map_err(to_status)
+        self.list(&layers::caller(request.extensions()), request.get_ref()).map(Response::new).map_err(to_status)
     }
 
     async fn update_quotas(
@@ -127,7 +169,21 @@ fn decode_tenant(permit: &Permit, name: &str) -> Result<Name> {
     let tenant = tenant.ok_or_else(|| {
         Error::invalid("INVALID_NAME", "quotas are named tenants/TENANT/quotas").hint("or leave the name out: your own")
     })?;
+    parse_tenant(tenant)
+}
+
+fn parse_tenant(tenant: &str) -> Result<Name> {
     tenant.parse().map_err(|error: InvalidName| Error::invalid("INVALID_NAME", error.to_string()))
+}
+
+/// `tenants/{tenant}/keys/{key}/quotas`; `None`: quotas of a tenant are named, if any.
+fn decode_key(name: &str) -> Option<Result<(Name, KeyId)>> {
+    let (tenant, key) = name.strip_prefix("tenants/")?.strip_suffix("/quotas")?.split_once("/keys/")?;
+    let read = || {
+        let key = key.parse().map_err(|told: String| Error::invalid("BAD_KEY_ID", told))?;
+        Ok((parse_tenant(tenant)?, key))
+    };
+    Some(read())
 }
 
 fn decode_limits(limits: &[v1::QuotaLimit]) -> Result<Vec<(Quota, u64)>> {
@@ -158,10 +214,13 @@ fn decode_quota(name: &str) -> Result<Quota> {
 }
 
 fn encode(quotas: TenantQuotas) -> v1::TenantQuotas {
-    let TenantQuotas { tenant, etag, weight, quotas, updated } = quotas;
+    let TenantQuotas { tenant, key, etag, weight, quotas, updated } = quotas;
     let (updated_micros, updated_by) = updated.unzip();
     v1::TenantQuotas {
-        name: format!("tenants/{tenant}/quotas"),
+        name: match key {
+            None => format!("tenants/{tenant}/quotas"),
+            Some(key) => format!("tenants/{tenant}/keys/{key}/quotas"),
+        },
         etag,
         weight,
         quotas: quotas.into_iter().map(encode_status).collect(),

@@ -23,6 +23,7 @@ use hydrant_proto::v1::ingest_service_server::IngestServiceServer;
 use hydrant_proto::v1::lineage_service_server::LineageServiceServer;
 use hydrant_proto::v1::quota_service_server::QuotaServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
+use hydrant_proto::v1::sharing_service_server::SharingServiceServer;
 use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
@@ -49,6 +50,7 @@ use super::lineage::LineageRpc;
 use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
 use super::quota::QuotaRpc;
 use super::registry::{OtherPorts, RegistryRpc};
+use super::sharing::SharingRpc;
 use super::status::MessageLimit;
 use super::tls::Tls;
 use super::training::TrainingSetRpc;
@@ -174,6 +176,8 @@ impl Server {
         let backup = BackupServiceServer::new(BackupRpc::new(use_cases.clone()));
         let erasures = ErasureServiceServer::new(ErasureRpc::new(use_cases.clone()));
         let quotas = QuotaServiceServer::new(QuotaRpc::new(use_cases.clone()));
+        let sharing =
+            SharingServiceServer::new(SharingRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let audit =
             AuditServiceServer::new(AuditRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let freshness = FreshnessServiceServer::new(FreshnessRpc::new(use_cases.clone()))
@@ -202,6 +206,7 @@ impl Server {
             .add_service(backfill)
             .add_service(backup)
             .add_service(quotas)
+            .add_service(sharing)
             .add_service(erasures)
             .add_service(audit)
             .add_service(freshness)
@@ -294,6 +299,7 @@ impl ServerControl {
             BackfillServiceServer::<BackfillRpc>::NAME,
             BackupServiceServer::<BackupRpc>::NAME,
             QuotaServiceServer::<QuotaRpc>::NAME,
+            SharingServiceServer::<SharingRpc>::NAME,
             ErasureServiceServer::<ErasureRpc>::NAME,
             AuditServiceServer::<AuditRpc>::NAME,
             FreshnessServiceServer::<FreshnessRpc>::NAME,

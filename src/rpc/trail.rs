@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tonic::codegen::http::{Extensions, HeaderMap};
 use tonic::transport::server::TcpConnectInfo;
 
+use hydrant_storage::names::Name;
+
 use super::{Caller, UseCases};
 use crate::audit::{Asked, Conclusion, Entry};
 use crate::error::{Code, Error, Result};
@@ -46,7 +48,8 @@ enum State {
     /// It only checks, and changes nothing.
     Rehearsed,
     Asked {
-        entry: Entry,
+        /// The caller's tenant's, and that of another one which it is about too.
+        entries: Vec<Entry>,
         revision: Option<(u64, Registry)>,
     },
     Ended,
@@ -85,14 +88,16 @@ impl Trail {
     pub(super) fn end(&self, code: Option<Code>, reason: &str) {
         let Some(kept) = &self.kept else { return };
         let ended = std::mem::replace(&mut *kept.lock(), State::Ended);
-        let State::Asked { entry, revision } = ended else { return };
+        let State::Asked { entries, revision } = ended else { return };
+        let entries = entries.into_iter();
         match code {
             None => {
                 let after = revision.as_ref().map(|(_, registry)| registry.snapshot().revision);
-                entry.conclude(Conclusion::Done { before: revision.map(|(before, _)| before), after });
+                let before = revision.map(|(before, _)| before);
+                entries.for_each(|entry| entry.conclude(Conclusion::Done { before, after }));
             }
-            Some(Code::DeadlineExceeded) => drop(entry),
-            Some(_) => entry.conclude(Conclusion::Failed { reason: reason.to_owned() }),
+            Some(Code::DeadlineExceeded) => entries.for_each(drop),
+            Some(_) => entries.for_each(|entry| entry.conclude(Conclusion::Failed { reason: reason.to_owned() })),
         }
     }
 
@@ -120,8 +125,45 @@ impl UseCases {
         Ok(permit)
     }
 
+    /// As [`Self::change`], of what is another tenant's business too: it is told what is done, by which
+    /// tenant, and not by whom of it.
+    pub(super) async fn change_for(
+        &self,
+        caller: &Caller,
+        action: Action,
+        resources: Vec<String>,
+        other: Option<&Name>,
+    ) -> Result<Permit> {
+        let permit = self.let_do(caller, action)?;
+        let other = match other {
+            None => None,
+            Some(other) => {
+                let asked = Asked {
+                    tenant: other.to_string(),
+                    caller: format!("tenants/{}", permit.tenant()),
+                    action: caller.trail.method.to_owned(),
+                    resources: resources.clone(),
+                    ..Asked::default()
+                };
+                Some(self.audit.ask(asked).await?)
+            }
+        };
+        self.ask_with(caller, &permit, resources, other).await?;
+        Ok(permit)
+    }
+
     /// Writes down what is about to be changed by a permit that is there already.
     pub(super) async fn ask(&self, caller: &Caller, permit: &Permit, resources: Vec<String>) -> Result<()> {
+        self.ask_with(caller, permit, resources, None).await
+    }
+
+    async fn ask_with(
+        &self,
+        caller: &Caller,
+        permit: &Permit,
+        resources: Vec<String>,
+        other: Option<Entry>,
+    ) -> Result<()> {
         let Some(kept) = &caller.trail.kept else {
             return Err(Error::internal("a change by a method that is said to change nothing"));
         };
@@ -135,9 +177,9 @@ impl UseCases {
         };
         let is_of_definitions = matches!(permit.action(), Action::ChangeDefinitions)
             || (permit.action() == Action::ManageTenants && caller.trail.method.starts_with("RegistryService/"));
-        let entry = self.audit.ask(asked).await?;
+        let entries = [self.audit.ask(asked).await?].into_iter().chain(other).collect();
         let revision = is_of_definitions.then(|| (self.registry.snapshot().revision, self.registry.clone()));
-        *kept.lock() = State::Asked { entry, revision };
+        *kept.lock() = State::Asked { entries, revision };
         Ok(())
     }
 
@@ -215,7 +257,7 @@ fn audited(method: &str) -> Audited {
 }
 
 /// What always changes something.
-const CHANGES: [&str; 20] = [
+const CHANGES: [&str; 22] = [
     "hydrant.v1.IngestService/Delete",
     "hydrant.v1.RegistryService/CreateDefinition",
     "hydrant.v1.RegistryService/UpdateDefinition",
@@ -231,6 +273,8 @@ const CHANGES: [&str; 20] = [
     "hydrant.v1.AccessService/CreateKey",
     "hydrant.v1.AccessService/RotateKey",
     "hydrant.v1.AccessService/RevokeKey",
+    "hydrant.v1.SharingService/CreateShare",
+    "hydrant.v1.SharingService/WithdrawShare",
     "hydrant.v1.FreshnessService/SilenceFreshness",
     "hydrant.v1.FreshnessService/DeleteSilence",
     "hydrant.v1.QuotaService/UpdateQuotas",
@@ -252,7 +296,7 @@ mod tests {
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 31] = [
+    const READS: [&str; 33] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -272,6 +316,8 @@ mod tests {
         "hydrant.v1.TrainingSetService/VerifyTrainingSet",
         "hydrant.v1.BackfillService/GetBackfill",
         "hydrant.v1.BackupService/ListBackups",
+        "hydrant.v1.SharingService/GetShare",
+        "hydrant.v1.SharingService/ListShares",
         "hydrant.v1.FreshnessService/GetFreshness",
         "hydrant.v1.FreshnessService/ListFreshness",
         "hydrant.v1.FreshnessService/ListSilences",
@@ -321,7 +367,7 @@ mod tests {
         let begin = async || {
             let trail = Trail::begin("hydrant.v1.RegistryService/Apply", &HeaderMap::new());
             let entry = audit.ask(Asked::default()).await.expect("there is room");
-            *trail.kept.as_ref().expect("it is audited").lock() = State::Asked { entry, revision: None };
+            *trail.kept.as_ref().expect("it is audited").lock() = State::Asked { entries: vec![entry], revision: None };
             trail
         };
         begin().await.end(Some(Code::DeadlineExceeded), "DEADLINE_EXCEEDED");

@@ -82,7 +82,8 @@ impl ServedRows {
                 continue;
             }
             let spread = self.ages.entry(of_view.view.id).or_default().value().clone();
-            let labels = [Label::new("tenant", tenant.to_string()), Label::new("view", of_view.view.name.to_string())];
+            let owner = of_view.owner.as_ref().unwrap_or(tenant);
+            let labels = [Label::new("tenant", owner.to_string()), Label::new("view", of_view.view.name.to_string())];
             for age in ages {
                 spread.add(age.unsigned_abs());
                 if let Some(histogram) = self.histogram.get() {

@@ -47,7 +47,8 @@ pub struct AnswerColumn {
 /// The event times of the rows that counted, per view and key mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventTimes {
-    pub view: Name,
+    /// `name`, or `owner/name` of another tenant's.
+    pub view: String,
     /// The request column of each join key.
     pub keys: Vec<Name>,
     /// `None` where no row counts; as long as the lookup's columns.
@@ -115,7 +116,7 @@ impl OnlineAnswer {
         }
         let lookups = self.selection.lookups.iter().enumerate();
         let of_lookup = |(index, lookup): (usize, &Lookup)| EventTimes {
-            view: lookup.view.name.clone(),
+            view: self.selection.views[self.selection.view_of[index]].reference(),
             keys: lookup.keys.clone(),
             times: self.times_of(index),
         };

@@ -10,7 +10,7 @@ use arrow_array::{Array as _, ArrayRef};
 use super::keys::{cast_columns, check_bounds, row_count};
 use super::{OnlineRequest, Serving};
 use crate::error::{Code, Error, Result};
-use crate::registry::selection::Selection;
+use crate::registry::selection::{SelectedService, Selection};
 use crate::tenancy::{Action, Permit};
 
 /// Rows of a piece, if the bounds of a request allow so many.
@@ -48,6 +48,9 @@ impl Serving {
     pub fn begin_bulk(&self, permit: &Permit, request: OnlineRequest, pieces: Pieces) -> Result<BulkRead> {
         permit.require(Action::ReadInBulk)?;
         let selection = self.select(permit, &request)?;
+        if request.at.is_some() {
+            selection.require_training_rights()?;
+        }
         if pieces.unpinned && request.at.is_some() {
             let message = "'at' and 'unpinned' contradict each other: one instant for all answers, or one for each";
             return Err(Error::invalid("BAD_STREAM", message).hint("leave one of them out"));
@@ -110,7 +113,7 @@ impl BulkRead {
 /// `name@N` of each service, so that all pieces are of one version.
 fn frozen(selection: &Selection) -> Vec<String> {
     let services = selection.services.iter();
-    services.map(|service| format!("{}@{}", service.version.service, service.version.number)).collect()
+    services.map(SelectedService::reference).collect()
 }
 
 fn refuse_views_without_history(selection: &Selection) -> Result<()> {

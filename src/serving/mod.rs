@@ -42,8 +42,7 @@ use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
-use crate::registry::catalog::View;
-use crate::registry::selection::Selection;
+use crate::registry::selection::{SelectedView, Selection};
 use crate::tenancy::{Action, Permit};
 
 /// Bounds of online reads.
@@ -116,6 +115,8 @@ pub struct Provenance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ViewProvenance {
     pub view: Name,
+    /// Whose it is, where it is another tenant's.
+    pub owner: Option<Name>,
     pub version: u32,
     /// The newest among the partitions touched; `None` where they hold no row of the view.
     pub newest_event_time: Option<Micros>,
@@ -126,8 +127,17 @@ pub struct ViewProvenance {
 
 impl ViewProvenance {
     /// Of a view of which nothing has been read yet.
-    fn of(view: &View) -> Self {
-        Self { view: view.name.clone(), version: view.version, newest_event_time: None, complete_through: 0 }
+    fn of(selected: &SelectedView) -> Self {
+        let (view, owner) = (selected.view.name.clone(), selected.owner.clone());
+        Self { view, owner, version: selected.view.version, newest_event_time: None, complete_through: 0 }
+    }
+
+    /// `name`, or `owner/name` of another tenant's.
+    pub fn reference(&self) -> String {
+        match &self.owner {
+            None => self.view.to_string(),
+            Some(owner) => format!("{owner}/{}", self.view),
+        }
     }
 }
 
@@ -205,6 +215,10 @@ impl Serving {
         }
         let begun = request.arrived.unwrap_or_else(Instant::now);
         let selection = self.select(permit, &request)?;
+        // Of many keys the instant that all pieces have in common may be the server's own choice.
+        if request.at.is_some() && !in_bulk(permit) {
+            selection.require_training_rights()?;
+        }
         let keys = RequestKeys::read(&selection, &request.entities, &self.settings)?;
         permit.charge_keys(|| keys.distinct(&selection))?;
         let deadline = request.deadline.unwrap_or(begun + self.settings.default_deadline);

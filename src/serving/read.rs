@@ -287,7 +287,7 @@ impl Reading {
     }
 
     fn provenance(&self, selection: &Selection) -> Vec<ViewProvenance> {
-        let mut views: Vec<ViewProvenance> = selection.views.iter().map(|of| ViewProvenance::of(&of.view)).collect();
+        let mut views: Vec<ViewProvenance> = selection.views.iter().map(ViewProvenance::of).collect();
         let mut complete_through: Vec<Option<Micros>> = vec![None; views.len()];
         for touched in &self.touched {
             // Its places are grouped by view.

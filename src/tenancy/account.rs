@@ -127,6 +127,11 @@ impl Account {
         &self.subject
     }
 
+    /// The tenant's, of whichever key it is.
+    pub fn of_tenant(&self) -> &Self {
+        self.within.as_ref().map_or(self, |within| within.of_tenant())
+    }
+
     /// Counts are of the whole tenant.
     pub fn counts(&self) -> &Counts {
         self.within.as_ref().map_or(&self.counts, |within| within.counts())

@@ -67,7 +67,8 @@ impl Permit {
     pub fn definition_limits(&self) -> DefinitionLimits {
         let account = self.account();
         DefinitionLimits {
-            subject: account.subject().to_owned(),
+            // Definitions are the tenant's, whoever makes them.
+            subject: account.of_tenant().subject().to_owned(),
             views: account.least_limit(Quota::FeatureViews),
             features: account.least_limit(Quota::Features),
         }

@@ -171,6 +171,11 @@ pub const ASK_FOR_KEY: &str = "an admin of the tenant can give another key (hydr
 /// The way out of a token that is no good any more.
 pub const ASK_FOR_TOKEN: &str = "get another token from its issuer";
 
+/// How an API key is called as an identity.
+pub fn name_of_key(id: &str) -> String {
+    format!("key/{id}")
+}
+
 fn default_tenant() -> Name {
     DEFAULT_TENANT.parse().expect("the default tenant's name is valid")
 }

@@ -20,10 +20,12 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use hydrant_storage::names::Name;
 
@@ -52,6 +54,9 @@ pub struct Tenancy {
     default: Arc<Account>,
     /// Of every tenant; there are as many as the registry has made.
     accounts: DashMap<Name, Arc<Account>>,
+    /// Of API keys that have limits of their own, by the name of their identity; there are as many as were
+    /// given some.
+    keys: ArcSwap<HashMap<String, Arc<Account>>>,
 }
 
 /// What a request will take.
@@ -97,7 +102,7 @@ impl Tenancy {
         let index = gate.add_tenant(limits.share());
         let default = Arc::new(Account::new(tenant.clone(), index, limits, ticker));
         let accounts = DashMap::from_iter([(tenant, default.clone())]);
-        Self { gate, default, accounts }
+        Self { gate, default, accounts, keys: ArcSwap::default() }
     }
 
     /// Lets `identity` do `action` at once, in no place: for what is short and rare, and in tests.
@@ -183,6 +188,36 @@ impl Tenancy {
         account.set_limits(limits);
     }
 
+    /// Makes `limits` those of one key of a tenant, beside its tenant's, from its next request on. One that
+    /// never had any is not told apart from its tenant.
+    pub fn set_key_limits(&self, tenant: &Name, key: &str, limits: Limits) {
+        let identity = identity::name_of_key(key);
+        if let Some(account) = self.keys.load().get(&identity).filter(|account| account.tenant() == tenant) {
+            account.set_limits(limits);
+            return;
+        }
+        if limits == Limits::default() {
+            return;
+        }
+        let account = Arc::new(Account::nested(&self.account_of_tenant(tenant), key, limits));
+        self.keys.rcu(|keys| {
+            let mut keys = HashMap::clone(keys);
+            keys.insert(identity.clone(), account.clone());
+            keys
+        });
+    }
+
+    /// Of one key, if it has limits of its own.
+    pub fn key_account(&self, tenant: &Name, key: &str) -> Option<Arc<Account>> {
+        let keys = self.keys.load();
+        keys.get(&identity::name_of_key(key)).filter(|account| account.tenant() == tenant).cloned()
+    }
+
+    /// Of all keys that have limits of their own.
+    pub fn key_accounts(&self) -> Vec<Arc<Account>> {
+        self.keys.load().values().cloned().collect()
+    }
+
     /// Every tenant that there is.
     pub fn accounts(&self) -> Vec<Arc<Account>> {
         let mut accounts: Vec<_> = self.accounts.iter().map(|account| account.value().clone()).collect();
@@ -224,9 +259,17 @@ impl Tenancy {
         self.gate.waits()
     }
 
-    /// Of the tenant that the identity acts for, which exists: whoever verified it has seen to that.
+    /// The identity's own where it has one, or else that of its tenant.
     fn account_of(&self, identity: &Identity) -> Arc<Account> {
-        let tenant = identity.tenant();
+        let own = self.keys.load().get(identity.name()).cloned();
+        match own.filter(|account| account.tenant() == identity.tenant()) {
+            Some(account) => account,
+            None => self.account_of_tenant(identity.tenant()),
+        }
+    }
+
+    /// Of a tenant that exists: whoever verified its caller has seen to that.
+    fn account_of_tenant(&self, tenant: &Name) -> Arc<Account> {
         if tenant == self.default.tenant() {
             return self.default.clone();
         }

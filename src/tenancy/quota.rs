@@ -123,6 +123,11 @@ impl Quota {
         }
     }
 
+    /// Whether a single key can have a limit of it: what is kept is the tenant's, whoever made it.
+    pub fn is_of_keys(self) -> bool {
+        self.measure() != Measure::Kept
+    }
+
     /// Refuses (INVALID_ARGUMENT) what would be no limit, or one under which nothing could be done at all
     /// without being told why.
     pub fn check_limit(self, limit: u64) -> Result<()> {

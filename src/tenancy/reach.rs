@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, SharedName};
 
 use super::{Action, Permit};
 use crate::error::{Code, Error, Result};
@@ -13,22 +13,43 @@ use crate::error::{Code, Error, Result};
 pub struct Reach {
     pub views: BTreeSet<Name>,
     pub services: BTreeSet<Name>,
+    /// Of other tenants, where they share them.
+    pub shared_views: BTreeSet<SharedName>,
+    pub shared_services: BTreeSet<SharedName>,
+}
+
+impl Reach {
+    /// Adds what another one reaches.
+    pub fn extend(&mut self, other: &Self) {
+        self.views.extend(other.views.iter().cloned());
+        self.services.extend(other.services.iter().cloned());
+        self.shared_views.extend(other.shared_views.iter().cloned());
+        self.shared_services.extend(other.shared_services.iter().cloned());
+    }
+
+    /// Whether the other reaches all that this one does.
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.views.is_subset(&other.views)
+            && self.services.is_subset(&other.services)
+            && self.shared_views.is_subset(&other.shared_views)
+            && self.shared_services.is_subset(&other.shared_services)
+    }
 }
 
 impl Permit {
     /// Refuses (PERMISSION_DENIED) features of views, and services, that the caller is not given. Services
-    /// are `NAME` or `NAME@N`, features `VIEW:FEATURE`.
+    /// are `NAME` or `NAME@N`, features `VIEW:FEATURE`; of another tenant with `OWNER/` before them.
     pub fn check_reads(&self, services: &[String], features: &[String]) -> Result<()> {
         let Some(reach) = self.identity().reach() else { return Ok(()) };
         for service in services {
             let name = service.split_once('@').map_or(service.as_str(), |(name, _)| name);
-            if !reach.services.contains(name) {
+            if !reach.services.contains(name) && !reach.shared_services.contains(name) {
                 return Err(self.outside("service", name));
             }
         }
         for feature in features {
             let view = feature.split_once(':').map_or(feature.as_str(), |(view, _)| view);
-            if !reach.views.contains(view) {
+            if !reach.views.contains(view) && !reach.shared_views.contains(view) {
                 return Err(self.outside("view", view));
             }
         }

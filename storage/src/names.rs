@@ -1,5 +1,6 @@
 //! Names and ids that reach disk or wire, as types that are valid by construction.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -21,6 +22,12 @@ impl Name {
         &self.0
     }
 }
+
+/// `owner/name`: a view or service of another tenant, as those name it to whom it is shared. No name of
+/// one's own has a `/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SharedName(String);
 
 /// Why a text is no [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +60,52 @@ impl TryFrom<String> for Name {
 impl From<Name> for String {
     fn from(name: Name) -> Self {
         name.0.as_ref().to_owned()
+    }
+}
+
+impl SharedName {
+    pub fn new(owner: &Name, name: &Name) -> Self {
+        Self(format!("{owner}/{name}"))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SharedName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (owner, name) = text.split_once('/').ok_or("what another tenant shares is named OWNER/NAME")?;
+        let parsed = |part: &str| part.parse::<Name>().map_err(|error| error.to_string());
+        Ok(Self::new(&parsed(owner)?, &parsed(name)?))
+    }
+}
+
+impl TryFrom<String> for SharedName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<SharedName> for String {
+    fn from(name: SharedName) -> Self {
+        name.0
+    }
+}
+
+impl Borrow<str> for SharedName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SharedName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
     }
 }
 

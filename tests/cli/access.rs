@@ -119,6 +119,13 @@ async fn a_tenant_and_its_keys_are_made_used_rotated_and_revoked_by_command() {
     let of_id = keys.iter().find(|key| key["id"] == id.as_str()).expect("it is listed");
     assert!(of_id["previous_until"].is_string() && of_id["last_used"].is_string(), "{of_id}");
     assert!(!listed.to_string().contains("hyd_"), "no key is shown again");
+    let of_key = ["quota", "set", "acme", "--key", &id];
+    let set = guarded.succeed(&admin, &[&of_key[..], &["requests_per_second=0"]].concat());
+    assert!(set.contains(&format!("key {id} of tenant acme")) && !set.contains("storage_bytes"), "{set}");
+    assert_eq!(guarded.refused(&rotated, &["get", "views"])["reason"], "QUOTA_EXCEEDED");
+    assert!(guarded.succeed(&admin, &["quota", "get", "acme", "--keys"]).contains(&id));
+    guarded.succeed(&admin, &[&of_key[..], &["--unset", "requests_per_second"]].concat());
+    assert_eq!(guarded.refused(&rotated, &["get", "views"])["reason"], "OUT_OF_REACH");
     guarded.succeed(&admin, &["key", "revoke", &id]);
     for key in [&reader, &rotated] {
         assert_eq!(guarded.refused(key, &["whoami"])["reason"], "KEY_REVOKED");
@@ -158,6 +165,47 @@ async fn commands_tell_how_to_give_a_key_and_never_show_one() {
     }
     let log = std::fs::read_to_string(guarded.folder.path().join("server.log")).expect("a log");
     assert!(log.contains("first-key") && !log.contains(&key[15..40]), "the log names the file and not the key: {log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_tenant_shares_is_listed_read_and_gone_by_command() {
+    let guarded = Guarded::start().await;
+    let owner = guarded.first.clone();
+    let tenant = guarded.file("acme.yaml", TENANT);
+    guarded.succeed(&owner, &["apply", "-f", tenant.to_str().expect("UTF-8")]);
+    let definitions = guarded.file("all.yaml", DEFINITIONS);
+    guarded.succeed(&owner, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
+    let admin = guarded.give(&owner, "admin", &["--tenant", "acme", "--role", "admin"]);
+    let read = ["online", "get", "--service", "default/model", "--key", "origin=EWR"];
+    let told = guarded.refused(&admin, &read);
+    assert_eq!(told["reason"], "SERVICE_NOT_FOUND");
+    assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("share list --with-me")), "{told}");
+
+    let create = ["share", "create", "--service", "model", "--to", "acme"];
+    let checked = guarded.succeed(&owner, &[&create[..], &["--dry-run"]].concat());
+    assert!(checked.contains("nothing was changed"), "{checked}");
+    assert!(guarded.succeed(&owner, &["share", "list"]).contains("there are no shares"));
+    assert!(guarded.succeed(&owner, &create).contains("default/1"));
+    assert_eq!(guarded.refused(&owner, &create)["reason"], "SHARE_EXISTS");
+    let listed = guarded.succeed(&admin, &["share", "list", "--with-me"]);
+    assert!(listed.contains("default/model") && listed.contains("read"), "{listed}");
+    let shown = guarded.succeed(&admin, &["share", "get", "default/1"]);
+    assert!(shown.contains("origin") && shown.contains("default__airport_weather__"), "{shown}");
+    let answer: Json =
+        serde_json::from_str(&guarded.succeed(&admin, &[&read[..], &["-o", "json"]].concat())).expect("JSON");
+    assert_eq!(answer["service"], "default/model@1");
+    let found = guarded.succeed(&admin, &["search", "airport_weather", "--kind", "service"]);
+    assert!(!found.contains("default/airport_weather"), "only the service is shared: {found}");
+    assert!(guarded.succeed(&admin, &["search", "model"]).contains("default/model"));
+    assert!(guarded.succeed(&owner, &["lineage", "model@1", "--down"]).contains("tenant acme"));
+
+    assert!(guarded.succeed(&owner, &["share", "withdraw", "1", "--notice", "14d"]).contains("until 20"));
+    guarded.succeed(&admin, &read);
+    assert!(guarded.succeed(&admin, &["share", "list", "--with-me"]).contains("until 20"));
+    let ended: Json =
+        serde_json::from_str(&guarded.succeed(&owner, &["share", "withdraw", "1", "-o", "json"])).expect("JSON");
+    assert_eq!((&ended["ended"], &ended["dry_run"]), (&json!(true), &json!(false)));
+    assert_eq!(guarded.refused(&admin, &read)["reason"], "SERVICE_NOT_FOUND");
 }
 
 #[test]

@@ -178,6 +178,29 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
         ),
         ("hydrant.v1.FreshnessService/ListFreshness", Vec::new(), "rtwoa"),
         (
+            "hydrant.v1.SharingService/CreateShare",
+            v1::CreateShareRequest {
+                of: Some(v1::create_share_request::Of::View("airport_weather".to_owned())),
+                to: "nobody".to_owned(),
+                rights: v1::share::Rights::Read.into(),
+                ..Default::default()
+            }
+            .encode_to_vec(),
+            "oa",
+        ),
+        (
+            "hydrant.v1.SharingService/GetShare",
+            v1::GetShareRequest { name: "tenants/default/shares/1".to_owned() }.encode_to_vec(),
+            "rtwoa",
+        ),
+        ("hydrant.v1.SharingService/ListShares", Vec::new(), "rtwoa"),
+        (
+            "hydrant.v1.SharingService/WithdrawShare",
+            v1::WithdrawShareRequest { name: "tenants/default/shares/9".to_owned(), ..Default::default() }
+                .encode_to_vec(),
+            "oa",
+        ),
+        (
             "hydrant.v1.FreshnessService/SilenceFreshness",
             v1::SilenceFreshnessRequest { view: "airport_weather".to_owned(), ..Default::default() }.encode_to_vec(),
             "oa",
@@ -514,4 +537,88 @@ async fn refused_attempts_are_in_the_audit_log_and_each_tenant_sees_its_own() {
     assert_eq!(unknown.len(), 1, "{all:?}");
     assert_eq!((unknown[0].caller.as_str(), unknown[0].reason.as_str()), ("", "NO_CREDENTIAL"));
     assert!(all.iter().any(|record| record.tenant == "rival"), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_share_is_made_and_withdrawn_over_the_wire_and_both_tenants_find_it_in_their_audit_logs() {
+    let guarded = Guarded::start().await;
+    let new = v1::CreateShareRequest {
+        of: Some(v1::create_share_request::Of::Service("delay_model".to_owned())),
+        to: "rival".to_owned(),
+        rights: v1::share::Rights::Read.into(),
+        ..Default::default()
+    };
+    let read =
+        v1::GetOnlineFeaturesRequest { services: vec!["default/delay_model".to_owned()], ..read_request(&["EWR"]) };
+    guarded.rival.get_online_features(read.clone()).await.expect_err("it is not shared");
+    let nothing = v1::CreateShareRequest { of: None, ..new.clone() };
+    assert_eq!(guarded.first.create_share(nothing).await.expect_err("of nothing").reason, "BAD_SHARE");
+    let share = guarded.first.create_share(new).await.expect("an admin may");
+    assert_eq!((share.name.as_str(), share.to.as_str()), ("tenants/default/shares/1", "rival"));
+    assert!(!share.created_by.is_empty());
+    let answer = guarded.rival.get_online_features(read.clone()).await.expect("it is shared");
+    assert_eq!(answer.services[0].service, "default/delay_model@1");
+    let names = answer.columns.iter().filter_map(|column| column.column.as_ref()).map(|column| &column.name);
+    assert!(names.clone().all(|name| name.starts_with("default__")), "{:?}", names.collect::<Vec<_>>());
+    let received = guarded.rival.list_shares(true).await.expect("listed");
+    assert_eq!((received.len(), received[0].created_by.as_str()), (1, ""), "who made it is its owner's to know");
+    let told = guarded.rival.get_share(&share.name).await.expect("it is to it");
+    assert!(!told.columns.is_empty() && !told.keys.is_empty());
+    let withdraw = v1::WithdrawShareRequest { name: share.name.clone(), ..Default::default() };
+    assert_eq!(
+        guarded.rival.withdraw_share(withdraw.clone()).await.expect_err("not its own").reason,
+        "SHARE_NOT_FOUND"
+    );
+    assert!(guarded.first.withdraw_share(withdraw).await.expect("an admin may").ended);
+    guarded.rival.get_online_features(read).await.expect_err("it has ended");
+
+    let of = async |client: &Client| {
+        let filter = v1::ListAuditRecordsRequest { page_size: 1_000, ..Default::default() };
+        let records = client.list_audit_records(filter).await.expect("whole").records;
+        records.into_iter().rev().filter(|record| record.action.starts_with("SharingService/")).collect::<Vec<_>>()
+    };
+    let told = |records: &[v1::AuditRecord], tenant: &str| {
+        let of_tenant = records.iter().filter(|record| record.tenant == tenant);
+        of_tenant.map(|record| (record.action.clone(), record.outcome.clone())).collect::<Vec<_>>()
+    };
+    let record = |action: &str, outcome: &str| (format!("SharingService/{action}"), outcome.to_owned());
+    let done = |action: &str| [record(action, "asked"), record(action, "done")];
+    let attempt = [record("WithdrawShare", "asked"), record("WithdrawShare", "failed")];
+    let (owners, receivers) = (of(&guarded.first).await, of(&guarded.rival).await);
+    let bad = [record("CreateShare", "asked"), record("CreateShare", "failed")];
+    assert_eq!(told(&owners, "default"), [bad, done("CreateShare"), done("WithdrawShare")].concat());
+    assert_eq!(told(&receivers, "rival"), [done("CreateShare"), attempt, done("WithdrawShare")].concat());
+    let by_owner = receivers.iter().filter(|record| record.caller == "tenants/default").collect::<Vec<_>>();
+    assert_eq!(by_owner.len(), 4, "{receivers:?}");
+    assert!(by_owner.iter().all(|record| record.peer.is_empty() && record.resources[0].contains("delay_model")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_of_a_key_are_set_over_the_wire_by_its_admin_and_by_nobody_else() {
+    let guarded = Guarded::start().await;
+    let made = guarded.rival.create_key(key("", &[v1::Role::Reader])).await.expect("an admin may");
+    let id = made.key.expect("a key").id;
+    let named = |tenant: &str| format!("tenants/{tenant}/keys/{id}/quotas");
+    let limit = v1::QuotaLimit { quota: "requests_per_second".to_owned(), limit: 0 };
+    let update =
+        |tenant: &str| v1::UpdateQuotasRequest { name: named(tenant), set: vec![limit.clone()], ..Default::default() };
+    let reader = client(&guarded.server, &made.token).await;
+    reader.list_definitions(hydrant::registry::definition::Kind::FeatureView).await.expect("nothing is limited");
+    let other = client(&guarded.server, &guarded.give(&guarded.first, key("", &[v1::Role::Admin])).await).await;
+    assert_eq!(reader.update_quotas(update("rival")).await.expect_err("a reader").code, Code::PermissionDenied);
+    for tenant in ["rival", "default"] {
+        let refused = other.update_quotas(update(tenant)).await.expect_err("not its key");
+        assert_eq!((refused.code, refused.reason.as_str()), (Code::NotFound, "KEY_NOT_FOUND"), "{tenant}");
+    }
+    let own = v1::UpdateQuotasRequest { name: "tenants/rival/quotas".to_owned(), ..update("rival") };
+    assert_eq!(guarded.rival.update_quotas(own).await.expect_err("the platform's").code, Code::PermissionDenied);
+    let told = guarded.rival.update_quotas(update("rival")).await.expect("an admin may");
+    assert_eq!(told.name, named("rival"));
+    let refused = reader.list_definitions(hydrant::registry::definition::Kind::FeatureView).await;
+    assert_eq!(refused.expect_err("its key is limited").reason, "QUOTA_EXCEEDED");
+    assert_eq!(guarded.rival.list_key_quotas("rival").await.expect("listed").len(), 1);
+    assert_eq!(other.list_key_quotas("rival").await.expect_err("another tenant's").code, Code::NotFound);
+    let records =
+        guarded.rival.list_audit_records(v1::ListAuditRecordsRequest::default()).await.expect("whole").records;
+    assert!(records.iter().any(|record| record.resources == [format!("{}/requests_per_second", named("rival"))]));
 }

@@ -2,9 +2,9 @@
 //! Several grants add up where the sum gives exactly what each of them gives, and are refused otherwise:
 //! membership in one more group never widens what another one limits.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use hydrant_storage::names::Name;
+use hydrant_storage::names::{Name, SharedName};
 
 use crate::config::GrantConfig;
 use crate::tenancy::{Reach, Role, Roles};
@@ -28,11 +28,9 @@ impl Grant {
     pub fn new(config: &GrantConfig) -> Result<Self, String> {
         let told = |error: String| format!("the grant of group '{}': {error}", config.group);
         let roles = config.roles.iter().map(|role| role.parse::<Role>()).collect::<Result<Roles, _>>().map_err(told)?;
-        let names = |names: &[String]| {
-            let parsed = names.iter().map(|name| name.parse::<Name>().map_err(|error| format!("'{name}': {error}")));
-            parsed.collect::<Result<_, _>>().map_err(told)
-        };
-        let reach = Reach { views: names(&config.views)?, services: names(&config.services)? };
+        let (views, shared_views) = names(&config.views).map_err(told)?;
+        let (services, shared_services) = names(&config.services).map_err(told)?;
+        let reach = Reach { views, services, shared_views, shared_services };
         let is_limited = reach != Reach::default();
         if roles.is_empty() {
             return Err(told("it has one role at least".to_owned()));
@@ -47,6 +45,15 @@ impl Grant {
         }
         Ok(Self { group: config.group.clone(), given: Given { roles, reach: is_limited.then_some(reach) } })
     }
+}
+
+/// The tenant's own names, and those of others (`OWNER/NAME`).
+fn names(texts: &[String]) -> Result<(BTreeSet<Name>, BTreeSet<SharedName>), String> {
+    let (shared, own): (Vec<&String>, Vec<&String>) = texts.iter().partition(|text| text.contains('/'));
+    let own = own.into_iter().map(|name| name.parse::<Name>().map_err(|error| format!("'{name}': {error}")));
+    let shared =
+        shared.into_iter().map(|name| name.parse::<SharedName>().map_err(|error| format!("'{name}': {error}")));
+    Ok((own.collect::<Result<_, _>>()?, shared.collect::<Result<_, _>>()?))
 }
 
 /// What the groups are given by all their grants; `None`: they don't add up.
@@ -88,8 +95,7 @@ fn reach_of(given: &[&Given]) -> Option<Reach> {
     let mut sum = Reach::default();
     for given in given {
         let reach = given.reach.as_ref()?;
-        sum.views.extend(reach.views.iter().cloned());
-        sum.services.extend(reach.services.iter().cloned());
+        sum.extend(reach);
     }
     Some(sum)
 }
@@ -100,7 +106,7 @@ impl Given {
         let reaches = match (&self.reach, &other.reach) {
             (_, None) => true,
             (None, Some(_)) => false,
-            (Some(own), Some(all)) => own.views.is_subset(&all.views) && own.services.is_subset(&all.services),
+            (Some(own), Some(all)) => own.is_within(all),
         };
         reaches && self.roles.iter().all(|role| other.roles.contains(role))
     }

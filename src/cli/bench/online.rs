@@ -11,7 +11,6 @@ use hydrant_proto::v1::CellStatus;
 use serde_json::json;
 
 use super::super::catalog::Catalog;
-use super::super::keys::KeyTypes;
 use super::super::output::{ResultOutput, count, counted, share};
 use super::super::{Done, Failure, Server, time};
 use super::drive::Drivers;
@@ -121,7 +120,7 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
             .hint(format!("the service's join keys are: {}", wanted.join(", ")))
             .with("key", unknown));
     }
-    let types = KeyTypes::of(&catalog.definitions);
+    let types = catalog.key_types();
     let source = match &args.keys {
         Some(path) => KeySource::of_file(path, &wanted, &args.shared, &types)?,
         None => KeySource::of_arguments(&args.key, &wanted, &args.shared, &types)?,

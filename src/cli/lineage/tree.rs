@@ -32,7 +32,7 @@ fn subject(graph: &Graph, index: usize) -> String {
     if !node.about.is_empty() {
         about.push(printable(&node.about));
     }
-    if !node.owner.is_empty() && ["FeatureService", "TrainingSet", "Consumer"].contains(&node.kind) {
+    if !node.owner.is_empty() && ["FeatureService", "TrainingSet", "Consumer", "Share"].contains(&node.kind) {
         about.push(printable(&node.owner));
     }
     let about = if about.is_empty() { String::new() } else { format!(" ({})", about.join(", ")) };

@@ -494,6 +494,7 @@ fn selection(random: &mut Random, views: &[Arc<View>]) -> Selection {
                     data_type: feature.data_type,
                     default: feature.default.clone(),
                     is_masked: false,
+                    withholds_pii: false,
                 });
             }
         }

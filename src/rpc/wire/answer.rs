@@ -171,7 +171,7 @@ fn write_alone(cells: ColumnCells<'_>, out: &mut Vec<u8>) -> bool {
 /// The answer but its columns.
 fn without_columns(answer: &OnlineAnswer) -> v1::GetOnlineFeaturesResponse {
     let services = answer.selection().services.iter().map(|service| v1::ServiceColumns {
-        service: format!("{}@{}", service.version.service, service.version.number),
+        service: service.reference(),
         columns: service.columns.iter().copied().map(to_u32).collect(),
     });
     v1::GetOnlineFeaturesResponse {
@@ -194,7 +194,7 @@ fn encode_feature(column: &AnswerColumn) -> Result<v1::FeatureColumn> {
 
 fn encode_event_times(times: &EventTimes) -> v1::EventTimes {
     v1::EventTimes {
-        view: times.view.to_string(),
+        view: times.view.clone(),
         keys: times.keys.iter().map(ToString::to_string).collect(),
         micros: times.times.iter().map(|time| time.unwrap_or_default()).collect(),
         found: times.times.iter().map(Option::is_some).collect(),
@@ -203,7 +203,7 @@ fn encode_event_times(times: &EventTimes) -> v1::EventTimes {
 
 fn encode_provenance(provenance: &Provenance) -> v1::Provenance {
     let views = provenance.views.iter().map(|view| v1::ViewProvenance {
-        view: view.view.to_string(),
+        view: view.reference(),
         newest_event_time: view.newest_event_time,
         complete_through: view.complete_through,
     });

@@ -85,6 +85,7 @@ pub fn encode_node_kind(kind: NodeKind) -> v1::Kind {
         NodeKind::FeatureService => v1::Kind::FeatureService,
         NodeKind::TrainingSet => v1::Kind::TrainingSet,
         NodeKind::Consumer => v1::Kind::Consumer,
+        NodeKind::Share => v1::Kind::Share,
     }
 }
 

@@ -24,6 +24,7 @@ mod s21_lineage;
 mod s22_freshness;
 mod s24_masking;
 mod s25_erasure;
+mod s26_shares;
 mod s28_view_versions;
 
 use hydrant::access::NewKey;
@@ -37,6 +38,8 @@ fn new_key(roles: &[Role]) -> NewKey {
         roles: roles.iter().copied().collect(),
         views: Vec::new(),
         services: Vec::new(),
+        shared_views: Vec::new(),
+        shared_services: Vec::new(),
         description: String::new(),
         expires_after: None,
     }

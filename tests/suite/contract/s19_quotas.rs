@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use hydrant::access::Token;
 use hydrant::error::{Code, Error};
 use hydrant::history::HistoricalRequest;
 use hydrant::quotas::{Change, QuotaStatus, Raise, TenantQuotas};
-use hydrant::tenancy::{Action, DEFAULT_TENANT, Limits, Quota};
+use hydrant::tenancy::{Action, Authenticates as _, DEFAULT_TENANT, Limits, Quota, Role};
 use hydrant_storage::names::Name;
 use serde_json::{Value as Json, json};
 
-use super::SHOP;
+use super::{SHOP, new_key};
 use crate::support::node::{AS_KNOWN, DAY, HOUR, START, TestNode, definitions_of};
 use crate::support::sets::stored;
 use crate::support::table::spine;
@@ -299,4 +300,100 @@ async fn backups_have_the_quotas() {
     node.back_up("with_quotas").await.expect("made");
     set(&node, &[(Quota::Features, 2_000)]).await;
     assert_eq!(status(&get(&node.restored("with_quotas").await), Quota::Features).limit, Some(1_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_s_limits_hold_beside_its_tenant_s_and_the_refusal_names_it() {
+    let mut node = TestNode::start(SHOP).await;
+    let make = async |node: &TestNode| {
+        let manage = node.permit(Action::ManageKeys);
+        let made = node.use_cases().access.create(&manage, new_key(&[Role::Reader])).await;
+        made.expect("an admin may")
+    };
+    let ((limited, limited_token), (_, other_token)) = (make(&node).await, make(&node).await);
+    let id = limited.id.to_string();
+    let read = async |node: &TestNode, token: &Token| {
+        let identity = node.use_cases().access.authenticate(Some(&token.reveal()))?;
+        let permit = node.use_cases().tenancy.authorize(&identity, Action::ReadOnline)?;
+        let question = node.question(&["user_scores:score"], &json!({"user_id": [1, 2]}));
+        node.get_by(&permit, question).await.map(|_| ())
+    };
+    let set = async |node: &TestNode, change: Change| {
+        let manage = node.permit(Action::ManageKeys);
+        let quotas = &node.use_cases().quotas;
+        quotas.update_key(&manage, (&tenant(), &id), change, "", false).await.expect("an admin may")
+    };
+    read(&node, &limited_token).await.expect("nothing is limited");
+    let told = set(&node, limits(&[(Quota::KeysPerSecond, 1), (Quota::RequestsPerSecond, 1_000)])).await;
+    assert_eq!((told.key.as_deref(), status(&told, Quota::KeysPerSecond).limit), (Some(id.as_str()), Some(1)));
+    for _ in 0..2 {
+        // A request may ask for more than a second's worth where nothing is owed.
+        read(&node, &limited_token).await.expect("nothing is owed");
+        let refused = read(&node, &limited_token).await.expect_err("it is used up");
+        let quota = refused.quota.as_ref().expect("which quota");
+        assert_eq!((refused.code, refused.reason), (Code::ResourceExhausted, "QUOTA_EXCEEDED"));
+        let subject = format!("tenants/default/keys/{id}");
+        assert_eq!(
+            (quota.subject.as_str(), quota.quota.as_str(), quota.limit),
+            (subject.as_str(), "keys_per_second", 1)
+        );
+        assert!(refused.retry_after.is_some() && refused.message.contains(&format!("key '{id}'")), "{refused}");
+        for _ in 0..20 {
+            read(&node, &other_token).await.expect("the tenant's other keys have what there is");
+        }
+        node.restart().await;
+    }
+    let manage = node.permit(Action::ManageKeys);
+    let listed = node.use_cases().quotas.list_keys(&manage, &tenant()).expect("listed");
+    assert_eq!(listed.len(), 1);
+    let raise = Raise { limits: vec![(Quota::KeysPerSecond, 1_000_000)], lasts: MINUTE, ..Raise::default() };
+    let of_key = (&tenant(), id.as_str());
+    node.use_cases().quotas.raise_key(&manage, of_key, raise, "", false).await.expect("an admin may");
+    for _ in 0..20 {
+        read(&node, &limited_token).await.expect("it is raised");
+    }
+    // The tenant's limit holds for the key too, and names the tenant.
+    try_set(&node, limits(&[(Quota::KeysPerSecond, 0)]), "").await.expect("the platform may");
+    is_of(read(&node, &limited_token).await, Quota::KeysPerSecond, 0);
+    let unset = Change { unset: vec![Quota::KeysPerSecond], ..Change::default() };
+    try_set(&node, unset.clone(), "").await.expect("the platform may");
+    set(&node, unset).await;
+    set(&node, limits(&[(Quota::RequestsPerSecond, 0)])).await;
+    let refused = read(&node, &limited_token).await.expect_err("before anything is done");
+    assert_eq!(refused.quota.expect("which quota").subject, format!("tenants/default/keys/{id}"));
+    set(&node, Change { unset: vec![Quota::RequestsPerSecond], ..Change::default() }).await;
+    read(&node, &limited_token).await.expect("nothing is limited any more");
+    assert!(node.use_cases().quotas.list_keys(&manage, &tenant()).expect("listed").is_empty());
+    drop(manage);
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quotas_of_keys_are_for_whoever_manages_the_keys_and_what_is_kept_has_none() {
+    let node = TestNode::start("").await;
+    let quotas = &node.use_cases().quotas;
+    let (manage, change) = (node.permit(Action::ManageKeys), limits(&[(Quota::RequestsPerSecond, 5)]));
+    let of_key = (&tenant(), "abcdefghjk");
+    for action in [Action::ChangeQuotas, Action::ReadQuotas, Action::ReadOnline] {
+        let refused = quotas.update_key(&node.permit(action), of_key, change.clone(), "", false).await;
+        assert_eq!(refused.expect_err("for something else").code, Code::PermissionDenied);
+    }
+    for wrong in [
+        limits(&[(Quota::StorageBytes, 1 << 30)]),
+        limits(&[(Quota::FeatureViews, 1)]),
+        Change { unset: vec![Quota::Features], ..Change::default() },
+        Change { weight: Some(2), ..Change::default() },
+    ] {
+        let refused = quotas.update_key(&manage, of_key, wrong, "", false).await.expect_err("it is the tenant's");
+        assert_eq!((refused.code, refused.reason), (Code::InvalidArgument, "BAD_QUOTA"), "{refused}");
+    }
+    let raise = Raise { limits: vec![(Quota::StorageBytes, 1 << 40)], lasts: MINUTE, ..Raise::default() };
+    assert_eq!(quotas.raise_key(&manage, of_key, raise, "", false).await.expect_err("neither").reason, "BAD_QUOTA");
+    quotas.update_key(&manage, of_key, change.clone(), "", true).await.expect("it could be");
+    assert!(quotas.list_keys(&manage, &tenant()).expect("listed").is_empty(), "it was only checked");
+    let told = quotas.update_key(&manage, of_key, change.clone(), "", false).await.expect("an admin may");
+    let stale = quotas.update_key(&manage, of_key, change, "77", false).await.expect_err("it was not seen");
+    assert_eq!(stale.reason, "ETAG_MISMATCH");
+    assert_eq!(quotas.get_key(&manage, &tenant(), "abcdefghjk").expect("told").etag, told.etag);
+    assert!(get(&node).quotas.iter().all(|status| status.limit.is_none()), "the tenant's are as they were");
 }

@@ -136,6 +136,7 @@ fn answer() -> impl Strategy<Value = OnlineAnswer> {
                         data_type,
                         default,
                         is_masked: false,
+                        withholds_pii: false,
                     };
                 let columns = features.into_iter().enumerate().map(column).collect();
                 let selection = Selection::new(Vec::new(), Vec::new(), lookups, columns, 7).expect("of two lookups");
@@ -322,8 +323,15 @@ fn one_value_that_stands_for_many_rows_is_not_written_out_beyond_the_limit() {
     let text = DataType::Scalar(ScalarType::String);
     let view = made_up_view(1, &[("k", ScalarType::Int64)], &[("f", text, None)]);
     let lookup = |key| Lookup { view: view.clone(), keys: vec![name(key)], ttl: None };
-    let column =
-        ServiceColumn { name: "f".to_owned(), lookup: 0, feature: 0, data_type: text, default: None, is_masked: false };
+    let column = ServiceColumn {
+        name: "f".to_owned(),
+        lookup: 0,
+        feature: 0,
+        data_type: text,
+        default: None,
+        is_masked: false,
+        withholds_pii: false,
+    };
     let lookups = vec![lookup("shared"), lookup("each")];
     let selection = Selection::new(Vec::new(), Vec::new(), lookups, vec![column], 7).expect("of two lookups");
     let long = packed(&[text], &[Value::String("x".repeat(1 << 20))]);
