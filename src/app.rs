@@ -5,10 +5,13 @@
 mod data_dir;
 mod freshness_watch;
 mod gauges;
+mod lineage_watch;
 mod node;
 pub mod rehearsal;
 mod start_check;
+mod sweeper;
 
+use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::rpc::http::{HttpState, Readiness};
 use crate::rpc::server::{Addresses, Doors, Listeners, Server, ServerControl, ServerError};
 use crate::rpc::tls::{Tls, TlsError};
@@ -58,6 +61,16 @@ impl AppError {
             Self::DataDir(_) | Self::Server(_) | Self::Tls(_) => None,
         }
     }
+}
+
+/// What could not be opened, of a part.
+fn opening(part: &'static str) -> impl Fn(Error) -> AppError {
+    move |error| AppError::Open { part, error }
+}
+
+/// What can't be opened is told in its own words, which name the file and the way out.
+fn refused(part: &'static str, error: impl Display) -> AppError {
+    AppError::Open { part, error: Error::new(Code::FailedPrecondition, "CANNOT_OPEN", error.to_string()) }
 }
 
 /// A server that is ready to run.

@@ -25,6 +25,7 @@ use crate::log::WriteLog;
 use crate::one_at_a_time::OneAtATime;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
+use crate::runs::{Run, Telling, Watcher, Written};
 use crate::tenancy::{Action, Permit};
 
 /// What history is brought online with.
@@ -35,6 +36,8 @@ pub struct MaterializeParts {
     pub partitions: Partitions,
     pub tables: Arc<HistoryTables>,
     pub store_time: Arc<StoreTime>,
+    /// Who is told of it.
+    pub watcher: Watcher,
 }
 
 /// The use case. Cheap to clone.
@@ -153,8 +156,12 @@ impl Inner {
             !done.is_closed() && !self.stopping.load(Ordering::Acquire)
         };
         let view = task.view.name.clone();
+        let run = Run::Materialize { view: view.clone(), begun: self.parts.store_time.read() };
+        let telling = Telling::begin(self.parts.watcher.clone(), task.tenant.clone(), run);
         let outcome = task.run(&self.parts, runtime, &mut proceed);
         self.metrics.note(&outcome);
+        let written = |done: &Progress| vec![Written { name: view.to_string(), rows: done.written, bytes: None }];
+        telling.end(outcome.as_ref().map(written), work::STOPPED);
         match &outcome {
             Ok(Progress { rows, keys, written, .. }) => {
                 tracing::info!(%view, rows, keys, written, "history was brought online");

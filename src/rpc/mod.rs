@@ -20,6 +20,7 @@ pub mod ingest;
 pub mod layers;
 pub mod lineage;
 pub mod online;
+pub mod openlineage;
 pub mod quota;
 pub mod registry;
 pub mod server;

@@ -9,7 +9,7 @@ use hydrant::app::{App, AppError};
 use hydrant::config::{ByteSize, Span};
 use hydrant::log::WriteLog;
 use hydrant::registry::definition::Kind;
-use hydrant::rpc::client::{Client, Remote};
+use hydrant::rpc::client::{Client, Refusal, Remote};
 use hydrant::rpc::server::Addresses;
 use hydrant::rpc::v1;
 use hydrant::telemetry::Telemetry;
@@ -89,31 +89,31 @@ impl Store {
         Self { addresses, admin, admin_token, reader_token, ticket, grpc, flight, directory, log, stop, running }
     }
 
-    /// Everything that a request may change, part by part.
-    pub async fn state(&self) -> BTreeMap<String, String> {
+    /// Everything that a request may change, part by part; why it can't be told, where it can't.
+    pub async fn state(&self) -> Result<BTreeMap<String, String>, Refusal> {
         let mut state = BTreeMap::new();
         let mut put = |part: &str, told: String| drop(state.insert(part.to_owned(), told));
         let admin = &self.admin;
         put("frames of the log", self.log.durable().borrow().to_string());
         for kind in [Kind::Entity, Kind::Source, Kind::FeatureView, Kind::FeatureService, Kind::Tenant, Kind::Consumer]
         {
-            put(&format!("{kind:?}"), format!("{:?}", admin.list_definitions(kind).await.expect("listed")));
+            put(&format!("{kind:?}"), format!("{:?}", admin.list_definitions(kind).await?));
         }
-        let revisions = admin.list_revisions(v1::ListRevisionsRequest::default()).await.expect("listed");
+        let revisions = admin.list_revisions(v1::ListRevisionsRequest::default()).await?;
         put("revisions", format!("{:?}", revisions.revisions));
-        let mut keys = admin.list_keys().await.expect("listed");
+        let mut keys = admin.list_keys().await?;
         keys.iter_mut().for_each(|key| key.last_used_micros = None);
         put("keys", format!("{keys:?}"));
-        let mut quotas = admin.list_quotas().await.expect("listed");
+        let mut quotas = admin.list_quotas().await?;
         // What is in use is no effect, and flows back.
         quotas.iter_mut().flat_map(|tenant| &mut tenant.quotas).for_each(|quota| {
             (quota.used, quota.near) = (None, false);
         });
         put("quotas", format!("{quotas:?}"));
-        put("training sets", format!("{:?}", admin.list_training_sets().await.expect("listed")));
-        put("silences", format!("{:?}", admin.list_silences().await.expect("listed")));
-        put("backups", format!("{:?}", admin.list_backups().await.expect("listed")));
-        let mut answer = admin.get_online_features(read_request(&["EWR", "JFK", "LGA"])).await.expect("it serves");
+        put("training sets", format!("{:?}", admin.list_training_sets().await?));
+        put("silences", format!("{:?}", admin.list_silences().await?));
+        put("backups", format!("{:?}", admin.list_backups().await?));
+        let mut answer = admin.get_online_features(read_request(&["EWR", "JFK", "LGA"])).await?;
         answer.provenance = None;
         put("rows", format!("{answer:?}"));
         for folder in ["registry", "backfill", "spines", "spill", "access", "quotas", "backups", "history"] {
@@ -122,7 +122,7 @@ impl Store {
             files.sort();
             put(&format!("files of {folder}"), files.join("\n"));
         }
-        state
+        Ok(state)
     }
 
     /// What it has counted, by Prometheus.
@@ -155,16 +155,16 @@ fn list(folder: &Path, files: &mut Vec<String>) {
         let path = entry.path();
         if path.is_dir() {
             list(&path, files);
-            continue;
+        } else if !is_timed(&path) {
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            let told = if bytes.len() < 4_096 { hash_of(&bytes) } else { String::new() };
+            files.push(format!("{}: {} bytes {told}", path.display(), bytes.len()));
         }
-        let bytes = std::fs::read(&path).unwrap_or_default();
-        // The last use of keys and the spent budgets are written now and then.
-        let told = if bytes.len() < 4_096 && !is_timed(&path) { hash_of(&bytes) } else { String::new() };
-        files.push(format!("{}: {} bytes {told}", path.display(), if is_timed(&path) { 0 } else { bytes.len() }));
     }
 }
 
+/// The last use of keys and the spent budgets are written now and then.
 fn is_timed(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    name.starts_with("freshness_budgets") || name.starts_with("api_key_uses")
+    ["freshness_budgets", "api_key_uses"].iter().any(|timed| name.starts_with(timed))
 }

@@ -23,6 +23,7 @@ mod s20_audit;
 mod s21_lineage;
 mod s22_freshness;
 mod s24_masking;
+mod s29_openlineage;
 
 use hydrant::access::NewKey;
 use hydrant::tenancy::Role;
