@@ -218,7 +218,7 @@ fn case(seed: u64, schema: &Schema, seeds: &Seeds, store: &Store) -> Case {
     let random = &mut random;
     let method = random.pick(&schema.methods).clone();
     let caller = *random.pick(&[Caller::Admin, Caller::Admin, Caller::Admin, Caller::Reader, Caller::Stranger]);
-    let (mut messages, mut made) = messages(random, &method, schema, seeds);
+    let (messages, mut made) = messages(random, &method, schema, seeds);
     let mut call = Call::default();
     let mut below = false;
     call.headers = vec![header("content-type", "application/grpc"), header("te", "trailers")];
@@ -237,7 +237,7 @@ fn case(seed: u64, schema: &Schema, seeds: &Seeds, store: &Store) -> Case {
     }
     let mut bytes = Vec::new();
     if random.chance(15) {
-        made = hostile_frames(random, &mut messages, &mut bytes, &mut call);
+        made = hostile_frames(random, &messages, &mut bytes, &mut call);
     } else {
         messages.iter().for_each(|message| bytes.extend(framed(message)));
     }
@@ -280,12 +280,7 @@ fn random_seed<'a>(number: u64, schema: &Schema, seeds: &'a Seeds) -> &'a [Vec<u
 }
 
 /// Frames as no client sends them.
-fn hostile_frames(
-    random: &mut Random,
-    messages: &mut Vec<Vec<u8>>,
-    bytes: &mut Vec<u8>,
-    call: &mut Call,
-) -> &'static str {
+fn hostile_frames(random: &mut Random, messages: &[Vec<u8>], bytes: &mut Vec<u8>, call: &mut Call) -> &'static str {
     let first = messages.first().cloned().unwrap_or_default();
     let whole = framed(&first);
     match random.below(9) {
