@@ -23,6 +23,7 @@ pub mod log;
 pub mod materialize;
 pub mod one_at_a_time;
 pub mod openlineage;
+pub mod pace;
 pub mod partition;
 pub mod quotas;
 pub mod refill;

@@ -47,17 +47,18 @@ const IGNORED: &str = "no test is disabled: a test that skips passes for nothing
 const MAX_LINES: usize = 700;
 
 /// What everybody may import.
-const COMMON: [&str; 9] =
-    ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "runs", "sending", "testing"];
+const COMMON: [&str; 10] =
+    ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "pace", "runs", "sending", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 37] = [
+const MODULES: [(&str, &[&str]); 38] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
     ("counter", &[]),
     ("one_at_a_time", &[]),
+    ("pace", &[]),
     ("runs", &[]),
     ("sending", &[]),
     ("bench", &[]),

@@ -594,6 +594,7 @@ fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
         memory: config.backfill.memory.as_usize(),
         threads,
         max_staged: config.backfill.max_staged.0,
+        bytes_per_second: config.backfill.rate.0,
         max_key_bytes: config.ingest.max_key.as_usize(),
         file_bytes: config.compaction.file.0,
         runs_per_level: config.compaction.runs_per_level,

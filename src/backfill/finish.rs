@@ -19,6 +19,7 @@ use super::target::Target;
 use super::{BackfillReport, BackfillRequest, BackfilledView, Inner, Outcome, Standing, blocking};
 use crate::error::{Code, Error, Result};
 use crate::log::{AppendError, AppendRequest, Appended, wait_settled};
+use crate::pace::{Ending, Pace};
 use crate::registry::definition::KnownTimeRule;
 use crate::runs::{Run, Telling, Written};
 use crate::tenancy::{Held, Permit};
@@ -60,7 +61,7 @@ pub enum Told {
 pub struct Finishing {
     progress: watch::Receiver<Progress>,
     outcome: oneshot::Receiver<Result<BackfillReport>>,
-    _stop: StopOnDrop,
+    _ending: EndOnDrop,
 }
 
 /// A backfill of which all rows are staged.
@@ -72,6 +73,7 @@ pub(super) struct Whole {
     pub target: Arc<Target>,
     pub request: BackfillRequest,
     pub ledger: Ledger,
+    pub pace: Arc<Pace>,
 }
 
 /// The files of a view, for its table.
@@ -82,22 +84,22 @@ struct Merged {
     files: Vec<StagedFile>,
 }
 
-#[derive(Debug)]
-struct StopOnDrop(Arc<StagingWatch>);
+/// Ends a backfill's work, or its waits for its turn, with whoever holds it.
+#[derive(Debug, Default)]
+pub(super) struct EndOnDrop(pub Arc<Ending>);
 
-impl Drop for StopOnDrop {
+impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.stop.store(true, Ordering::Relaxed);
+        self.0.set();
     }
 }
 
 impl Finishing {
-    pub(super) fn begin(whole: Whole, mut storage: Held) -> Self {
+    pub(super) fn begin(whole: Whole, mut storage: Held, ending: EndOnDrop) -> Self {
         let to_merge = whole.ledger.manifest.views.values().map(StagedView::rows).sum();
         let (told, progress) = watch::channel(Progress { phase: Phase::Merging, merged: 0, to_merge });
         let (done, outcome) = oneshot::channel();
-        let watch = Arc::new(StagingWatch::default());
-        let of_work = watch.clone();
+        let of_work = ending.0.clone();
         tokio::spawn(async move {
             let (metrics, telling) = (whole.inner.metrics.clone(), whole.telling());
             let finished = whole.finish(&of_work, &told).await;
@@ -109,7 +111,7 @@ impl Finishing {
             // Whoever asked may have gone.
             let _ = done.send(finished);
         });
-        Self { progress, outcome, _stop: StopOnDrop(watch) }
+        Self { progress, outcome, _ending: ending }
     }
 
     /// Rows that were only to be checked, and passed.
@@ -132,7 +134,7 @@ impl Finishing {
         let (_, progress) = watch::channel(Progress { phase: Phase::Merging, merged: 0, to_merge: 0 });
         let (done, outcome) = oneshot::channel();
         let _ = done.send(Ok(report));
-        Self { progress, outcome, _stop: StopOnDrop(Arc::default()) }
+        Self { progress, outcome, _ending: EndOnDrop::default() }
     }
 
     /// What there is to tell next: progress now and then, and in the end what came of it.
@@ -172,8 +174,8 @@ impl Whole {
         Telling::begin(watcher, tenant.clone(), Run::Backfill { source, id: id.clone() })
     }
 
-    async fn finish(self, watch: &Arc<StagingWatch>, told: &watch::Sender<Progress>) -> Result<BackfillReport> {
-        let merged = match self.merge(watch, told).await {
+    async fn finish(self, ending: &Ending, told: &watch::Sender<Progress>) -> Result<BackfillReport> {
+        let merged = match self.merge(told).await {
             Ok(merged) => merged,
             Err(error) => {
                 // What is damaged is of no use to whoever tries again.
@@ -183,7 +185,7 @@ impl Whole {
                 return Err(error);
             }
         };
-        if watch.stop.load(Ordering::Relaxed) {
+        if ending.is_set() {
             self.discard(merged).await;
             return Err(stopped());
         }
@@ -224,8 +226,10 @@ impl Whole {
     }
 
     /// Merges the runs of each view into files for its table.
-    async fn merge(&self, watch: &Arc<StagingWatch>, told: &watch::Sender<Progress>) -> Result<Vec<Merged>> {
+    async fn merge(&self, told: &watch::Sender<Progress>) -> Result<Vec<Merged>> {
         let mut merged = Vec::with_capacity(self.target.views.len());
+        let pace = self.pace.clone();
+        let watch = Arc::new(StagingWatch::new(move |bytes| pace.may_go_on_after(bytes)));
         for (index, view) in self.target.views.iter().enumerate() {
             let spec = self.target.spec_of(view);
             let table = self.inner.parts.tables.table(spec.clone()).await.map_err(|error| staging_error(&error))?;

@@ -11,11 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
 use super::check::{Checked, check};
-use super::finish::{Finishing, Whole};
+use super::finish::{EndOnDrop, Finishing, Whole};
 use super::ledger::{Ledger, Piece, PieceWriter};
 use super::target::Target;
 use super::{BackfillRequest, Inner, blocking};
 use crate::error::{Code, Error, Result, Violation};
+use crate::pace::Pace;
 use crate::rows::{BadRow, MAX_NAMED};
 use crate::tenancy::{Held, Permit};
 
@@ -42,6 +43,8 @@ pub struct Intake {
     /// Of it, what is durable.
     staged: Arc<Durable>,
     writers: Arc<Semaphore>,
+    pace: Arc<Pace>,
+    ending: EndOnDrop,
     /// `None`: an earlier batch was refused, or given up.
     taken: Option<Taken>,
 }
@@ -100,7 +103,10 @@ impl Intake {
         let writer = ledger.as_ref().map(Ledger::writer);
         let taken = Taken { piece, ledger: ledger.map(Staged::Idle), writer, bad_rows: 0, named: Vec::new() };
         let (place, writers) = (Arc::new(place), Arc::new(Semaphore::new(WRITERS)));
-        Self { inner, permit, storage, place, target, request, rows, staged, writers, taken: Some(taken) }
+        let ending = EndOnDrop::default();
+        let pace = Arc::new(Pace::new(inner.options.bytes_per_second, ending.0.clone()));
+        let taken = Some(taken);
+        Self { inner, permit, storage, place, target, request, rows, staged, writers, pace, ending, taken }
     }
 
     /// The rows of the backfill that were taken, and those that are durable.
@@ -170,8 +176,8 @@ impl Intake {
         self.stage(&mut taken).await?;
         let Some(ledger) = taken.ledger else { return Err(abandoned()) };
         let ledger = ledger.idle().await?;
-        let Self { inner, permit, storage, place, target, request, .. } = self;
-        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger }, storage))
+        let Self { inner, permit, storage, place, target, request, pace, ending, .. } = self;
+        Ok(Finishing::begin(Whole { inner, permit, place, target, request, ledger, pace }, storage, ending))
     }
 
     /// Begins to stage what has come together, once not too many pieces are on their way.
@@ -192,11 +198,15 @@ impl Intake {
         let next = Piece::new(&self.target, self.rows);
         let piece = std::mem::replace(&mut taken.piece, next);
         let (target, metrics, place) = (self.target.clone(), self.inner.metrics.clone(), self.place.clone());
-        let durable = self.staged.clone();
+        let (durable, pace) = (self.staged.clone(), self.pace.clone());
         let staging = async move {
             let written = blocking(move || {
                 let written = standing_back(Work::Training, || writer.write(&target, piece));
-                written.map_err(|error| Error::internal(format!("no thread for staging rows: {error}")))?
+                let written =
+                    written.map_err(|error| Error::internal(format!("no thread for staging rows: {error}")))??;
+                // What is written is kept, also where nothing is to follow.
+                pace.may_go_on_after(written.bytes());
+                Ok(written)
             });
             // Written beside the piece before it, and noted after it.
             let written = written.await;

@@ -83,6 +83,8 @@ pub struct BackfillOptions {
     pub threads: usize,
     /// Bytes of disk that the sorted runs of a backfill may take.
     pub max_staged: u64,
+    /// Bytes that a backfill writes a second at most.
+    pub bytes_per_second: u64,
     pub max_key_bytes: usize,
     /// As compaction cuts files, and as it sees levels: of a landing's bytes, of so many times as many, …
     pub file_bytes: u64,

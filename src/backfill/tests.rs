@@ -144,6 +144,7 @@ async fn start(files: &LossyFiles, metadata: &LossyFiles) -> Option<Machine> {
         memory: 1,
         threads: 1,
         max_staged: 1 << 30,
+        bytes_per_second: u64::MAX,
         max_key_bytes: 100,
         file_bytes: 1 << 20,
         runs_per_level: 4,

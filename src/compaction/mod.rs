@@ -3,7 +3,6 @@
 //! that somebody waits for; what it changes is which files hold the rows, never what a reader finds.
 
 mod metrics;
-mod pace;
 mod rounds;
 mod worker;
 

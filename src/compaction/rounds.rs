@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use hydrant_storage::history::{HistoryError, HistoryTable};
 
-use super::pace::{Ending, Rate, paced};
 use super::{Compacted, CompactionMetrics, CompactionOptions, CompactionParts};
+use crate::pace::{Ending, Pace};
 
 /// How long a table is left alone after its first failure, and at most.
 const FIRST_REST: Duration = Duration::from_mins(1);
@@ -127,8 +127,9 @@ impl Worksite {
             self.metrics.note_deleted(tenant, &deleted);
             done.deleted_files += deleted.files as u64;
         }
-        let pace = paced(Rate::new(self.options.bytes_per_second, Instant::now()), self.ending.clone());
-        let Some(merge) = table.merge(self.options.merging, Box::new(pace)).await? else {
+        let pace = Pace::new(self.options.bytes_per_second, self.ending.clone());
+        let go_on = Box::new(move |bytes| pace.may_go_on_after(bytes));
+        let Some(merge) = table.merge(self.options.merging, go_on).await? else {
             return Ok(done);
         };
         let report = table.commit(merge, self.parts.store_time.read()).await?;

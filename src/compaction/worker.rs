@@ -9,10 +9,10 @@ use hydrant_storage::threads::{Work, stand_back};
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot};
 
-use super::pace::Ending;
 use super::rounds::{Rounds, Worksite};
 use super::{Compacted, CompactionMetrics, CompactionOptions, CompactionParts};
 use crate::error::{Code, Error, Result};
+use crate::pace::Ending;
 
 const THREAD: &str = "hydrant-compaction";
 

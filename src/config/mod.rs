@@ -203,6 +203,7 @@ pub struct BackfillConfig {
     pub memory: ByteSize,
     pub threads: usize,
     pub max_staged: ByteSize,
+    pub rate: ByteSize,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -483,6 +484,7 @@ impl Config {
             ("backfill.memory", self.backfill.memory, mib(16), gib(1 << 14)),
             ("openlineage.max_bytes", self.openlineage.max_bytes, kib(64), mib(32)),
             ("backfill.max_staged", self.backfill.max_staged, mib(1), gib(1 << 20)),
+            ("backfill.rate", self.backfill.rate, kib(64), gib(1 << 10)),
         ]
     }
 

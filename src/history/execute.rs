@@ -87,7 +87,7 @@ impl Findings {
                 let rows = open(join, &part)?;
                 let waiting = WaitingRows::new(budget.for_waiting(plan), &budget.spill);
                 let as_of = AsOf::new(rows, plan.mode, last_time, waiting);
-                let hits = HitWriter::new(ranges.clone(), pending_hits, hit_memory.clone(), &budget.spill);
+                let hits = HitWriter::new(ranges.clone(), pending_hits, hit_memory.clone(), &budget.spill, stop);
                 let lookups = plan.lookups.iter().filter(|lookup| lookup.join == join);
                 let ttls = lookups.map(|lookup| lookup.ttl).collect();
                 walks.push(JoinWalk::new(as_of, hits, ttls, plan.with_status || plan.with_event_time));

@@ -33,6 +33,7 @@ pub struct HitWriter {
     hits: Hits,
     pending_bytes: usize,
     memory: Arc<HitMemory>,
+    stop: Stop,
 }
 
 /// What the hits of a join may take, over all of its walks.
@@ -114,8 +115,14 @@ impl HitMemory {
 
 impl HitWriter {
     /// Gathers hits into columns when their blocks take `pending_bytes`; spills its own columns into
-    /// `space` where those of all walks take more than `memory`.
-    pub fn new(ranges: Arc<Ranges>, pending_bytes: usize, memory: Arc<HitMemory>, space: &Arc<SpillSpace>) -> Self {
+    /// `space` where those of all walks take more than `memory`, unless stopped.
+    pub fn new(
+        ranges: Arc<Ranges>,
+        pending_bytes: usize,
+        memory: Arc<HitMemory>,
+        space: &Arc<SpillSpace>,
+        stop: &Stop,
+    ) -> Self {
         let pending = (0..ranges.count()).map(|_| Vec::new()).collect();
         let stored = (0..ranges.count()).map(|_| Vec::new()).collect();
         let hits = Hits { stored, held_bytes: 0, spill: SpillFile::new(space) };
@@ -128,6 +135,7 @@ impl HitWriter {
             hits,
             pending_bytes,
             memory,
+            stop: stop.clone(),
         }
     }
 
@@ -163,7 +171,7 @@ impl HitWriter {
         self.hits.held_bytes += gathered;
         if self.memory.hold(gathered) {
             self.memory.release(self.hits.held_bytes);
-            self.hits.put_down(&Stop::default())?;
+            self.hits.put_down(&self.stop)?;
         }
         Ok(())
     }

@@ -232,8 +232,9 @@ impl SpineIntake {
     pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
         let mut taken = self.taken.take().ok_or_else(abandoned)?;
         self.history.options.check_rows(taken.writer.rows().saturating_add(batch.num_rows() as u64))?;
-        let pushed = blocking(move |_| {
-            taken.writer.push(&batch)?;
+        let pushed = blocking(move |stop| {
+            let pushed = standing_back(Work::Training, || taken.writer.push(&batch, stop));
+            pushed.map_err(|error| Error::internal(format!("no thread for a spine: {error}")))??;
             Ok(taken)
         });
         self.taken = Some(pushed.await?);
@@ -244,7 +245,7 @@ impl SpineIntake {
     pub async fn finish(self) -> Result<HistoricalStream> {
         let Self { history, snapshot, plan, tenant, cutoff, budget, taken } = self;
         let Taken { writer, permit, memory } = taken.ok_or_else(abandoned)?;
-        let (spine, permit, memory) = blocking(move |_| Ok((writer.finish()?, permit, memory))).await?;
+        let (spine, permit, memory) = blocking(move |stop| Ok((writer.finish(stop)?, permit, memory))).await?;
 
         let task = history.task(&snapshot, plan.clone(), spine, budget, cutoff).await?;
         tracing::debug!(plan = %task.reading.shown(&plan), "a training set is planned");

@@ -64,6 +64,8 @@ pub struct SortedSpine {
 
 /// A sorted run is read in pieces of this many rows.
 const CHUNK_ROWS: usize = 4_096;
+/// Entries that are sorted in some ten milliseconds.
+const SORTED_AT_ONCE: usize = 1 << 19;
 /// How many runs are merged at once; more are merged in several passes.
 const FAN_IN: usize = 64;
 
@@ -104,9 +106,9 @@ impl SpineSorter {
         }
     }
 
-    pub fn push(&mut self, row: Wanted<'_>) -> Result<(), JoinError> {
+    pub fn push(&mut self, row: Wanted<'_>, stop: &Stop) -> Result<(), JoinError> {
         if !self.has_room_for(&row) && !self.entries.is_empty() {
-            self.spill_run()?;
+            self.spill_run(stop)?;
         }
         if self.entries.is_empty() {
             self.first_ordinal = row.ordinal;
@@ -142,7 +144,7 @@ impl SpineSorter {
         if self.runs.is_empty() {
             let is_whole = self.entries.len() / self.parts.len() < self.least_part_rows;
             let parts = if is_whole { vec![SlotRange::ALL] } else { self.parts };
-            let run = Arc::new(MemoryRun::sort(self.keys, self.entries, self.first_ordinal));
+            let run = Arc::new(MemoryRun::sort(self.keys, self.entries, self.first_ordinal, stop)?);
             let part = |range: &SlotRange| SortedSpine {
                 range: *range,
                 slots: self.slots.within(*range),
@@ -151,7 +153,7 @@ impl SpineSorter {
             return Ok(parts.iter().map(part).collect());
         }
         if !self.entries.is_empty() {
-            self.spill_run()?;
+            self.spill_run(stop)?;
         }
         let Self { slots, parts, runs, spill, fan_in, .. } = self;
         let spill = Arc::new(spill);
@@ -165,14 +167,15 @@ impl SpineSorter {
         Ok(sorted)
     }
 
-    fn spill_run(&mut self) -> Result<(), JoinError> {
+    fn spill_run(&mut self, stop: &Stop) -> Result<(), JoinError> {
         let (keys, entries) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.entries));
-        let run = MemoryRun::sort(keys, entries, self.first_ordinal);
+        let run = MemoryRun::sort(keys, entries, self.first_ordinal, stop)?;
         let mut parts = Vec::with_capacity(self.parts.len());
         for range in &self.parts {
             let mut writer = RunWriter::default();
             for row in run.rows_of(*range) {
                 if writer.push(run.row(row)) {
+                    stop.check()?;
                     writer.flush(&mut self.spill)?;
                 }
             }
@@ -239,13 +242,20 @@ impl Entry {
 }
 
 impl MemoryRun {
-    fn sort(mut keys: DistinctKeys, mut entries: Vec<Entry>, first_ordinal: u64) -> Self {
+    fn sort(
+        mut keys: DistinctKeys,
+        mut entries: Vec<Entry>,
+        first_ordinal: u64,
+        stop: &Stop,
+    ) -> Result<Self, JoinError> {
+        stop.check()?;
         let ranks = keys.sort();
+        stop.check()?;
         for entry in &mut entries {
             *entry = entry.with_key(ranks[entry.key() as usize]);
         }
-        entries.sort_unstable();
-        Self { keys, entries, first_ordinal }
+        sort_unless_stopped(&mut entries, SORTED_AT_ONCE, stop)?;
+        Ok(Self { keys, entries, first_ordinal })
     }
 
     fn row(&self, row: usize) -> Wanted<'_> {
@@ -259,6 +269,19 @@ impl MemoryRun {
         let first_of = |key: u32| self.entries.partition_point(|entry| entry.key() < key);
         first_of(keys.start)..first_of(keys.end)
     }
+}
+
+/// Sorts no more entries at a time than so many, so that a stop is seen soon.
+fn sort_unless_stopped(entries: &mut [Entry], at_once: usize, stop: &Stop) -> Result<(), JoinError> {
+    stop.check()?;
+    if entries.len() <= at_once {
+        entries.sort_unstable();
+        return Ok(());
+    }
+    let middle = entries.len() / 2;
+    let (less, _, greater) = entries.select_nth_unstable(middle);
+    sort_unless_stopped(less, at_once, stop)?;
+    sort_unless_stopped(greater, at_once, stop)
 }
 
 /// Merges runs until they can be merged at once, unless stopped.
@@ -472,7 +495,8 @@ mod tests {
         let mut sorter = SpineSorter::new(memory, parts, &SpillSpace::new(directory.path(), 1 << 30, Arc::default()));
         sorter.fan_in = fan_in;
         for (slot, key, time, ordinal) in rows {
-            sorter.push(Wanted { slot: *slot, key, time: *time, ordinal: *ordinal }).expect("taken");
+            let row = Wanted { slot: *slot, key, time: *time, ordinal: *ordinal };
+            sorter.push(row, &Stop::default()).expect("taken");
         }
         let parts = sorter.finish(&Stop::default()).expect("sorted");
         let read = |mut part: SortedSpine| {
@@ -508,6 +532,37 @@ mod tests {
             expected.sort();
             prop_assert_eq!(sorted(&rows, memory, Parts { most, least_rows: 20 }, fan_in).concat(), expected);
         }
+    }
+
+    proptest! {
+        #[test]
+        fn entries_sorted_a_few_at_a_time_are_sorted(
+            entries in prop::collection::vec((0u32..5, -3i64..3, any::<u32>()), 0..200),
+            at_once in 1usize..40,
+        ) {
+            let mut entries: Vec<Entry> =
+                entries.into_iter().map(|(key, time, ordinal)| Entry::new(key, time, ordinal)).collect();
+            let mut expected = entries.clone();
+            expected.sort();
+            sort_unless_stopped(&mut entries, at_once, &Stop::default()).expect("nobody stops it");
+            prop_assert_eq!(entries, expected);
+        }
+    }
+
+    #[test]
+    fn sorting_ends_where_nobody_waits_any_more() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let space = SpillSpace::new(directory.path(), 1 << 30, Arc::default());
+        let stop = Stop::default();
+        let row = |ordinal| Wanted { slot: 1, key: b"k", time: 0, ordinal };
+        // One that has to be put down before the next row.
+        let mut full = SpineSorter::new(1, Parts { most: 1, least_rows: 1 }, &space);
+        full.push(row(0), &stop).expect("taken");
+        let mut held = SpineSorter::new(1 << 20, Parts { most: 1, least_rows: 1 }, &space);
+        held.push(row(0), &stop).expect("taken");
+        stop.set();
+        assert!(matches!(full.push(row(1), &stop), Err(JoinError::Stopped)));
+        assert!(matches!(held.finish(&stop), Err(JoinError::Stopped)));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::plan::Plan;
 use super::reading::SpineFacts;
 use super::sort::{Parts, SpineSorter, Wanted};
 use super::spill::{Chunk, SpillFile, SpillSpace};
-use super::work::Stop;
+use super::work::{Stop, in_parallel};
 use crate::error::Error;
 
 /// Of a sorted spine, about: a number a row, and a short distinct key with its place.
@@ -62,8 +62,16 @@ pub struct SpineWriter {
     rows: u64,
     first_time: Micros,
     last_time: Micros,
-    key: Vec<u8>,
+    threads: usize,
     metrics: Arc<HistoryMetrics>,
+}
+
+/// What has to be done with a batch of the spine; each by itself.
+enum Step<'a> {
+    /// Its keys and times are sorted, under one sort of the plan.
+    Sort(&'a mut SpineSorter, KeyReader, u64),
+    /// Its rows are hashed and put down.
+    Keep(&'a mut TableDigest, &'a mut PieceWriter),
 }
 
 /// A whole spine.
@@ -208,18 +216,20 @@ impl SpineWriter {
             rows: 0,
             first_time: Micros::MAX,
             last_time: Micros::MIN,
-            key: Vec::new(),
+            threads: budget.threads,
             metrics: budget.spill.metrics().clone(),
         }
     }
 
-    /// Takes the next rows. After an error the spine is of no use.
-    pub fn push(&mut self, batch: &RecordBatch) -> Result<(), JoinError> {
+    /// Takes the next rows, unless stopped. After an error the spine is of no use.
+    pub fn push(&mut self, batch: &RecordBatch, stop: &Stop) -> Result<(), JoinError> {
         let metrics = self.metrics.clone();
-        metrics.timed(|metrics| &metrics.intake_time, || self.take(batch))
+        metrics.timed(|metrics| &metrics.intake_time, || self.take(batch, stop))
     }
 
-    fn take(&mut self, batch: &RecordBatch) -> Result<(), JoinError> {
+    fn take(&mut self, batch: &RecordBatch, stop: &Stop) -> Result<(), JoinError> {
+        /// Fewer rows are taken in before another thread has begun.
+        const ROWS_FOR_THREADS: usize = 8_192;
         if batch.schema().fields() != self.plan.spine.fields() {
             return Err(Error::invalid(
                 "SPINE_SCHEMA_CHANGED",
@@ -233,41 +243,67 @@ impl SpineWriter {
         let plan = self.plan.clone();
         let time_name = plan.spine.field(plan.event_time).name();
         let times = columns::event_times(batch.column(plan.event_time), time_name, self.rows)?;
-        for (number, sort) in plan.sorts.iter().enumerate() {
+        let mut columns_of_sorts = Vec::with_capacity(plan.sorts.len());
+        for sort in &plan.sorts {
             let mut parts = Vec::with_capacity(sort.keys.len());
             for (column, key_type) in &sort.keys {
                 let name = plan.spine.field(*column).name();
                 parts.push(columns::key_column(batch.column(*column), *key_type, name, self.rows)?);
             }
             let types: Vec<ScalarType> = sort.keys.iter().map(|(_, key_type)| *key_type).collect();
-            let reader = KeyReader::new(&parts, &types)
-                .map_err(|error| Error::internal(format!("keys of the checked types can't be read: {error}")))?;
-            for row in 0..batch.num_rows() {
-                self.key.clear();
-                // A key with a null part finds nothing.
-                if reader.encode(row, &mut self.key) {
-                    let slot = slot_of(sort.slot_seed, &self.key);
-                    let ordinal = self.rows + row as u64;
-                    let wanted = Wanted { slot, key: &self.key, time: times.value(row), ordinal };
-                    self.sorters[number].push(wanted)?;
-                }
-            }
+            columns_of_sorts.push((parts, types, sort.slot_seed));
         }
-        self.digest.update(batch)?;
+        let mut steps = vec![Step::Keep(&mut self.digest, &mut self.pieces)];
+        for (sorter, (parts, types, slot_seed)) in self.sorters.iter_mut().zip(&columns_of_sorts) {
+            let reader = KeyReader::new(parts, types)
+                .map_err(|error| Error::internal(format!("keys of the checked types can't be read: {error}")))?;
+            steps.push(Step::Sort(sorter, reader, *slot_seed));
+        }
+        let threads = if batch.num_rows() < ROWS_FOR_THREADS { 1 } else { self.threads };
+        let first_ordinal = self.rows;
+        let step = |step: Step<'_>| match step {
+            Step::Sort(sorter, keys, slot_seed) => sort_rows(sorter, &keys, slot_seed, &times, first_ordinal, stop),
+            Step::Keep(digest, pieces) => {
+                digest.update(batch)?;
+                pieces.push(batch, times.clone(), stop)
+            }
+        };
+        in_parallel(steps, threads, step, stop)?;
         self.first_time = times.values().iter().copied().fold(self.first_time, Micros::min);
         self.last_time = times.values().iter().copied().fold(self.last_time, Micros::max);
         self.rows += batch.num_rows() as u64;
-        self.pieces.push(batch, times)
+        Ok(())
     }
 
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    pub fn finish(self) -> Result<Spine, JoinError> {
+    pub fn finish(self, stop: &Stop) -> Result<Spine, JoinError> {
         let Self { sorters, pieces, digest, rows, first_time, last_time, .. } = self;
-        Ok(Spine { sorters, pieces: pieces.finish()?, rows, first_time, last_time, digest })
+        Ok(Spine { sorters, pieces: pieces.finish(stop)?, rows, first_time, last_time, digest })
     }
+}
+
+/// Hands the keys and times of a batch, whose first row has this ordinal, to a sorter.
+fn sort_rows(
+    sorter: &mut SpineSorter,
+    keys: &KeyReader,
+    slot_seed: u64,
+    times: &Int64Array,
+    first_ordinal: u64,
+    stop: &Stop,
+) -> Result<(), JoinError> {
+    let mut key = Vec::new();
+    for (row, ordinal) in (0..times.len()).zip(first_ordinal..) {
+        key.clear();
+        // A key with a null part finds nothing.
+        if keys.encode(row, &mut key) {
+            let slot = slot_of(slot_seed, &key);
+            sorter.push(Wanted { slot, key: &key, time: times.value(row), ordinal }, stop)?;
+        }
+    }
+    Ok(())
 }
 
 impl Spine {
@@ -347,7 +383,7 @@ impl PieceWriter {
         }
     }
 
-    fn push(&mut self, batch: &RecordBatch, times: Int64Array) -> Result<(), JoinError> {
+    fn push(&mut self, batch: &RecordBatch, times: Int64Array, stop: &Stop) -> Result<(), JoinError> {
         let mut columns: Vec<ArrayRef> = batch.columns().iter().map(without_idle_values).collect();
         columns.push(Arc::new(times));
         let batch = RecordBatch::try_new(self.schema.clone(), columns)?;
@@ -358,36 +394,36 @@ impl PieceWriter {
             self.buffered_rows += rows;
             from += rows;
             if self.buffered_rows == self.piece_rows {
-                self.store_buffered()?;
+                self.store_buffered(stop)?;
             }
         }
         Ok(())
     }
 
-    fn store_buffered(&mut self) -> Result<(), JoinError> {
+    fn store_buffered(&mut self, stop: &Stop) -> Result<(), JoinError> {
         let buffered = std::mem::take(&mut self.buffered);
         self.buffered_rows = 0;
         if buffered.len() <= 1 {
-            return buffered.into_iter().try_for_each(|piece| self.store(piece));
+            return buffered.into_iter().try_for_each(|piece| self.store(piece, stop));
         }
         match concat_batches(&self.schema, &buffered) {
-            Ok(joined) => self.store(joined),
+            Ok(joined) => self.store(joined, stop),
             // Dictionaries whose keys are too narrow for all their values together.
-            Err(_) => buffered.into_iter().try_for_each(|piece| self.store(piece)),
+            Err(_) => buffered.into_iter().try_for_each(|piece| self.store(piece, stop)),
         }
     }
 
-    fn store(&mut self, batch: RecordBatch) -> Result<(), JoinError> {
+    fn store(&mut self, batch: RecordBatch, stop: &Stop) -> Result<(), JoinError> {
         let (first, rows) = (self.next, batch.num_rows());
         let batch = without_shared(&batch)?;
         self.next += rows as u64;
         self.pieces.held_bytes += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
         self.pieces.stored.push(Piece { first, rows, place: Place::Memory(batch) });
-        if self.pieces.held_bytes > self.memory { self.pieces.put_down(&Stop::default()) } else { Ok(()) }
+        if self.pieces.held_bytes > self.memory { self.pieces.put_down(stop) } else { Ok(()) }
     }
 
-    fn finish(mut self) -> Result<Pieces, JoinError> {
-        self.store_buffered()?;
+    fn finish(mut self, stop: &Stop) -> Result<Pieces, JoinError> {
+        self.store_buffered(stop)?;
         Ok(self.pieces)
     }
 }

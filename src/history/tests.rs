@@ -199,7 +199,7 @@ fn join(selection: &Selection, views: &[Vec<Row>; 2], spine: &[SpineRow], settin
     let plan = Arc::new(Plan::new(selection, whole.schema(), &shape).expect("a plan"));
     let mut writer = SpineWriter::new(plan.clone(), &budget);
     for from in (0..spine.len()).step_by(setting.spine_rows) {
-        writer.push(&whole.slice(from, setting.spine_rows.min(spine.len() - from))).expect("taken");
+        writer.push(&whole.slice(from, setting.spine_rows.min(spine.len() - from)), &Stop::default()).expect("taken");
     }
     let open = |join: usize, part: &SortedSpine| -> Result<RunRows, JoinError> {
         let join = &plan.joins[join];
@@ -228,7 +228,7 @@ fn join(selection: &Selection, views: &[Vec<Row>; 2], spine: &[SpineRow], settin
         Ok(RunRows::new(MergedRuns::new(fan_in.reduce(runs)?, fan_in.cutoff)?))
     };
     let mut batches = Vec::new();
-    let spine = writer.finish().expect("a spine");
+    let spine = writer.finish(&Stop::default()).expect("a spine");
     let emit = |batch| {
         batches.push(batch);
         Ok(())
@@ -461,9 +461,10 @@ fn every_column_of_the_spine_is_carried_through_as_it_came() {
         let budget = Budget { memory, spill: space, batch_rows: 3, threads: 2, part_rows: 1 };
         let plan = plan_of(&selection([None; 4]), spine.schema(), Mode::AsKnown);
         let mut writer = SpineWriter::new(plan.clone(), &budget);
-        writer.push(&spine).expect("taken");
+        writer.push(&spine, &Stop::default()).expect("taken");
         let open = |_: usize, _: &SortedSpine| Ok(RunRows::new(MergedRuns::new(Vec::new(), None)?));
-        let findings = Findings::walk(&plan, writer.finish().expect("a spine"), &budget, open, &Stop::default());
+        let findings =
+            Findings::walk(&plan, writer.finish(&Stop::default()).expect("a spine"), &budget, open, &Stop::default());
         let mut batches = Vec::new();
         let emit = |batch| {
             batches.push(batch);
@@ -490,9 +491,9 @@ fn a_join_that_nobody_waits_for_stops() {
     let spine = spine_batch(&rows);
     let plan = plan_of(&selection([None; 4]), spine.schema(), Mode::AsKnown);
     let mut writer = SpineWriter::new(plan.clone(), &budget);
-    writer.push(&spine).expect("taken");
+    writer.push(&spine, &Stop::default()).expect("taken");
     let open = |_: usize, _: &SortedSpine| Ok(RunRows::new(MergedRuns::new(Vec::new(), None)?));
-    let spine = writer.finish().expect("a spine");
+    let spine = writer.finish(&Stop::default()).expect("a spine");
     let (waiter, stop) = work::begin();
     drop(waiter);
     let outcome = Findings::walk(&plan, spine, &budget, open, &stop);

@@ -9,6 +9,7 @@ mod process;
 #[expect(dead_code, reason = "shared with other test programs")]
 #[path = "../support/random.rs"]
 mod random;
+mod refill;
 mod rows;
 mod scene;
 mod training;
@@ -41,4 +42,11 @@ async fn a_server_killed_while_it_replays_its_log_replays_it_again() {
     }
     scene.round(6, KillAt::Acknowledged(1)).await;
     scene.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refill_goes_on_after_every_kill_9_and_takes_effect_for_all_keys_at_once() {
+    let [seed] = random::seeds(1)[..] else { panic!("one seed was asked for") };
+    println!("{}={seed} replays when the server is killed", random::SEED_VARIABLE);
+    refill::is_refilled_however_often_it_is_killed(seed).await;
 }

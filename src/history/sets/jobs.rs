@@ -280,10 +280,10 @@ impl TrainingSets {
             for batch in spine.batches()? {
                 stop.check()?;
                 let batch = batch?;
-                writer.push(&batch)?;
+                writer.push(&batch, stop)?;
                 counts.rows_taken.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
             }
-            Ok((writer.finish()?, permit, memory))
+            Ok((writer.finish(stop)?, permit, memory))
         });
         let (taken, permit, memory) = taken.await?;
         let task = history.task(&snapshot, plan, taken, budget, Some(request.cutoff)).await?;

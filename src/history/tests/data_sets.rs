@@ -224,7 +224,7 @@ impl DataSet {
             }
             let level = self.random.below(3) as u32;
             let options = StagingOptions { memory: 1 << 30, threads: 1, file_bytes: 1, level };
-            let staged = staging.merge(&staged, &options, &StagingWatch::default()).expect("merged");
+            let staged = staging.merge(&staged, &options, &StagingWatch::new(|_| true)).expect("merged");
             table.take_in(&backfill, staged, taken, 0).await.expect("taken in");
             tally.backfilled.fetch_add(1, Ordering::Relaxed);
         }
@@ -316,9 +316,9 @@ impl DataSet {
         let (pushed, batch_rows) = (random.below(40) + 1, random.below(9) + 1);
         let mut writer = SpineWriter::new(plan.clone(), &budget);
         for from in (0..whole.num_rows()).step_by(pushed) {
-            writer.push(&whole.slice(from, pushed.min(whole.num_rows() - from))).expect("taken");
+            writer.push(&whole.slice(from, pushed.min(whole.num_rows() - from)), &Stop::default()).expect("taken");
         }
-        let spine = writer.finish().expect("a spine");
+        let spine = writer.finish(&Stop::default()).expect("a spine");
         let (until, cutoff) = (Some(spine.last_time), Some(self.cutoff));
         let in_order = self.random.chance(50);
         let this = &*self;

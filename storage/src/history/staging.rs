@@ -3,7 +3,7 @@
 //! a time. Everything written is durable, and part of no table. It knows nothing of where rows come from.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -53,12 +53,11 @@ pub struct StagingOptions {
     pub level: u32,
 }
 
-/// How far a merge is, and whether it is to be given up.
-#[derive(Debug, Default)]
+/// How far a merge is, and whether it is to go on.
 pub struct StagingWatch {
     /// Rows written for the table.
     pub merged: AtomicU64,
-    pub stop: AtomicBool,
+    go_on: Box<dyn Fn(u64) -> bool + Send + Sync>,
 }
 
 /// Rows in memory, as they came.
@@ -80,6 +79,19 @@ pub struct Staging<'a> {
     pub table: &'a Path,
     /// In the names of the table's files: hexadecimal digits.
     pub backfill: &'a str,
+}
+
+impl StagingWatch {
+    /// `go_on` is told of bytes that were written; it may wait, and says whether the merge goes on.
+    pub fn new(go_on: impl Fn(u64) -> bool + Send + Sync + 'static) -> Self {
+        Self { merged: AtomicU64::new(0), go_on: Box::new(go_on) }
+    }
+}
+
+impl std::fmt::Debug for StagingWatch {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("StagingWatch").field("merged", &self.merged).finish_non_exhaustive()
+    }
 }
 
 impl StagedFile {
@@ -285,7 +297,7 @@ impl Staging<'_> {
         let Self { files, spec, table: directory, .. } = *self;
         let target = Target { files, directory, spec, purpose: Purpose::Table(FileShape::default()), file_bytes };
         let new_name = || format!("{STAGED_PREFIX}{}-{}.parquet", self.backfill, uuid::Uuid::new_v4().simple());
-        let mut pace = |_| !watch.stop.load(Ordering::Relaxed);
+        let mut pace = |bytes| (watch.go_on)(bytes);
         write_run(&mut Counted { run: rows, watch }, &target, &new_name, RowChecks::staged(), &mut pace)
     }
 
@@ -338,7 +350,7 @@ impl Reduced<'_> {
         let spec = passing(self.staging.spec);
         let target = Target { files, directory, spec: &spec, purpose: Purpose::Passing, file_bytes: WHOLE };
         let new_name = || format!("{}.merged-{}.parquet", self.staging.backfill, uuid::Uuid::new_v4().simple());
-        let mut pace = |_| !watch.stop.load(Ordering::Relaxed);
+        let mut pace = |bytes| (watch.go_on)(bytes);
         let mut outputs = write_run(&mut rows, &target, &new_name, RowChecks::staged(), &mut pace)?;
         let made = outputs.keep().into_iter().map(|(name, written)| {
             let (bytes, facts) = (written.bytes, written.facts);

@@ -78,7 +78,7 @@ impl Load {
             }
             runs.push(staged.write(&staging, format!("run-{number}"))?);
         }
-        staging.merge(&runs, options, &StagingWatch::default())
+        staging.merge(&runs, options, &StagingWatch::new(|_| true))
     }
 }
 
@@ -224,8 +224,7 @@ fn a_merge_that_nobody_waits_for_leaves_nothing() {
         let mut staged = StagedRows::default();
         staged.push(load.batch(&load.rows, taken(5, false)));
         let run = staged.write(&staging, "again".to_owned()).expect("written");
-        let watch = StagingWatch::default();
-        watch.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let watch = StagingWatch::new(|_| false);
         let given_up = staging.merge(&[run], &OPTIONS, &watch).expect_err("nobody waits");
         assert!(matches!(given_up, HistoryError::GivenUp), "{given_up}");
         assert_eq!(names_in(&files, directory).len(), 1, "only the log");

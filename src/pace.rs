@@ -1,5 +1,5 @@
-//! How fast a merge may go: bytes a second, over some seconds, and no further once the process is
-//! ending. It counts what it is told and knows nothing of what is written.
+//! How fast background work may write: bytes a second, over some seconds, and no further once it is to
+//! end. It counts what it is told and knows nothing of what is written.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,14 +9,20 @@ const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 
 /// Ends work that waits for its turn.
 #[derive(Debug, Default)]
-pub(super) struct Ending {
+pub struct Ending {
     ending: Mutex<bool>,
     changed: Condvar,
 }
 
-/// The rate of one merge.
+/// The pace of one piece of work, on however many threads.
 #[derive(Debug)]
-pub(super) struct Rate {
+pub struct Pace {
+    rate: Mutex<Rate>,
+    ending: Arc<Ending>,
+}
+
+#[derive(Debug)]
+struct Rate {
     bytes_per_second: u64,
     /// When what was written so far will be paid for.
     paid: Instant,
@@ -40,8 +46,20 @@ impl Ending {
     }
 }
 
+impl Pace {
+    pub fn new(bytes_per_second: u64, ending: Arc<Ending>) -> Self {
+        Self { rate: Mutex::new(Rate::new(bytes_per_second, Instant::now())), ending }
+    }
+
+    /// Takes note of bytes that were written, waits for its turn, and says whether to go on. Blocks.
+    pub fn may_go_on_after(&self, bytes: u64) -> bool {
+        let wait = self.rate.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes, Instant::now());
+        if wait.is_zero() { !self.ending.is_set() } else { !self.ending.wait(wait) }
+    }
+}
+
 impl Rate {
-    pub fn new(bytes_per_second: u64, now: Instant) -> Self {
+    fn new(bytes_per_second: u64, now: Instant) -> Self {
         Self { bytes_per_second: bytes_per_second.max(1), paid: now }
     }
 
@@ -51,14 +69,6 @@ impl Rate {
         self.paid = self.paid.max(now) + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
         let wait = self.paid.duration_since(now);
         if wait < SHORTEST_WAIT { Duration::ZERO } else { wait }
-    }
-}
-
-/// Called with bytes that were written: waits for its turn, and says whether to go on.
-pub(super) fn paced(mut rate: Rate, ending: Arc<Ending>) -> impl FnMut(u64) -> bool + Send + 'static {
-    move |bytes| {
-        let wait = rate.spend(bytes, Instant::now());
-        if wait.is_zero() { !ending.is_set() } else { !ending.wait(wait) }
     }
 }
 
@@ -89,10 +99,23 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_slow_rate_stops_when_the_process_ends() {
+    fn threads_that_share_a_pace_keep_to_it_together() {
+        let pace = Pace::new(1_000, Arc::default());
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert!(pace.may_go_on_after(50)));
+            }
+        });
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_millis(199), "{took:?}");
+    }
+
+    #[test]
+    fn who_waits_for_a_slow_rate_stops_when_it_is_to_end() {
         let ending = Arc::new(Ending::default());
-        let mut pace = paced(Rate::new(1, Instant::now()), ending.clone());
-        let waiting = std::thread::spawn(move || pace(1 << 40));
+        let pace = Pace::new(1, ending.clone());
+        let waiting = std::thread::spawn(move || pace.may_go_on_after(1 << 40));
         ending.set();
         assert!(!waiting.join().expect("no panic"));
     }
