@@ -7,10 +7,13 @@ mod data_dir;
 mod erasing;
 mod freshness_watch;
 mod gauges;
+mod lineage_watch;
 mod node;
 pub mod rehearsal;
 mod start_check;
+mod sweeper;
 
+use std::fmt::Display;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +66,16 @@ impl AppError {
             Self::DataDir(_) | Self::Server(_) | Self::Tls(_) => None,
         }
     }
+}
+
+/// What could not be opened, of a part.
+fn opening(part: &'static str) -> impl Fn(Error) -> AppError {
+    move |error| AppError::Open { part, error }
+}
+
+/// What can't be opened is told in its own words, which name the file and the way out.
+fn refused(part: &'static str, error: impl Display) -> AppError {
+    AppError::Open { part, error: Error::new(Code::FailedPrecondition, "CANNOT_OPEN", error.to_string()) }
 }
 
 /// A server that is ready to run.

@@ -235,7 +235,11 @@ pub(super) fn observe(instruments: &Instruments, node: &Node) -> Arc<Observed> {
         audit.metrics().counters(),
         freshness.metrics().counters(),
     ];
-    for counter in counters.into_iter().flatten() {
+    let of_lineage = node.lineage().map(|told| {
+        told.export(instruments);
+        told.metrics().counters()
+    });
+    for counter in counters.into_iter().flatten().chain(of_lineage.into_iter().flatten()) {
         count(instruments, &observed, counter);
     }
     observed

@@ -1,7 +1,6 @@
 //! The use cases, opened in the order in which one needs another and closed in the reverse. Tests
 //! drive a node in process by a clock of their own; servers put listeners before it.
 
-use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +14,13 @@ use hydrant_storage::partition::{PartitionOptions, SharedResources};
 use hydrant_storage::row::OwnedRow;
 use tokio::task::JoinSet;
 
-use super::AppError;
 use super::background::{Background, BackgroundParts};
 use super::data_dir::DataDir;
 use super::erasing::{BackupsMade, KeptSpines, LandingLands, StagedBackfills};
 use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
-use super::start_check;
+use super::lineage_watch::LineageWatch;
+use super::sweeper::Sweeper;
+use super::{AppError, opening, refused, start_check};
 use crate::access::Access;
 use crate::audit::{Audit, AuditOptions};
 use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
@@ -38,6 +38,7 @@ use crate::ingest::{Ingest, IngestSettings};
 use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
 use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
+use crate::openlineage::OpenLineage;
 use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
 use crate::quotas::{QuotaParts, Quotas, SpineBytes};
 use crate::registry::catalog::View;
@@ -55,6 +56,7 @@ pub struct Node {
     background: Background,
     quota_keeper: QuotaKeeper,
     watch: FreshnessWatch,
+    lineage: LineageWatch,
     landing: Landing,
     compaction: Compaction,
     tables: Arc<HistoryTables>,
@@ -96,6 +98,7 @@ impl Node {
         let registry = Registry::open(metadata.clone(), store_time.clone(), barrier).await;
         let registry = registry.map_err(opening("the registry"))?;
         let snapshots = registry.reader();
+        let lineage = LineageWatch::start(config, metadata.clone(), snapshots.clone(), store_time.clone()).await?;
         let access = Access::open(metadata.clone(), snapshots.clone(), store_time.clone()).await;
         let access = access.map_err(opening("the API keys"))?;
 
@@ -135,6 +138,7 @@ impl Node {
             store_time: store_time.clone(),
             files: files.clone(),
             directory: directory.spines(),
+            watcher: lineage.watcher(),
         };
         let training_sets = TrainingSets::open(sets, sets_options(config)).await.map_err(opening("training sets"))?;
         let landing = Landing::start(
@@ -162,6 +166,7 @@ impl Node {
             store_time: store_time.clone(),
             takes_in: Arc::new(LandingTakesIn(landing.clone())),
             taking_in: taking_in.clone(),
+            watcher: lineage.watcher(),
         };
         let options = backfill_options(config, &directory);
         let bringing_online = Arc::new(tokio::sync::RwLock::new(()));
@@ -172,6 +177,7 @@ impl Node {
             tables: tables.clone(),
             store_time: store_time.clone(),
             bringing_online: bringing_online.clone(),
+            watcher: lineage.watcher(),
         });
         let background = Background::start(BackgroundParts {
             registry: registry.clone(),
@@ -230,7 +236,8 @@ impl Node {
             snapshots.clone(),
             store_time.clone(),
             ingest_settings(config),
-        );
+        )
+        .watched_by(lineage.watcher());
         let serving = Serving::new(
             partitions.clone(),
             snapshots.clone(),
@@ -288,6 +295,7 @@ impl Node {
             background,
             quota_keeper,
             watch,
+            lineage,
             landing,
             compaction,
             tables,
@@ -304,6 +312,11 @@ impl Node {
 
     pub(super) fn background(&self) -> &Background {
         &self.background
+    }
+
+    /// Who is told of runs, where somebody is.
+    pub fn lineage(&self) -> Option<&OpenLineage> {
+        self.lineage.told()
     }
 
     pub fn landing(&self) -> &Landing {
@@ -342,6 +355,7 @@ impl Node {
             background,
             quota_keeper,
             watch,
+            lineage,
             landing,
             compaction,
             tables,
@@ -364,6 +378,7 @@ impl Node {
         use_cases.backups.shutdown().await;
         use_cases.backfills.shutdown().await;
         use_cases.materialize.shutdown().await;
+        lineage.end().await;
         compaction.shutdown().await;
         landing.shutdown().await;
         use_cases.partitions.shutdown().await;
@@ -417,36 +432,6 @@ impl SpineFiles for StoredSpines {
 
     fn files(&self) -> Vec<(PathBuf, String)> {
         self.0.files()
-    }
-}
-
-/// Looks now and then for spines and findings that nobody needs any more, and keeps when API keys were
-/// used last, until it is dropped.
-#[derive(Debug)]
-struct Sweeper(JoinSet<()>);
-
-impl Sweeper {
-    const INTERVAL: Duration = Duration::from_mins(1);
-
-    fn start(training_sets: TrainingSets, access: Access) -> Self {
-        let sweep = async move {
-            let mut interval = tokio::time::interval(Self::INTERVAL);
-            loop {
-                interval.tick().await;
-                let training_sets = training_sets.clone();
-                if let Err(error) = tokio::task::spawn_blocking(move || training_sets.sweep()).await {
-                    tracing::warn!(%error, "spines that nobody needs were not looked for");
-                }
-                if let Err(error) = access.persist_uses().await {
-                    tracing::warn!(%error, "when API keys were used last was not kept");
-                }
-            }
-        };
-        Self(JoinSet::from_iter([sweep]))
-    }
-
-    async fn end(mut self) {
-        self.0.shutdown().await;
     }
 }
 
@@ -688,13 +673,4 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     let ended =
         |error| AppError::Open { part: "the node", error: Error::internal(format!("opening it ended early: {error}")) };
     tokio::task::spawn_blocking(work).await.map_err(ended)
-}
-
-fn opening(part: &'static str) -> impl Fn(Error) -> AppError {
-    move |error| AppError::Open { part, error }
-}
-
-/// What can't be opened is told in its own words, which name the file and the way out.
-fn refused(part: &'static str, error: impl Display) -> AppError {
-    AppError::Open { part, error: Error::new(crate::error::Code::FailedPrecondition, "CANNOT_OPEN", error.to_string()) }
 }

@@ -24,8 +24,11 @@ pub(super) fn staging_error(error: &HistoryError) -> Error {
 }
 
 pub(super) fn stopped() -> Error {
-    Error::new(Code::Unavailable, "BACKFILL_STOPPED", "the backfill was stopped before it was taken in").hint(GO_ON)
+    Error::new(Code::Unavailable, STOPPED, "the backfill was stopped before it was taken in").hint(GO_ON)
 }
+
+/// The reason.
+pub(super) const STOPPED: &str = "BACKFILL_STOPPED";
 
 const GO_ON: &str = "run the same command again: it goes on where it was, and takes no row twice";
 

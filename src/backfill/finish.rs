@@ -7,12 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hydrant_storage::history::{StagedFile, Staging, StagingOptions, StagingWatch, TakeIn, TakeInTable};
+use hydrant_storage::names::Name;
 use hydrant_storage::record::ProducerStamp;
 use hydrant_storage::threads::{Work, standing_back};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::failure::{staging_error, stopped};
+use super::failure::{STOPPED, staging_error, stopped};
 use super::ledger::{Ledger, Piece, StagedView};
 use super::target::Target;
 use super::{BackfillReport, BackfillRequest, BackfilledView, Inner, Outcome, Standing, blocking};
@@ -20,6 +21,7 @@ use crate::error::{Code, Error, Result};
 use crate::log::{AppendError, AppendRequest, Appended, wait_settled};
 use crate::pace::{Ending, Pace};
 use crate::registry::definition::KnownTimeRule;
+use crate::runs::{Run, Telling, Written};
 use crate::tenancy::{Held, Permit};
 
 /// How often progress is told.
@@ -101,9 +103,10 @@ impl Finishing {
         let (done, outcome) = oneshot::channel();
         let of_work = ending.0.clone();
         tokio::spawn(async move {
-            let metrics = whole.inner.metrics.clone();
+            let (metrics, telling) = (whole.inner.metrics.clone(), whole.telling());
             let finished = whole.finish(&of_work, &told).await;
             metrics.note(&finished);
+            telling.end(finished.as_ref().map(written), STOPPED);
             if finished.is_ok() {
                 storage.stays();
             }
@@ -157,7 +160,23 @@ impl Finishing {
     }
 }
 
+/// What a backfill has made, for those who are told of it.
+fn written(report: &BackfillReport) -> Vec<Written> {
+    let view =
+        |view: &BackfilledView| Written { name: view.view.to_string(), rows: view.rows, bytes: Some(view.bytes) };
+    report.views.iter().map(view).collect()
+}
+
 impl Whole {
+    fn telling(&self) -> Telling {
+        let Target { tenant, source, id, .. } = self.target.as_ref();
+        // It was found among the definitions, so it is a name.
+        let (watcher, source) = (self.inner.parts.watcher.clone(), source.parse::<Name>());
+        let watcher = watcher.filter(|_| source.is_ok());
+        let source = source.unwrap_or_else(|_| tenant.clone());
+        Telling::begin(watcher, tenant.clone(), Run::Backfill { source, id: id.clone() })
+    }
+
     async fn finish(self, ending: &Ending, told: &watch::Sender<Progress>) -> Result<BackfillReport> {
         let merged = match self.merge(told).await {
             Ok(merged) => merged,

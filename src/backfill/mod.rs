@@ -44,6 +44,7 @@ use crate::one_at_a_time::OneAtATime;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::View;
 use crate::registry::definition::KnownTimeRule;
+use crate::runs::Watcher;
 use crate::tenancy::{Action, Permit};
 
 /// Rows of one backfill at most: history counts them in an int32.
@@ -70,6 +71,8 @@ pub struct BackfillParts {
     pub takes_in: Arc<dyn TakesIn>,
     /// Held from a control record to the commits that it asks for. Who copies log and tables holds it too.
     pub taking_in: Arc<tokio::sync::Mutex<()>>,
+    /// Who is told of backfills.
+    pub watcher: Watcher,
 }
 
 #[derive(Clone, Debug)]

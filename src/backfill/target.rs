@@ -20,7 +20,7 @@ pub(super) struct Target {
     /// The definitions that it was made by.
     pub snapshot: Arc<Snapshot>,
     pub tenant: Name,
-    source: String,
+    pub source: String,
     /// The views over the source that keep history.
     pub views: Vec<Arc<View>>,
     pub known_time: KnownTimeRule,

@@ -129,6 +129,7 @@ async fn start(files: &LossyFiles, metadata: &LossyFiles) -> Option<Machine> {
     let takes_in = Arc::new(Taker { log: log.clone(), tables: all.clone(), snapshots, refuses: refusing });
     takes_in.take_in_now().await.ok()?;
     let parts = BackfillParts {
+        watcher: None,
         files: shared,
         snapshots: registry.reader(),
         log: log.clone(),

@@ -18,6 +18,8 @@ pub use loader::{ConfigError, Loader, Origin};
 pub use oidc::{GrantConfig, IssuerConfig, SignatureAlgorithm, check_address};
 pub use units::{ByteSize, InvalidSize, Span};
 
+use crate::sending::is_address;
+
 /// The compiled-in defaults, commented: the reference manual.
 pub const REFERENCE: &str = include_str!("default.toml");
 
@@ -42,6 +44,7 @@ pub struct Config {
     pub audit: AuditConfig,
     pub freshness: FreshnessConfig,
     pub alerts: AlertsConfig,
+    pub openlineage: OpenLineageConfig,
     pub telemetry: TelemetryConfig,
 }
 
@@ -253,6 +256,22 @@ impl AlertsConfig {
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct OpenLineageConfig {
+    /// Empty: nobody is told.
+    pub url: String,
+    pub namespace: String,
+    /// Empty: no key is shown.
+    pub api_key_file: PathBuf,
+    /// Empty: the system's authorities.
+    pub ca: PathBuf,
+    pub timeout: Span,
+    pub max_queued: usize,
+    pub max_bytes: ByteSize,
+    pub ingest_interval: Span,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TelemetryConfig {
     pub log: String,
     pub log_format: LogFormat,
@@ -285,6 +304,8 @@ const LONGEST_KEYS: Span = Span(Duration::from_hours(7 * 24));
 
 /// Each has a task of its own.
 const MAX_WEBHOOKS: usize = 8;
+/// Bytes of the name by which events of lineage call this server.
+const MAX_NAMESPACE: usize = 64;
 
 /// Less often would not be watching.
 const LONGEST_LOOK: Span = Span(Duration::from_hours(1));
@@ -347,17 +368,20 @@ impl Config {
         demand(apart, "backup.directory", format!("'{}' is a part of storage.data_dir", backups.display()));
 
         let urls = self.alerts.urls();
-        let is_address = |url: &&String| {
-            let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")).unwrap_or_default();
-            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-            !host.is_empty() && !host.contains('@')
-        };
         // What was written is not shown: it may hold what others should not read.
         let rule = "each is of the form https://HOST/PATH or http://HOST/PATH, without a user".to_owned();
-        demand(urls.iter().filter(is_address).count() == urls.len(), "alerts.webhooks", rule);
+        demand(urls.iter().all(|url| is_address(url)), "alerts.webhooks", rule);
         let is_once = urls.iter().enumerate().all(|(index, url)| !urls[..index].contains(url));
         demand(is_once, "alerts.webhooks", "one of them stands there twice".to_owned());
         demand(urls.len() <= MAX_WEBHOOKS, "alerts.webhooks", format!("{} of at most {MAX_WEBHOOKS}", urls.len()));
+        let lineage = &self.openlineage;
+        let rule = "it is of the form https://HOST/PATH or http://HOST/PATH, without a user".to_owned();
+        demand(lineage.url.is_empty() || is_address(&lineage.url), "openlineage.url", rule);
+        let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+        let is_namespace =
+            (1..=MAX_NAMESPACE).contains(&lineage.namespace.len()) && lineage.namespace.chars().all(is_letter);
+        let rule = format!("it has 1 to {MAX_NAMESPACE} letters, digits, '-', '.' and '_'");
+        demand(is_namespace, "openlineage.namespace", rule);
         let (interval, longest) = (self.freshness.interval, LONGEST_LOOK);
         demand(interval <= longest, "freshness.interval", format!("{interval} is longer than {longest}"));
 
@@ -453,6 +477,7 @@ impl Config {
             ("backfill.threads", wide(self.backfill.threads), 0, 256),
             ("history.max_spine_rows", self.history.max_spine_rows, 1, 1 << 40),
             ("alerts.max_queued", wide(self.alerts.max_queued), 1, 1 << 16),
+            ("openlineage.max_queued", wide(self.openlineage.max_queued), 1, 1 << 16),
             ("backup.max_kept", wide(self.backup.max_kept), 1, 1 << 16),
             ("partitions.max_lag", self.partitions.max_lag, 1, 1 << 40),
         ]
@@ -486,6 +511,7 @@ impl Config {
             ("training_sets.found_bytes", self.training_sets.found_bytes, ByteSize(0), gib(1 << 20)),
             ("history.max_spill", self.history.max_spill, mib(1), gib(1 << 20)),
             ("backfill.memory", self.backfill.memory, mib(16), gib(1 << 14)),
+            ("openlineage.max_bytes", self.openlineage.max_bytes, kib(64), mib(32)),
             ("backfill.max_staged", self.backfill.max_staged, mib(1), gib(1 << 20)),
             ("backfill.rate", self.backfill.rate, kib(64), gib(1 << 10)),
         ]
@@ -506,11 +532,12 @@ impl Config {
             ("training_sets.keep_found", self.training_sets.keep_found),
             ("alerts.timeout", self.alerts.timeout),
             ("alerts.repeat_interval", self.alerts.repeat_interval),
+            ("openlineage.timeout", self.openlineage.timeout),
         ]
     }
 
     /// What is looked after by a timer.
-    fn intervals(&self) -> [(&'static str, Span); 6] {
+    fn intervals(&self) -> [(&'static str, Span); 7] {
         [
             ("partitions.flush_interval", self.partitions.flush_interval),
             ("partitions.trim_interval", self.partitions.trim_interval),
@@ -518,6 +545,7 @@ impl Config {
             ("compaction.interval", self.compaction.interval),
             ("freshness.interval", self.freshness.interval),
             ("freshness.save_interval", self.freshness.save_interval),
+            ("openlineage.ingest_interval", self.openlineage.ingest_interval),
         ]
     }
 }

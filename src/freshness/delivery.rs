@@ -7,15 +7,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant_storage::order::Micros;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::alerts::Delivery;
 use super::{Freshness, micros};
 use crate::error::Result;
-
-/// Delays before the second, third, ... attempt double from the first to the longest.
-const FIRST_DELAY: Duration = Duration::from_secs(1);
-const LONGEST_DELAY: Duration = Duration::from_mins(5);
+use crate::sending::{SendError, delay, host_of};
 
 /// News of so long ago is given up: what still holds is told again anyway.
 const TOO_OLD: Duration = Duration::from_hours(24);
@@ -25,17 +21,6 @@ const TOO_OLD: Duration = Duration::from_hours(24);
 pub trait Sends: Send + Sync + Debug {
     /// Returns once the receiver has taken it. `now` is wall time.
     async fn send(&self, delivery: &Delivery, now: Micros) -> Result<(), SendError>;
-}
-
-/// Why a notification was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// It may be taken later.
-    #[error("{0}")]
-    TryAgain(String),
-    /// It will never be.
-    #[error("{0}")]
-    Refused(String),
 }
 
 impl Freshness {
@@ -60,7 +45,7 @@ impl Freshness {
             Err(SendError::TryAgain(problem)) if !is_too_old => {
                 inner.metrics.send_failed.add(1);
                 tracing::warn!(%view, to, attempts, problem, "a notification was not taken; it is tried again");
-                Some(now.saturating_add(delay(&delivery)))
+                Some(now.saturating_add(delay(delivery.id, delivery.attempts)))
             }
             Err(problem) => {
                 inner.metrics.send_failed.add(1);
@@ -83,40 +68,5 @@ impl Freshness {
         }
         inner.save_book().await?;
         Ok(true)
-    }
-}
-
-/// Scheme, host and port: what follows may be what only the receiver is to know.
-fn host_of(url: &str) -> &str {
-    let host = url.find("://").map_or(0, |at| at + 3);
-    url[host..].find(['/', '?', '#']).map_or(url, |at| &url[..host + at])
-}
-
-/// Between three quarters of its length and all of it, so that what failed together is not tried again
-/// together.
-fn delay(delivery: &Delivery) -> Micros {
-    let doubled = micros(FIRST_DELAY).saturating_mul(1_i64 << delivery.attempts.min(20));
-    let whole = doubled.min(micros(LONGEST_DELAY));
-    let chance = xxh3_64(&[delivery.id.to_le_bytes(), u64::from(delivery.attempts).to_le_bytes()].concat());
-    let quarter = whole / 4;
-    whole - i64::try_from(chance % quarter.max(1).unsigned_abs()).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delays_double_up_to_the_longest_and_are_not_all_the_same() {
-        let of = |id, attempts| {
-            let name = || "a".parse().expect("a name");
-            let (url, body) = (String::new(), String::new());
-            delay(&Delivery { id, url, tenant: name(), view: name(), body, made: 0, attempts, due: 0 })
-        };
-        for (attempts, seconds) in [(0, 1), (1, 2), (4, 16), (9, 300), (60, 300)] {
-            let whole = seconds * 1_000_000;
-            assert!((1..9).all(|id| (whole * 3 / 4..=whole).contains(&of(id, attempts))), "{attempts}");
-        }
-        assert_ne!(of(1, 5), of(2, 5));
     }
 }

@@ -23,7 +23,7 @@ use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::order::Micros;
 
 pub use self::alerts::{Alert, Silence};
-pub use self::delivery::{SendError, Sends};
+pub use self::delivery::Sends;
 pub use self::measure::{Seen, ServedAges};
 pub use self::metrics::FreshnessMetrics;
 pub use self::standing::{ServedQuantiles, Standing};

@@ -28,6 +28,7 @@ use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::TenantCatalog;
 use crate::registry::definition::KnownTimeRule;
+use crate::runs::Watcher;
 use crate::tenancy::{Action, Permit};
 
 /// Bounds of one request.
@@ -121,6 +122,7 @@ pub struct Ingest {
     store_time: Arc<StoreTime>,
     settings: IngestSettings,
     metrics: Arc<IngestMetrics>,
+    watcher: Watcher,
 }
 
 /// A request that has passed every check.
@@ -149,7 +151,14 @@ impl Ingest {
         store_time: Arc<StoreTime>,
         settings: IngestSettings,
     ) -> Self {
-        Self { log, partitions, snapshots, store_time, settings, metrics: Arc::default() }
+        Self { log, partitions, snapshots, store_time, settings, metrics: Arc::default(), watcher: None }
+    }
+
+    /// With somebody who is told what was ingested.
+    #[must_use]
+    pub fn watched_by(mut self, watcher: Watcher) -> Self {
+        self.watcher = watcher;
+        self
     }
 
     /// Takes all rows of the request or none. Refusals: INVALID_ARGUMENT (naming columns, or up to
@@ -182,7 +191,7 @@ impl Ingest {
         let rows = request.batch.num_rows();
         let bytes = self.check_size(rows, request.batch.columns())?;
         let validate_only = request.validate_only;
-        let by = permit.clone();
+        let (by, of_source) = (permit.clone(), request.source.clone());
         let pack = Arc::new(move |tenant: &TenantCatalog, now: Micros, settings: &IngestSettings| {
             let source = tenant.sources.get(request.source.as_str());
             by.check_source(&request.source, source.map(|source| source.views.iter().map(|view| &view.name)))?;
@@ -200,7 +209,12 @@ impl Ingest {
                 partitions: Vec::new(),
             });
         }
-        self.write(permit, rows, bytes, pack).await
+        let report = self.write(permit, rows, bytes, pack).await?;
+        if let Some(watcher) = self.watcher.as_ref().filter(|_| report.outcome == Outcome::Applied) {
+            let mut views = report.views.iter().map(|view| (&view.view, view.rows as u64));
+            watcher.ingested(permit.tenant(), &of_source, report.rows as u64, &mut views);
+        }
+        Ok(report)
     }
 
     async fn delete_counted(&self, permit: &Permit, request: DeleteRequest) -> Result<IngestReport> {

@@ -27,6 +27,7 @@ use crate::one_at_a_time::OneAtATime;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::View;
+use crate::runs::{Run, Telling, Watcher, Written};
 use crate::tenancy::{Action, Permit};
 
 /// What history is brought online with.
@@ -39,6 +40,8 @@ pub struct MaterializeParts {
     pub store_time: Arc<StoreTime>,
     /// Shared while rows are brought online, so that none of those that an erasure is about is on its way.
     pub bringing_online: Arc<RwLock<()>>,
+    /// Who is told of it.
+    pub watcher: Watcher,
 }
 
 /// The use case. Cheap to clone.
@@ -179,6 +182,10 @@ impl Inner {
         told: &watch::Sender<Progress>,
         done: oneshot::Sender<Result<Progress>>,
     ) {
+        let Some(first) = tasks.first() else { return };
+        let view = first.view.name.clone();
+        let run = Run::Materialize { view: view.clone(), begun: self.parts.store_time.read() };
+        let telling = Telling::begin(self.parts.watcher.clone(), first.tenant.clone(), run);
         // All versions of the view, one after the other.
         let mut outcome = Ok(Progress::default());
         for task in tasks {
@@ -189,8 +196,9 @@ impl Inner {
             };
             outcome = task.run(&self.parts, runtime, &mut proceed).map(|progress| before.and(&progress));
         }
-        let view = tasks.first().map(|task| task.view.name.to_string()).unwrap_or_default();
         self.metrics.note(&outcome);
+        let written = |done: &Progress| vec![Written { name: view.to_string(), rows: done.written, bytes: None }];
+        telling.end(outcome.as_ref().map(written), work::STOPPED);
         match &outcome {
             Ok(Progress { rows, keys, written, .. }) => {
                 tracing::info!(%view, rows, keys, written, "history was brought online");

@@ -21,6 +21,9 @@ use crate::error::{Code, Error, Result};
 use crate::log::{AppendError, AppendRequest};
 use crate::registry::catalog::View;
 
+/// The reason of a refusal where nobody waits any more.
+pub(super) const STOPPED: &str = "MATERIALIZE_STOPPED";
+
 /// Rows of one request at most, and their bytes about.
 const BATCH_ROWS: usize = 4_000;
 const BATCH_BYTES: usize = 2 << 20;
@@ -145,7 +148,7 @@ impl Walk<'_> {
             let mut rows = self.newer_than_online(candidates)?;
             if !proceed(&self.progress) {
                 let message = "nobody waits for the history that is brought online any more";
-                return Err(Error::new(Code::Unavailable, "MATERIALIZE_STOPPED", message));
+                return Err(Error::new(Code::Unavailable, STOPPED, message));
             }
             if rows.is_empty() {
                 continue;
@@ -163,7 +166,7 @@ impl Walk<'_> {
             return Ok(());
         }
         let message = "nobody waits for the history that is brought online any more";
-        Err(Error::new(Code::Unavailable, "MATERIALIZE_STOPPED", message))
+        Err(Error::new(Code::Unavailable, STOPPED, message))
     }
 
     /// The rows that are greater than what is online of their keys, and those that are still to come. A

@@ -22,6 +22,7 @@ pub mod layers;
 pub mod lineage;
 pub mod oidc;
 pub mod online;
+pub mod openlineage;
 pub mod quota;
 pub mod registry;
 pub mod server;

@@ -233,6 +233,15 @@ pub fn well_told(headers: &HeaderMap) -> Option<&'static str> {
     (code == tonic::Code::Ok || headers.contains_key(Status::GRPC_STATUS_DETAILS)).then(|| code_name(code))
 }
 
+/// What tonic says of a request that is no message, or no frame; by its code it would be a defect of ours.
+const BROKEN: [&str; 5] = [
+    "failed to decode Protobuf message",
+    "protocol error: received message with",
+    "Unexpected EOF decoding stream",
+    "Missing request message",
+    "Error decompressing",
+];
+
 /// What tonic says in its own words, in ours; `None` where it is well said already.
 pub fn clarify(status: &Status, limit: MessageLimit) -> Option<Status> {
     if !status.details().is_empty() {
@@ -240,17 +249,27 @@ pub fn clarify(status: &Status, limit: MessageLimit) -> Option<Status> {
     }
     let message = status.message();
     let oversized = message.contains("message length too large") || message.contains("size limit, of");
-    let undecodable = message.contains("failed to decode Protobuf message");
     let error = match status.code() {
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted if oversized => {
             message_too_large(limit, "a message is too large")
         }
-        tonic::Code::Internal if undecodable => Error::invalid("MALFORMED_MESSAGE", message),
+        tonic::Code::Internal if BROKEN.iter().any(|broken| message.contains(broken)) => {
+            Error::invalid("MALFORMED_MESSAGE", message)
+        }
+        tonic::Code::Unimplemented if message.starts_with("Content is compressed") => {
+            Error::new(Code::Unimplemented, "COMPRESSION_NOT_SERVED", "messages that are compressed are not read")
+                .hint("send them as they are, without `grpc-encoding`")
+        }
         tonic::Code::Unimplemented => {
             let message = if message.is_empty() { "there is no such service or method" } else { message };
             Error::new(Code::Unimplemented, "UNKNOWN_METHOD", message)
                 .hint("ask the server's reflection what it serves")
         }
+        // The client ended the stream in the middle, with whatever code; it hears of nothing any more.
+        tonic::Code::Internal if message.contains("h2 protocol error") => return Some(Status::cancelled(message)),
+        // Of services that aren't ours, which repeat what they were asked. Longer headers than a client
+        // takes end its connection, and with it all other calls.
+        _ if message.len() > MAX_MESSAGE => return Some(Status::new(status.code(), cut(message, MAX_MESSAGE))),
         _ => return None,
     };
     Some(to_status(error))
@@ -464,6 +483,15 @@ mod tests {
         assert!(refusal.message.contains("'server.grpc_max_message'") && refusal.hint.is_some());
         let undecodable = Status::internal("failed to decode Protobuf message: invalid wire type");
         assert_eq!(from_status(&clarify(&undecodable, limit).expect("clearer")).code, Code::InvalidArgument);
+        for broken in ["Missing request message.", "Unexpected EOF decoding stream."] {
+            let refusal = from_status(&clarify(&Status::internal(broken), limit).expect("clearer"));
+            assert_eq!((refusal.code, refusal.reason.as_str()), (Code::InvalidArgument, "MALFORMED_MESSAGE"));
+        }
+        assert!(clarify(&Status::internal("a defect"), limit).is_none());
+        let reset = Status::internal("h2 protocol error: error reading a body from connection");
+        assert_eq!(clarify(&reset, limit).expect("clearer").code(), tonic::Code::Cancelled);
+        let echo = clarify(&Status::not_found("x".repeat(70_000)), limit).expect("shorter");
+        assert_eq!((echo.code(), echo.message().len()), (tonic::Code::NotFound, MAX_MESSAGE));
         assert!(clarify(&to_status(Error::internal("as it is")), limit).is_none());
     }
 

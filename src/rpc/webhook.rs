@@ -1,5 +1,6 @@
 //! Notifications by HTTP POST, signed, to the addresses of the configuration. It follows no redirect, uses
-//! no proxy, reads no answer beyond its status, and never logs or tells the secret.
+//! no proxy, reads no answer beyond its status, and never logs or tells the secret. How something is posted,
+//! and what its answer means, is the same for all that the server sends by itself.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,11 @@ use aws_lc_rs::hmac;
 use hydrant_storage::order::Micros;
 use reqwest::header::{CONTENT_TYPE, USER_AGENT};
 use reqwest::redirect::Policy;
-use reqwest::{Client, StatusCode};
+use reqwest::{Certificate, Client, RequestBuilder, StatusCode};
 
+use crate::freshness::Sends;
 use crate::freshness::alerts::Delivery;
-use crate::freshness::{SendError, Sends};
+use crate::sending::SendError;
 
 /// `t=SECONDS,v1=HEX`: HMAC-SHA256 of `SECONDS.BODY`.
 pub const SIGNATURE_HEADER: &str = "hydrant-signature";
@@ -27,9 +29,9 @@ const MOST_SECRET_BYTES: u64 = 4 << 10;
 /// Why notifications can't be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
-    #[error("option 'alerts.secret_file': {}: {problem}", path.display())]
-    Secret { path: PathBuf, problem: String },
-    #[error("notifications can't be sent: {0}")]
+    #[error("option '{option}': {}: {problem}", path.display())]
+    File { option: &'static str, path: PathBuf, problem: String },
+    #[error("nothing can be sent: {0}")]
     Client(String),
 }
 
@@ -44,9 +46,7 @@ impl Webhooks {
     /// `secret`: the file whose content, without blanks and line ends around it, signs what is sent.
     pub fn open(secret: Option<&Path>, timeout: Duration) -> Result<Self, WebhookError> {
         let key = secret.map(read_key).transpose()?;
-        let client = Client::builder().redirect(Policy::none()).no_proxy().timeout(timeout).connect_timeout(timeout);
-        let client = client.build().map_err(|error| WebhookError::Client(error.to_string()))?;
-        Ok(Self { client, key })
+        Ok(Self { client: client(timeout, None)?, key })
     }
 
     /// What [`SIGNATURE_HEADER`] is at `now`, wall time.
@@ -62,25 +62,43 @@ impl Webhooks {
 #[async_trait]
 impl Sends for Webhooks {
     async fn send(&self, delivery: &Delivery, now: Micros) -> Result<(), SendError> {
-        let mut request = self
-            .client
-            .post(&delivery.url)
-            .header(CONTENT_TYPE, "application/json")
-            .header(USER_AGENT, concat!("hydrant/", env!("CARGO_PKG_VERSION")))
-            .header(DELIVERY_HEADER, delivery.id.to_string());
+        let request = post(&self.client, &delivery.url, delivery.body.clone());
+        let mut request = request.header(DELIVERY_HEADER, delivery.id.to_string());
         if let Some(signature) = self.signature(&delivery.body, now) {
             request = request.header(SIGNATURE_HEADER, signature);
         }
-        let sent = request.body(delivery.body.clone()).send().await;
-        // The address may hold what others should not read.
-        let answer = sent.map_err(|error| SendError::TryAgain(told(&error.without_url())))?;
-        let status = answer.status();
-        match status {
-            _ if status.is_success() => Ok(()),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(answered(status, SendError::TryAgain)),
-            _ if status.is_server_error() => Err(answered(status, SendError::TryAgain)),
-            _ => Err(answered(status, SendError::Refused)),
-        }
+        taken(request).await
+    }
+}
+
+/// `authorities`: in place of the system's, where there are any.
+pub(super) fn client(timeout: Duration, authorities: Option<Vec<Certificate>>) -> Result<Client, WebhookError> {
+    let mut client = Client::builder().redirect(Policy::none()).no_proxy().timeout(timeout).connect_timeout(timeout);
+    if let Some(authorities) = authorities {
+        client = client.tls_certs_only(authorities);
+    }
+    client.build().map_err(|error| WebhookError::Client(told(&error)))
+}
+
+/// A JSON document on its way.
+pub(super) fn post(client: &Client, url: &str, body: String) -> RequestBuilder {
+    client
+        .post(url)
+        .header(CONTENT_TYPE, "application/json")
+        .header(USER_AGENT, concat!("hydrant/", env!("CARGO_PKG_VERSION")))
+        .body(body)
+}
+
+/// Whether it was taken, by the status alone.
+pub(super) async fn taken(request: RequestBuilder) -> Result<(), SendError> {
+    // The address may hold what others should not read.
+    let answer = request.send().await.map_err(|error| SendError::TryAgain(told(&error.without_url())))?;
+    let status = answer.status();
+    match status {
+        _ if status.is_success() => Ok(()),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(answered(status, SendError::TryAgain)),
+        _ if status.is_server_error() => Err(answered(status, SendError::TryAgain)),
+        _ => Err(answered(status, SendError::Refused)),
     }
 }
 
@@ -100,19 +118,28 @@ pub(super) fn told(error: &reqwest::Error) -> String {
 }
 
 fn read_key(path: &Path) -> Result<hmac::Key, WebhookError> {
-    let wrong = |problem: String| WebhookError::Secret { path: path.to_owned(), problem };
-    let bytes = std::fs::metadata(path).map_err(|error| wrong(error.to_string()))?.len();
-    if bytes > MOST_SECRET_BYTES {
-        return Err(wrong(format!("it has {bytes} bytes, and a secret has at most {MOST_SECRET_BYTES}")));
-    }
-    let read = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    const OPTION: &str = "alerts.secret_file";
+    let read = read_bounded(OPTION, path, MOST_SECRET_BYTES)?;
     let secret = read.trim_ascii();
     if secret.len() < LEAST_SECRET_BYTES {
-        return Err(wrong(format!(
-            "a secret has at least {LEAST_SECRET_BYTES} bytes, such as `openssl rand -hex 32` makes"
-        )));
+        let problem = format!("a secret has at least {LEAST_SECRET_BYTES} bytes, such as `openssl rand -hex 32` makes");
+        return Err(wrong(OPTION, path, problem));
     }
     Ok(hmac::Key::new(hmac::HMAC_SHA256, secret))
+}
+
+/// A file that an option names, of so many bytes at most.
+pub(super) fn read_bounded(option: &'static str, path: &Path, most: u64) -> Result<Vec<u8>, WebhookError> {
+    let failed = |error: std::io::Error| wrong(option, path, error.to_string());
+    let bytes = std::fs::metadata(path).map_err(failed)?.len();
+    if bytes > most {
+        return Err(wrong(option, path, format!("it has {bytes} bytes, and may have at most {most}")));
+    }
+    std::fs::read(path).map_err(failed)
+}
+
+pub(super) fn wrong(option: &'static str, path: &Path, problem: String) -> WebhookError {
+    WebhookError::File { option, path: path.to_owned(), problem }
 }
 
 impl fmt::Debug for Webhooks {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Literals that look like reasons and aren't: gRPC's own names, cell statuses, variables.
-const NO_REASONS: [&str; 17] = [
+const NO_REASONS: [&str; 18] = [
     "ALREADY_EXISTS",
     "AT_RISK",
     "CARGO_PKG_VERSION",
@@ -24,6 +24,7 @@ const NO_REASONS: [&str; 17] = [
     "NO_DATA",
     "OUT_OF_RANGE",
     "RESOURCE_EXHAUSTED",
+    "TRAINING_SET",
 ];
 
 /// What a reason of one word stands behind.

@@ -22,6 +22,7 @@ use super::statistics::{ColumnStatistics, Counting};
 use super::{Needs, TrainingSets, hold_services, too_many, uses_of};
 use crate::error::{Error, Result};
 use crate::registry::uses::UseHold;
+use crate::runs::{Run, Telling, Written};
 use crate::tenancy::{Action, Permit};
 
 /// What is to be saved.
@@ -157,6 +158,19 @@ impl Creation {
 
     /// Makes it and keeps it. Dropping the future stops it, and then nothing is kept.
     pub async fn finish(&self, admission: Admission) -> Result<Created> {
+        let inner = &self.making.sets.inner;
+        let (name, services) = (self.name.clone(), self.making.prepared.request.services.clone());
+        let run = Run::TrainingSet { name, services, begun: self.making.sets.now() };
+        let telling = Telling::begin(inner.watcher.clone(), self.permit.tenant().clone(), run);
+        let outcome = self.make(admission).await;
+        let written =
+            |created: &Created| vec![Written { name: created.set.reference(), rows: created.set.rows, bytes: None }];
+        // Whoever gives up drops the future, which is told too.
+        telling.end(outcome.as_ref().map(written), "");
+        outcome
+    }
+
+    async fn make(&self, admission: Admission) -> Result<Created> {
         let Making { sets, prepared, .. } = &self.making;
         let kept = sets.found(prepared, admission).await?;
         let made = self.making.answer(kept.clone()).await?;

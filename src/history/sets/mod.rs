@@ -29,6 +29,7 @@ use crate::error::{Code, Error, Result};
 use crate::registry::Registry;
 use crate::registry::masking::Masking;
 use crate::registry::uses::UseHold;
+use crate::runs::Watcher;
 use crate::tenancy::{Action, Permit};
 
 pub use super::zip::StatusCounts;
@@ -58,6 +59,8 @@ pub struct SetsParts {
     pub files: Arc<dyn Files>,
     /// Where spines lie.
     pub directory: PathBuf,
+    /// Who is told of training sets that are saved.
+    pub watcher: Watcher,
 }
 
 #[derive(Clone, Debug)]
@@ -85,6 +88,7 @@ struct Inner {
     jobs: Jobs,
     pulls: Pulls,
     max_sets: usize,
+    watcher: Watcher,
     catalog: ArcSwap<Catalog>,
     /// One change at a time; holds the version of what is persisted.
     writer: tokio::sync::Mutex<u64>,
@@ -107,7 +111,7 @@ impl TrainingSets {
     /// Finds what is there. DATA_LOSS, with the way out, where the list of saved training sets can't be
     /// read.
     pub async fn open(parts: SetsParts, options: SetsOptions) -> Result<Self> {
-        let SetsParts { history, registry, metadata, store_time, files, directory } = parts;
+        let SetsParts { history, registry, metadata, store_time, files, directory, watcher } = parts;
         let (time, spine_options) = (store_time.clone(), options.spines.clone());
         let spines = super::work::blocking(move |_| {
             let shelf = SpineShelf::open(files, &directory);
@@ -136,6 +140,7 @@ impl TrainingSets {
             jobs: Jobs::new(options.keep),
             pulls: Pulls::new(options.pulls),
             max_sets: options.max_sets,
+            watcher,
             catalog: ArcSwap::from_pointee(catalog),
             writer: tokio::sync::Mutex::new(version),
             needs,

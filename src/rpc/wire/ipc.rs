@@ -1,6 +1,8 @@
 //! Arrow IPC from strangers: one message after the other into schemas, dictionaries and record
 //! batches. A message is measured before it is decoded, so that neither a length that lies nor a
-//! compression bomb takes the process's memory; what the decoder panics at becomes a refusal.
+//! compression bomb takes the process's memory; and what the decoder takes for granted is looked at before.
+
+mod check;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -65,7 +67,7 @@ impl IpcDecoder {
     /// Decodes one message. After a refusal the stream can't be read on. Takes the time that
     /// decompressing and checking the batch takes: not for a thread that others wait for.
     pub fn decode(&mut self, header: &[u8], body: Bytes) -> Result<Decoded> {
-        // The decoder asserts what a stranger may break; nothing of it is looked at after a panic.
+        // What the decoder asserts beyond what was checked before: nothing of it is looked at after a panic.
         catch_unwind(AssertUnwindSafe(|| self.decode_message(header, body)))
             .unwrap_or_else(|_| Err(malformed("a message contradicts itself")))
     }
@@ -84,7 +86,7 @@ impl IpcDecoder {
                     message.header_as_dictionary_batch().ok_or_else(|| malformed("a dictionary is missing"))?;
                 let batch = dictionary.data().ok_or_else(|| malformed("a dictionary has no values"))?;
                 let schema = self.schema.clone().ok_or_else(|| malformed("a dictionary came before the schema"))?;
-                self.dictionary_bytes = self.dictionary_bytes.saturating_add(self.measure(batch, &body)?);
+                self.dictionary_bytes = self.dictionary_bytes.saturating_add(self.measure(batch, &body)?.iter().sum());
                 if self.dictionary_bytes > self.max_bytes {
                     return Err(self.too_large("the dictionaries of the stream", self.dictionary_bytes));
                 }
@@ -95,7 +97,8 @@ impl IpcDecoder {
             MessageHeader::RecordBatch => {
                 let batch = message.header_as_record_batch().ok_or_else(|| malformed("a record batch is missing"))?;
                 let schema = self.schema.clone().ok_or_else(|| malformed("a record batch came before the schema"))?;
-                self.measure(batch, &body)?;
+                let sizes = self.measure(batch, &body)?;
+                check::nulls(&schema, batch.nodes().into_iter().flatten(), sizes.into_iter()).map_err(malformed)?;
                 self.read_batch(batch, &aligned(body), schema, version)
             }
             other => Err(malformed(&format!("a message of kind {other:?} has no place in a stream of record batches"))),
@@ -106,8 +109,10 @@ impl IpcDecoder {
         if self.schema.is_some() {
             return Err(malformed("the schema came twice"));
         }
-        let schema = arrow_ipc::convert::try_schema_from_flatbuffer_bytes(header).map_err(refused)?;
-        let schema = Arc::new(schema);
+        let message = arrow_ipc::root_as_message(header).map_err(|error| malformed(&error.to_string()))?;
+        let schema = message.header_as_schema().ok_or_else(|| malformed("a schema is missing"))?;
+        check::schema(schema).map_err(malformed)?;
+        let schema = Arc::new(arrow_ipc::convert::fb_to_schema(schema));
         self.schema = Some(schema.clone());
         Ok(Decoded::Schema(schema))
     }
@@ -125,16 +130,16 @@ impl IpcDecoder {
         Ok(Decoded::Batch(batch))
     }
 
-    /// The size of a message's buffers when decompressed, refused where it or a length is beyond
+    /// The sizes of a message's buffers when decompressed, refused where they or a length are beyond
     /// what can be.
-    fn measure(&self, batch: arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64> {
+    fn measure(&self, batch: arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<Vec<u64>> {
         let rows = u64::try_from(batch.length()).map_err(|_| malformed("a batch has less than no rows"))?;
         if rows > self.max_rows {
             let told = format!("a batch has {rows} rows, and {} are allowed in one", self.max_rows);
             return Err(Error::invalid("BATCH_TOO_LARGE", told).hint("send smaller batches").with("rows", rows));
         }
         let codec = batch.compression().map(|compression| compression.codec());
-        let mut total = 0_u64;
+        let (mut total, mut sizes) = (0_u64, Vec::new());
         for buffer in batch.buffers().into_iter().flatten() {
             let start = usize::try_from(buffer.offset()).ok();
             let length = usize::try_from(buffer.length()).ok();
@@ -146,11 +151,12 @@ impl IpcDecoder {
                 _ => bytes.len() as u64,
             };
             total = total.saturating_add(size);
+            sizes.push(size);
         }
         if total > self.max_bytes {
             return Err(self.too_large("a message", total));
         }
-        Ok(total)
+        Ok(sizes)
     }
 
     fn too_large(&self, what: &str, size: u64) -> Error {

@@ -26,6 +26,7 @@ mod s24_masking;
 mod s25_erasure;
 mod s26_shares;
 mod s28_view_versions;
+mod s29_openlineage;
 
 use hydrant::access::NewKey;
 use hydrant::tenancy::Role;

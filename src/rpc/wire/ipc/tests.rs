@@ -115,3 +115,117 @@ proptest! {
         let _ = decode_single_batch(&bytes[..cut], MESSAGE, ROWS);
     }
 }
+
+/// Everything that a stranger's column may be.
+fn types() -> Vec<DataType> {
+    use DataType::*;
+    use arrow_schema::{IntervalUnit, TimeUnit, UnionFields, UnionMode};
+    let field = |name: &str, data_type: DataType| Arc::new(Field::new(name, data_type, true));
+    let of = |data_type: DataType| field("item", data_type);
+    let entries = Struct(vec![Arc::new(Field::new("key", Utf8, false)), field("value", Int8)].into());
+    let mut types = vec![
+        Null,
+        Boolean,
+        Int8,
+        Int16,
+        Int32,
+        Int64,
+        UInt8,
+        UInt16,
+        UInt32,
+        UInt64,
+        Float16,
+        Float32,
+        Float64,
+        Date32,
+        Date64,
+        Utf8,
+        LargeUtf8,
+        Utf8View,
+        Binary,
+        LargeBinary,
+        BinaryView,
+    ];
+    types.extend([
+        Time32(TimeUnit::Second),
+        Time32(TimeUnit::Millisecond),
+        Time64(TimeUnit::Microsecond),
+        Time64(TimeUnit::Nanosecond),
+        Timestamp(TimeUnit::Second, None),
+        Timestamp(TimeUnit::Nanosecond, Some("UTC".into())),
+        Duration(TimeUnit::Microsecond),
+        Interval(IntervalUnit::YearMonth),
+        Interval(IntervalUnit::DayTime),
+        Interval(IntervalUnit::MonthDayNano),
+        Decimal128(38, 10),
+        Decimal256(76, -3),
+        FixedSizeBinary(0),
+        FixedSizeBinary(7),
+        List(of(List(of(Utf8)))),
+        LargeList(of(Boolean)),
+        ListView(of(Int8)),
+        FixedSizeList(of(Float32), 3),
+        Struct(vec![field("a", Int64), field("b", List(of(Utf8)))].into()),
+        Map(Arc::new(Field::new("entries", entries, false)), false),
+        Dictionary(Box::new(Int8), Box::new(Utf8)),
+        Union(UnionFields::from_fields(vec![Field::new("a", Int64, true)]), UnionMode::Sparse),
+    ]);
+    types
+}
+
+/// What is looked at before the decoder is asked refuses nothing that it reads.
+#[test]
+fn columns_of_every_type_are_read_with_all_their_nulls() {
+    for data_type in &types() {
+        for rows in [0, 1, 9] {
+            let columns = [data_type, &DataType::Int64].map(|of| arrow_array::new_null_array(of, rows));
+            let fields = vec![Field::new("a", data_type.clone(), true), Field::new("b", DataType::Int64, true)];
+            let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.to_vec()).expect("a batch");
+            for compression in [None, Some(CompressionType::LZ4_FRAME)] {
+                let bytes = stream(std::slice::from_ref(&batch), compression);
+                let read = decode_single_batch(&bytes, MESSAGE, ROWS);
+                assert_eq!(read.unwrap_or_else(|error| panic!("{data_type}, {rows} rows: {error:?}")), batch);
+            }
+        }
+    }
+}
+
+/// Every byte of a schema changed, in every way that tells something: what passes the check makes no
+/// panic.
+#[test]
+fn a_schema_with_a_wrong_byte_anywhere_is_refused_before_the_decoder_is_asked_or_read() {
+    let options = IpcWriteOptions::default();
+    let mut refused = 0;
+    for data_type in types() {
+        let schema = Schema::new(vec![Field::new("a", data_type, true)]);
+        let message: arrow_flight::FlightData = arrow_flight::SchemaAsIpc::new(&schema, &options).into();
+        for at in 0..message.data_header.len() {
+            for value in [0, 1, 2, 3, 9, 0x40, 0x7f, 0x80, 0xff] {
+                let mut broken = message.data_header.to_vec();
+                broken[at] = value;
+                let Ok(message) = arrow_ipc::root_as_message(&broken) else { continue };
+                let Some(schema) = message.header_as_schema() else { continue };
+                match check::schema(schema) {
+                    Ok(()) => drop(arrow_ipc::convert::fb_to_schema(schema)),
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+    }
+    assert!(refused > 1_000, "{refused}");
+}
+
+#[test]
+fn nulls_that_are_not_there_are_refused_before_they_are_decoded() {
+    let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+    let refused = |rows: i64, nulls: i64, sizes: Vec<u64>| {
+        let node = arrow_ipc::FieldNode::new(rows, nulls);
+        check::nulls(&schema, std::iter::once(&node), sizes.into_iter()).err()
+    };
+    assert_eq!(refused(9, 1, vec![2, 72]), None);
+    assert_eq!(refused(9, 0, vec![0, 72]), None);
+    assert!(refused(9, 1, vec![1, 72]).is_some());
+    assert!(refused(-1, 0, vec![0, 0]).is_some());
+    assert!(refused(9, 0, vec![0]).is_some());
+    assert!(check::nulls(&schema, std::iter::empty(), std::iter::empty()).is_err());
+}
