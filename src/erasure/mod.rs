@@ -62,6 +62,7 @@ pub trait GivesUpStaged: Send + Sync + Debug {
 /// Columns of a spine that together name an entity, and the encoded key that is looked for in them.
 #[derive(Clone)]
 pub struct KeyColumns {
+    pub entity: Name,
     pub columns: Vec<String>,
     pub types: Vec<ScalarType>,
     pub key: Vec<u8>,
@@ -177,7 +178,7 @@ impl Erasures {
         columns: &[(String, ArrayRef)],
     ) -> Result<(Vec<Name>, Places)> {
         let (views, key) = self.key(permit, entity, columns)?;
-        let found = self.inner.count(permit.tenant(), &key, u64::MAX).await?;
+        let found = self.inner.count(permit.tenant(), entity, &key, u64::MAX).await?;
         Ok((views, found))
     }
 
@@ -298,7 +299,7 @@ impl Inner {
         let mut state = State::clone(&self.state.load());
         let of_tenant = |erasure: &&Erasure| erasure.tenant == tenant;
         let waiting = state.erasures.iter().filter(of_tenant).filter(|erasure| erasure.key.is_some());
-        if let Some(same) = waiting.clone().find(|erasure| erasure.key.as_ref() == Some(&key)) {
+        if let Some(same) = waiting.clone().find(|erasure| erasure.is_of(&entity, &key)) {
             return Ok(same.clone());
         }
         let (waiting, kept) = (waiting.count(), state.erasures.iter().filter(of_tenant).count());

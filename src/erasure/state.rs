@@ -69,11 +69,21 @@ pub struct Places {
     pub training_sets: u64,
 }
 
-/// What is to be erased, worked out when it was asked for.
+/// What is to be erased: what was given, and what that was in views and spines when it was asked for.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
+    /// One for each join key of the entity.
+    pub given: Vec<GivenValue>,
     pub views: Vec<KeyOfView>,
     pub spines: Vec<KeyInSpines>,
+}
+
+/// The value of a join key, encoded as a key by itself.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GivenValue {
+    pub name: Name,
+    pub kind: String,
+    pub value: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,6 +157,11 @@ impl State {
 impl Erasure {
     pub fn is_done(&self) -> bool {
         self.finished.is_some()
+    }
+
+    /// Whether it waits to erase the same key, however definitions have changed since it was asked for.
+    pub(super) fn is_of(&self, entity: &Name, key: &Key) -> bool {
+        self.entity == *entity && self.key.as_ref().is_some_and(|own| own.given == key.given)
     }
 }
 

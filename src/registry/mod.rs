@@ -30,6 +30,7 @@ mod builds;
 mod compatibility;
 mod deletion;
 mod details;
+mod dropped;
 mod exact;
 mod freeze;
 mod impact;
