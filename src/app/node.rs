@@ -226,6 +226,7 @@ impl Node {
             lands: Arc::new(LandingLands(landing.clone())),
             staged: Arc::new(StagedBackfills(backfills.clone())),
             spines: Arc::new(KeptSpines(training_sets.clone(), store_time.clone())),
+            max_key_bytes: config.ingest.max_key.as_usize(),
             backups: Arc::new(BackupsMade(backups.clone())),
             taking_in,
             bringing_online,

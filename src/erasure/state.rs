@@ -99,6 +99,18 @@ impl std::fmt::Debug for Key {
     }
 }
 
+impl Key {
+    /// Bytes of the longest of its encoded forms.
+    pub fn longest(&self) -> usize {
+        let of_view = |view: &KeyOfView| {
+            let values = view.values.iter().flatten().map(Vec::len);
+            values.chain(view.whole.iter().map(|(_, whole)| whole.len())).max()
+        };
+        let of_views = self.views.iter().filter_map(of_view);
+        of_views.chain(self.spines.iter().map(|spine| spine.key.len())).max().unwrap_or_default()
+    }
+}
+
 impl Default for State {
     fn default() -> Self {
         Self { format: FORMAT, last: 0, erasures: Vec::new() }
@@ -122,9 +134,9 @@ impl State {
         }
     }
 
-    /// The one that is to be done next.
-    pub fn next(&self) -> Option<&Erasure> {
-        self.erasures.iter().find(|erasure| erasure.key.is_some())
+    /// The one that is to be done next, of those that don't rest.
+    pub fn next(&self, rests: impl Fn(u64) -> bool) -> Option<&Erasure> {
+        self.erasures.iter().find(|erasure| erasure.key.is_some() && !rests(erasure.id))
     }
 
     pub fn get_mut(&mut self, id: u64) -> Option<&mut Erasure> {

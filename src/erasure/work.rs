@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hydrant_storage::erased::ErasedKey;
-use hydrant_storage::history::{HistoryError, HistoryTable};
+use hydrant_storage::history::{Abandon, HistoryError, HistoryTable, TakeIn};
 use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::partition::{OnlineKey, ReadView, StoreError};
+use hydrant_storage::record::Frame;
 use hydrant_storage::threads::{Work, standing_back};
 
 use super::key::with_newer_versions;
@@ -45,7 +46,8 @@ impl Inner {
         let views: Vec<ViewId> = key.views.iter().map(|view| view.view).collect();
         let mut stopped = self.stop.subscribe();
         let (_quiet, staged_backfills) = tokio::select! {
-            quiet = self.quiet(&views) => quiet?,
+            // What was staged after it had begun is of later requests.
+            quiet = self.quiet(if erasure.through.is_none() { &views } else { &[] }) => quiet?,
             // What others do may take its time; the next start goes on.
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         };
@@ -71,8 +73,11 @@ impl Inner {
             self.note(id, |erasure| erasure.erased.add(&found)).await?;
         }
         // A landing that began before may have read rows of a tail that are gone from there.
-        self.parts.lands.land_now().await?;
-        if !self.parts.log.unsettled().is_empty() {
+        if let Err(error) = self.parts.lands.land_now().await {
+            // Some view's rows, perhaps another tenant's, wait for its table; none of this key are among them.
+            tracing::warn!(erasure = id, %error, "not all views have landed");
+        }
+        if self.parts.log.unsettled().iter().any(|frame| brings_rows_to(frame, &key)) {
             let message = "a backfill was taken in by the log, and history does not have its rows yet";
             return Err(Error::new(Code::Unavailable, "ERASURE_WAITS", message));
         }
@@ -97,6 +102,10 @@ impl Inner {
         self.note(id, |erasure| erasure.erased.add(&found)).await?;
 
         let left = self.count(&erasure.tenant, &key, through).await?;
+        if left.spine_rows > 0 {
+            let message = "a spine that names the key was stored meanwhile";
+            return Err(Error::new(Code::Unavailable, "ERASURE_WAITS", message));
+        }
         if left.has_rows() {
             return Err(Error::internal(format!("rows are left after erasure {id}: {left:?}")));
         }
@@ -243,6 +252,17 @@ impl Inner {
         }
         Ok(tables.into_values().collect())
     }
+}
+
+/// Whether a control record takes rows into one of the views, or can't be read.
+fn brings_rows_to(frame: &Frame, key: &Key) -> bool {
+    let Some(record) = &frame.control else { return false };
+    if Abandon::decode(record).is_some() {
+        return false;
+    }
+    let is_of_key = |tenant, view| key.views.iter().any(|known| (known.tenant, known.view) == (tenant, view));
+    TakeIn::decode(record)
+        .map_or(true, |take_in| take_in.tables.iter().any(|table| is_of_key(table.tenant(), table.view())))
 }
 
 /// Waits until what a partition lends is newer than a view of it.
