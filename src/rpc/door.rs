@@ -235,6 +235,8 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("hydrant.v1.SharingService/GetShare", READ_DEFINITIONS),
     method("hydrant.v1.SharingService/ListShares", READ_DEFINITIONS),
     method("hydrant.v1.SharingService/WithdrawShare", CHANGE_DEFINITIONS),
+    method("hydrant.v1.UsageService/GetUsage", Rule::Needs(Action::ReadUsage)),
+    method("hydrant.v1.UsageService/ListUsage", Rule::Needs(Action::ReadUsage)),
     method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
     method("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
     method("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
@@ -256,7 +258,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 69;
+const METHOD_COUNT: usize = 71;
 
 #[cfg(test)]
 mod tests {

@@ -174,6 +174,7 @@ impl Creation {
         let Making { sets, prepared, .. } = &self.making;
         let kept = sets.found(prepared, admission).await?;
         let made = self.making.answer(kept.clone()).await?;
+        sets.history().inner.note_read(&self.permit, &prepared.plan);
         let set = self.described(&kept.tables, made)?;
         sets.save(self.permit.clone(), prepared.clone(), set).await
     }
