@@ -94,7 +94,8 @@ impl Materialize {
 
     /// Begins with a view of the caller's tenant; with a frame, only with files that hold rows of it or of
     /// later ones. Refusals: NOT_FOUND (no such view), FAILED_PRECONDITION (it keeps no history, or is not
-    /// online), RESOURCE_EXHAUSTED (another is being brought online).
+    /// online), RESOURCE_EXHAUSTED (another is being brought online). It ends (UNAUTHENTICATED) at its next
+    /// step where the caller's credential holds no more.
     pub async fn begin(&self, permit: &Permit, view: &str, since_frame: Option<u64>) -> Result<Materializing> {
         permit.require(Action::Write)?;
         permit.check_view(view)?;
@@ -111,12 +112,12 @@ impl Materialize {
             let message = format!("view '{view}' is not online (online: false)");
             return Err(Error::new(Code::FailedPrecondition, "VIEW_NOT_ONLINE", message).with("view", view));
         }
-        self.begin_all(permit.tenant(), versions, since_frame).await
+        self.begin_all(permit.tenant(), versions, since_frame, Some(permit.clone())).await
     }
 
     /// Begins with one version of a view, for whoever builds it. RESOURCE_EXHAUSTED, as with [`Self::begin`].
     pub async fn begin_version(&self, tenant: &Name, version: &Arc<View>) -> Result<Materializing> {
-        self.begin_all(tenant, vec![version.clone()], None).await
+        self.begin_all(tenant, vec![version.clone()], None, None).await
     }
 
     async fn begin_all(
@@ -124,6 +125,7 @@ impl Materialize {
         tenant: &Name,
         versions: Vec<Arc<View>>,
         since_frame: Option<u64>,
+        permit: Option<Permit>,
     ) -> Result<Materializing> {
         let (inner, place) = (self.inner.clone(), self.enter()?);
         let shared = inner.parts.bringing_online.clone().try_read_owned().map_err(|_| {
@@ -147,7 +149,7 @@ impl Materialize {
         let thread = std::thread::Builder::new().name("hydrant-materialize".to_owned());
         let started = thread.spawn(move || {
             stand_back(Work::Training);
-            inner.run(&tasks, &runtime, (place, shared), &told, done);
+            inner.run(&tasks, &runtime, permit.as_ref(), (place, shared), &told, done);
         });
         started.map_err(|error| Error::internal(format!("no thread to bring history online: {error}")))?;
         Ok(Materializing { progress, outcome })
@@ -178,6 +180,7 @@ impl Inner {
         &self,
         tasks: &[Task],
         runtime: &Handle,
+        permit: Option<&Permit>,
         place: (OwnedSemaphorePermit, OwnedRwLockReadGuard<()>),
         told: &watch::Sender<Progress>,
         done: oneshot::Sender<Result<Progress>>,
@@ -188,14 +191,16 @@ impl Inner {
         let telling = Telling::begin(self.parts.watcher.clone(), first.tenant.clone(), run);
         // All versions of the view, one after the other.
         let mut outcome = Ok(Progress::default());
+        let check_still = || permit.map_or(Ok(()), Permit::check_still);
         for task in tasks {
             let Ok(before) = outcome else { break };
             let mut proceed = |progress: &Progress| {
                 told.send_replace(before.and(progress));
-                !done.is_closed() && !self.stopping.load(Ordering::Acquire)
+                !done.is_closed() && !self.stopping.load(Ordering::Acquire) && check_still().is_ok()
             };
             outcome = task.run(&self.parts, runtime, &mut proceed).map(|progress| before.and(&progress));
         }
+        outcome = outcome.or_else(|error| check_still().and(Err(error)));
         self.metrics.note(&outcome);
         let written = |done: &Progress| vec![Written { name: view.to_string(), rows: done.written, bytes: None }];
         telling.end(outcome.as_ref().map(written), work::STOPPED);
