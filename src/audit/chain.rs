@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hydrant_storage::files::{self, FileWriter, Files};
 use hydrant_storage::order::Micros;
 
+use super::queue::MAX_GROUP;
 use super::record::{Bad, HASH_BYTES, HEAD_BYTES, Hash, MAX_PAYLOAD, Outcome, Record};
 
 /// Begins every segment.
@@ -64,6 +65,8 @@ pub struct Chain {
     segments: Vec<Segment>,
     writer: Option<Box<dyn FileWriter>>,
     head: Head,
+    /// Of all that was written: records of one step needn't be in the order of their times.
+    latest: Micros,
     is_uncertain: bool,
     /// What was cut off of the newest segment may still be on disk.
     is_cut: bool,
@@ -95,6 +98,7 @@ impl Chain {
             segments: Vec::new(),
             writer: None,
             head: Head { sequence: 0, hash: [0; HASH_BYTES] },
+            latest: Micros::MIN,
             is_uncertain: false,
             is_cut: false,
         };
@@ -114,6 +118,7 @@ impl Chain {
                 return Err(damaged(&path, 0, "it has another name than it was given"));
             }
             chain.head = Head { sequence: first - 1, hash: header.before };
+            chain.latest = chain.latest.max(header.begun);
             chain.segments.push(Segment { path, first, bytes, begun: header.begun });
         }
         chain.read_newest()?;
@@ -132,14 +137,24 @@ impl Chain {
 
     /// Makes a record durable under the next number, which it tells. After an error nothing is there of
     /// it, or nothing more is written ([`ChainError::Uncertain`]).
-    pub fn append(&mut self, mut record: Record) -> Result<u64, ChainError> {
+    pub fn append(&mut self, record: Record) -> Result<u64, ChainError> {
+        self.append_all(vec![record])
+    }
+
+    /// As [`Self::append`], several in one step: all of them, or none. Tells the first one's number.
+    pub fn append_all(&mut self, records: Vec<Record>) -> Result<u64, ChainError> {
         if self.is_uncertain {
             return Err(ChainError::Uncertain);
         }
-        self.make_room(record.time)?;
-        record.sequence = self.head.sequence + 1;
-        let mut bytes = Vec::new();
-        let hash = record.bounded().encode(&self.head.hash, &mut bytes);
+        let Some(latest) = records.iter().map(|record| record.time).max() else { return Ok(self.head.sequence + 1) };
+        self.latest = self.latest.max(latest);
+        self.make_room(self.latest)?;
+        let (mut bytes, mut head) = (Vec::new(), self.head);
+        for (record, behind) in records.into_iter().zip(0..) {
+            let record = Record { sequence: head.sequence + 1, behind, ..record.bounded() };
+            let hash = record.encode(&head.hash, &mut bytes);
+            head = Head { sequence: record.sequence, hash };
+        }
         let (Some(segment), Some(writer)) = (self.segments.last_mut(), self.writer.as_mut()) else {
             return Err(ChainError::Uncertain);
         };
@@ -150,14 +165,15 @@ impl Chain {
             return Err(ChainError::Io { path: segment.path.clone(), source });
         }
         if let Err(source) = writer.sync() {
-            tracing::error!(error = %source, "a record of the audit log may or may not be on disk");
+            tracing::error!(error = %source, "records of the audit log may or may not be on disk");
             self.is_uncertain = true;
             return Err(ChainError::Io { path: segment.path.clone(), source });
         }
         self.is_cut = false;
         segment.bytes += bytes.len() as u64;
-        self.head = Head { sequence: self.head.sequence + 1, hash };
-        Ok(self.head.sequence)
+        let first = self.head.sequence + 1;
+        self.head = head;
+        Ok(first)
     }
 
     /// Removes the segments of which every record is older than has to be kept.
@@ -243,11 +259,12 @@ impl Chain {
             match Record::decode_after(&bytes[at..], self.head.sequence, &self.head.hash) {
                 Ok((record, hash, length)) => {
                     self.head = Head { sequence: record.sequence, hash };
+                    self.latest = self.latest.max(record.time);
                     at += length;
                 }
-                Err(bad) if is_torn(&bytes[at..], bad) => {
+                Err(bad) if is_torn(&bytes[at..], bad, self.head.sequence + 1) => {
                     tracing::warn!(file = %segment.path.display(), bytes = bytes.len() - at,
-                        "the last record of the audit log was not written to its end, and is cut off");
+                        "the last records of the audit log were not written to their end, and are cut off");
                     let mut writer = self.files.open_append(&segment.path).map_err(io(&segment.path))?;
                     let cut = writer.set_len(at as u64).and_then(|()| writer.sync());
                     cut.map_err(io(&segment.path))?;
@@ -261,13 +278,18 @@ impl Chain {
     }
 }
 
-/// Whether the bytes at the end may be a record that was not written to its end: no more than one, with
-/// no whole one behind where it begins.
-fn is_torn(bytes: &[u8], bad: Bad) -> bool {
-    if bytes.len() > HEAD_BYTES + MAX_PAYLOAD || matches!(bad, Bad::Chain | Bad::Sequence | Bad::Content) {
+/// Whether the bytes at the end may be of a step that was not written to its end: no more than one has,
+/// with no whole record behind where they begin but of a step that began no later. `sequence` is that of the
+/// record that they begin with.
+fn is_torn(bytes: &[u8], bad: Bad, sequence: u64) -> bool {
+    if bytes.len() > MAX_GROUP * (HEAD_BYTES + MAX_PAYLOAD) || matches!(bad, Bad::Chain | Bad::Sequence | Bad::Content)
+    {
         return false;
     }
-    (1..bytes.len()).all(|at| Record::decode(&bytes[at..]).is_err())
+    let is_of_step = |record: &Record| {
+        record.sequence > sequence && record.sequence - record.behind.min(record.sequence) <= sequence
+    };
+    (1..bytes.len()).all(|at| Record::decode(&bytes[at..]).map_or(true, |(record, ..)| is_of_step(&record)))
 }
 
 /// A record of the log about itself.
@@ -281,6 +303,7 @@ pub fn own_record(now: Micros, outcome: Outcome) -> Record {
         action: "audit".to_owned(),
         resources: Vec::new(),
         trace: String::new(),
+        behind: 0,
         outcome,
     }
 }

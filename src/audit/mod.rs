@@ -5,6 +5,7 @@
 
 mod chain;
 mod metrics;
+mod queue;
 mod reading;
 mod record;
 mod refusals;
@@ -12,7 +13,6 @@ mod refusals;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,11 +30,10 @@ pub use self::reading::{Filter, Page, Problem, Verified};
 pub use self::record::{Hash, Outcome, Record, hex};
 
 use self::chain::{Chain, ChainError, ChainOptions};
+use self::queue::{Between, MAX_EACH, MAX_GROUP, Next, NoRoom, Queue, Waiting};
 use self::reading::Reader;
 use self::refusals::Refusals;
 
-/// Records that wait to be written at most; each is of a change that waits for it.
-const MAX_WAITING: usize = 256;
 /// How often refusals are written that were counted, and old segments are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Records of one page at most.
@@ -52,11 +51,20 @@ pub struct AuditOptions {
 #[derive(Clone, Debug)]
 pub struct Audit {
     shared: Arc<Shared>,
-    jobs: SyncSender<Job>,
+    /// Closes the queue when nobody can ask for anything any more.
+    _open: Arc<Open>,
 }
+
+/// While it lives, the thread that writes does.
+#[derive(Debug)]
+struct Open(Arc<Shared>);
+
+/// What a reader has to know: the segments, and where they end.
+type Looked = (Vec<Segment>, Head);
 
 #[derive(Debug)]
 struct Shared {
+    queue: Queue<Looked>,
     files: Arc<dyn Files>,
     store_time: Arc<StoreTime>,
     refusals: Mutex<Refusals>,
@@ -78,6 +86,7 @@ pub struct Asked {
 #[derive(Debug)]
 pub struct Entry {
     audit: Audit,
+    lane: String,
     asked: Option<Asked>,
     of: u64,
 }
@@ -95,23 +104,10 @@ pub enum Conclusion {
     },
 }
 
-#[derive(Debug)]
-enum Job {
-    Append {
-        record: Record,
-        done: oneshot::Sender<Result<u64, ChainError>>,
-    },
-    /// Nobody waits for it.
-    Note(Record),
-    Look(oneshot::Sender<(Vec<Segment>, Head)>),
-    Sweep(oneshot::Sender<()>),
-    Stop(oneshot::Sender<()>),
-}
-
 impl Asked {
     fn into_record(self, time: Micros, outcome: Outcome) -> Record {
         let Self { tenant, caller, peer, action, resources, trace } = self;
-        Record { sequence: 0, time, tenant, caller, peer, action, resources, trace, outcome }
+        Record { sequence: 0, time, tenant, caller, peer, action, resources, trace, behind: 0, outcome }
     }
 }
 
@@ -123,24 +119,30 @@ impl Audit {
         let retention = Micros::try_from(retention.as_micros()).unwrap_or(Micros::MAX);
         let chain = Chain::open(files.clone(), &directory, ChainOptions { segment_bytes, retention });
         let chain = chain.map_err(to_error)?;
-        let refusals = Mutex::default();
-        let shared = Arc::new(Shared { files, store_time, refusals, metrics: AuditMetrics::default() });
-        let (jobs, waiting) = sync_channel(MAX_WAITING);
+        let (queue, refusals) = (Queue::default(), Mutex::default());
+        let shared = Arc::new(Shared { queue, files, store_time, refusals, metrics: AuditMetrics::default() });
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new().name("hydrant-audit".to_owned());
-        let started = thread.spawn(move || of_thread.write(chain, &waiting));
+        let started = thread.spawn(move || of_thread.write(chain));
         started.map_err(|error| Error::internal(format!("the thread of the audit log can't be started: {error}")))?;
-        Ok(Self { shared, jobs })
+        Ok(Self { _open: Arc::new(Open(shared.clone())), shared })
     }
 
     /// Writes down what is about to be done. When it returns, that is durable; an error means that it must
     /// not be done.
     pub async fn ask(&self, asked: Asked) -> Result<Entry> {
+        let lane = asked.tenant.clone();
+        self.ask_by(lane, asked).await
+    }
+
+    /// As [`Self::ask`], by a tenant of what another one is told of too: in the turn, and in the room, of
+    /// whoever asks.
+    pub async fn ask_by(&self, lane: String, asked: Asked) -> Result<Entry> {
         let record = asked.clone().into_record(self.now(), Outcome::Asked);
         let (done, written) = oneshot::channel();
-        self.send(Job::Append { record, done })?;
-        let of = written.await.map_err(|_| stopped())?.map_err(to_error)?;
-        Ok(Entry { audit: self.clone(), asked: Some(asked), of })
+        self.put(Waiting { lane: lane.clone(), record, done: Some(done) })?;
+        let of = written.await.map_err(|_| stopped())??;
+        Ok(Entry { audit: self.clone(), lane, asked: Some(asked), of })
     }
 
     /// Counts an attempt that was refused by what its caller may do, or since nobody knows who that is. It is
@@ -176,7 +178,7 @@ impl Audit {
     /// Writes what was counted of refusals, and removes what is old.
     pub async fn sweep(&self) -> Result<()> {
         let (done, swept) = oneshot::channel();
-        self.send(Job::Sweep(done))?;
+        self.put_between(Between::Sweep(done))?;
         swept.await.map_err(|_| stopped())
     }
 
@@ -188,7 +190,7 @@ impl Audit {
     /// Writes what waits and ends; nothing is written any more.
     pub async fn close(&self) {
         let (done, stopped) = oneshot::channel();
-        if self.send(Job::Stop(done)).is_ok() {
+        if self.put_between(Between::Stop(done)).is_ok() {
             // It has ended either way.
             let _ = stopped.await;
         }
@@ -200,19 +202,23 @@ impl Audit {
 
     async fn reader(&self) -> Result<Reader> {
         let (done, looked) = oneshot::channel();
-        self.send(Job::Look(done))?;
+        self.put_between(Between::Look(done))?;
         let (segments, head) = looked.await.map_err(|_| stopped())?;
         Ok(Reader { files: self.shared.files.clone(), segments, head })
     }
 
-    fn send(&self, job: Job) -> Result<()> {
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Disconnected(_) => stopped(),
-            TrySendError::Full(_) => {
-                let message = format!("{MAX_WAITING} changes wait for the audit log already");
+    fn put(&self, waiting: Waiting) -> Result<()> {
+        self.shared.queue.put(waiting).map_err(|no_room| match no_room {
+            NoRoom::Closed => stopped(),
+            NoRoom::Full => {
+                let message = format!("{MAX_EACH} changes of the tenant wait for the audit log already");
                 Error::new(Code::ResourceExhausted, "AUDIT_BUSY", message).retry_after(Duration::from_millis(200))
             }
         })
+    }
+
+    fn put_between(&self, between: Between<Looked>) -> Result<()> {
+        self.shared.queue.put_between(between).map_err(|_| stopped())
     }
 
     fn now(&self) -> Micros {
@@ -237,7 +243,7 @@ impl Entry {
     fn write(&mut self, outcome: Outcome) {
         let Some(asked) = self.asked.take() else { return };
         let record = asked.into_record(self.audit.now(), outcome);
-        if let Err(error) = self.audit.send(Job::Note(record)) {
+        if let Err(error) = self.audit.put(Waiting { lane: std::mem::take(&mut self.lane), record, done: None }) {
             tracing::error!(of = self.of, %error, "what came of a change is not in the audit log");
             self.audit.shared.metrics.failures.add(1);
         }
@@ -251,72 +257,105 @@ impl Drop for Entry {
     }
 }
 
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.queue.close();
+    }
+}
+
 impl Shared {
-    /// The thread's work: one record after the other.
-    fn write(&self, mut chain: Chain, jobs: &Receiver<Job>) {
+    /// The thread's work: one group of records after the other.
+    fn write(&self, mut chain: Chain) {
         let mut swept = Instant::now();
         let stop = loop {
-            match jobs.recv_timeout(SWEEP_INTERVAL.saturating_sub(swept.elapsed())) {
-                Ok(Job::Append { record, done }) => {
-                    let (given_up, appended) = (record.clone(), self.append(&mut chain, record));
-                    // Whoever asked may have gone.
-                    if let Err(Ok(of)) = done.send(appended) {
-                        let now = self.store_time.read();
-                        drop(
-                            self.append(&mut chain, Record { time: now, outcome: Outcome::GivenUp { of }, ..given_up }),
-                        );
-                    }
-                }
-                Ok(Job::Note(record)) => drop(self.append(&mut chain, record)),
-                Ok(Job::Look(done)) => {
+            match self.queue.next(SWEEP_INTERVAL.saturating_sub(swept.elapsed())) {
+                Next::Group(group) => self.append_group(&mut chain, group),
+                Next::Between(Between::Look(done)) => {
                     // Whoever reads the log finds the refusals that were told before.
-                    self.sweep(&mut chain, false);
+                    while self.sweep(&mut chain, false) {}
                     drop(done.send((chain.segments(), chain.head())));
                 }
-                Ok(Job::Sweep(done)) => {
-                    self.sweep(&mut chain, false);
+                Next::Between(Between::Sweep(done)) => {
+                    while self.sweep(&mut chain, false) {}
                     let _ = done.send(());
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(Job::Stop(done)) => break Some(done),
-                Err(RecvTimeoutError::Disconnected) => break None,
+                Next::Nothing => {}
+                Next::Between(Between::Stop(done)) => break Some(done),
+                Next::Over => break None,
             }
             // However many changes there are.
-            if swept.elapsed() >= SWEEP_INTERVAL {
-                self.sweep(&mut chain, false);
+            if swept.elapsed() >= SWEEP_INTERVAL && !self.sweep(&mut chain, false) {
                 swept = Instant::now();
             }
         };
-        self.sweep(&mut chain, true);
+        self.queue.close();
+        // What was put in since: none of it was said to be written.
+        while let Next::Group(group) = self.queue.next(Duration::ZERO) {
+            group.into_iter().filter_map(|waiting| waiting.done).for_each(|done| drop(done.send(Err(stopped()))));
+        }
+        while self.sweep(&mut chain, true) {}
         drop(chain);
         if let Some(done) = stop {
             let _ = done.send(());
         }
     }
 
-    fn append(&self, chain: &mut Chain, record: Record) -> Result<u64, ChainError> {
-        let appended = chain.append(record);
+    /// Writes a group, and tells everybody who waits. Whoever asked may have gone: so it is written too.
+    fn append_group(&self, chain: &mut Chain, group: Vec<Waiting>) {
+        let (records, waits): (Vec<Record>, Vec<_>) =
+            group.into_iter().map(|waiting| (waiting.record, waiting.done)).unzip();
+        let mut gone = Vec::new();
+        match self.append(chain, records.clone()) {
+            Ok(first) => {
+                for ((record, done), of) in records.into_iter().zip(waits).zip(first..) {
+                    if done.is_some_and(|done| done.send(Ok(of)).is_err()) {
+                        gone.push(Record { time: self.store_time.read(), outcome: Outcome::GivenUp { of }, ..record });
+                    }
+                }
+            }
+            Err(error) => {
+                let told = to_error(error);
+                waits.into_iter().flatten().for_each(|done| drop(done.send(Err(told.clone()))));
+            }
+        }
+        if !gone.is_empty() {
+            drop(self.append(chain, gone));
+        }
+    }
+
+    /// The number of the first.
+    fn append(&self, chain: &mut Chain, records: Vec<Record>) -> Result<u64, ChainError> {
+        let count = records.len() as u64;
+        let appended = chain.append_all(records);
         match &appended {
-            Ok(_) => self.metrics.records.add(1),
+            Ok(_) => self.metrics.records.add(count),
             Err(error) => {
                 tracing::error!(%error, "the audit log can't be written");
-                self.metrics.failures.add(1);
+                self.metrics.failures.add(count);
             }
         }
         appended
     }
 
-    fn sweep(&self, chain: &mut Chain, all: bool) {
+    /// One group of refusals at most, so that changes needn't wait for more; whether there may be others.
+    fn sweep(&self, chain: &mut Chain, all: bool) -> bool {
         let is_quiet = self.refusals().is_empty();
         if !is_quiet {
-            let due = self.refusals().due(self.store_time.read(), all);
-            due.into_iter().for_each(|record| drop(self.append(chain, record)));
+            let due = self.refusals().due(self.store_time.read(), all, MAX_GROUP);
+            let is_full = due.len() == MAX_GROUP;
+            if !due.is_empty() {
+                drop(self.append(chain, due));
+            }
+            if is_full {
+                return true;
+            }
         }
         if chain.has_old(self.store_time.wall())
             && let Err(error) = chain.remove_old(self.store_time.read())
         {
             tracing::warn!(%error, "old records of the audit log were not removed");
         }
+        false
     }
 
     fn refusals(&self) -> std::sync::MutexGuard<'_, Refusals> {

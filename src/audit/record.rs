@@ -45,6 +45,10 @@ pub struct Record {
     /// The caller's trace, where there is one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trace: String,
+    /// How many records before this one were written in the same step: all or none of them were
+    /// acknowledged.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub behind: u64,
     pub outcome: Outcome,
 }
 
@@ -158,6 +162,10 @@ impl Record {
     }
 }
 
+fn is_first(behind: &u64) -> bool {
+    *behind == 0
+}
+
 fn chained(before: &Hash, payload: &[u8]) -> Hash {
     let mut context = Context::new(&SHA256);
     context.update(before);
@@ -207,6 +215,7 @@ mod tests {
             action: "RegistryService/Apply".to_owned(),
             resources: vec!["feature_view/weather".to_owned()],
             trace: String::new(),
+            behind: 0,
             outcome: Outcome::Asked,
         }
     }
@@ -250,6 +259,7 @@ mod tests {
             action: long.clone(),
             resources: vec![long.clone(); 10_000],
             trace: long.clone(),
+            behind: u64::MAX,
             outcome: Outcome::Refused { reason: long, count: u64::MAX, since: Micros::MIN },
         };
         let record = record.bounded();

@@ -9,7 +9,7 @@ use hydrant_storage::order::Micros;
 use super::chain::{Chain, ChainError, ChainOptions};
 use super::reading::Reader;
 use super::record::{HASH_BYTES, Outcome, Record};
-use super::{Asked, Audit, AuditOptions, Conclusion, Filter};
+use super::{Asked, Audit, AuditMetrics, AuditOptions, Conclusion, Filter, Shared};
 use crate::clock::{ManualClock, StoreTime};
 use crate::error::Code;
 use crate::tenancy::Action;
@@ -33,6 +33,7 @@ fn record(number: u64) -> Record {
         action: "RegistryService/Apply".to_owned(),
         resources: vec![format!("view/{number}")],
         trace: String::new(),
+        behind: 0,
         outcome: Outcome::Asked,
     }
 }
@@ -400,4 +401,98 @@ async fn refused_attempts_are_told_and_many_of_the_same_in_one_record() {
     audit.close().await;
     let chain = open(&files).expect("it opens");
     assert_eq!(all(&files, &chain).last().map(|record| record.outcome.clone()), Some(refused(1, 60_000_000)));
+}
+
+/// As the one for single records, for groups of several.
+#[test]
+fn after_a_power_cut_a_group_that_was_acknowledged_is_there_whole() {
+    for seed in 0..40 {
+        println!("seed {seed}");
+        for skipped in 0.. {
+            let files = LossyFiles::new(seed);
+            let options = ChainOptions { segment_bytes: 6_000, ..OPTIONS };
+            let open = |files: &LossyFiles| Chain::open(Arc::new(files.clone()), Path::new(DIRECTORY), options);
+            let mut chain = open(&files).expect("an empty directory opens");
+            let mut acknowledged = 0;
+            files.fail_on(skipped + 8, Fault::Device);
+            for group in 0..8 {
+                let records = (1..=5).map(|number| record(group * 5 + number)).collect();
+                if chain.append_all(records).is_err() {
+                    break;
+                }
+                acknowledged += 5;
+            }
+            files.heal();
+            let cut = files.after_power_cut(seed + 100);
+            let mut reopened = open(&cut).expect("a torn end is cut off");
+            let found = all(&cut, &reopened);
+            let kept = found.len() as u64;
+            // Of the group under way some may have come to be there.
+            assert!((acknowledged..=acknowledged + 5).contains(&kept), "{skipped}: {kept} of {acknowledged}");
+            assert!(found.iter().zip(1..).all(|(found, number)| found.resources == record(number).resources));
+            reopened.append(record(99)).expect("it goes on");
+            assert_eq!(problems(&cut, &reopened), [] as [&str; 0], "{skipped}");
+            if acknowledged == 40 {
+                break;
+            }
+        }
+    }
+}
+
+/// While a sync is under way, one tenant asks for as much as it can, and then another for one thing.
+#[tokio::test]
+async fn a_tenant_s_change_waits_for_one_sync_beside_another_s_flood() {
+    let (files, clock) = (LossyFiles::new(15), Arc::new(ManualClock::new(5)));
+    let audit = audit(&files, &clock);
+    let _first = audit.ask(asked("first")).await.expect("there is room");
+    let before = files.operations();
+    let _second = audit.ask(asked("second")).await.expect("there is room");
+    let of_one = files.operations() - before;
+    let of = |tenant: &str| Asked { tenant: tenant.to_owned(), ..asked("ann") };
+    let held = files.hold();
+    let mut under_way = Box::pin(audit.ask(of("flood")));
+    assert!(futures::poll!(&mut under_way).is_pending());
+    while audit.shared.queue.waiting() > 0 {
+        std::thread::yield_now();
+    }
+    let mut flood = Vec::new();
+    let refused = loop {
+        let mut asking = Box::pin(audit.ask(of("flood")));
+        match futures::poll!(&mut asking) {
+            std::task::Poll::Ready(answer) => break answer.expect_err("it has no more room"),
+            std::task::Poll::Pending => flood.push(asking),
+        }
+    };
+    assert_eq!((refused.code, refused.reason), (Code::ResourceExhausted, "AUDIT_BUSY"));
+    assert!(refused.retry_after.is_some() && refused.message.contains("of the tenant"));
+    // What acme does that the other is told of is in acme's turn too.
+    let mut told = Box::pin(audit.ask_by("acme".to_owned(), of("flood")));
+    assert!(futures::poll!(&mut told).is_pending(), "it has room of its own");
+    drop(held);
+    let (under_way, told) = (under_way.await.expect("it is written"), told.await.expect("it is written"));
+    assert_eq!(told.sequence(), under_way.sequence() + 2, "the second of the group after the one under way");
+    let flood = futures::future::join_all(flood).await;
+    assert_eq!(flood.len(), super::queue::MAX_EACH);
+    let last = flood.iter().map(|entry| entry.as_ref().expect("it is written").sequence()).max();
+    assert_eq!(last, Some(told.sequence() + super::queue::MAX_EACH as u64 - 1));
+    assert_eq!(files.operations() - before, 3 * of_one, "all that waited was written and synced together");
+}
+
+/// However many different attempts are refused at a time, changes are written between.
+#[test]
+fn refused_attempts_are_written_in_groups_between_which_changes_have_their_turn() {
+    // Without its thread.
+    let files = LossyFiles::new(16);
+    let store_time = Arc::new(StoreTime::new(Arc::new(ManualClock::new(5)), 5));
+    let (queue, refusals, metrics) = (Default::default(), Default::default(), AuditMetrics::default());
+    let shared = Shared { queue, files: Arc::new(files.clone()), store_time, refusals, metrics };
+    for caller in 0..1_000 {
+        let tenant = format!("tenant {}", caller % 20);
+        shared.refusals().note(Asked { tenant, ..asked(&caller.to_string()) }, "PERMISSION_DENIED", 5);
+    }
+    let mut chain = open(&files).expect("it opens");
+    assert!(shared.sweep(&mut chain, false), "there are more");
+    assert_eq!(chain.head().sequence, super::queue::MAX_GROUP as u64);
+    while shared.sweep(&mut chain, false) {}
+    assert_eq!(chain.head().sequence, 1_000);
 }

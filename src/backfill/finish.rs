@@ -178,19 +178,21 @@ impl Whole {
     }
 
     async fn finish(self, ending: &Ending, told: &watch::Sender<Progress>) -> Result<BackfillReport> {
-        let merged = match self.merge(told).await {
+        let merged = match self.merge(ending, told).await {
             Ok(merged) => merged,
             Err(error) => {
                 // What is damaged is of no use to whoever tries again.
                 if error.code == Code::DataLoss {
                     self.end().await;
+                    return Err(error);
                 }
+                self.permit.check_still()?;
                 return Err(error);
             }
         };
-        if ending.is_set() {
+        if let Some(error) = self.permit.check_still().err().or_else(|| ending.is_set().then(stopped)) {
             self.discard(merged).await;
-            return Err(stopped());
+            return Err(error);
         }
         if let Err(error) = self.inner.check_not_given_up(&self.target, self.given_up) {
             self.discard(merged).await;
@@ -199,6 +201,11 @@ impl Whole {
         }
         told.send_modify(|progress| progress.phase = Phase::TakingIn);
         let alone = self.inner.parts.taking_in.clone().lock_owned().await;
+        // It may have been a long wait. From here on it goes on to its end.
+        if let Err(refused) = self.permit.check_still() {
+            self.discard(merged).await;
+            return Err(refused);
+        }
         let appended = match self.append(&merged).await {
             Ok(appended) => appended,
             Err((is_certain, error)) => {
@@ -233,8 +240,9 @@ impl Whole {
         Ok(report)
     }
 
-    /// Merges the runs of each view into files for its table.
-    async fn merge(&self, told: &watch::Sender<Progress>) -> Result<Vec<Merged>> {
+    /// Merges the runs of each view into files for its table. Stops where nobody waits for it, or the caller's
+    /// credential holds no more.
+    async fn merge(&self, ending: &Ending, told: &watch::Sender<Progress>) -> Result<Vec<Merged>> {
         let mut merged = Vec::with_capacity(self.target.views.len());
         let pace = self.pace.clone();
         let watch = Arc::new(StagingWatch::new(move |bytes| pace.may_go_on_after(bytes)));
@@ -259,6 +267,9 @@ impl Whole {
                     _ = ticks.tick() => {
                         let rows = watch.merged.load(Ordering::Relaxed);
                         told.send_modify(|progress| progress.merged = rows);
+                        if self.permit.check_still().is_err() {
+                            ending.set();
+                        }
                     }
                 }
             };

@@ -118,9 +118,11 @@ impl Intake {
     }
 
     /// Takes the next rows; ready for more when it returns. Bad rows are told by [`Intake::finish`]: so many
-    /// are looked for. After an error, or if the future is dropped, it takes no more.
+    /// are looked for. After an error, or if the future is dropped, it takes no more. UNAUTHENTICATED where the
+    /// caller's credential holds no more; what is durable by then can be gone on with.
     pub async fn push(&mut self, batch: RecordBatch) -> Result<()> {
         let mut taken = self.taken.take().ok_or_else(abandoned)?;
+        self.permit.check_still()?;
         self.inner.check_not_given_up(&self.target, self.given_up)?;
         let rows = batch.num_rows() as u64;
         if self.rows + rows > self.request.rows {

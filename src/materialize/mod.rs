@@ -94,7 +94,8 @@ impl Materialize {
 
     /// Begins with a view of the caller's tenant; with a frame, only with files that hold rows of it or of
     /// later ones. Refusals: NOT_FOUND (no such view), FAILED_PRECONDITION (it keeps no history, or is not
-    /// online), RESOURCE_EXHAUSTED (another is being brought online).
+    /// online), RESOURCE_EXHAUSTED (another is being brought online). It ends (UNAUTHENTICATED) at its next
+    /// step where the caller's credential holds no more.
     pub async fn begin(&self, permit: &Permit, view: &str, since_frame: Option<u64>) -> Result<Materializing> {
         permit.require(Action::Write)?;
         permit.check_view(view)?;
@@ -121,7 +122,7 @@ impl Materialize {
             .hint("`hydrant erase list` tells how far it is; try again then")
             .retry_after(Duration::from_secs(1))
         })?;
-        self.begin_all(permit.tenant(), versions, since_frame, (place, shared)).await
+        self.begin_all(permit.tenant(), versions, since_frame, Some(permit.clone()), (place, shared)).await
     }
 
     /// Begins with one version of a view, for whoever builds it, once nothing else is brought online and no key
@@ -129,7 +130,7 @@ impl Materialize {
     pub async fn begin_version(&self, tenant: &Name, version: &Arc<View>) -> Result<Materializing> {
         let place = self.inner.working.wait().await?;
         let shared = self.inner.parts.bringing_online.clone().read_owned().await;
-        self.begin_all(tenant, vec![version.clone()], None, (place, shared)).await
+        self.begin_all(tenant, vec![version.clone()], None, None, (place, shared)).await
     }
 
     async fn begin_all(
@@ -137,6 +138,7 @@ impl Materialize {
         tenant: &Name,
         versions: Vec<Arc<View>>,
         since_frame: Option<u64>,
+        permit: Option<Permit>,
         (place, shared): (OwnedSemaphorePermit, OwnedRwLockReadGuard<()>),
     ) -> Result<Materializing> {
         let inner = self.inner.clone();
@@ -152,7 +154,7 @@ impl Materialize {
         let thread = std::thread::Builder::new().name("hydrant-materialize".to_owned());
         let started = thread.spawn(move || {
             stand_back(Work::Training);
-            inner.run(&tasks, &runtime, (place, shared), &told, done);
+            inner.run(&tasks, &runtime, permit.as_ref(), (place, shared), &told, done);
         });
         started.map_err(|error| Error::internal(format!("no thread to bring history online: {error}")))?;
         Ok(Materializing { progress, outcome })
@@ -183,6 +185,7 @@ impl Inner {
         &self,
         tasks: &[Task],
         runtime: &Handle,
+        permit: Option<&Permit>,
         place: (OwnedSemaphorePermit, OwnedRwLockReadGuard<()>),
         told: &watch::Sender<Progress>,
         done: oneshot::Sender<Result<Progress>>,
@@ -193,14 +196,16 @@ impl Inner {
         let telling = Telling::begin(self.parts.watcher.clone(), first.tenant.clone(), run);
         // All versions of the view, one after the other.
         let mut outcome = Ok(Progress::default());
+        let check_still = || permit.map_or(Ok(()), Permit::check_still);
         for task in tasks {
             let Ok(before) = outcome else { break };
             let mut proceed = |progress: &Progress| {
                 told.send_replace(before.and(progress));
-                !done.is_closed() && !self.stopping.load(Ordering::Acquire)
+                !done.is_closed() && !self.stopping.load(Ordering::Acquire) && check_still().is_ok()
             };
             outcome = task.run(&self.parts, runtime, &mut proceed).map(|progress| before.and(&progress));
         }
+        outcome = outcome.or_else(|error| check_still().and(Err(error)));
         self.metrics.note(&outcome);
         let written = |done: &Progress| vec![Written { name: view.to_string(), rows: done.written, bytes: None }];
         telling.end(outcome.as_ref().map(written), work::STOPPED);

@@ -2,7 +2,7 @@
 //! services, and the counters of ids, which never go back. A state is a value: changes make a new
 //! one, which is persisted whole. What can be worked out from it is not in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hydrant_storage::names::{Name, TenantId, ViewId};
 use hydrant_storage::order::Micros;
@@ -28,6 +28,10 @@ pub struct State {
     pub next_tenant: u32,
     pub next_view: u32,
     pub tenants: BTreeMap<Name, TenantState>,
+    /// Those that were deleted. What they left (spines, quotas, records) lies under their names, so these are
+    /// never given again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub deleted_tenants: BTreeSet<Name>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -241,6 +245,7 @@ impl State {
             next_tenant: 2,
             next_view: 1,
             tenants: BTreeMap::from([(tenant, tenant_state)]),
+            deleted_tenants: BTreeSet::new(),
         }
     }
 

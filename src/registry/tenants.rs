@@ -17,6 +17,8 @@ use crate::tenancy::{Action, DEFAULT_TENANT, Permit};
 
 /// Tenants of one server.
 pub const MAX_TENANTS: usize = 1_000;
+/// With those that were deleted, whose names are kept.
+pub const MAX_TENANTS_EVER: usize = 10_000;
 /// Names that a refusal lists.
 const SHOWN: usize = 20;
 
@@ -75,7 +77,7 @@ impl Registry {
     }
 
     /// Deletes a tenant that has defined nothing and of which nothing is kept, and tells the new revision.
-    /// Its keys let nobody in from then on; a later tenant of that name is another.
+    /// Its keys let nobody in from then on, and its name is never given again: what it left lies under it.
     pub async fn delete_tenant(&self, permit: &Permit, name: &Name, etag: String) -> Result<u64> {
         permit.require(Action::ManageTenants)?;
         let name = name.clone();
@@ -87,6 +89,7 @@ impl Registry {
             next.revision += 1;
             next.tenants.remove(&name);
             shares::end_with(&mut next, tenant.id, stamp.now, &stamp.by);
+            next.deleted_tenants.insert(name);
             Ok(((), Some(next)))
         };
         self.run_change(permit, edit).await.map(|((), snapshot)| snapshot.revision)
@@ -146,6 +149,11 @@ fn draft(state: &State, definitions: &[Definition], stamp: &Stamp) -> Result<(Ve
         return Err(Error::new(Code::ResourceExhausted, "TOO_MANY_TENANTS", message)
             .hint("delete tenants that are no longer used (hydrant delete tenant NAME)"));
     }
+    if next.tenants.len() + next.deleted_tenants.len() > MAX_TENANTS_EVER {
+        let message = format!("there have been {MAX_TENANTS_EVER} tenants, as many as may ever be");
+        return Err(Error::new(Code::ResourceExhausted, "TOO_MANY_TENANTS", message)
+            .hint("the names of deleted tenants are kept: use the tenants that there are"));
+    }
     let is_changed = changes.iter().any(|change| change.action != Change::Unchanged);
     Ok((changes, is_changed.then_some(next)))
 }
@@ -176,6 +184,12 @@ fn place(state: &State, next: &mut State, definition: &Definition, stamp: &Stamp
     let name = definition.name().clone();
     let changed = |action, details| TenantChange { name: name.clone(), action, details };
     let Some(old) = state.tenants.get(&name) else {
+        if state.deleted_tenants.contains(&name) {
+            let message = format!("there was a tenant '{name}', which was deleted: its name is not given again");
+            return Err(Error::new(Code::FailedPrecondition, "TENANT_WAS_DELETED", message)
+                .hint("choose another name: what the deleted tenant left, such as audit records and quotas, lies under this one")
+                .with("tenant", name));
+        }
         // As the first was made, but for its id.
         let mut first = State::first(name.clone(), stamp.now, &stamp.by);
         let made = first.tenants.remove(&name);

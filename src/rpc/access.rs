@@ -43,6 +43,13 @@ impl AccessRpc {
         self.use_cases.change(caller, action, vec![resource]).await
     }
 
+    /// Of whoever may change keys at all. What names no key changes nothing and leaves no record, which one
+    /// would be written and synced for otherwise; and it may be anything, a key itself by mistake included.
+    fn decode_for(&self, caller: &Caller, id: &str) -> Result<KeyId> {
+        self.use_cases.let_do(caller, Self::action(caller))?;
+        decode_id(id)
+    }
+
     async fn create(&self, caller: &Caller, request: v1::CreateKeyRequest) -> Result<v1::CreateKeyResponse> {
         let roles: Vec<String> = request.roles.iter().take(Role::ALL.len()).map(|role| role_name(*role)).collect();
         let of = match request.tenant.as_str() {
@@ -79,15 +86,17 @@ impl AccessRpc {
     }
 
     async fn rotate(&self, caller: &Caller, request: &v1::RotateKeyRequest) -> Result<v1::CreateKeyResponse> {
-        let permit = self.change(caller, named(&request.id)).await?;
+        let id = self.decode_for(caller, &request.id)?;
+        let permit = self.change(caller, format!("ApiKey/{id}")).await?;
         let overlap = Duration::from_micros(request.overlap_micros);
-        let (key, token) = self.use_cases.access.rotate(&permit, decode_id(&request.id)?, overlap).await?;
+        let (key, token) = self.use_cases.access.rotate(&permit, id, overlap).await?;
         Ok(encode_created(&key, &token))
     }
 
     async fn revoke(&self, caller: &Caller, id: &str) -> Result<v1::ApiKey> {
-        let permit = self.change(caller, named(id)).await?;
-        self.use_cases.access.revoke(&permit, decode_id(id)?).await.map(|key| encode_key(&key))
+        let id = self.decode_for(caller, id)?;
+        let permit = self.change(caller, format!("ApiKey/{id}")).await?;
+        self.use_cases.access.revoke(&permit, id).await.map(|key| encode_key(&key))
     }
 }
 
@@ -137,11 +146,6 @@ impl AccessService for AccessRpc {
             expires_micros: identity.until(),
         }))
     }
-}
-
-/// A key for the audit log. What was sent may be anything, a key itself by mistake included.
-fn named(id: &str) -> String {
-    id.parse::<KeyId>().map_or_else(|_| "ApiKey/?".to_owned(), |id| format!("ApiKey/{id}"))
 }
 
 fn decode_id(text: &str) -> Result<KeyId> {

@@ -121,7 +121,7 @@ fn decode_head(text: &str) -> Result<(u64, Hash)> {
 
 fn encode(record: Record) -> v1::AuditRecord {
     let outcome = record.outcome.as_str().to_owned();
-    let Record { sequence, time, tenant, caller, peer, action, resources, trace, outcome: end } = record;
+    let Record { sequence, time, tenant, caller, peer, action, resources, trace, behind: _, outcome: end } = record;
     let told = v1::AuditRecord {
         sequence,
         time_micros: time,

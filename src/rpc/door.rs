@@ -1,7 +1,7 @@
-//! Who is let in to which method: every method that is served stands here with the rule for its
-//! callers, which is asked before anything of a request is read. What a rule can't tell by the method
-//! alone (a Flight command, a single view), the handler's permit asks again. An unknown method is
-//! nobody's.
+//! Who is let in to which method: every method that is served stands here with whether it is audited and
+//! the rule for its callers, which is asked before anything of a request is read. What a rule can't tell by
+//! the method alone (a Flight command, a single view), the handler's permit asks again. An unknown method
+//! is nobody's.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use tonic::codegen::http::{Extensions, HeaderMap, header};
 
 use super::Caller;
-use super::trail::{self, Trail};
+use super::trail::{self, Audited, Trail};
 use crate::audit::{Asked, Audit};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, Authenticates, Identity, grants};
@@ -36,6 +36,8 @@ pub struct Method {
     /// As in a path, without its first slash.
     pub name: &'static str,
     pub rule: Rule,
+    /// Whether calls of it are in the audit log.
+    pub audited: Audited,
 }
 
 /// Who was not let in.
@@ -86,11 +88,18 @@ impl Door {
         })
     }
 
+    /// Tells of a caller who was let in, and then refused by what their credential is limited to.
+    pub(super) fn note_outside(&self, caller: &Caller, reason: &str) {
+        if let Some(audit) = &self.audit {
+            audit.note_refused(trail::attempt(caller), reason);
+        }
+    }
+
     /// Who calls, if they may call this method. UNAUTHENTICATED, PERMISSION_DENIED. With `may_wait`, it may
     /// be that first something has to be waited for.
     pub(super) fn let_in(
         &self,
-        method: Option<&Method>,
+        method: Option<&'static Method>,
         headers: &HeaderMap,
         extensions: &Extensions,
         may_wait: bool,
@@ -119,7 +128,7 @@ impl Door {
             Rule::NeedsOneOf(actions) => check_one_of(&identity, actions),
         };
         allowed.inspect_err(|refused| tell(Some(&identity), refused)).map_err(Turned::Away)?;
-        Ok(Caller { identity, peer, trail: Trail::begin(name, headers) })
+        Ok(Caller { identity, peer, trail: Trail::begin(method, headers) })
     }
 }
 
@@ -161,8 +170,19 @@ pub fn method_of(path: &str) -> Option<&'static Method> {
     METHODS.iter().find(|method| method.name == name)
 }
 
-const fn method(name: &'static str, rule: Rule) -> Method {
-    Method { name, rule }
+/// Always changes something.
+const fn change(name: &'static str, rule: Rule) -> Method {
+    Method { name, rule, audited: Audited::Always }
+}
+
+/// Backfills, beside ingest and spines.
+const fn may_change(name: &'static str, rule: Rule) -> Method {
+    Method { name, rule, audited: Audited::Sometimes }
+}
+
+/// Changes nothing, or is a write of rows, which the log itself tells; or isn't ours.
+const fn quiet(name: &'static str, rule: Rule) -> Method {
+    Method { name, rule, audited: Audited::Never }
 }
 
 const READ_DEFINITIONS: Rule = Rule::Needs(Action::ReadDefinitions);
@@ -181,82 +201,84 @@ const BY_FLIGHT: Rule = Rule::NeedsOneOf(&[Action::ReadDefinitions, Action::Read
 
 /// What is asked for most comes first.
 const METHODS: [Method; METHOD_COUNT] = [
-    method("hydrant.v1.OnlineService/GetOnlineFeatures", Rule::Needs(Action::ReadOnline)),
-    method("hydrant.v1.OnlineService/StreamOnlineFeatures", Rule::Needs(Action::ReadInBulk)),
-    method("hydrant.v1.IngestService/Ingest", WRITE),
-    method("hydrant.v1.IngestService/IngestStream", WRITE),
-    method("hydrant.v1.IngestService/Delete", WRITE),
-    method("hydrant.v1.RegistryService/CreateDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
-    method("hydrant.v1.RegistryService/GetDefinition", READ_DEFINITIONS_OR_TENANTS),
-    method("hydrant.v1.RegistryService/ListDefinitions", READ_DEFINITIONS_OR_TENANTS),
-    method("hydrant.v1.RegistryService/UpdateDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
-    method("hydrant.v1.RegistryService/DeleteDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
-    method("hydrant.v1.RegistryService/Plan", READ_DEFINITIONS_OR_TENANTS),
-    method("hydrant.v1.RegistryService/Apply", CHANGE_DEFINITIONS_OR_TENANTS),
-    method("hydrant.v1.RegistryService/GetLineage", READ_DEFINITIONS),
-    method("hydrant.v1.RegistryService/GetServerInfo", Rule::AnyCaller),
-    method("hydrant.v1.LineageService/GetLineageGraph", READ_DEFINITIONS),
-    method("hydrant.v1.CatalogService/Search", READ_DEFINITIONS),
-    method("hydrant.v1.CatalogService/ListRevisions", READ_DEFINITIONS),
+    quiet("hydrant.v1.OnlineService/GetOnlineFeatures", Rule::Needs(Action::ReadOnline)),
+    quiet("hydrant.v1.OnlineService/StreamOnlineFeatures", Rule::Needs(Action::ReadInBulk)),
+    quiet("hydrant.v1.IngestService/Ingest", WRITE),
+    quiet("hydrant.v1.IngestService/IngestStream", WRITE),
+    change("hydrant.v1.IngestService/Delete", WRITE),
+    change("hydrant.v1.RegistryService/CreateDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    quiet("hydrant.v1.RegistryService/GetDefinition", READ_DEFINITIONS_OR_TENANTS),
+    quiet("hydrant.v1.RegistryService/ListDefinitions", READ_DEFINITIONS_OR_TENANTS),
+    change("hydrant.v1.RegistryService/UpdateDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    change("hydrant.v1.RegistryService/DeleteDefinition", CHANGE_DEFINITIONS_OR_TENANTS),
+    quiet("hydrant.v1.RegistryService/Plan", READ_DEFINITIONS_OR_TENANTS),
+    change("hydrant.v1.RegistryService/Apply", CHANGE_DEFINITIONS_OR_TENANTS),
+    quiet("hydrant.v1.RegistryService/GetLineage", READ_DEFINITIONS),
+    quiet("hydrant.v1.RegistryService/GetServerInfo", Rule::AnyCaller),
+    quiet("hydrant.v1.LineageService/GetLineageGraph", READ_DEFINITIONS),
+    quiet("hydrant.v1.CatalogService/Search", READ_DEFINITIONS),
+    quiet("hydrant.v1.CatalogService/ListRevisions", READ_DEFINITIONS),
     // Who only wants to know what it would do needn't be allowed to do it.
-    method(
+    change(
         "hydrant.v1.CatalogService/Rollback",
         Rule::NeedsOneOf(&[Action::ChangeDefinitions, Action::ReadDefinitions]),
     ),
-    method("hydrant.v1.HistoryService/ExplainTrainingSet", READ_HISTORY),
-    method("hydrant.v1.HistoryService/Why", Rule::Needs(Action::ReadOnline)),
-    method("hydrant.v1.TrainingSetService/CreateTrainingSet", READ_HISTORY),
-    method("hydrant.v1.TrainingSetService/GetTrainingSet", READ_HISTORY),
-    method("hydrant.v1.TrainingSetService/ListTrainingSets", READ_HISTORY),
-    method("hydrant.v1.TrainingSetService/VerifyTrainingSet", READ_HISTORY),
-    method("hydrant.v1.TrainingSetService/DeleteTrainingSet", READ_HISTORY),
-    method("hydrant.v1.BackfillService/GetBackfill", WRITE),
-    method("hydrant.v1.BackfillService/Materialize", WRITE),
-    method("hydrant.v1.BackfillService/AbandonBackfill", WRITE),
-    method("hydrant.v1.BackupService/CreateBackup", BACK_UP),
-    method("hydrant.v1.BackupService/ListBackups", BACK_UP),
-    method("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
-    method("hydrant.v1.AccessService/CreateKey", MANAGE_KEYS),
-    method("hydrant.v1.AccessService/GetKey", MANAGE_KEYS),
-    method("hydrant.v1.AccessService/ListKeys", MANAGE_KEYS),
-    method("hydrant.v1.AccessService/RotateKey", MANAGE_KEYS),
-    method("hydrant.v1.AccessService/RevokeKey", MANAGE_KEYS),
-    method("hydrant.v1.AccessService/WhoAmI", Rule::AnyCaller),
-    method("hydrant.v1.QuotaService/GetQuotas", Rule::Needs(Action::ReadQuotas)),
-    method("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
-    method("hydrant.v1.QuotaService/UpdateQuotas", CHANGE_QUOTAS),
-    method("hydrant.v1.QuotaService/RaiseQuotas", CHANGE_QUOTAS),
-    method("hydrant.v1.ErasureService/EraseKey", Rule::Needs(Action::Erase)),
-    method("hydrant.v1.ErasureService/GetErasure", Rule::Needs(Action::Erase)),
-    method("hydrant.v1.ErasureService/ListErasures", Rule::Needs(Action::Erase)),
-    method("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
-    method("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
-    method("hydrant.v1.SharingService/CreateShare", CHANGE_DEFINITIONS),
-    method("hydrant.v1.SharingService/GetShare", READ_DEFINITIONS),
-    method("hydrant.v1.SharingService/ListShares", READ_DEFINITIONS),
-    method("hydrant.v1.SharingService/WithdrawShare", CHANGE_DEFINITIONS),
-    method("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
-    method("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
-    method("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
-    method("hydrant.v1.FreshnessService/ListSilences", READ_DEFINITIONS),
-    method("hydrant.v1.FreshnessService/DeleteSilence", CHANGE_DEFINITIONS),
-    method("arrow.flight.protocol.FlightService/Handshake", Rule::AnyCaller),
-    method("arrow.flight.protocol.FlightService/ListFlights", READ_DEFINITIONS),
-    method("arrow.flight.protocol.FlightService/GetFlightInfo", BY_FLIGHT),
-    method("arrow.flight.protocol.FlightService/PollFlightInfo", Rule::AnyCaller),
-    method("arrow.flight.protocol.FlightService/GetSchema", BY_FLIGHT),
-    method("arrow.flight.protocol.FlightService/DoGet", READ_HISTORY),
-    method("arrow.flight.protocol.FlightService/DoPut", Rule::NeedsOneOf(&[Action::Write, Action::ReadHistory])),
-    method("arrow.flight.protocol.FlightService/DoExchange", READ_HISTORY),
-    method("arrow.flight.protocol.FlightService/DoAction", READ_HISTORY),
-    method("arrow.flight.protocol.FlightService/ListActions", Rule::AnyCaller),
-    method("grpc.health.v1.Health/Check", Rule::Anybody),
-    method("grpc.health.v1.Health/Watch", Rule::Anybody),
-    method("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
-    method("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
+    quiet("hydrant.v1.HistoryService/ExplainTrainingSet", READ_HISTORY),
+    quiet("hydrant.v1.HistoryService/Why", Rule::Needs(Action::ReadOnline)),
+    change("hydrant.v1.TrainingSetService/CreateTrainingSet", READ_HISTORY),
+    quiet("hydrant.v1.TrainingSetService/GetTrainingSet", READ_HISTORY),
+    quiet("hydrant.v1.TrainingSetService/ListTrainingSets", READ_HISTORY),
+    quiet("hydrant.v1.TrainingSetService/VerifyTrainingSet", READ_HISTORY),
+    change("hydrant.v1.TrainingSetService/DeleteTrainingSet", READ_HISTORY),
+    quiet("hydrant.v1.BackfillService/GetBackfill", WRITE),
+    change("hydrant.v1.BackfillService/Materialize", WRITE),
+    change("hydrant.v1.BackfillService/AbandonBackfill", WRITE),
+    change("hydrant.v1.BackupService/CreateBackup", BACK_UP),
+    quiet("hydrant.v1.BackupService/ListBackups", BACK_UP),
+    change("hydrant.v1.BackupService/DeleteBackup", BACK_UP),
+    change("hydrant.v1.AccessService/CreateKey", MANAGE_KEYS),
+    quiet("hydrant.v1.AccessService/GetKey", MANAGE_KEYS),
+    quiet("hydrant.v1.AccessService/ListKeys", MANAGE_KEYS),
+    change("hydrant.v1.AccessService/RotateKey", MANAGE_KEYS),
+    change("hydrant.v1.AccessService/RevokeKey", MANAGE_KEYS),
+    quiet("hydrant.v1.AccessService/WhoAmI", Rule::AnyCaller),
+    quiet("hydrant.v1.QuotaService/GetQuotas", Rule::Needs(Action::ReadQuotas)),
+    quiet("hydrant.v1.QuotaService/ListQuotas", Rule::Needs(Action::ReadQuotas)),
+    change("hydrant.v1.QuotaService/UpdateQuotas", CHANGE_QUOTAS),
+    change("hydrant.v1.QuotaService/RaiseQuotas", CHANGE_QUOTAS),
+    change("hydrant.v1.ErasureService/EraseKey", Rule::Needs(Action::Erase)),
+    quiet("hydrant.v1.ErasureService/GetErasure", Rule::Needs(Action::Erase)),
+    quiet("hydrant.v1.ErasureService/ListErasures", Rule::Needs(Action::Erase)),
+    quiet("hydrant.v1.AuditService/ListAuditRecords", Rule::Needs(Action::ReadAudit)),
+    quiet("hydrant.v1.AuditService/VerifyAudit", Rule::Needs(Action::ReadAudit)),
+    change("hydrant.v1.SharingService/CreateShare", CHANGE_DEFINITIONS),
+    quiet("hydrant.v1.SharingService/GetShare", READ_DEFINITIONS),
+    quiet("hydrant.v1.SharingService/ListShares", READ_DEFINITIONS),
+    change("hydrant.v1.SharingService/WithdrawShare", CHANGE_DEFINITIONS),
+    quiet("hydrant.v1.UsageService/GetUsage", Rule::Needs(Action::ReadUsage)),
+    quiet("hydrant.v1.UsageService/ListUsage", Rule::Needs(Action::ReadUsage)),
+    quiet("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
+    quiet("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
+    change("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
+    quiet("hydrant.v1.FreshnessService/ListSilences", READ_DEFINITIONS),
+    change("hydrant.v1.FreshnessService/DeleteSilence", CHANGE_DEFINITIONS),
+    quiet("arrow.flight.protocol.FlightService/Handshake", Rule::AnyCaller),
+    quiet("arrow.flight.protocol.FlightService/ListFlights", READ_DEFINITIONS),
+    quiet("arrow.flight.protocol.FlightService/GetFlightInfo", BY_FLIGHT),
+    quiet("arrow.flight.protocol.FlightService/PollFlightInfo", Rule::AnyCaller),
+    quiet("arrow.flight.protocol.FlightService/GetSchema", BY_FLIGHT),
+    quiet("arrow.flight.protocol.FlightService/DoGet", READ_HISTORY),
+    may_change("arrow.flight.protocol.FlightService/DoPut", Rule::NeedsOneOf(&[Action::Write, Action::ReadHistory])),
+    quiet("arrow.flight.protocol.FlightService/DoExchange", READ_HISTORY),
+    quiet("arrow.flight.protocol.FlightService/DoAction", READ_HISTORY),
+    quiet("arrow.flight.protocol.FlightService/ListActions", Rule::AnyCaller),
+    quiet("grpc.health.v1.Health/Check", Rule::Anybody),
+    quiet("grpc.health.v1.Health/Watch", Rule::Anybody),
+    quiet("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
+    quiet("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 69;
+const METHOD_COUNT: usize = 71;
 
 #[cfg(test)]
 mod tests {

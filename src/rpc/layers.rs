@@ -24,8 +24,8 @@ use tracing::Instrument as _;
 use super::Caller;
 use super::door::{Door, Turned, method_of};
 use super::status::{self, MessageLimit};
-use super::trail::Trail;
 use crate::telemetry::{Histogram, Instruments, Label, Metric, UpDownCounter, adopt_trace};
+use crate::tenancy::OUT_OF_REACH;
 
 const DURATION: Metric = Metric {
     name: "hydrant.rpc.duration",
@@ -201,18 +201,18 @@ struct Call {
     begun: Instant,
     /// As gRPC names it; of an answer given up by its client if nothing else came.
     code: &'static str,
-    /// Of a call that is audited.
-    trail: Option<Trail>,
+    /// Who was let in.
+    caller: Option<Caller>,
 }
 
 impl Call {
     fn begin(calls: Arc<Calls>, method: &'static str, begun: Instant) -> Self {
         calls.in_flight.add(1, &[]);
-        Self { calls, method, begun, code: status::GIVEN_UP, trail: None }
+        Self { calls, method, begun, code: status::GIVEN_UP, caller: None }
     }
 
     fn note_caller(&mut self, caller: Caller, request: &mut Request<Body>, limits: Limits) {
-        self.trail = caller.trail.is_kept().then(|| caller.trail.clone());
+        self.caller = Some(caller.clone());
         request.extensions_mut().insert(Noted { caller, call: limits.deadline, client: limits.answer_deadline });
     }
 
@@ -226,11 +226,16 @@ impl Call {
 
     /// Takes note of the status among headers or trailers, where there is one.
     fn note_status(&mut self, headers: &mut HeaderMap) {
-        if let Some(trail) = &self.trail
+        // Of an answer to a read that succeeded there is nothing to tell.
+        let is_refusal = headers.get("grpc-status").is_some_and(|code| code != "0");
+        if let Some(caller) = &self.caller
+            && (caller.trail.is_kept() || is_refusal)
             && let Some(status) = Status::from_header_map(headers)
         {
             let (code, reason) = status::ended(&status);
-            trail.end(code, &reason);
+            if !caller.trail.end(code, &reason) && reason == OUT_OF_REACH {
+                self.calls.door.note_outside(caller, &reason);
+            }
         }
         if let Some(code) = status::well_told(headers) {
             self.code = code;
@@ -252,8 +257,8 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.calls.in_flight.add(-1, &[]);
-        if let Some(trail) = &self.trail {
-            trail.give_up();
+        if let Some(caller) = &self.caller {
+            caller.trail.give_up();
         }
         let labels = [Label::new("method", self.method), Label::new("code", self.code)];
         self.calls.duration.record(self.begun.elapsed().as_secs_f64(), &labels);

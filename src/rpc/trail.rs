@@ -1,15 +1,15 @@
-//! What a call leaves in the audit log: which methods change something, and of each such call the record
-//! of what was asked, written before it is done, and what came of it, written when its answer ends. No
-//! message is looked into here; handlers say what they are about to change.
+//! What a call leaves in the audit log: of a call that changes something, which the door's table says by its
+//! method, the record of what was asked, written before it is done, and what came of it, written when its
+//! answer ends. No message is looked into here; handlers say what they are about to change.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use hydrant_storage::names::Name;
 use tonic::codegen::http::{Extensions, HeaderMap};
 use tonic::transport::server::TcpConnectInfo;
 
-use hydrant_storage::names::Name;
-
+use super::door::Method;
 use super::{Caller, UseCases};
 use crate::audit::{Asked, Conclusion, Entry};
 use crate::error::{Code, Error, Result};
@@ -56,16 +56,16 @@ enum State {
 }
 
 impl Trail {
-    /// Of a call of this method.
-    pub fn begin(method: &'static str, headers: &HeaderMap) -> Self {
-        let audited = audited(method);
+    /// Of a call of this method; `None`: of one that nobody serves.
+    pub fn begin(method: Option<&'static Method>, headers: &HeaderMap) -> Self {
+        let (name, audited) = method.map_or(("unknown", Audited::Never), |method| (method.name, method.audited));
         let kept = (audited != Audited::Never).then(|| {
             let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
             // Version, trace, span and flags.
             let trace = parent.and_then(|parent| parent.split('-').nth(1)).unwrap_or_default().to_owned();
             Arc::new(Kept { trace, state: Mutex::new(State::Nothing) })
         });
-        Self { method: short(method), audited, kept }
+        Self { method: short(name), audited, kept }
     }
 
     /// Whether something may be written of it.
@@ -84,11 +84,12 @@ impl Trail {
         }
     }
 
-    /// The answer has ended: what came of the call. A deadline that has passed says nothing of that.
-    pub(super) fn end(&self, code: Option<Code>, reason: &str) {
-        let Some(kept) = &self.kept else { return };
+    /// The answer has ended: what came of the call. A deadline that has passed says nothing of that. Whether
+    /// it is told by this.
+    pub(super) fn end(&self, code: Option<Code>, reason: &str) -> bool {
+        let Some(kept) = &self.kept else { return false };
         let ended = std::mem::replace(&mut *kept.lock(), State::Ended);
-        let State::Asked { entries, revision } = ended else { return };
+        let State::Asked { entries, revision } = ended else { return false };
         let entries = entries.into_iter();
         match code {
             None => {
@@ -99,6 +100,7 @@ impl Trail {
             Some(Code::DeadlineExceeded) => entries.for_each(drop),
             Some(_) => entries.for_each(|entry| entry.conclude(Conclusion::Failed { reason: reason.to_owned() })),
         }
+        true
     }
 
     /// Nobody waits for the answer any more.
@@ -135,19 +137,13 @@ impl UseCases {
         other: Option<&Name>,
     ) -> Result<Permit> {
         let permit = self.let_do(caller, action)?;
-        let other = match other {
-            None => None,
-            Some(other) => {
-                let asked = Asked {
-                    tenant: other.to_string(),
-                    caller: format!("tenants/{}", permit.tenant()),
-                    action: caller.trail.method.to_owned(),
-                    resources: resources.clone(),
-                    ..Asked::default()
-                };
-                Some(self.audit.ask(asked).await?)
-            }
-        };
+        let other = other.map(|other| Asked {
+            tenant: other.to_string(),
+            caller: format!("tenants/{}", permit.tenant()),
+            action: caller.trail.method.to_owned(),
+            resources: resources.clone(),
+            ..Asked::default()
+        });
         self.ask_with(caller, &permit, resources, other).await?;
         Ok(permit)
     }
@@ -162,7 +158,7 @@ impl UseCases {
         caller: &Caller,
         permit: &Permit,
         resources: Vec<String>,
-        other: Option<Entry>,
+        other: Option<Asked>,
     ) -> Result<()> {
         let Some(kept) = &caller.trail.kept else {
             return Err(Error::internal("a change by a method that is said to change nothing"));
@@ -177,7 +173,11 @@ impl UseCases {
         };
         let is_of_definitions = matches!(permit.action(), Action::ChangeDefinitions)
             || (permit.action() == Action::ManageTenants && caller.trail.method.starts_with("RegistryService/"));
-        let entries = [self.audit.ask(asked).await?].into_iter().chain(other).collect();
+        let lane = asked.tenant.clone();
+        let asked = [asked].into_iter().chain(other);
+        // Written together, both in the turn of the caller's tenant: what it does doesn't wait for another.
+        let entries = asked.map(|asked| self.audit.ask_by(lane.clone(), asked));
+        let entries = futures::future::try_join_all(entries).await?;
         let revision = is_of_definitions.then(|| (self.registry.snapshot().revision, self.registry.clone()));
         *kept.lock() = State::Asked { entries, revision };
         Ok(())
@@ -217,15 +217,19 @@ impl UseCases {
     /// Tells the audit log of an attempt that was not allowed.
     pub(super) fn note_refused(&self, caller: &Caller, error: &Error) {
         if matches!(error.code, Code::PermissionDenied | Code::Unauthenticated) {
-            let asked = Asked {
-                tenant: caller.identity.tenant().to_string(),
-                caller: caller.identity.name().to_owned(),
-                peer: told(caller.peer),
-                action: caller.trail.method.to_owned(),
-                ..Asked::default()
-            };
-            self.audit.note_refused(asked, error.reason);
+            self.audit.note_refused(attempt(caller), error.reason);
         }
+    }
+}
+
+/// What a caller has tried, for the audit log.
+pub(super) fn attempt(caller: &Caller) -> Asked {
+    Asked {
+        tenant: caller.identity.tenant().to_string(),
+        caller: caller.identity.name().to_owned(),
+        peer: told(caller.peer),
+        action: caller.trail.method.to_owned(),
+        ..Asked::default()
     }
 }
 
@@ -244,47 +248,6 @@ pub(super) fn told(address: Option<SocketAddr>) -> String {
     address.map(|address| address.to_string()).unwrap_or_default()
 }
 
-/// Whether calls of a method are audited; of those that are not ours, never.
-fn audited(method: &str) -> Audited {
-    let find = |table: &[&str]| table.contains(&method);
-    if find(&CHANGES) {
-        Audited::Always
-    } else if find(&MAY_CHANGE) {
-        Audited::Sometimes
-    } else {
-        Audited::Never
-    }
-}
-
-/// What always changes something.
-const CHANGES: [&str; 22] = [
-    "hydrant.v1.IngestService/Delete",
-    "hydrant.v1.RegistryService/CreateDefinition",
-    "hydrant.v1.RegistryService/UpdateDefinition",
-    "hydrant.v1.RegistryService/DeleteDefinition",
-    "hydrant.v1.RegistryService/Apply",
-    "hydrant.v1.CatalogService/Rollback",
-    "hydrant.v1.TrainingSetService/CreateTrainingSet",
-    "hydrant.v1.TrainingSetService/DeleteTrainingSet",
-    "hydrant.v1.BackfillService/Materialize",
-    "hydrant.v1.BackfillService/AbandonBackfill",
-    "hydrant.v1.BackupService/CreateBackup",
-    "hydrant.v1.BackupService/DeleteBackup",
-    "hydrant.v1.AccessService/CreateKey",
-    "hydrant.v1.AccessService/RotateKey",
-    "hydrant.v1.AccessService/RevokeKey",
-    "hydrant.v1.SharingService/CreateShare",
-    "hydrant.v1.SharingService/WithdrawShare",
-    "hydrant.v1.FreshnessService/SilenceFreshness",
-    "hydrant.v1.FreshnessService/DeleteSilence",
-    "hydrant.v1.QuotaService/UpdateQuotas",
-    "hydrant.v1.QuotaService/RaiseQuotas",
-    "hydrant.v1.ErasureService/EraseKey",
-];
-
-/// Backfills, beside ingest and spines.
-const MAY_CHANGE: [&str; 1] = ["arrow.flight.protocol.FlightService/DoPut"];
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -293,10 +256,11 @@ mod tests {
     use prost::Message as _;
     use prost_types::FileDescriptorSet;
 
+    use super::super::door::method_of;
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 33] = [
+    const READS: [&str; 35] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -318,6 +282,8 @@ mod tests {
         "hydrant.v1.BackupService/ListBackups",
         "hydrant.v1.SharingService/GetShare",
         "hydrant.v1.SharingService/ListShares",
+        "hydrant.v1.UsageService/GetUsage",
+        "hydrant.v1.UsageService/ListUsage",
         "hydrant.v1.FreshnessService/GetFreshness",
         "hydrant.v1.FreshnessService/ListFreshness",
         "hydrant.v1.FreshnessService/ListSilences",
@@ -343,13 +309,16 @@ mod tests {
             })
             .flat_map(|(name, service)| service.method.iter().map(move |method| format!("{name}/{}", method.name())))
             .collect();
-        let said: Vec<&str> = CHANGES.into_iter().chain(READS).collect();
-        let known: BTreeSet<String> = said.iter().map(|name| (*name).to_owned()).collect();
-        assert_eq!(known.len(), said.len(), "a method stands here twice");
-        let unsaid: Vec<_> = ours.difference(&known).collect();
-        assert!(unsaid.is_empty(), "whether these are audited is not said: {unsaid:?}");
-        let in_vain: Vec<_> = known.difference(&ours).collect();
+        let audited = |name: &str| method_of(&format!("/{name}")).map(|method| method.audited);
+        let quiet: BTreeSet<String> = READS.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(quiet.len(), READS.len(), "a method stands here twice");
+        for name in &ours {
+            let expected = if quiet.contains(name) { Audited::Never } else { Audited::Always };
+            assert_eq!(audited(name), Some(expected), "{name}");
+        }
+        let in_vain: Vec<_> = quiet.difference(&ours).collect();
         assert!(in_vain.is_empty(), "nobody serves {in_vain:?}");
+        assert_eq!(audited("arrow.flight.protocol.FlightService/DoPut"), Some(Audited::Sometimes));
     }
 
     #[tokio::test]
@@ -365,16 +334,16 @@ mod tests {
         );
         let audit = crate::audit::Audit::open(Arc::new(files), Arc::new(store_time), options).expect("it opens");
         let begin = async || {
-            let trail = Trail::begin("hydrant.v1.RegistryService/Apply", &HeaderMap::new());
+            let trail = Trail::begin(method_of("/hydrant.v1.RegistryService/Apply"), &HeaderMap::new());
             let entry = audit.ask(Asked::default()).await.expect("there is room");
             *trail.kept.as_ref().expect("it is audited").lock() = State::Asked { entries: vec![entry], revision: None };
             trail
         };
-        begin().await.end(Some(Code::DeadlineExceeded), "DEADLINE_EXCEEDED");
+        assert!(begin().await.end(Some(Code::DeadlineExceeded), "DEADLINE_EXCEEDED"));
         begin().await.give_up();
-        begin().await.end(Some(Code::NotFound), "VIEW_NOT_FOUND");
+        assert!(begin().await.end(Some(Code::NotFound), "VIEW_NOT_FOUND"));
         let ended = begin().await;
-        ended.end(None, "");
+        assert!(ended.end(None, "") && !ended.end(None, ""), "it is told once");
         ended.give_up();
         let permit = crate::testing::permit(Action::ReadAudit);
         let page = audit.list(&permit, crate::audit::Filter::default(), None, 100).await.expect("whole");
@@ -385,8 +354,8 @@ mod tests {
     #[test]
     fn no_permit_is_given_to_a_change_that_was_not_written_down() {
         let headers = HeaderMap::new();
-        assert!(Trail::begin("hydrant.v1.RegistryService/Apply", &headers).check().is_err());
-        assert!(Trail::begin("hydrant.v1.RegistryService/Plan", &headers).check().is_ok());
-        assert!(Trail::begin("arrow.flight.protocol.FlightService/DoPut", &headers).check().is_ok());
+        assert!(Trail::begin(method_of("/hydrant.v1.RegistryService/Apply"), &headers).check().is_err());
+        assert!(Trail::begin(method_of("/hydrant.v1.RegistryService/Plan"), &headers).check().is_ok());
+        assert!(Trail::begin(method_of("/arrow.flight.protocol.FlightService/DoPut"), &headers).check().is_ok());
     }
 }

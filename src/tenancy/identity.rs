@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hydrant_storage::names::Name;
@@ -164,8 +165,22 @@ impl Identity {
             _ => Ok(()),
         }
     }
+
+    /// Does what takes long for as long as the caller's credential holds. From then on it is dropped, within
+    /// [`CHECK_INTERVAL`], and the caller refused (UNAUTHENTICATED).
+    pub async fn while_known<F: Future>(&self, work: F) -> Result<F::Output> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            self.check_still()?;
+            if let Ok(done) = tokio::time::timeout(CHECK_INTERVAL, work.as_mut()).await {
+                return Ok(done);
+            }
+        }
+    }
 }
 
+/// How often it is asked of work under way whether the credential still holds by which it was let in.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The way out of a key that is no good any more.
 pub const ASK_FOR_KEY: &str = "an admin of the tenant can give another key (hydrant key create)";
 /// The way out of a token that is no good any more.

@@ -35,9 +35,11 @@ pub use account::{Account, Held};
 pub use admission::Class;
 pub use charges::DefinitionLimits;
 pub use grants::{Action, Role, Roles};
-pub use identity::{ASK_FOR_KEY, ASK_FOR_TOKEN, Authenticates, Credential, Identity, LoopbackOnly, Subject};
+pub use identity::{
+    ASK_FOR_KEY, ASK_FOR_TOKEN, Authenticates, CHECK_INTERVAL, Credential, Identity, LoopbackOnly, Subject,
+};
 pub use quota::{Limits, Measure, Quota, Usage};
-pub use reach::Reach;
+pub use reach::{OUT_OF_REACH, Reach};
 pub use settings::AdmissionSettings;
 
 use self::admission::{Asked, Refused};
@@ -357,6 +359,12 @@ impl Permit {
     /// for work that takes long, asked before each of its steps.
     pub fn check_still(&self) -> Result<()> {
         self.identity.check_still()
+    }
+
+    /// As [`Self::check_still`], again and again while `work` is under way, which is dropped where it is
+    /// refused.
+    pub async fn while_known<F: Future>(&self, work: F) -> Result<F::Output> {
+        self.identity.while_known(work).await
     }
 
     /// Refuses (PERMISSION_DENIED) a caller whose roles don't allow `action` either: for the few use cases

@@ -8,6 +8,9 @@ use hydrant_storage::names::{Name, SharedName};
 use super::{Action, Permit};
 use crate::error::{Code, Error, Result};
 
+/// The reason of every refusal by what a caller's credential is limited to.
+pub const OUT_OF_REACH: &str = "OUT_OF_REACH";
+
 /// Views and services by name. A service may be read as a whole, whatever views it is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
@@ -110,6 +113,6 @@ impl Permit {
 }
 
 fn denied(message: String) -> Error {
-    Error::new(Code::PermissionDenied, "OUT_OF_REACH", message)
+    Error::new(Code::PermissionDenied, OUT_OF_REACH, message)
         .hint("`hydrant whoami` tells what the key is limited to; an admin of the tenant can give another (hydrant key create)")
 }

@@ -206,6 +206,12 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
             "oa",
         ),
         ("hydrant.v1.FreshnessService/ListSilences", Vec::new(), "rtwoa"),
+        (
+            "hydrant.v1.UsageService/GetUsage",
+            v1::GetUsageRequest { name: "tenants/default/usage/airport_weather:temp".to_owned() }.encode_to_vec(),
+            "oa",
+        ),
+        ("hydrant.v1.UsageService/ListUsage", Vec::new(), "oa"),
         ("hydrant.v1.FreshnessService/DeleteSilence", v1::DeleteSilenceRequest { id: 1 }.encode_to_vec(), "oa"),
         ("hydrant.v1.ErasureService/EraseKey", Vec::new(), "a"),
         ("hydrant.v1.ErasureService/GetErasure", Vec::new(), "a"),
@@ -256,16 +262,16 @@ fn path(kind: &str, name: &str) -> Vec<u8> {
 }
 
 /// A server that asks for keys, with two tenants; the names of the table are those of `default`.
-struct Guarded {
-    server: TestServer,
+pub struct Guarded {
+    pub server: TestServer,
     /// Platform and admin of `default`.
-    first: Client,
+    pub first: Client,
     /// The admin of `rival`.
     rival: Client,
 }
 
 impl Guarded {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let server = TestServer::start_in(directory, |config| config.auth.enabled = true).await;
         let token = std::fs::read_to_string(server.directory.path().join("first-key")).expect("it was made");
@@ -278,7 +284,7 @@ impl Guarded {
         Self { server, first, rival }
     }
 
-    async fn give(&self, by: &Client, request: v1::CreateKeyRequest) -> String {
+    pub async fn give(&self, by: &Client, request: v1::CreateKeyRequest) -> String {
         let told = format!("{request:?}");
         by.create_key(request).await.unwrap_or_else(|refusal| panic!("{told}: {refusal:?}")).token
     }
@@ -308,7 +314,7 @@ impl Ports {
     }
 }
 
-async fn client(server: &TestServer, token: &str) -> Client {
+pub async fn client(server: &TestServer, token: &str) -> Client {
     connect(server.addresses.grpc.port(), Some(token)).await
 }
 
@@ -326,7 +332,7 @@ fn tenant(name: &str) -> Definition {
     documents::from_json(&document).expect("a definition")
 }
 
-fn key(tenant: &str, roles: &[v1::Role]) -> v1::CreateKeyRequest {
+pub fn key(tenant: &str, roles: &[v1::Role]) -> v1::CreateKeyRequest {
     let roles = roles.iter().map(|role| i32::from(*role)).collect();
     v1::CreateKeyRequest { tenant: tenant.to_owned(), roles, ..Default::default() }
 }
@@ -621,4 +627,21 @@ async fn quotas_of_a_key_are_set_over_the_wire_by_its_admin_and_by_nobody_else()
     let records =
         guarded.rival.list_audit_records(v1::ListAuditRecordsRequest::default()).await.expect("whole").records;
     assert!(records.iter().any(|record| record.resources == [format!("{}/requests_per_second", named("rival"))]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_limited_key_is_refused_is_in_the_audit_log_many_of_the_same_in_one_record() {
+    let guarded = Guarded::start().await;
+    let limited = v1::CreateKeyRequest { views: vec!["elsewhere".to_owned()], ..key("", &[v1::Role::Reader]) };
+    let limited = client(&guarded.server, &guarded.give(&guarded.first, limited).await).await;
+    for _ in 0..20 {
+        let refused = limited.get_online_features(read_request(&["EWR"])).await.expect_err("it is not given");
+        assert_eq!(refused.reason, "OUT_OF_REACH");
+    }
+    let filter = v1::ListAuditRecordsRequest { outcome: "refused".to_owned(), page_size: 1_000, ..Default::default() };
+    let found = guarded.first.list_audit_records(filter).await.expect("it may").records;
+    let found: Vec<_> = found.iter().filter(|record| record.reason == "OUT_OF_REACH").collect();
+    assert!(!found.is_empty() && found.len() <= 2, "{found:?}");
+    assert_eq!(found[0].action, "OnlineService/GetOnlineFeatures");
+    assert!(found[0].caller.starts_with("key/") && found[0].tenant == "default", "{found:?}");
 }

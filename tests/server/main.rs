@@ -11,6 +11,7 @@ mod hostile;
 mod lifecycle;
 mod monitoring;
 mod oidc;
+mod revoked;
 mod services;
 mod streaming;
 mod support;

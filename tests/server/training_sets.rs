@@ -17,7 +17,7 @@ use prost::Message as _;
 
 use crate::support::{HOUR, NOON, PATIENCE, TestServer};
 
-fn spine(rows: usize) -> RecordBatch {
+pub fn spine(rows: usize) -> RecordBatch {
     let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(0..i32::try_from(rows).expect("few")));
     let origins: ArrayRef = Arc::new((0..rows).map(|row| ["EWR", "JFK", "LGA"].get(row % 4)).collect::<StringArray>());
     let times = (0..rows as i64).map(|row| NOON + row % 5 * HOUR);
@@ -35,7 +35,7 @@ async fn store(server: &TestServer, spine: &RecordBatch) -> v1::StoredSpine {
     server.client.store_spine(spine.schema(), batches).await.expect("stored")
 }
 
-fn command(spine: &str, endpoint_rows: u64) -> v1::flight_command::Command {
+pub fn command(spine: &str, endpoint_rows: u64) -> v1::flight_command::Command {
     v1::flight_command::Command::HistoricalFeatures(v1::HistoricalFeaturesCommand {
         services: vec!["delay_model".to_owned()],
         event_time: "asked_at".to_owned(),

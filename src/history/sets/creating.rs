@@ -56,6 +56,7 @@ pub struct Created {
 pub struct Verification {
     making: Making,
     set: SavedSet,
+    permit: Permit,
     walk: OnceLock<Walk>,
 }
 
@@ -109,7 +110,7 @@ impl TrainingSets {
     pub async fn verify(&self, permit: &Permit, name: &Name, version: Option<u32>) -> Result<Verification> {
         let (set, prepared) = self.prepare_saved(permit, name, version).await?;
         let making = Making { sets: self.clone(), prepared, rows_done: Arc::default() };
-        Ok(Verification { making, set, walk: OnceLock::new() })
+        Ok(Verification { making, set, permit: permit.clone(), walk: OnceLock::new() })
     }
 
     /// Keeps a set under the next number of its name; runs to its end even if nobody waits for it.
@@ -172,8 +173,14 @@ impl Creation {
 
     async fn make(&self, admission: Admission) -> Result<Created> {
         let Making { sets, prepared, .. } = &self.making;
-        let kept = sets.found(prepared, admission).await?;
-        let made = self.making.answer(kept.clone()).await?;
+        let making = async {
+            let kept = sets.found(prepared, admission).await?;
+            let made = self.making.answer(kept.clone()).await?;
+            Ok::<_, Error>((kept, made))
+        };
+        let (kept, made) = self.permit.while_known(making).await??;
+        self.permit.check_still()?;
+        sets.history().inner.note_read(&self.permit, &prepared.plan);
         let set = self.described(&kept.tables, made)?;
         sets.save(self.permit.clone(), prepared.clone(), set).await
     }
@@ -231,10 +238,14 @@ impl Verification {
         (walk, self.making.rows_done.load(Ordering::Relaxed))
     }
 
-    /// Makes it again. Dropping the future stops it.
+    /// Makes it again. Dropping the future stops it, and so does the end of the caller's credential
+    /// (UNAUTHENTICATED).
     pub async fn finish(&self, admission: Admission) -> Result<Verified> {
-        let kept = self.making.sets.found_anew(&self.making.prepared, admission, &self.walk).await?;
-        let Outcome { content_hash, rows, .. } = self.making.answer(kept).await?.outcome;
+        let making = async {
+            let kept = self.making.sets.found_anew(&self.making.prepared, admission, &self.walk).await?;
+            self.making.answer(kept).await
+        };
+        let Outcome { content_hash, rows, .. } = self.permit.while_known(making).await??.outcome;
         Ok(Verified { is_same: content_hash == self.set.content_hash && rows == self.set.rows, content_hash, rows })
     }
 }

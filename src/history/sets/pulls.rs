@@ -117,7 +117,8 @@ impl Waiting {
 
 impl TrainingSets {
     /// Some rows of a training set: the same whenever they are asked for. History is walked first where
-    /// it has not been; `admission` is then asked for leave.
+    /// it has not been; `admission` is then asked for leave. Ends (UNAUTHENTICATED) with the caller's
+    /// credential until the first rows; from then on whoever takes them looks to that.
     pub async fn pull(
         &self,
         permit: Permit,
@@ -128,9 +129,13 @@ impl TrainingSets {
         permit.require(Action::ReadHistory)?;
         prepared.check_rows(&rows)?;
         let waiting = self.pulls().line_up(permit.tenant())?;
-        let kept = self.found(prepared, admission).await?;
+        let kept = permit.while_known(self.found(prepared, admission)).await??;
         // A walk may take longer than one waits for a place.
         let place = waiting.enter().await?;
+        // Once, however many endpoints there are.
+        if rows.start == 0 {
+            self.history().inner.note_read(&permit, &prepared.plan);
+        }
         let (sender, batches) = mpsc::channel(self.pulls().options.queued_batches.max(1));
         let (waiter, stop) = begin();
         let metrics = self.history().inner.metrics.clone();

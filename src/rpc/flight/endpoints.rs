@@ -20,7 +20,7 @@ use super::super::training::{admission, decode_reference};
 use super::super::wire::ipc::encode_schema;
 use super::super::wire::messages::{FlightEncoder, MESSAGE_BYTES};
 use super::super::{Caller, UseCases};
-use super::{Answers, Asked, read_descriptor, tickets};
+use super::{Answers, Asked, read_descriptor, tickets, while_known};
 use crate::error::{Error, Result};
 use crate::history::Mode;
 use crate::history::sets::{Prepared, PulledRows, SavedSet, StoredRequest};
@@ -131,7 +131,7 @@ pub(super) async fn get(
     let prepared = use_cases.training_sets.reopen(&permit, request)?;
     let pulled =
         use_cases.training_sets.pull(permit, &prepared, rows.clone(), admission(use_cases, caller, deadline)).await?;
-    Ok(encode(pulled, rows))
+    Ok(while_known(caller, encode(pulled, rows)))
 }
 
 /// An endpoint under way.

@@ -17,7 +17,7 @@ use super::super::Caller;
 use super::super::status::to_status;
 use super::super::wire::ipc::Decoded;
 use super::super::wire::messages::{FlightEncoder, MESSAGE_BYTES};
-use super::{Answers, Asked, FlightRpc, Upload};
+use super::{Answers, Asked, FlightRpc, Upload, while_known};
 use crate::error::{Error, Result};
 use crate::history::{HistoricalRequest, HistoricalStream, Mode, Report, SpineIntake};
 use crate::tenancy::{Action, Demand};
@@ -53,8 +53,9 @@ pub(super) async fn exchange(
     }
     let missing =
         || to_status(Error::invalid("NO_SPINE", "the spine has no schema").hint("send the spine's schema and rows"));
-    let rows = intake.ok_or_else(missing)?.finish().await.map_err(to_status)?;
-    Ok(encode(rows))
+    let finishing = intake.ok_or_else(missing)?.finish();
+    let rows = caller.identity.while_known(finishing).await.and_then(|rows| rows).map_err(to_status)?;
+    Ok(while_known(caller, encode(rows)))
 }
 
 async fn open(

@@ -29,8 +29,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::ingest::DecodeLimits;
 use super::status::{not_yet_served, to_status};
 use super::wire::ipc::{Decoded, IpcDecoder};
-use super::{UseCases, layers};
+use super::{Caller, UseCases, layers};
 use crate::error::{Code, Error, Result};
+use crate::tenancy::Identity;
 
 /// Bounds of this port.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,20 @@ impl FlightRpc {
 }
 
 type Answers<T> = BoxStream<'static, Result<T, Status>>;
+
+/// The answers, and the work behind them, for as long as their caller's credential holds; then a refusal
+/// (UNAUTHENTICATED) ends them.
+fn while_known<T: Send + 'static>(caller: &Caller, answers: Answers<T>) -> Answers<T> {
+    let known = Some((answers, caller.identity.clone()));
+    let answers = stream::unfold(known, |known| async move {
+        let (mut answers, identity) = known?;
+        match identity.while_known(answers.next()).await {
+            Ok(answer) => answer.map(|answer| (answer, Some((answers, identity)))),
+            Err(refused) => Some((Err(to_status(refused)), None)),
+        }
+    });
+    answers.boxed()
+}
 
 #[async_trait]
 impl FlightService for FlightRpc {
@@ -116,7 +131,7 @@ impl FlightService for FlightRpc {
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
         let deadline = layers::stream_deadline(request.extensions());
         let caller = layers::caller(request.extensions());
-        let mut upload = Upload::begin(request.into_inner(), self.limits).await?;
+        let mut upload = Upload::begin(request.into_inner(), &caller, self.limits).await?;
         match upload.asked().map_err(to_status)? {
             Asked::StoreSpine => store::store(self, &caller, upload).await.map(Response::new),
             asked => {
@@ -130,7 +145,7 @@ impl FlightService for FlightRpc {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
         let caller = layers::caller(request.extensions());
-        let upload = Upload::begin(request.into_inner(), self.limits).await?;
+        let upload = Upload::begin(request.into_inner(), &caller, self.limits).await?;
         exchange::exchange(self, &caller, upload).await.map(Response::new)
     }
 
@@ -187,6 +202,8 @@ fn read_descriptor(descriptor: FlightDescriptor) -> Result<Asked> {
 /// The messages of one upload, decoded in order.
 struct Upload {
     messages: Streaming<FlightData>,
+    /// Whose it is: it ends when their credential does.
+    identity: Identity,
     descriptor: Option<FlightDescriptor>,
     first: Option<FlightData>,
     decoder: Option<IpcDecoder>,
@@ -195,10 +212,11 @@ struct Upload {
 
 impl Upload {
     /// Takes the first message, which has to say what the upload is for.
-    async fn begin(messages: Streaming<FlightData>, limits: FlightLimits) -> Result<Self, Status> {
+    async fn begin(messages: Streaming<FlightData>, caller: &Caller, limits: FlightLimits) -> Result<Self, Status> {
         let DecodeLimits { max_message, max_rows } = limits.decode;
         let decoder = Some(IpcDecoder::new(max_message, max_rows));
-        let mut upload = Self { messages, descriptor: None, first: None, decoder, idle_time: limits.idle_time };
+        let (identity, idle_time) = (caller.identity.clone(), limits.idle_time);
+        let mut upload = Self { messages, identity, descriptor: None, first: None, decoder, idle_time };
         let mut first = upload.message().await?.unwrap_or_default();
         upload.descriptor = first.flight_descriptor.take();
         upload.first = Some(first);
@@ -229,7 +247,8 @@ impl Upload {
     }
 
     async fn message(&mut self) -> Result<Option<FlightData>, Status> {
-        match tokio::time::timeout(self.idle_time, self.messages.message()).await {
+        let message = tokio::time::timeout(self.idle_time, self.messages.message());
+        match self.identity.while_known(message).await.map_err(to_status)? {
             Ok(message) => message,
             Err(_) => {
                 let told = format!("nothing was sent for {} seconds", self.idle_time.as_secs());

@@ -6,7 +6,8 @@ use crate::clock::Ticker as _;
 use crate::error::Code;
 use crate::tenancy::metrics::Reason;
 use crate::tenancy::{
-    Action, AdmissionSettings, Class, DEFAULT_TENANT, Demand, Identity, Limits, Permit, Quota, Tenancy, Usage,
+    Action, AdmissionSettings, CHECK_INTERVAL, Class, DEFAULT_TENANT, Demand, Identity, Limits, Permit, Quota, Roles,
+    Tenancy, Usage,
 };
 
 fn tenancy(limits: Limits) -> (Tenancy, Arc<ManualTicker>) {
@@ -106,4 +107,24 @@ async fn training_sets_have_a_quota_of_their_own() {
     assert_eq!(refused.quota.expect("of which quota").quota, "concurrent_training_sets");
     admit(Action::ReadOnline).await.expect("of another class");
     admit(Action::ReadInBulk).await.expect("of the same class, and no training set");
+}
+
+#[tokio::test]
+async fn work_under_way_is_dropped_soon_after_its_caller_s_credential_ends() {
+    let ann = Identity::new("ann", DEFAULT_TENANT.parse().expect("a name"), Roles::default(), None);
+    assert_eq!(ann.while_known(async { 7 }).await.expect("it holds"), 7);
+    let at_work = Arc::new(());
+    let of_work = at_work.clone();
+    let (clone, begun) = (ann.clone(), std::time::Instant::now());
+    let (refused, ()) = tokio::join!(
+        ann.while_known(async move {
+            let _at_work = of_work;
+            std::future::pending::<()>().await;
+        }),
+        async move { clone.revoke() }
+    );
+    assert_eq!(refused.expect_err("it was revoked").reason, "KEY_REVOKED");
+    assert!(begun.elapsed() < 10 * CHECK_INTERVAL);
+    assert_eq!(Arc::strong_count(&at_work), 1, "it was dropped");
+    assert_eq!(ann.while_known(async { 7 }).await.expect_err("nor does any begin").reason, "KEY_REVOKED");
 }

@@ -10,7 +10,7 @@ use hydrant::error::{Code, Error};
 use hydrant::history::ContentDigest;
 use hydrant::history::sets::Progress;
 use hydrant::registry::definition::Kind;
-use hydrant::tenancy::{Action, Class};
+use hydrant::tenancy::{Action, Class, DEFAULT_TENANT, Identity, Role};
 use serde_json::{Value as Json, json};
 
 use super::SHOP;
@@ -363,6 +363,30 @@ async fn versions_of_a_training_set_count_up_and_are_never_given_again() {
     assert_eq!(node.sets().delete(&permit, set_name("set"), None).await.expect("deleted"), ["set@1", "set@3"]);
     assert!(node.sets().list(&permit).expect("listed").is_empty());
     assert_eq!(save(&node).await.set.version, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_saved_of_a_training_set_whose_caller_s_credential_ends_meanwhile() {
+    let node = TestNode::start(SHOP).await;
+    let id = node.store(&random_spine(&mut Random::new(4), 200_000)).await;
+    let ann =
+        Identity::new("ann", DEFAULT_TENANT.parse().expect("a name"), [Role::Trainer].into_iter().collect(), None);
+    let permit = node.use_cases().tenancy.authorize(&ann, Action::ReadHistory).expect("she may");
+    let new = hydrant::history::sets::NewSet { name: set_name("set"), request: stored(id, &["model"], AS_KNOWN) };
+    let creation = node.sets().create(&permit, new).await.expect("it is right");
+    let mut made = Box::pin(creation.finish(node.admission()));
+    while creation.progress().0 == Progress::NotBegun {
+        assert!(made.as_mut().now_or_never().is_none(), "it is under way");
+        tokio::task::yield_now().await;
+    }
+    ann.revoke();
+    let refused = made.await.expect_err("it is hers no more");
+    assert_eq!((refused.code, refused.reason), (Code::Unauthenticated, "KEY_REVOKED"));
+    assert!(node.sets().list(&node.permit(Action::ReadHistory)).expect("listed").is_empty());
+    let set = node.save("set", stored(id, &["model"], AS_KNOWN)).await;
+    let verification = node.sets().verify(&permit, &set_name("set"), None).await.expect("it was let in before");
+    let refused = verification.finish(node.admission()).await.expect_err("it is hers no more");
+    assert_eq!((set.version, refused.reason), (1, "KEY_REVOKED"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use hydrant::config::{ByteSize, Config, Span};
 use hydrant::error::Code;
 use hydrant::log::AppendRequest;
 use hydrant::registry::definition::KnownTimeRule;
-use hydrant::tenancy::Action;
+use hydrant::tenancy::{Action, DEFAULT_TENANT, Identity, Permit, Role};
 use hydrant_storage::history::TakeIn;
 use serde_json::{Value as Json, json};
 
@@ -34,6 +34,14 @@ fn many(node: &TestNode, users: i64, rows: i64) -> Vec<RecordBatch> {
         node.batch("facts", &rows)
     };
     (0..users).map(batch).collect()
+}
+
+/// Somebody who may write, until that is revoked.
+fn writer(node: &TestNode) -> (Identity, Permit) {
+    let tenant = DEFAULT_TENANT.parse().expect("a name");
+    let ann = Identity::new("ann", tenant, [Role::Writer].into_iter().collect(), None);
+    let permit = node.use_cases().tenancy.authorize(&ann, Action::Write).expect("it may");
+    (ann, permit)
 }
 
 async fn standing(node: &TestNode, request: &BackfillRequest) -> Standing {
@@ -202,6 +210,39 @@ async fn who_hangs_up_before_it_is_taken_in_stops_it() {
     assert_eq!(node.frames(), frames + 1);
     let levels = node.one_trained("user_facts:level", json!({"user_id": 7}), &[START - 5 * HOUR], AS_KNOWN).await;
     assert_eq!(levels, ["5"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_whose_caller_s_credential_ends_is_not_taken_in_and_goes_on_by_another() {
+    let node = TestNode::start_with(SHOP, small).await;
+    let batches = many(&node, 20, 600);
+    let request = node.backfill_of("facts", "a", &batches);
+    let backfills = &node.use_cases().backfills;
+    let (ann, permit) = writer(&node);
+    let mut intake = backfills.begin(&permit, request.clone()).await.expect("begun");
+    for batch in &batches {
+        intake.push(batch.clone()).await.expect("good rows");
+    }
+    let frames = node.frames();
+    ann.revoke();
+    let refused = intake.finish().await.expect("all rows are there").done().await.expect_err("it is hers no more");
+    assert_eq!((refused.code, refused.reason), (Code::Unauthenticated, "KEY_REVOKED"));
+    assert_eq!(standing(&node, &request).await, Standing::Staged { rows: request.rows });
+    assert_eq!(node.frames(), frames, "nothing was taken in");
+    let (bob, permit) = writer(&node);
+    let mut other = backfills.begin(&permit, node.backfill_of("facts", "b", &batches)).await.expect("begun");
+    bob.revoke();
+    assert_eq!(other.push(batches[0].clone()).await.expect_err("it is his no more").reason, "KEY_REVOKED");
+    drop(other);
+
+    let rest = BackfillRequest { first_row: request.rows, ..request };
+    assert_eq!(node.backfill(rest, &[]).await.expect("it goes on").rows, 12_000);
+    let (ann, permit) = writer(&node);
+    ann.revoke();
+    let online = node.use_cases().materialize.begin(&permit, "user_facts", None).await.expect("it was let in before");
+    assert_eq!(online.done().await.expect_err("it is hers no more").reason, "KEY_REVOKED");
+    assert_eq!(node.read(&["user_facts:level"], json!({"user_id": 7})).await.only(), "NOT_FOUND");
+    assert_eq!(node.materialize("user_facts", None).await.expect("by somebody else").written, 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,6 +15,7 @@ use hydrant::registry::definition::Kind;
 use hydrant::registry::tenants::Expected;
 use hydrant::serving::OnlineRequest;
 use hydrant::tenancy::{Action, Authenticates as _, Identity, Permit, Role};
+use hydrant_storage::names::Name;
 use serde_json::json;
 
 use super::{SHOP, new_key};
@@ -279,8 +280,8 @@ async fn two_tenants_use_the_same_names_and_see_only_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_with_definitions_or_rows_is_not_deleted_and_one_made_later_under_its_name_is_another() {
-    let node = TestNode::start("").await;
+async fn a_tenant_with_definitions_or_rows_is_not_deleted_and_the_name_of_a_deleted_one_is_never_given_again() {
+    let mut node = TestNode::start("").await;
     let rival = make_rival(&node).await;
     let platform = node.permit(Action::ManageTenants);
     let registry = &node.use_cases().registry;
@@ -304,10 +305,23 @@ async fn a_tenant_with_definitions_or_rows_is_not_deleted_and_one_made_later_und
     assert_eq!(refused.code, Code::PermissionDenied);
     registry.delete_tenant(&platform, &name, String::new()).await.expect("it has nothing");
     assert_eq!(known(&node, &key).expect_err("its tenant has gone").reason, "KEY_UNKNOWN");
-    let again = make_rival(&node).await;
-    assert_eq!(known(&node, &key).expect_err("of the tenant before").reason, "KEY_UNKNOWN");
+    let taken = |node: &TestNode| {
+        let platform = node.permit(Action::ManageTenants);
+        let again = definitions_of("apiVersion: hydrant/v1\nkind: Tenant\nmetadata: {name: rival}\nspec: {}");
+        let refused = node.use_cases().registry.plan_tenants(&platform, &again).expect_err("its name is kept");
+        assert_eq!((refused.code, refused.reason), (Code::FailedPrecondition, "TENANT_WAS_DELETED"));
+    };
+    taken(&node);
+    node.restart().await;
+    taken(&node);
+    assert_eq!(known(&node, &key).expect_err("its tenant has gone").reason, "KEY_UNKNOWN");
 
     // Rows stay in history after their view has gone, so the tenant does.
+    let (platform, registry) = (node.permit(Action::ManageTenants), &node.use_cases().registry);
+    let another = "apiVersion: hydrant/v1\nkind: Tenant\nmetadata: {name: another}\nspec: {}";
+    registry.apply_tenants(&platform, definitions_of(another), Expected::Any, None).await.expect("it is made");
+    let name: Name = "another".parse().expect("a name");
+    let again = Identity::new("ann", name.clone(), [Role::Admin].into_iter().collect(), None);
     let change = permit_of(&node, &again, Action::ChangeDefinitions);
     registry.apply(&change, definitions_of(SHOP), None).await.expect("applied");
     let mut left = Vec::new();

@@ -563,7 +563,7 @@ async fn a_limited_key_reads_what_is_shared_only_where_it_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shares_end_with_the_tenant_that_they_are_to_and_are_not_those_of_a_later_one_of_its_name() {
+async fn shares_end_with_the_tenant_that_they_are_to_and_none_is_made_to_it_or_to_a_later_one_of_its_name() {
     let world = World::start().await;
     world.give(view("rival")).await.expect("an owner may");
     let platform = world.node.permit(Action::ManageTenants);
@@ -571,14 +571,10 @@ async fn shares_end_with_the_tenant_that_they_are_to_and_are_not_those_of_a_late
     registry.delete_tenant(&platform, &name("rival"), String::new()).await.expect("it has nothing of its own");
     let told = registry.share(&world.node.permit(Action::ReadDefinitions), &name("default"), 1).expect("it is listed");
     assert!(told.has_ended && told.share.ends.is_some(), "{told:?}");
-    make_tenant(&world.node, "rival").await;
-    let first = NewKey { tenant: Some(name("rival")), ..new_key(&[Role::Admin]) };
-    let later = caller(&world.node, &platform, first).await;
-    assert_eq!(world.read_by(&later, "default/profile:visits").await.expect_err("another").code, Code::NotFound);
-    let read = permit(&world.node, &later, Action::ReadDefinitions);
-    assert!(registry.shares(&read, true, 0, "").expect("listed").shares.is_empty());
-    world.give(view("rival")).await.expect("to the later one");
-    world.read_by(&later, "default/profile:visits").await.expect("it is shared");
+    assert_eq!(world.give(view("rival")).await.expect_err("it has gone").reason, "TENANT_NOT_FOUND");
+    let again = definitions_of("apiVersion: hydrant/v1\nkind: Tenant\nmetadata: {name: rival}\nspec: {}");
+    let refused = registry.apply_tenants(&platform, again, Expected::Any, None).await.expect_err("its name is kept");
+    assert_eq!(refused.reason, "TENANT_WAS_DELETED");
 }
 
 #[tokio::test(flavor = "multi_thread")]
