@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs;
 
-use rocksdb::{BottommostLevelCompaction, CompactOptions, WriteBatch};
+use rocksdb::{BottommostLevelCompaction, CompactOptions, LiveFile, WriteBatch};
 
 use super::StoreError;
 use super::read_view::ReadView;
@@ -143,31 +143,34 @@ impl ReadView {
     fn rewrite(&self, name: &str, family: &rocksdb::ColumnFamily, begin: &[u8]) -> Result<(), StoreError> {
         let end = if begin.is_empty() { None } else { prefix_end(begin) };
         let begin = (!begin.is_empty()).then_some(begin);
+        let compact = |begin: Option<&[u8]>, end: Option<&[u8]>| {
+            let mut options = CompactOptions::default();
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+            self.database().rocksdb().compact_range_cf_opt(family, begin, end, &options);
+        };
         let before = self.files_with(name, begin, end.as_deref())?;
-        let mut options = CompactOptions::default();
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
-        self.database().rocksdb().compact_range_cf_opt(family, begin, end.as_deref(), &options);
+        compact(begin, end.as_deref());
+        // A file that has keys before and after these, but none of them, is left as it is; by its own first and last
+        // key it isn't. So what is left after that could not be rewritten.
+        for file in left_of(&before, &self.files_with(name, begin, end.as_deref())?) {
+            compact(file.start_key.as_deref(), file.end_key.as_deref());
+        }
         let after = self.files_with(name, begin, end.as_deref())?;
-        if before.is_disjoint(&after) {
+        if left_of(&before, &after).is_empty() {
             return Ok(());
         }
         // The binding doesn't tell why.
         Err(StoreError::Io { action: "rewriting files", reason: format!("files of '{name}' were not rewritten") })
     }
 
-    fn files_with(
-        &self,
-        family: &str,
-        begin: Option<&[u8]>,
-        end: Option<&[u8]>,
-    ) -> Result<HashSet<String>, StoreError> {
+    fn files_with(&self, family: &str, begin: Option<&[u8]>, end: Option<&[u8]>) -> Result<Vec<LiveFile>, StoreError> {
         let live = self.database().rocksdb().live_files().map_err(StoreError::of_rocksdb("listing files"))?;
-        let overlaps = |file: &rocksdb::LiveFile| {
+        let overlaps = |file: &LiveFile| {
             let is_after = end.is_some_and(|end| file.start_key.as_deref().is_some_and(|start| start >= end));
             let is_before = begin.is_some_and(|begin| file.end_key.as_deref().is_some_and(|last| last < begin));
             file.column_family_name == family && !is_after && !is_before
         };
-        Ok(live.into_iter().filter(overlaps).map(|file| file.name).collect())
+        Ok(live.into_iter().filter(overlaps).collect())
     }
 
     fn lists_of_files(&self) -> Result<HashSet<OsString>, StoreError> {
@@ -202,6 +205,11 @@ impl ReadView {
         }
         rows.status().map_err(StoreError::of_rocksdb("looking for rows to erase"))
     }
+}
+
+/// Those of the files of before that are still there.
+fn left_of<'a>(before: &[LiveFile], after: &'a [LiveFile]) -> Vec<&'a LiveFile> {
+    after.iter().filter(|file| before.iter().any(|known| known.name == file.name)).collect()
 }
 
 impl PartitionStore {
