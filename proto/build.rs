@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 17] = [
+const FILES: [&str; 18] = [
     "hydrant/v1/access.proto",
     "hydrant/v1/common.proto",
     "hydrant/v1/online.proto",
@@ -22,6 +22,7 @@ const FILES: [&str; 17] = [
     "hydrant/v1/erasure.proto",
     "hydrant/v1/freshness.proto",
     "hydrant/v1/sharing.proto",
+    "hydrant/v1/usage.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -36,6 +36,7 @@ pub mod sending;
 pub mod serving;
 pub mod telemetry;
 pub mod tenancy;
+pub mod usage;
 pub mod versions;
 
 #[cfg(test)]

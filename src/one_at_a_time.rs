@@ -1,5 +1,5 @@
 //! Work of which one piece is under way at a time, and none begins any more once the server stops. Whoever
-//! comes while another is under way is refused and does not wait.
+//! comes while another is under way is refused and does not wait, but for the server's own work, which waits.
 
 use std::sync::Arc;
 
@@ -23,8 +23,13 @@ impl OneAtATime {
     pub fn enter(&self, busy: impl FnOnce() -> Error) -> Result<OwnedSemaphorePermit> {
         self.0.clone().try_acquire_owned().map_err(|refused| match refused {
             TryAcquireError::NoPermits => busy(),
-            TryAcquireError::Closed => Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is stopping"),
+            TryAcquireError::Closed => stopping(),
         })
+    }
+
+    /// Takes the place once it is free: for work of the server's own. UNAVAILABLE once it was closed.
+    pub async fn wait(&self) -> Result<OwnedSemaphorePermit> {
+        self.0.clone().acquire_owned().await.map_err(|_| stopping())
     }
 
     /// Lets none begin, and waits for the one that is under way.
@@ -34,5 +39,30 @@ impl OneAtATime {
             self.0.close();
             drop(place);
         }
+    }
+}
+
+fn stopping() -> Error {
+    Error::new(Code::Unavailable, "SHUTTING_DOWN", "the server is stopping")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_servers_own_work_waits_for_the_place_and_others_are_refused() {
+        let place = OneAtATime::default();
+        let busy = || Error::new(Code::ResourceExhausted, "MATERIALIZE_BUSY", "taken");
+        let taken = place.enter(busy).expect("it is free");
+        assert_eq!(place.enter(busy).expect_err("it is taken").reason, "MATERIALIZE_BUSY");
+        let mut waiting = std::pin::pin!(place.wait());
+        assert!(futures::poll!(&mut waiting).is_pending());
+        drop(taken);
+        let own = waiting.await.expect("it is free now");
+        assert_eq!(place.enter(busy).expect_err("the server's own work has it").reason, "MATERIALIZE_BUSY");
+        drop(own);
+        place.close().await;
+        assert_eq!(place.wait().await.expect_err("it was closed").reason, "SHUTTING_DOWN");
     }
 }

@@ -32,6 +32,8 @@ mod sla;
 mod tls;
 #[path = "cli/training_set.rs"]
 mod training_set;
+#[path = "cli/usage.rs"]
+mod usage;
 #[path = "cli/ways_out.rs"]
 mod ways_out;
 

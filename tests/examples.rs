@@ -40,6 +40,8 @@ fn the_story_of_two_tenants_is_told_to_its_end_and_leaves_nothing_behind() {
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{stdout}\n{stderr}");
     for told in [
+        "MASKED",
+        "bank/model",
         "feature_views",
         "fraud_model",
         "risk@example.com",

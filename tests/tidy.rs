@@ -51,7 +51,7 @@ const COMMON: [&str; 10] =
     ["config", "error", "clock", "telemetry", "counter", "one_at_a_time", "pace", "runs", "sending", "testing"];
 
 /// The modules of src/, each with the modules that it may import besides itself and [`COMMON`].
-const MODULES: [(&str, &[&str]); 40] = [
+const MODULES: [(&str, &[&str]); 41] = [
     ("config", &[]),
     ("error", &[]),
     ("clock", &[]),
@@ -86,6 +86,7 @@ const MODULES: [(&str, &[&str]); 40] = [
     ("audit", LOWER),
     ("freshness", LOWER),
     ("openlineage", LOWER),
+    ("usage", LOWER),
     ("quality", LOWER),
     ("rpc", USE_CASES_AND_LOWER),
     ("cli", &["rpc", "registry", "bench"]),
@@ -112,6 +113,7 @@ const USE_CASES_AND_LOWER: &[&str] = &[
     "audit",
     "freshness",
     "openlineage",
+    "usage",
     "quality",
     "rows",
     "partition",

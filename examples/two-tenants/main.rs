@@ -1,7 +1,8 @@
-//! Two tenants on one server, side by side: keys and roles, isolation, a quota that refuses and is
-//! raised, a breaking change that is stopped with the names of those whom it would hurt, a freshness
-//! promise that is broken, told and kept again, and the audit log of it all. It runs the `hydrant`
-//! binary as a user would and prints each command; server and folder are gone at the end.
+//! Two tenants on one server, side by side: keys and roles, isolation, what is personal masked, a share
+//! that is granted and withdrawn, a quota that refuses and is raised, a breaking change that is stopped with
+//! the names of those whom it would hurt, a freshness promise that is broken, told and kept again, a key that
+//! is erased, and the audit log of it all. It runs the `hydrant` binary as a user would and prints each
+//! command; server and folder are gone at the end.
 //!
 //!     cargo run --release --example two-tenants
 
@@ -23,6 +24,8 @@ use server::Server;
 use webhook::Webhook;
 
 const FOLDER: &str = "examples/two-tenants/definitions";
+/// Of the card's holder.
+const IBAN: &str = "DE02120300000000202051";
 /// How long an alert may take: the promise is one of two seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -83,6 +86,22 @@ async fn chapters(server: &Server, webhook: &mut Webhook) -> Result<()> {
     ensure!(told.contains("owner"), "it says which role is missing");
     shop_reads.refused(&["key", "list"]).await?;
 
+    title("What is personal is masked, unless a key may see it");
+    let bank_reads = bank.key_for("bank's fraud model", &["--role", "reader"]).await?;
+    ensure!(bank_reads.succeed(&read).await?.contains("MASKED"), "the IBAN is personal");
+    let bank_sees = bank.key_for("bank's investigator", &["--role", "reader", "--role", "pii"]).await?;
+    ensure!(bank_sees.succeed(&read).await?.contains(IBAN), "this key may see it");
+
+    title("The bank shares its model's features with the shop, and takes them back");
+    let read_shared = ["online", "get", "--service", "bank/model", "--key", "card=4711", "-o", "table"];
+    let unshared = shop_reads.refused(&read_shared).await?;
+    bank.succeed(&["share", "create", "--service", "model", "--to", "shop"]).await?;
+    shop.succeed(&["share", "list", "--with-me"]).await?;
+    let told = shop_reads.succeed(&read_shared).await?;
+    ensure!(told.contains("2500") && told.contains("MASKED"), "the shop reads what is shared, and nothing personal");
+    bank.succeed(&["share", "withdraw", "1"]).await?;
+    ensure!(shop_reads.refused(&read_shared).await? == unshared, "as if it had never been there");
+
     title("A quota refuses, and is raised for an hour");
     platform.succeed(&["quota", "set", "shop", "feature_views=1"]).await?;
     let more = definitions_of_a_second_view(server.folder())?;
@@ -113,6 +132,14 @@ async fn chapters(server: &Server, webhook: &mut Webhook) -> Result<()> {
         }
     };
     println!("the webhook is told: {resolved}");
+
+    title("A card's holder wants to be forgotten: erased from everywhere, and proved");
+    let erase = ["erase", "--entity", "card", "--key", "card=4711"];
+    bank.succeed(&[&erase[..], &["--dry-run"]].concat()).await?;
+    bank.succeed(&[&erase[..], &["--yes"]].concat()).await?;
+    bank.succeed(&["erase", "get", "1"]).await?;
+    ensure!(bank.succeed(&read).await?.contains("NOT_FOUND"), "nothing of it is left");
+    ensure!(shop_reads.succeed(&read).await?.contains("19.9"), "the shop's own row is the shop's");
 
     title("Who did what, and who was refused");
     platform.succeed(&["audit", "list", "--limit", "12"]).await?;
@@ -168,10 +195,11 @@ impl<'a> Someone<'a> {
 /// A file with one purchase of now.
 fn purchase(folder: &Path, amount: f64) -> Result<String> {
     let path = folder.join("purchase.parquet");
-    let columns: [(&str, ArrayRef); 3] = [
+    let columns: [(&str, ArrayRef); 4] = [
         ("card", Arc::new(StringArray::from(vec!["4711"]))),
         ("at", Arc::new(TimestampMicrosecondArray::from(vec![SystemClock.now()]))),
         ("amount", Arc::new(Float64Array::from(vec![amount]))),
+        ("iban", Arc::new(StringArray::from(vec![IBAN]))),
     ];
     let batch = RecordBatch::try_from_iter(columns)?;
     let mut writer = ArrowWriter::try_new(fs::File::create(&path)?, batch.schema(), None)?;

@@ -78,7 +78,9 @@ impl ListsBackups for BackupsMade {
 }
 
 fn spine_keys(keys: Vec<KeyColumns>) -> Vec<SpineKey> {
-    keys.into_iter().map(|KeyColumns { columns, types, key }| SpineKey { columns, types, key }).collect()
+    keys.into_iter()
+        .map(|KeyColumns { entity, columns, types, key }| SpineKey { entity, columns, types, key })
+        .collect()
 }
 
 fn spine_rows(erased: ErasedFromSets) -> SpineRows {

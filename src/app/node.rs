@@ -47,6 +47,7 @@ use crate::rpc::UseCases;
 use crate::rpc::webhook::Webhooks;
 use crate::serving::{PinnedHistory, Serving, ServingSettings};
 use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
+use crate::usage::{UsageParts, Usages};
 
 /// The use cases of one data directory.
 #[derive(Debug)]
@@ -225,6 +226,7 @@ impl Node {
             lands: Arc::new(LandingLands(landing.clone())),
             staged: Arc::new(StagedBackfills(backfills.clone())),
             spines: Arc::new(KeptSpines(training_sets.clone(), store_time.clone())),
+            max_key_bytes: config.ingest.max_key.as_usize(),
             backups: Arc::new(BackupsMade(backups.clone())),
             taking_in,
             bringing_online,
@@ -258,6 +260,9 @@ impl Node {
         let freshness = Freshness::open(freshness, freshness_options(config)).await.map_err(opening("freshness"))?;
         let tenancy = Tenancy::with(Limits::default(), &admission_settings(config), Arc::new(SystemTicker));
         let tenancy = Arc::new(tenancy);
+        let usage =
+            UsageParts { snapshots: snapshots.clone(), metadata: metadata.clone(), store_time: store_time.clone() };
+        let usage = Usages::open(usage).await.map_err(opening("usage"))?;
         let quotas = QuotaParts {
             tenancy: tenancy.clone(),
             snapshots,
@@ -268,7 +273,7 @@ impl Node {
             spines: Arc::new(StoredSpines(training_sets.spines().clone())),
         };
         let quotas = Quotas::open(quotas).await.map_err(opening("quotas"))?;
-        let sweeper = Sweeper::start(training_sets.clone(), access.clone());
+        let sweeper = Sweeper::start(training_sets.clone(), access.clone(), usage.clone());
         let quota_keeper = QuotaKeeper::start(quotas.clone());
         let watch = FreshnessWatch::start(&freshness);
         let use_cases = UseCases {
@@ -286,6 +291,7 @@ impl Node {
             erasures,
             audit,
             freshness,
+            usage,
             partitions,
             store_time,
         };
@@ -367,6 +373,9 @@ impl Node {
         sweeper.end().await;
         if let Err(error) = use_cases.access.persist_uses().await {
             tracing::warn!(%error, "when API keys were used last was not kept");
+        }
+        if let Err(error) = use_cases.usage.persist().await {
+            tracing::warn!(%error, "what was read last was not kept");
         }
         use_cases.erasures.shutdown().await;
         background.shutdown().await;

@@ -29,6 +29,7 @@ pub mod share;
 pub mod sla;
 pub mod test;
 pub mod training_set;
+pub mod usage;
 pub mod version;
 pub mod whoami;
 pub mod why;
@@ -102,6 +103,7 @@ pub enum ClientCommand {
     Why(why::Args),
     TrainingSet(training_set::Args),
     Share(share::Args),
+    Usage(usage::Args),
     Sla(sla::Args),
     Backup(backup::Args),
     Key(key::Args),
@@ -196,6 +198,7 @@ async fn execute(command: ClientCommand, server: &Server) -> Result<Done, Failur
         ClientCommand::Why(args) => why::run(args, server).await,
         ClientCommand::TrainingSet(args) => training_set::run(args, server).await,
         ClientCommand::Share(args) => share::run(args, server).await,
+        ClientCommand::Usage(args) => usage::run(args, server).await,
         ClientCommand::Sla(args) => sla::run(args, server).await,
         ClientCommand::Backup(args) => backup::run(args, server).await,
         ClientCommand::Key(args) => key::run(args, server).await,
@@ -223,6 +226,7 @@ impl ClientCommand {
             Self::Online(args) => args.format(),
             Self::Share(args) => args.format(),
             Self::Diff(args) => args.output.format,
+            Self::Usage(args) => args.output.format,
             Self::Sla(args) => args.format(),
             Self::Backup(args) => args.format(),
             Self::Key(args) => args.format(),
@@ -393,6 +397,9 @@ mod tests {
             "hydrant sla silence airport_weather --for 2h --reason moving -o json",
             "hydrant sla silences",
             "hydrant sla unsilence 3",
+            "hydrant usage",
+            "hydrant usage airport_weather:temp --unused 30d --by-caller -o json",
+            "hydrant search --unused 30d",
             "hydrant version",
             "hydrant completions bash",
             "hydrant --server 127.0.0.1:9 get entities",
@@ -469,6 +476,8 @@ mod tests {
             "hydrant sla silence airport_weather --for 2h",
             "hydrant sla silence airport_weather --for soon --reason x",
             "hydrant sla unsilence all",
+            "hydrant usage --unused 0d",
+            "hydrant search --unused soon",
             "hydrant backup",
             "hydrant backup verify --server 127.0.0.1:7600 d",
             "hydrant backup restore d/backups/monday",

@@ -1,19 +1,19 @@
-//! What an entity's key is in each of its views, and in spines: worked out of the definitions, once.
+//! What an entity's key is in each of its views, and in spines: worked out of the definitions when it is asked
+//! for, and again when it is done, since definitions may have changed meanwhile.
 
 use std::collections::BTreeSet;
 
 use arrow_array::ArrayRef;
 use hydrant_storage::cast::to_exact;
-use hydrant_storage::keys::{KeyReader, slot_of};
-use hydrant_storage::names::Name;
-use hydrant_storage::value::{DataType, ScalarType};
+use hydrant_storage::keys::{KeyReader, decode_key, encode_values, slot_of};
+use hydrant_storage::names::{Name, ViewId};
+use hydrant_storage::value::{DataType, ScalarType, Value};
 
-use super::state::{Key, KeyInSpines, KeyOfView};
+use super::state::{GivenValue, Key, KeyInSpines, KeyOfView, types_of};
 use crate::error::{Error, Result, Violation};
-use crate::registry::catalog::{JoinKey, TenantCatalog, View};
-use crate::registry::definition::Spec;
+use crate::registry::catalog::{JoinKey, TenantCatalog};
 
-/// The views that have the entity, and what the key is in each and in spines.
+/// The views that have the entity, those that were deleted too, and what the key is in each and in spines.
 pub(super) fn resolve(
     tenant: &TenantCatalog,
     entity: &Name,
@@ -24,73 +24,118 @@ pub(super) fn resolve(
             .with("entity", entity)
             .hint("`hydrant get entities` lists them")
     })?;
-    let given = exact_values(&found.join_keys, columns)?;
-    let value_of = |name: &Name| {
-        let place = found.join_keys.iter().position(|key| key.name == *name)?;
-        Some(given[place].clone())
-    };
-    let views = tenant.all_views().filter(|view| has_entity(view, entity));
-    let mut names = Vec::new();
-    let mut key = Key { views: Vec::new(), spines: Vec::new() };
-    for view in views {
-        let values: Vec<Option<ArrayRef>> = view.join_keys.iter().map(|key| value_of(&key.name)).collect();
-        let whole: Option<Vec<ArrayRef>> = values.iter().cloned().collect();
-        let types: Vec<ScalarType> = view.join_keys.iter().map(|key| key.key_type).collect();
-        let whole = whole.map(|whole| encode(&whole, &types)).transpose()?;
-        let of_part = |(value, kind): (&Option<ArrayRef>, &ScalarType)| {
-            value.as_ref().map(|value| encode(std::slice::from_ref(value), &[*kind])).transpose()
-        };
-        if !names.contains(&view.name) {
-            names.push(view.name.clone());
+    let exact = exact_values(&found.join_keys, columns)?;
+    let given = found.join_keys.iter().zip(&exact).map(|(key, value)| {
+        let encoded = encode_array(value, key.key_type)?;
+        Ok(GivenValue { name: key.name.clone(), kind: key.key_type.as_str().to_owned(), value: encoded })
+    });
+    let key = of_given(tenant, entity, given.collect::<Result<_>>()?)?;
+    let mut names: Vec<Name> = Vec::new();
+    for (name, _) in versions(tenant, entity) {
+        if !names.contains(name) {
+            names.push(name.clone());
         }
-        key.views.push(KeyOfView {
-            tenant: view.tenant,
-            view: view.id,
-            types: names_of(&types),
-            values: values.iter().zip(&types).map(of_part).collect::<Result<_>>()?,
-            whole: whole.map(|whole| (slot_of(view.slot_seed, &whole), whole)),
-        });
     }
-    key.spines = in_spines(tenant, &found.join_keys, &given)?;
     Ok((names, key))
 }
 
-/// The same key in versions of its views that were applied since it was worked out; versions of a view have
-/// the same keys.
-pub(super) fn with_newer_versions(tenant: &TenantCatalog, mut key: Key) -> Key {
-    for view in tenant.all_views() {
-        if key.views.iter().any(|known| known.view == view.id) {
+/// The same key by the definitions of now, beside what it was by those before: views and services may have come
+/// since.
+pub(super) fn resolved_again(tenant: &TenantCatalog, entity: &Name, mut key: Key) -> Result<Key> {
+    let now = of_given(tenant, entity, key.given.clone())?;
+    let new_views = now.views.into_iter().filter(|view| !key.views.iter().any(|known| known.view == view.view));
+    let new_spines = now.spines.into_iter().filter(|spine| !key.spines.contains(spine));
+    let (new_views, new_spines): (Vec<KeyOfView>, Vec<KeyInSpines>) = (new_views.collect(), new_spines.collect());
+    key.views.extend(new_views);
+    key.spines.extend(new_spines);
+    Ok(key)
+}
+
+/// A version of a view, whether it is still defined or was dropped.
+struct Version<'a> {
+    id: ViewId,
+    slot_seed: u64,
+    join_keys: &'a [JoinKey],
+}
+
+/// Every version of every view that has the entity, with the view's name.
+fn versions<'a>(tenant: &'a TenantCatalog, entity: &Name) -> impl Iterator<Item = (&'a Name, Version<'a>)> {
+    let defined = tenant
+        .all_views()
+        .filter(|view| view.entities().contains(entity))
+        .map(|view| (&view.name, Version { id: view.id, slot_seed: view.slot_seed, join_keys: &view.join_keys }));
+    let dropped = tenant
+        .dropped
+        .iter()
+        .filter(|view| view.entities.contains(entity))
+        .map(|view| (&view.name, Version { id: view.id, slot_seed: view.slot_seed, join_keys: &view.join_keys }));
+    defined.chain(dropped)
+}
+
+fn of_given(tenant: &TenantCatalog, entity: &Name, given: Vec<GivenValue>) -> Result<Key> {
+    let mut read = Vec::with_capacity(given.len());
+    for one in &given {
+        read.push(one.read()?);
+    }
+    // A join key of the name that has another type by now is another one.
+    let value_of = |key: &JoinKey| {
+        let place = given.iter().position(|one| one.name == key.name)?;
+        let (kind, value) = &read[place];
+        (*kind == key.key_type).then(|| value.clone())
+    };
+    let mut views = Vec::new();
+    for (_, version) in versions(tenant, entity) {
+        let values: Vec<Option<Value>> = version.join_keys.iter().map(value_of).collect();
+        if values.iter().flatten().count() != given.len() {
             continue;
         }
-        let of_view = |known: &&KeyOfView| tenant.versions_of(view.name.as_str()).any(|other| other.id == known.view);
-        let Some(known) = key.views.iter().find(of_view).cloned() else { continue };
-        let whole = known.whole.map(|(_, whole)| (slot_of(view.slot_seed, &whole), whole));
-        key.views.push(KeyOfView { view: view.id, whole, ..known });
+        let types: Vec<ScalarType> = version.join_keys.iter().map(|key| key.key_type).collect();
+        let whole: Option<Vec<Value>> = values.iter().cloned().collect();
+        let whole = whole.map(|whole| encode(&whole, &types)).transpose()?;
+        let of_part = |(value, kind): (&Option<Value>, &ScalarType)| {
+            value.as_ref().map(|value| encode(std::slice::from_ref(value), &[*kind])).transpose()
+        };
+        views.push(KeyOfView {
+            tenant: tenant.id,
+            view: version.id,
+            values: values.iter().zip(&types).map(of_part).collect::<Result<_>>()?,
+            whole: whole.map(|whole| (slot_of(version.slot_seed, &whole), whole)),
+            types: names_of(&types),
+        });
     }
-    key
+    let (types, values): (Vec<ScalarType>, Vec<Value>) = read.into_iter().unzip();
+    let (key, types) = (encode(&values, &types)?, names_of(&types));
+    let of_columns = |columns| KeyInSpines { columns, types: types.clone(), key: key.clone() };
+    let spines = columns_in_spines(tenant, entity, &given).into_iter().map(of_columns).collect();
+    Ok(Key { given, views, spines })
 }
 
 /// The columns of spines under which a training set would look for the key: those named as the join keys,
-/// and what services call them.
-fn in_spines(tenant: &TenantCatalog, join_keys: &[JoinKey], given: &[ArrayRef]) -> Result<Vec<KeyInSpines>> {
-    let types: Vec<ScalarType> = join_keys.iter().map(|key| key.key_type).collect();
-    let (key, types) = (encode(given, &types)?, names_of(&types));
-    let named_alike: Vec<String> = join_keys.iter().map(|key| key.name.to_string()).collect();
-    let mut columns = BTreeSet::from([named_alike]);
+/// and what services call them that look it up in views of the entity. In a spine whose saved sets look up
+/// other entities by these columns they are not the key: that is told where sets are kept.
+fn columns_in_spines(tenant: &TenantCatalog, entity: &Name, given: &[GivenValue]) -> BTreeSet<Vec<String>> {
+    let mut columns = BTreeSet::from([given.iter().map(|one| one.name.to_string()).collect::<Vec<String>>()]);
     let versions = tenant.services.values().flat_map(|service| &service.versions);
-    for lookup in versions.flat_map(|version| &version.lookups) {
-        let column = |join_key: &JoinKey| {
-            let place = lookup.view.join_keys.iter().position(|key| key.name == join_key.name)?;
+    let lookups = versions.flat_map(|version| &version.lookups);
+    // A view that another tenant shares has entities of its own.
+    for lookup in lookups.filter(|lookup| lookup.view.tenant == tenant.id && lookup.view.entities().contains(entity)) {
+        let column = |one: &GivenValue| {
+            let place = lookup.view.join_keys.iter().position(|key| key.name == one.name)?;
             Some(lookup.keys.get(place)?.to_string())
         };
-        columns.extend(join_keys.iter().map(column).collect::<Option<Vec<String>>>());
+        columns.extend(given.iter().map(column).collect::<Option<Vec<String>>>());
     }
-    let of_columns = |columns| KeyInSpines { columns, types: types.clone(), key: key.clone() };
-    Ok(columns.into_iter().map(of_columns).collect())
+    columns
 }
 
-fn has_entity(view: &View, entity: &Name) -> bool {
-    matches!(&view.applied.definition.spec, Spec::FeatureView(spec) if spec.entities.contains(entity))
+impl GivenValue {
+    fn read(&self) -> Result<(ScalarType, Value)> {
+        let unreadable = || Error::internal("an erasure holds a value that this version of Hydrant can't read");
+        let types = types_of(std::slice::from_ref(&self.kind)).ok_or_else(unreadable)?;
+        let mut values = decode_key(&self.value, &types).map_err(|_| unreadable())?;
+        let value = values.pop().ok_or_else(unreadable)?;
+        Ok((types[0], value))
+    }
 }
 
 /// One value for each join key, of its exact type and not null.
@@ -124,10 +169,19 @@ fn exact_values(join_keys: &[JoinKey], columns: &[(String, ArrayRef)]) -> Result
     Err(Error::wrong_places("BAD_ENTITY_COLUMNS", "the key doesn't fit the entity", wrong))
 }
 
-fn encode(values: &[ArrayRef], types: &[ScalarType]) -> Result<Vec<u8>> {
+fn encode(values: &[Value], types: &[ScalarType]) -> Result<Vec<u8>> {
+    let mut encoded = Vec::new();
+    match encode_values(values, types, &mut encoded) {
+        Ok(true) => Ok(encoded),
+        _ => Err(Error::internal("a key of exact types could not be encoded")),
+    }
+}
+
+/// A key of one value, as [`decode_key`] reads it.
+fn encode_array(value: &ArrayRef, kind: ScalarType) -> Result<Vec<u8>> {
     let unreadable = |error| Error::internal(format!("a key of exact types could not be read: {error}"));
     let mut encoded = Vec::new();
-    KeyReader::new(values, types).map_err(unreadable)?.encode(0, &mut encoded);
+    KeyReader::new(std::slice::from_ref(value), &[kind]).map_err(unreadable)?.encode(0, &mut encoded);
     Ok(encoded)
 }
 

@@ -7,9 +7,10 @@ mod key;
 mod state;
 mod work;
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use arrow_array::ArrayRef;
@@ -37,9 +38,9 @@ use self::state::{Key, State};
 /// Under which erasures are kept.
 const METADATA_KEY: &str = "erasures";
 /// Erasures of a tenant that wait to be done.
-const MAX_WAITING: usize = 1_000;
-/// Erasures of a tenant that are told of; the audit log tells of older ones.
-const MAX_KEPT: usize = 10_000;
+const MAX_WAITING: usize = 100;
+/// Erasures of a tenant that are told of; the audit log tells of older ones. All are kept in one value.
+const MAX_KEPT: usize = 500;
 /// After an attempt failed.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
@@ -61,6 +62,7 @@ pub trait GivesUpStaged: Send + Sync + Debug {
 /// Columns of a spine that together name an entity, and the encoded key that is looked for in them.
 #[derive(Clone)]
 pub struct KeyColumns {
+    pub entity: Name,
     pub columns: Vec<String>,
     pub types: Vec<ScalarType>,
     pub key: Vec<u8>,
@@ -105,6 +107,8 @@ pub struct ErasureParts {
     pub taking_in: Arc<tokio::sync::Mutex<()>>,
     /// Held by who brings rows online that the log had before.
     pub bringing_online: Arc<RwLock<()>>,
+    /// Of an encoded key, as of those of rows.
+    pub max_key_bytes: usize,
 }
 
 /// The use case. Cheap to clone.
@@ -154,50 +158,15 @@ impl Erasures {
     /// the same one.
     ///
     /// # Errors
-    /// NOT_FOUND (no such entity), INVALID_ARGUMENT (its join keys are not given, each once and of its type),
-    /// RESOURCE_EXHAUSTED (too many wait).
+    /// NOT_FOUND (no such entity), INVALID_ARGUMENT (its join keys are not given, each once and of its type; or
+    /// longer than any row's), RESOURCE_EXHAUSTED (too many wait).
     pub async fn request(&self, permit: &Permit, entity: &Name, columns: &[(String, ArrayRef)]) -> Result<Erasure> {
         let (views, key) = self.key(permit, entity, columns)?;
-        let mut persisted = self.inner.writer.lock().await;
-        let mut state = State::clone(&self.inner.state.load());
-        let tenant = permit.tenant();
-        let of_tenant = |erasure: &&Erasure| erasure.tenant == *tenant;
-        let waiting = state.erasures.iter().filter(of_tenant).filter(|erasure| erasure.key.is_some());
-        if let Some(same) = waiting.clone().find(|erasure| erasure.key.as_ref() == Some(&key)) {
-            return Ok(same.clone());
-        }
-        let (waiting, kept) = (waiting.count(), state.erasures.iter().filter(of_tenant).count());
-        if waiting >= MAX_WAITING {
-            let message = format!("{waiting} erasures wait to be done already");
-            return Err(Error::new(Code::ResourceExhausted, "TOO_MANY_ERASURES", message)
-                .with("limit", MAX_WAITING)
-                .hint("`hydrant erase list` tells how far they are; ask again when some are done"));
-        }
-        if kept >= MAX_KEPT
-            && let Some(oldest) = state.erasures.iter().position(|known| known.tenant == *tenant && known.is_done())
-        {
-            state.erasures.remove(oldest);
-        }
-        state.last += 1;
-        let erasure = Erasure {
-            id: state.last,
-            tenant: tenant.clone(),
-            entity: entity.clone(),
-            views,
-            requested: self.inner.parts.store_time.read(),
-            requested_by: permit.caller().to_owned(),
-            finished: None,
-            through: None,
-            erased: Places::default(),
-            left: None,
-            backups: Vec::new(),
-            problem: None,
-            key: Some(key),
-        };
-        state.erasures.push(erasure.clone());
-        self.inner.persist(&mut persisted, state).await?;
-        self.inner.asked.notify_one();
-        Ok(erasure)
+        let (inner, entity) = (self.inner.clone(), entity.clone());
+        let (tenant, caller) = (permit.tenant().clone(), permit.caller().to_owned());
+        // What is persisted and what is known of it stay one, whoever stops waiting.
+        let taken = tokio::spawn(async move { inner.take(tenant, caller, entity, views, key).await });
+        taken.await.unwrap_or_else(|error| Err(Error::internal(format!("an erasure was not taken: {error}"))))
     }
 
     /// The views that an erasure of this key would be about, and what it would find in each place. Refusals
@@ -209,7 +178,7 @@ impl Erasures {
         columns: &[(String, ArrayRef)],
     ) -> Result<(Vec<Name>, Places)> {
         let (views, key) = self.key(permit, entity, columns)?;
-        let found = self.inner.count(permit.tenant(), &key, u64::MAX).await?;
+        let found = self.inner.count(permit.tenant(), entity, &key, u64::MAX).await?;
         Ok((views, found))
     }
 
@@ -263,21 +232,32 @@ impl Erasures {
         permit.require(Action::Erase)?;
         permit.check_unlimited("erase keys")?;
         let snapshot = self.inner.parts.snapshots.load();
-        key::resolve(snapshot.tenant(permit.tenant())?, entity, columns)
+        let (views, key) = key::resolve(snapshot.tenant(permit.tenant())?, entity, columns)?;
+        let (bytes, limit) = (key.longest(), self.inner.parts.max_key_bytes);
+        if bytes > limit {
+            let message = format!("the key has {bytes} bytes; 'ingest.max_key' allows {limit}");
+            return Err(Error::invalid("BAD_ENTITY_COLUMNS", message)
+                .with("limit", limit)
+                .hint("no row has such a key"));
+        }
+        Ok((views, key))
     }
 }
 
 impl Inner {
-    /// Does one after the other, until it is to stop.
+    /// Does one after the other, until it is to stop. One that fails holds no other up.
     async fn work(self: Arc<Self>) {
         let mut stopped = self.stop.subscribe();
+        // Those that failed, and when they are tried again.
+        let mut resting: HashMap<u64, Instant> = HashMap::new();
         loop {
-            let next = self.state.load().next().map(|erasure| erasure.id);
-            let mut failed = false;
+            let now = Instant::now();
+            resting.retain(|_, until| *until > now);
+            let next = self.state.load().next(|id| resting.contains_key(&id)).map(|erasure| erasure.id);
             if let Some(id) = next
                 && let Err(error) = self.attempt(id).await
             {
-                failed = true;
+                resting.insert(id, Instant::now() + TRY_AGAIN);
                 tracing::error!(erasure = id, %error, "an erasure is not done yet; it is tried again");
                 let problem = error.to_string();
                 if let Err(error) = self.note(id, |erasure| erasure.problem = Some(problem)).await {
@@ -288,10 +268,12 @@ impl Inner {
                 return;
             }
             let wait = async {
-                match next {
-                    None => self.asked.notified().await,
-                    Some(_) if failed => tokio::time::sleep(TRY_AGAIN).await,
-                    Some(_) => {}
+                match (next, resting.values().min()) {
+                    (Some(_), _) => {}
+                    (None, None) => self.asked.notified().await,
+                    (None, Some(first)) => {
+                        drop(tokio::time::timeout_at((*first).into(), self.asked.notified()).await);
+                    }
                 }
             };
             tokio::select! {
@@ -302,6 +284,56 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Takes one in, durably.
+    async fn take(
+        &self,
+        tenant: Name,
+        requested_by: String,
+        entity: Name,
+        views: Vec<Name>,
+        key: Key,
+    ) -> Result<Erasure> {
+        let mut persisted = self.writer.lock().await;
+        let mut state = State::clone(&self.state.load());
+        let of_tenant = |erasure: &&Erasure| erasure.tenant == tenant;
+        let waiting = state.erasures.iter().filter(of_tenant).filter(|erasure| erasure.key.is_some());
+        if let Some(same) = waiting.clone().find(|erasure| erasure.is_of(&entity, &key)) {
+            return Ok(same.clone());
+        }
+        let (waiting, kept) = (waiting.count(), state.erasures.iter().filter(of_tenant).count());
+        if waiting >= MAX_WAITING {
+            let message = format!("{waiting} erasures wait to be done already");
+            return Err(Error::new(Code::ResourceExhausted, "TOO_MANY_ERASURES", message)
+                .with("limit", MAX_WAITING)
+                .hint("`hydrant erase list` tells how far they are; ask again when some are done"));
+        }
+        if kept >= MAX_KEPT
+            && let Some(oldest) = state.erasures.iter().position(|known| known.tenant == tenant && known.is_done())
+        {
+            state.erasures.remove(oldest);
+        }
+        state.last += 1;
+        let erasure = Erasure {
+            id: state.last,
+            tenant,
+            entity,
+            views,
+            requested: self.parts.store_time.read(),
+            requested_by,
+            finished: None,
+            through: None,
+            erased: Places::default(),
+            left: None,
+            backups: Vec::new(),
+            problem: None,
+            key: Some(key),
+        };
+        state.erasures.push(erasure.clone());
+        self.persist(&mut persisted, state).await?;
+        self.asked.notify_one();
+        Ok(erasure)
     }
 
     /// Changes an erasure, durably.

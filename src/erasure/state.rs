@@ -69,11 +69,21 @@ pub struct Places {
     pub training_sets: u64,
 }
 
-/// What is to be erased, worked out when it was asked for.
+/// What is to be erased: what was given, and what that was in views and spines when it was asked for.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
+    /// One for each join key of the entity.
+    pub given: Vec<GivenValue>,
     pub views: Vec<KeyOfView>,
     pub spines: Vec<KeyInSpines>,
+}
+
+/// The value of a join key, encoded as a key by itself.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GivenValue {
+    pub name: Name,
+    pub kind: String,
+    pub value: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +106,18 @@ impl std::fmt::Debug for Key {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Neither logs nor panics repeat what is to be erased.
         formatter.debug_struct("Key").finish_non_exhaustive()
+    }
+}
+
+impl Key {
+    /// Bytes of the longest of its encoded forms.
+    pub fn longest(&self) -> usize {
+        let of_view = |view: &KeyOfView| {
+            let values = view.values.iter().flatten().map(Vec::len);
+            values.chain(view.whole.iter().map(|(_, whole)| whole.len())).max()
+        };
+        let of_views = self.views.iter().filter_map(of_view);
+        of_views.chain(self.spines.iter().map(|spine| spine.key.len())).max().unwrap_or_default()
     }
 }
 
@@ -122,9 +144,9 @@ impl State {
         }
     }
 
-    /// The one that is to be done next.
-    pub fn next(&self) -> Option<&Erasure> {
-        self.erasures.iter().find(|erasure| erasure.key.is_some())
+    /// The one that is to be done next, of those that don't rest.
+    pub fn next(&self, rests: impl Fn(u64) -> bool) -> Option<&Erasure> {
+        self.erasures.iter().find(|erasure| erasure.key.is_some() && !rests(erasure.id))
     }
 
     pub fn get_mut(&mut self, id: u64) -> Option<&mut Erasure> {
@@ -135,6 +157,11 @@ impl State {
 impl Erasure {
     pub fn is_done(&self) -> bool {
         self.finished.is_some()
+    }
+
+    /// Whether it waits to erase the same key, however definitions have changed since it was asked for.
+    pub(super) fn is_of(&self, entity: &Name, key: &Key) -> bool {
+        self.entity == *entity && self.key.as_ref().is_some_and(|own| own.given == key.given)
     }
 }
 

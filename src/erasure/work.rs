@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hydrant_storage::erased::ErasedKey;
-use hydrant_storage::history::{HistoryError, HistoryTable};
+use hydrant_storage::history::{Abandon, HistoryError, HistoryTable, TakeIn};
 use hydrant_storage::names::{Name, ViewId};
 use hydrant_storage::partition::{OnlineKey, ReadView, StoreError};
+use hydrant_storage::record::Frame;
 use hydrant_storage::threads::{Work, standing_back};
 
-use super::key::with_newer_versions;
+use super::key::resolved_again;
 use super::state::{Erasure, Key, Places, types_of};
 use super::{Inner, KeyColumns, SpineRows};
 use crate::error::{Code, Error, Result};
@@ -42,19 +43,12 @@ impl Inner {
             return Ok(());
         };
         let Some(key) = erasure.key.clone() else { return Ok(()) };
-        let views: Vec<ViewId> = key.views.iter().map(|view| view.view).collect();
         let mut stopped = self.stop.subscribe();
-        let (_quiet, staged_backfills) = tokio::select! {
-            quiet = self.quiet(&views) => quiet?,
+        let (_quiet, key, sealed, staged_backfills) = tokio::select! {
+            begun = self.begun(&erasure, key) => begun?,
             // What others do may take its time; the next start goes on.
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         };
-        let key = match self.parts.snapshots.load().tenant(&erasure.tenant) {
-            Ok(tenant) => with_newer_versions(tenant, key),
-            // What a deleted tenant had can't be named any more.
-            Err(_) => key,
-        };
-        let sealed = self.parts.log.seal().await.map_err(|error| unavailable(&error))?.frame;
         // Rows that came after the first attempt are new ones. A log that ends before it is an older copy.
         let through = erasure.through.filter(|through| *through <= sealed).unwrap_or(sealed);
         self.note(id, |erasure| {
@@ -71,8 +65,11 @@ impl Inner {
             self.note(id, |erasure| erasure.erased.add(&found)).await?;
         }
         // A landing that began before may have read rows of a tail that are gone from there.
-        self.parts.lands.land_now().await?;
-        if !self.parts.log.unsettled().is_empty() {
+        if let Err(error) = self.parts.lands.land_now().await {
+            // Some view's rows, perhaps another tenant's, wait for its table; none of this key are among them.
+            tracing::warn!(erasure = id, %error, "not all views have landed");
+        }
+        if self.parts.log.unsettled().iter().any(|frame| brings_rows_to(frame, &key)) {
             let message = "a backfill was taken in by the log, and history does not have its rows yet";
             return Err(Error::new(Code::Unavailable, "ERASURE_WAITS", message));
         }
@@ -92,11 +89,15 @@ impl Inner {
             self.note(id, |erasure| erasure.erased.add(&found)).await?;
         }
         let SpineRows { rows, spines, training_sets } =
-            self.parts.spines.erase(&erasure.tenant, columns_of(&key)?, id).await?;
+            self.parts.spines.erase(&erasure.tenant, columns_of(&erasure.entity, &key)?, id).await?;
         let found = Places { spine_rows: rows, spines, training_sets, ..Places::default() };
         self.note(id, |erasure| erasure.erased.add(&found)).await?;
 
-        let left = self.count(&erasure.tenant, &key, through).await?;
+        let left = self.count(&erasure.tenant, &erasure.entity, &key, through).await?;
+        if left.spine_rows > 0 {
+            let message = "a spine that names the key was stored meanwhile";
+            return Err(Error::new(Code::Unavailable, "ERASURE_WAITS", message));
+        }
         if left.has_rows() {
             return Err(Error::internal(format!("rows are left after erasure {id}: {left:?}")));
         }
@@ -114,6 +115,34 @@ impl Inner {
         Ok(())
     }
 
+    /// Makes it quiet, seals the log, and works out the key by what is defined then: all views that rows of the
+    /// sealed log are of. Also tells of the last frame and of how many backfills what was staged is removed.
+    async fn begun(&self, erasure: &Erasure, key: Key) -> Result<(Quiet, Key, u64, u64)> {
+        let mut key = self.by_definitions_of_now(erasure, key)?;
+        let mut removed = 0;
+        loop {
+            let views: Vec<ViewId> = key.views.iter().map(|view| view.view).collect();
+            // What was staged after it had begun is of later requests.
+            let is_first = erasure.through.is_none();
+            let (quiet, staged_backfills) = self.quiet(if is_first { &views } else { &[] }).await?;
+            removed += staged_backfills;
+            let sealed = self.parts.log.seal().await.map_err(|error| unavailable(&error))?.frame;
+            key = self.by_definitions_of_now(erasure, key)?;
+            // Of a view that came meanwhile a backfill may have been staged.
+            if !is_first || key.views.len() == views.len() {
+                return Ok((quiet, key, sealed, removed));
+            }
+        }
+    }
+
+    fn by_definitions_of_now(&self, erasure: &Erasure, key: Key) -> Result<Key> {
+        match self.parts.snapshots.load().tenant(&erasure.tenant) {
+            Ok(tenant) => resolved_again(tenant, &erasure.entity, key),
+            // A tenant that was deleted never had a row.
+            Err(_) => Ok(key),
+        }
+    }
+
     /// Waits until nothing is on its way that could bring rows back, and keeps it so; also tells of how many
     /// backfills what was staged is removed.
     async fn quiet(&self, views: &[ViewId]) -> Result<(Quiet, u64)> {
@@ -128,7 +157,7 @@ impl Inner {
     }
 
     /// What is there of a key, of rows of frames up to `through`. Nothing is changed.
-    pub(super) async fn count(&self, tenant: &Name, key: &Key, through: u64) -> Result<Places> {
+    pub(super) async fn count(&self, tenant: &Name, entity: &Name, key: &Key, through: u64) -> Result<Places> {
         let mut found = Places::default();
         for handle in self.parts.partitions.handles() {
             let Some(erased) = of_partition(handle, key, through)? else { continue };
@@ -152,7 +181,8 @@ impl Inner {
             found.history_rows += in_table.rows;
             found.history_files += in_table.files;
         }
-        let SpineRows { rows, spines, training_sets } = self.parts.spines.count(tenant, columns_of(key)?).await?;
+        let SpineRows { rows, spines, training_sets } =
+            self.parts.spines.count(tenant, columns_of(entity, key)?).await?;
         (found.spine_rows, found.spines, found.training_sets) = (rows, spines, training_sets);
         Ok(found)
     }
@@ -222,8 +252,8 @@ impl Inner {
         self.tables_of(&erasure.tenant, &views, key, through).await
     }
 
-    /// The tables of views that keep history, each with what is to be erased from it. A view that was deleted
-    /// since has no table that anybody could name.
+    /// The tables of views that keep history, or kept it until they were dropped, each with what is to be erased
+    /// from it.
     async fn tables_of(
         &self,
         tenant: &Name,
@@ -234,15 +264,25 @@ impl Inner {
         let snapshot = self.parts.snapshots.load();
         let Ok(catalog) = snapshot.tenant(tenant) else { return Ok(Vec::new()) };
         let mut tables: BTreeMap<PathBuf, (HistoryTable, Vec<ErasedKey>)> = BTreeMap::new();
-        for view in catalog.all_views().filter(|view| view.offline && views.contains(&view.id)) {
-            let spec = view.history_spec(tenant);
+        for (id, spec) in catalog.history_tables().filter(|(id, _)| views.contains(id)) {
             let directory = spec.directory();
             let table = self.parts.tables.table(spec).await.map_err(|error| history_error(&error))?;
-            let erased = all_of(key, through)?.into_iter().filter(|erased| erased.view == view.id);
+            let erased = all_of(key, through)?.into_iter().filter(|erased| erased.view == id);
             tables.insert(directory, (table, erased.collect()));
         }
         Ok(tables.into_values().collect())
     }
+}
+
+/// Whether a control record takes rows into one of the views, or can't be read.
+fn brings_rows_to(frame: &Frame, key: &Key) -> bool {
+    let Some(record) = &frame.control else { return false };
+    if Abandon::decode(record).is_some() {
+        return false;
+    }
+    let is_of_key = |tenant, view| key.views.iter().any(|known| (known.tenant, known.view) == (tenant, view));
+    TakeIn::decode(record)
+        .map_or(true, |take_in| take_in.tables.iter().any(|table| is_of_key(table.tenant(), table.view())))
 }
 
 /// Waits until what a partition lends is newer than a view of it.
@@ -273,10 +313,10 @@ fn all_of(key: &Key, through: u64) -> Result<Vec<ErasedKey>> {
     key.views.iter().map(|view| view.to_erased(through).ok_or_else(unknown_types)).collect()
 }
 
-fn columns_of(key: &Key) -> Result<Vec<KeyColumns>> {
+fn columns_of(entity: &Name, key: &Key) -> Result<Vec<KeyColumns>> {
     let columns = |spine: &super::state::KeyInSpines| {
         let types = types_of(&spine.types).ok_or_else(unknown_types)?;
-        Ok(KeyColumns { columns: spine.columns.clone(), types, key: spine.key.clone() })
+        Ok(KeyColumns { entity: entity.clone(), columns: spine.columns.clone(), types, key: spine.key.clone() })
     };
     key.spines.iter().map(columns).collect()
 }

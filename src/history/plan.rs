@@ -14,6 +14,7 @@ use super::asof::Mode;
 use super::columns;
 use crate::error::{Code, Error, Violation};
 use crate::registry::catalog::{Lookup, View};
+use crate::registry::reads::ReadsOf;
 use crate::registry::selection::{SelectedService, Selection};
 use crate::registry::table::Beside;
 
@@ -47,6 +48,8 @@ pub struct Plan {
     pub revision: u64,
     /// `name@N` of each service.
     pub services: Vec<String>,
+    /// Where a training set of it is counted as read.
+    pub reads: Arc<ReadsOf>,
 }
 
 /// One order of the spine: by the slot and bytes of a key made of some of its columns.
@@ -105,6 +108,7 @@ impl Plan {
             with_event_time: shape.with_event_time,
             revision: selection.revision,
             services: selection.services.iter().map(SelectedService::reference).collect(),
+            reads: selection.reads().clone(),
         };
         let planned: Vec<Option<usize>> = selection
             .lookups

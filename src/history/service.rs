@@ -37,6 +37,7 @@ use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::Snapshot;
 use crate::registry::masking::Masking;
+use crate::registry::reads::ReadKind;
 use crate::tenancy::{Action, Held, Permit};
 
 /// Opening the files of a view takes about as long as walking beside so many rows of a spine.
@@ -250,6 +251,7 @@ impl SpineIntake {
 
         let task = history.task(&snapshot, plan.clone(), spine, budget, cutoff).await?;
         tracing::debug!(plan = %task.reading.shown(&plan), "a training set is planned");
+        history.note_read(&permit, &plan);
         let (sender, stream) = answer(plan, task.reading.clone(), history.options.queued_batches);
         let span = tracing::debug_span!("join", %tenant, rows = task.spine.rows, views = task.views.len());
         tokio::task::spawn_blocking(move || {
@@ -271,6 +273,11 @@ impl SpineIntake {
 }
 
 impl Inner {
+    /// Counts a training set as read.
+    pub(super) fn note_read(&self, permit: &Permit, plan: &Plan) {
+        self.parts.snapshots.reads().note(permit.caller(), &plan.reads, ReadKind::Training);
+    }
+
     /// What one training set of the tenant may take.
     pub(super) fn budget(&self, permit: &Permit) -> Budget {
         let &HistoryOptions { memory, batch_rows, threads, max_spill, .. } = &self.options;

@@ -26,6 +26,7 @@ use crate::error::{Error, Result, Violation};
 use crate::log::{LogError, WriteLog};
 use crate::registry::catalog::{Lookup, ServiceColumn, View};
 use crate::registry::masking::Masking;
+use crate::registry::reads::ReadKind;
 use crate::registry::selection::{SelectedService, Selection};
 use crate::tenancy::{Action, Permit};
 
@@ -227,13 +228,15 @@ impl History {
         for lookup in &selection.lookups {
             views.push(cut.rows_of(&parts.tables, &snapshot, &lookup.view).await?);
         }
-        let (log, most) = (parts.log.clone(), request.losers);
-        blocking(move |stop| {
+        let (log, most, reads) = (parts.log.clone(), request.losers, selection.reads().clone());
+        let explained = blocking(move |stop| {
             let explained = explain(&selection, &views, &keys, asked, most, log.as_ref(), stop);
             drop(place);
             explained.inspect_err(|error| metrics.note_damage(error))
         })
-        .await
+        .await?;
+        parts.snapshots.reads().note(permit.caller(), &reads, ReadKind::Online);
+        Ok(explained)
     }
 }
 

@@ -112,22 +112,7 @@ impl Materialize {
             let message = format!("view '{view}' is not online (online: false)");
             return Err(Error::new(Code::FailedPrecondition, "VIEW_NOT_ONLINE", message).with("view", view));
         }
-        self.begin_all(permit.tenant(), versions, since_frame, Some(permit.clone())).await
-    }
-
-    /// Begins with one version of a view, for whoever builds it. RESOURCE_EXHAUSTED, as with [`Self::begin`].
-    pub async fn begin_version(&self, tenant: &Name, version: &Arc<View>) -> Result<Materializing> {
-        self.begin_all(tenant, vec![version.clone()], None, None).await
-    }
-
-    async fn begin_all(
-        &self,
-        tenant: &Name,
-        versions: Vec<Arc<View>>,
-        since_frame: Option<u64>,
-        permit: Option<Permit>,
-    ) -> Result<Materializing> {
-        let (inner, place) = (self.inner.clone(), self.enter()?);
+        let place = self.enter()?;
         let shared = inner.parts.bringing_online.clone().try_read_owned().map_err(|_| {
             Error::new(
                 Code::ResourceExhausted,
@@ -137,6 +122,26 @@ impl Materialize {
             .hint("`hydrant erase list` tells how far it is; try again then")
             .retry_after(Duration::from_secs(1))
         })?;
+        self.begin_all(permit.tenant(), versions, since_frame, Some(permit.clone()), (place, shared)).await
+    }
+
+    /// Begins with one version of a view, for whoever builds it, once nothing else is brought online and no key
+    /// is being erased.
+    pub async fn begin_version(&self, tenant: &Name, version: &Arc<View>) -> Result<Materializing> {
+        let place = self.inner.working.wait().await?;
+        let shared = self.inner.parts.bringing_online.clone().read_owned().await;
+        self.begin_all(tenant, vec![version.clone()], None, None, (place, shared)).await
+    }
+
+    async fn begin_all(
+        &self,
+        tenant: &Name,
+        versions: Vec<Arc<View>>,
+        since_frame: Option<u64>,
+        permit: Option<Permit>,
+        (place, shared): (OwnedSemaphorePermit, OwnedRwLockReadGuard<()>),
+    ) -> Result<Materializing> {
+        let inner = self.inner.clone();
         let mut tasks = Vec::with_capacity(versions.len());
         for view in versions {
             let table = inner.parts.tables.table(view.history_spec(tenant)).await;

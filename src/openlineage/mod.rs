@@ -23,7 +23,7 @@ use self::event::{About, Datasets, Describes, Kind, event, job, stable_id};
 use self::outbox::{Kept, OUTBOX, Waiting};
 use crate::clock::StoreTime;
 use crate::cluster::MetadataStore;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::registry::SnapshotReader;
 use crate::runs::{News, Run, WatchesRuns, Written};
 use crate::sending::{SendError, delay, host_of};
@@ -199,17 +199,25 @@ impl OpenLineage {
         &self.inner.metrics
     }
 
-    /// Keeps what there is, whatever it is.
+    /// Keeps what there is, whatever it is; to the end, whoever stops waiting.
     pub async fn save(&self) -> Result<()> {
+        let told = self.clone();
+        let saved = tokio::spawn(async move { told.save_now().await });
+        saved.await.unwrap_or_else(|error| Err(Error::internal(format!("the outbox was not kept: {error}"))))
+    }
+
+    async fn save_now(&self) -> Result<()> {
         let inner = &self.inner;
         let mut version = inner.writer.lock().await;
         let now = inner.parts.store_time.read();
-        let (value, last) = {
+        // Encoding takes longer than copying, and whoever ingests waits for the lock.
+        let kept = {
             let mut state = inner.lock();
             (state.is_new, state.is_changed) = (false, false);
-            (state.kept.encode(), state.kept.next)
+            state.kept.clone()
         };
-        match inner.parts.metadata.put_if_version(OUTBOX, Bytes::from(value), *version).await {
+        let last = kept.next;
+        match inner.parts.metadata.put_if_version(OUTBOX, Bytes::from(kept.encode()), *version).await {
             Ok(newer) => {
                 *version = newer;
                 let mut state = inner.lock();
@@ -263,7 +271,7 @@ impl OpenLineage {
         match run {
             Run::Backfill { source, .. } => {
                 let Some(source) = catalog.sources.get(source) else { return Datasets::default() };
-                let views = source.views.iter().filter(|view| view.offline);
+                let views = source.views.iter().filter(|view| view.is_served() && view.offline);
                 let outputs = views.map(|view| describes.view(view, of(&view.name))).collect();
                 Datasets { inputs: vec![describes.source(source)], outputs }
             }
@@ -323,7 +331,8 @@ impl OpenLineage {
                     let rows = stretch.views.get(view).copied().unwrap_or_default();
                     is_end.then(|| Written { name: view.to_string(), rows, bytes: None })
                 };
-                let outputs = source.views.iter().map(|view| describes.view(view, written(&view.name).as_ref()));
+                let served = source.views.iter().filter(|view| view.is_served());
+                let outputs = served.map(|view| describes.view(view, written(&view.name).as_ref()));
                 Datasets { inputs: vec![describes.source(source)], outputs: outputs.collect() }
             };
             for (kind, at) in [(Kind::Start, stretch.from), (Kind::Complete, to)] {

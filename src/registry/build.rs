@@ -11,12 +11,12 @@ use hydrant_storage::row::RowLayout;
 use hydrant_storage::value::{DataType, Value};
 
 use super::catalog::{
-    Consumer, Entity, Feature, JoinKey, Lookup, Refill, Service, ServiceColumn, ServiceVersion, Snapshot, Source,
-    SourceColumn, Standing, TenantCatalog, View,
+    Consumer, DroppedView, Entity, Feature, JoinKey, Lookup, Refill, Service, ServiceColumn, ServiceVersion, Snapshot,
+    Source, SourceColumn, Standing, TenantCatalog, View,
 };
 use super::definition::{Kind, Spec};
 use super::masking::{PII, YES};
-use super::state::{FrozenColumn, FrozenLookup, FrozenService, State, Stored, TenantState, ViewState};
+use super::state::{DroppedVersion, FrozenColumn, FrozenLookup, FrozenService, State, Stored, TenantState, ViewState};
 use super::values;
 
 /// Makes a snapshot; the error says what doesn't fit.
@@ -27,11 +27,13 @@ pub(super) fn snapshot(state: &State) -> Result<Snapshot, String> {
         if tenant.id.0 >= state.next_tenant {
             return Err(format!("tenant '{name}' has an id that wasn't given yet"));
         }
-        for (view_name, view) in tenant.views.iter().flat_map(|(name, view)| view.all().map(move |view| (name, view))) {
-            if view.id.0 >= state.next_view {
+        let defined = tenant.views.iter().flat_map(|(name, view)| view.all().map(move |view| (name, view.id)));
+        let dropped = tenant.dropped.iter().map(|version| (&version.view, version.id));
+        for (view_name, id) in defined.chain(dropped) {
+            if id.0 >= state.next_view {
                 return Err(format!("view '{view_name}' has an id that wasn't given yet"));
             }
-            if let Some(other) = ids.insert(view.id, view_name) {
+            if let Some(other) = ids.insert(id, view_name) {
                 return Err(format!("views '{other}' and '{view_name}' have the same id"));
             }
         }
@@ -78,8 +80,9 @@ pub(super) fn catalog(name: &Name, tenant: &TenantState) -> Result<TenantCatalog
     let applied = tenant.stored.applied();
     let consumers = named(&tenant.consumers, |name, stored| consumer(name, stored, &services, &views).map(Arc::new))?;
     let shares = tenant.shares.iter().map(|(number, share)| (*number, Arc::new(share.clone()))).collect();
+    let dropped = tenant.dropped.iter().map(|version| dropped_view(tenant, version)).collect::<Result<_, _>>()?;
     let (id, name) = (tenant.id, name.clone());
-    Ok(TenantCatalog { applied, id, name, entities, sources, views, versions, services, consumers, shares })
+    Ok(TenantCatalog { applied, id, name, entities, sources, views, versions, dropped, services, consumers, shares })
 }
 
 /// Under which ttl, at the longest, a view's rows are to be kept online: `None` is for ever.
@@ -121,11 +124,36 @@ pub(super) fn ttls_in_effect(tenant: &TenantState) -> HashMap<ViewId, Option<Mic
 fn entity(name: &Name, stored: &Stored) -> Result<Entity, String> {
     check_name(Kind::Entity, name, stored)?;
     let Spec::Entity(spec) = &stored.definition.spec else { return Err(wrong_kind(Kind::Entity, name)) };
-    let join_keys = spec.join_keys.iter().map(|typed| match typed.data_type {
-        DataType::Scalar(key_type) if key_type.is_key_type() => Ok(JoinKey { name: typed.name.clone(), key_type }),
-        other => Err(format!("entity '{name}' has a join key of type {other}")),
+    let join_keys = spec.join_keys.iter().map(|typed| {
+        join_key(&typed.name, typed.data_type)
+            .ok_or_else(|| format!("entity '{name}' has a join key of type {}", typed.data_type))
     });
     Ok(Entity { applied: stored.applied(), join_keys: join_keys.collect::<Result<_, _>>()? })
+}
+
+fn join_key(name: &Name, data_type: DataType) -> Option<JoinKey> {
+    match data_type {
+        DataType::Scalar(key_type) if key_type.is_key_type() => Some(JoinKey { name: name.clone(), key_type }),
+        _ => None,
+    }
+}
+
+fn dropped_view(tenant: &TenantState, version: &DroppedVersion) -> Result<DroppedView, String> {
+    let wrong = |(name, other): &(Name, DataType)| {
+        format!("view '{}', which was dropped, has a join key '{name}' of type {other}", version.view)
+    };
+    let join_keys = version.join_keys.iter().map(|key| join_key(&key.0, key.1).ok_or_else(|| wrong(key)));
+    let entities: Vec<&str> = version.entities.iter().map(Name::as_str).collect();
+    Ok(DroppedView {
+        id: version.id,
+        name: version.view.clone(),
+        version: version.version,
+        join_keys: join_keys.collect::<Result<_, _>>()?,
+        slot_seed: keys::slot_seed(tenant.id, &entities),
+        entities: version.entities.clone(),
+        features: version.features.clone(),
+        offline: version.offline,
+    })
 }
 
 fn source(name: &Name, stored: &Stored, views: &[&Arc<View>]) -> Result<Source, String> {
@@ -163,7 +191,7 @@ fn view(
     if state.row.len() != spec.features.len() {
         return Err(format!("the rows of view '{name}' have other features than its definition"));
     }
-    let personal = if standing == Standing::Older { personal_columns(tenant.views.get(name)) } else { BTreeSet::new() };
+    let personal = tenant.views.get(name).map(|view| personal_columns(view, standing)).unwrap_or_default();
     let mut features = Vec::with_capacity(state.row.len());
     for row in &state.row {
         let written = spec.features.iter().find(|feature| feature.name == row.name);
@@ -205,14 +233,13 @@ fn view(
     })
 }
 
-/// The columns that a view's version of now says are personal: so they are in older versions, whose own
-/// definitions don't change any more.
-fn personal_columns(view: Option<&ViewState>) -> BTreeSet<Name> {
+/// The columns that versions which come after one say are personal: so they are in it, whose own definition
+/// doesn't change any more. After the one that is served comes the one that is being built.
+fn personal_columns(view: &ViewState, standing: Standing) -> BTreeSet<Name> {
+    let served = Some(view).filter(|_| standing == Standing::Older);
+    let next = view.next.as_ref().map(|next| &next.view).filter(|_| !matches!(standing, Standing::Building { .. }));
     let mut columns = BTreeSet::new();
-    for version in view
-        .into_iter()
-        .flat_map(|view| view.all().filter(|version| !view.older.iter().any(|older| older.id == version.id)))
-    {
+    for version in served.into_iter().chain(next) {
         let of_view = &version.stored.definition.metadata.tags;
         for feature in &version.spec().features {
             if feature.tags.get(PII).or_else(|| of_view.get(PII)).is_some_and(|value| value == YES) {

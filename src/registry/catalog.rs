@@ -10,7 +10,7 @@ use hydrant_storage::order::Micros;
 use hydrant_storage::row::RowLayout;
 use hydrant_storage::value::{DataType, ScalarType, Value};
 
-use super::definition::{Definition, FeatureReference, KnownTimeRule, ServiceReference};
+use super::definition::{Definition, FeatureReference, KnownTimeRule, ServiceReference, Spec};
 use super::known_selections::KnownSelections;
 use super::promise::FreshnessSpec;
 use super::shares::{EndsBy, Received, Share};
@@ -58,6 +58,8 @@ pub struct TenantCatalog {
     pub views: BTreeMap<Name, Arc<View>>,
     /// All other versions: those whose place was taken, ascending, and then the one that is being built.
     pub versions: BTreeMap<Name, Vec<Arc<View>>>,
+    /// Versions of views that are defined no more, whose rows may still be on disk.
+    pub dropped: Vec<DroppedView>,
     pub services: BTreeMap<Name, Arc<Service>>,
     pub consumers: BTreeMap<Name, Arc<Consumer>>,
     /// What it lets others read, by number; those that ended lately too.
@@ -134,6 +136,21 @@ pub struct View {
     pub offline: bool,
     pub freshness: Option<FreshnessSpec>,
     pub standing: Standing,
+}
+
+/// A version of a view that is defined no more, and how its rows are stored.
+#[derive(Debug)]
+pub struct DroppedView {
+    pub id: ViewId,
+    pub name: Name,
+    pub version: u32,
+    pub entities: Vec<Name>,
+    pub join_keys: Vec<JoinKey>,
+    pub slot_seed: u64,
+    /// In the order of the packed row.
+    pub features: Vec<(Name, DataType)>,
+    /// It has a table of history.
+    pub offline: bool,
 }
 
 /// Which version of its view a version is.
@@ -245,12 +262,27 @@ impl TenantCatalog {
     pub fn versions_of(&self, view: &str) -> impl Iterator<Item = &Arc<View>> {
         self.views.get(view).into_iter().chain(self.versions.get(view).into_iter().flatten())
     }
+
+    /// The tables of history of all versions of all views, of those that are defined no more too.
+    pub fn history_tables(&self) -> impl Iterator<Item = (ViewId, HistoryViewSpec)> {
+        let defined = self.all_views().filter(|view| view.offline);
+        let defined = defined.map(|view| (view.id, view.history_spec(&self.name)));
+        let dropped = self.dropped.iter().filter(|view| view.offline);
+        defined.chain(dropped.map(|view| (view.id, view.history_spec(&self.name))))
+    }
 }
 
 impl View {
     /// Whether it is the version that the view's name stands for.
     pub fn is_served(&self) -> bool {
         self.standing == Standing::Served
+    }
+
+    pub fn entities(&self) -> &[Name] {
+        match &self.applied.definition.spec {
+            Spec::FeatureView(spec) => &spec.entities,
+            _ => &[],
+        }
     }
 
     /// For each of its features the one, by its place, of another version that is of the same column and
@@ -271,6 +303,18 @@ impl View {
             version: self.version,
             join_keys: self.join_keys.iter().map(|key| (key.name.clone(), key.key_type)).collect(),
             features: self.features.iter().map(|feature| (feature.name.clone(), feature.data_type)).collect(),
+        }
+    }
+}
+
+impl DroppedView {
+    fn history_spec(&self, tenant: &Name) -> HistoryViewSpec {
+        HistoryViewSpec {
+            tenant: tenant.clone(),
+            view: self.name.clone(),
+            version: self.version,
+            join_keys: self.join_keys.iter().map(|key| (key.name.clone(), key.key_type)).collect(),
+            features: self.features.clone(),
         }
     }
 }

@@ -8,10 +8,10 @@ use hydrant_storage::order::Micros;
 use crate::error::{Code, Error, Result};
 
 use super::definition::Kind;
-use super::lineage;
 use super::plan::{Stamp, tenant};
 use super::state::{State, TenantState};
 use super::uses::{TRAINING_SET, Uses};
+use super::{dropped, lineage};
 
 /// How many users a refusal lists.
 const SHOWN_USERS: usize = 20;
@@ -46,6 +46,7 @@ pub(super) fn draft(
     next.revision += 1;
     let Some(new) = next.tenants.get_mut(tenant_name) else { return Err(not_found(kind, name)) };
     remove(new, kind, name);
+    dropped::note(old, new)?;
     Ok(next)
 }
 
@@ -168,10 +169,11 @@ pub(super) fn draft_view_version(
     }
     let mut next = state.clone();
     next.revision += 1;
-    let views = next.tenants.get_mut(tenant_name).map(|tenant| &mut tenant.views);
-    let Some(found) = views.and_then(|views| views.get_mut(view)) else { return Err(not_found(kind, view)) };
+    let Some(new) = next.tenants.get_mut(tenant_name) else { return Err(not_found(kind, view)) };
+    let Some(found) = new.views.get_mut(view) else { return Err(not_found(kind, view)) };
     found.highest = found.highest();
     found.older.retain(|older| older.version != number);
+    dropped::note(old, new)?;
     Ok(next)
 }
 

@@ -35,6 +35,11 @@ struct Known {
 }
 
 impl KnownSelections {
+    /// Whether a request's selection is kept for the next.
+    pub fn keeps(services: &[String], features: &[String]) -> bool {
+        services.len() + features.len() <= MAX_NAMES
+    }
+
     /// The selection that was made for this request, or the one that is made now. A refusal is not
     /// kept.
     pub fn get_or_make(
@@ -45,7 +50,7 @@ impl KnownSelections {
         may_see_pii: bool,
         make: impl FnOnce() -> Result<Selection>,
     ) -> Result<Arc<Selection>> {
-        if services.len() + features.len() > MAX_NAMES {
+        if !Self::keeps(services, features) {
             return make().map(Arc::new);
         }
         let request = digest(tenant, services, features, may_see_pii);

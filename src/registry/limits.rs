@@ -7,9 +7,16 @@ use hydrant_storage::names::Name;
 
 use super::catalog::TenantCatalog;
 use super::definition::{Definition, Spec};
-use super::state::TenantState;
-use crate::error::Result;
+use super::state::{DroppedVersion, TenantState};
+use crate::error::{Code, Error, Result};
 use crate::tenancy::DefinitionLimits;
+
+/// Versions of a view that are kept besides the one that is served.
+pub(super) const MAX_KEPT_VERSIONS: usize = 16;
+/// Versions of views of a tenant that are defined no more,
+const MAX_DROPPED: usize = 4_096;
+/// and the features of all of them.
+const MAX_DROPPED_FEATURES: usize = 131_072;
 
 /// The views of a tenant, and the features of all of them.
 pub fn counts(tenant: &TenantCatalog) -> (usize, usize) {
@@ -33,9 +40,53 @@ pub(super) fn check(limits: &DefinitionLimits, tenant: &TenantState, definitions
     limits.check(count(&before), count(&after))
 }
 
+/// Refuses (RESOURCE_EXHAUSTED) what would leave rows of too many versions of views that are defined no more.
+pub(super) fn check_dropped(dropped: &[DroppedVersion]) -> Result<()> {
+    let features: usize = dropped.iter().map(|version| version.features.len()).sum();
+    if dropped.len() <= MAX_DROPPED && features <= MAX_DROPPED_FEATURES {
+        return Ok(());
+    }
+    let message = format!(
+        "rows of {} versions of views that are defined no more would be on disk, with {features} features; at most \
+         {MAX_DROPPED} versions and {MAX_DROPPED_FEATURES} features may be",
+        dropped.len()
+    );
+    Err(Error::new(Code::ResourceExhausted, "TOO_MANY_DROPPED_VERSIONS", message)
+        .hint("keep the views that are there, or define what comes and goes in a tenant of its own")
+        .with("versions", MAX_DROPPED)
+        .with("features", MAX_DROPPED_FEATURES))
+}
+
 fn features_of(definition: &Definition) -> usize {
     match &definition.spec {
         Spec::FeatureView(spec) => spec.features.len(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hydrant_storage::names::ViewId;
+    use hydrant_storage::value::{DataType, ScalarType};
+
+    use super::*;
+
+    #[test]
+    fn rows_of_too_many_dropped_versions_are_not_left() {
+        let name = |text: &str| -> Name { text.parse().expect("a name") };
+        let of = |features: usize| DroppedVersion {
+            id: ViewId(1),
+            view: name("v"),
+            version: 1,
+            entities: vec![name("e")],
+            join_keys: vec![(name("k"), DataType::Scalar(ScalarType::Int64))],
+            features: vec![(name("f"), DataType::Scalar(ScalarType::Int64)); features],
+            offline: true,
+        };
+        assert_eq!(check_dropped(&vec![of(1); MAX_DROPPED]), Ok(()));
+        for many in [vec![of(1); MAX_DROPPED + 1], vec![of(MAX_DROPPED_FEATURES / 2 + 1); 2]] {
+            let refused = check_dropped(&many).expect_err("too many");
+            assert_eq!((refused.code, refused.reason), (Code::ResourceExhausted, "TOO_MANY_DROPPED_VERSIONS"));
+        }
     }
 }

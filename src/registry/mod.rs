@@ -13,6 +13,7 @@ pub mod masking;
 pub mod node;
 pub mod plan;
 pub mod promise;
+pub mod reads;
 pub mod revisions;
 pub mod scenario;
 pub mod search;
@@ -30,6 +31,7 @@ mod builds;
 mod compatibility;
 mod deletion;
 mod details;
+mod dropped;
 mod exact;
 mod freeze;
 mod impact;
@@ -71,6 +73,7 @@ use self::definition::{Definition, Kind};
 use self::lineage::Lineage;
 use self::listing::{Described, Page};
 use self::plan::{Plan, Prune, Stamp};
+use self::reads::Reads;
 use self::recorded::ToRecord;
 use self::revisions::Cause;
 use self::state::State;
@@ -94,7 +97,10 @@ pub struct Registry {
 
 /// Where to read what is defined now. Clones read the same place; loading one is wait-free.
 #[derive(Clone, Debug)]
-pub struct SnapshotReader(Arc<ArcSwap<Snapshot>>);
+pub struct SnapshotReader {
+    newest: Arc<ArcSwap<Snapshot>>,
+    reads: Reads,
+}
 
 /// Who makes rows by the definitions, and has to know when older ones no longer hold.
 #[async_trait]
@@ -141,12 +147,17 @@ struct Drafted {
 impl SnapshotReader {
     /// A place that nobody publishes to.
     pub fn fixed(snapshot: Arc<Snapshot>) -> Self {
-        Self(Arc::new(ArcSwap::new(snapshot)))
+        Self { newest: Arc::new(ArcSwap::new(snapshot)), reads: Reads::default() }
     }
 
     /// The newest snapshot. A request loads one and sees nothing else to its end.
     pub fn load(&self) -> Arc<Snapshot> {
-        self.0.load_full()
+        self.newest.load_full()
+    }
+
+    /// Where reads of what the snapshots define are counted.
+    pub fn reads(&self) -> &Reads {
+        &self.reads
     }
 }
 
@@ -550,7 +561,7 @@ impl Shared {
         *version = self.store.put_if_version(METADATA_KEY, encoded, *version).await?;
         let (revision, snapshot) = (state.revision, Arc::new(snapshot));
         self.state.store(Arc::new(state));
-        self.snapshot.0.store(Arc::clone(&snapshot));
+        self.snapshot.newest.store(Arc::clone(&snapshot));
         // Whoever is told of the change may rely on it that every row acknowledged from then on was
         // made under it.
         self.barrier.raise(revision).await;

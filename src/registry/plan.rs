@@ -23,7 +23,7 @@ use super::succession::{self, Course};
 use super::uses::Uses;
 use super::validation::{self, ResolvedView, Violations, resolve_view};
 use super::world::{Referred, Unread, World};
-use super::{build, deletion, details, limits, lineage};
+use super::{build, deletion, details, dropped, limits, lineage};
 
 /// How many versions a problem lists.
 const SHOWN_VERSIONS: usize = 20;
@@ -222,6 +222,7 @@ pub(super) fn draft(
         deletion::remove(&mut new, kind, &name);
         actions.insert((kind, name), Action::Delete);
     }
+    dropped::note(old, &mut new)?;
     for ((kind, name), _) in actions.iter().filter(|(_, action)| **action == Action::Delete) {
         let users = deletion::users_of(&new, tenant_name, (*kind, name), uses, stamp.now);
         if !users.is_empty() {

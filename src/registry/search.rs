@@ -39,6 +39,8 @@ pub struct Query {
     pub owner: String,
     pub data_type: Option<DataType>,
     pub entity: Option<Name>,
+    /// Only these, each with when it was read last: what nobody has read for long.
+    pub unread: Option<BTreeMap<(NodeKind, String), Option<Micros>>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub struct Hit {
     pub matched: Vec<&'static str>,
     /// Whom it is shared with; of another tenant's, by what.
     pub shares: Vec<HitShare>,
+    /// Where what is unread was asked for: when it was read last.
+    pub last_read: Option<Micros>,
 }
 
 /// A share that holds.
@@ -99,7 +103,9 @@ pub(super) fn find(
         }
         let Some((score, matched)) = item.score(&words) else { return };
         let rank = (score, place(item.kind), item.name.clone());
-        found.push((rank, item.hit(matched)));
+        let mut hit = item.hit(matched);
+        hit.last_read = query.unread.as_ref().and_then(|unread| unread.get(&item.key()).copied().flatten());
+        found.push((rank, hit));
     };
     each_item(catalog, query.kind, now, &mut look_at);
     for (given, owner) in shared {
@@ -138,10 +144,11 @@ fn checked(query: &Query) -> Result<Vec<String>> {
         || tags > 0
         || !query.owner.is_empty()
         || query.data_type.is_some()
-        || query.entity.is_some();
+        || query.entity.is_some()
+        || query.unread.is_some();
     if !asks {
         let error = Error::invalid("BAD_SEARCH", "the search looks for nothing");
-        return Err(error.hint("give a text, a kind, a tag, an owner, a type or an entity"));
+        return Err(error.hint("give a text, a kind, a tag, an owner, a type, an entity or for how long it was unused"));
     }
     Ok(words)
 }
@@ -174,6 +181,11 @@ impl<'a> Item<'a> {
             && (query.owner.is_empty() || self.owner.to_lowercase().contains(&query.owner.to_lowercase()))
             && query.data_type.is_none_or(|data_type| self.types.contains(&data_type))
             && query.entity.as_ref().is_none_or(|entity| self.entities.contains(&entity))
+            && query.unread.as_ref().is_none_or(|unread| unread.contains_key(&self.key()))
+    }
+
+    fn key(&self) -> (NodeKind, String) {
+        (self.kind, self.name.clone())
     }
 
     /// How well the words fit: less is better. `None` where one of them is nowhere.
@@ -234,6 +246,7 @@ impl<'a> Item<'a> {
             data_type: data_type.unwrap_or_default(),
             matched,
             shares: self.shares.clone(),
+            last_read: None,
         }
     }
 }

@@ -5,14 +5,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use hydrant_storage::names::{Name, ViewId};
+use hydrant_storage::names::{Name, TenantId, ViewId};
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use crate::error::{Code, Error, Result};
 
 use super::catalog::{Lookup, Service, ServiceColumn, ServiceVersion, Snapshot, TenantCatalog, View};
+use super::known_selections::KnownSelections;
 use super::masking::Masking;
+use super::reads::{Readable, ReadsOf, Thing};
 use super::shares::{self, Given, Share};
 
 /// The most services that one request may name.
@@ -43,6 +45,8 @@ pub struct Selection {
     unread: Vec<bool>,
     /// By which shares of others it reads, each once.
     shares: Vec<Arc<Given>>,
+    /// Where its reads are counted; nothing of one that no tenant asked for.
+    reads: Arc<ReadsOf>,
 }
 
 /// A view of a request, whichever lookups need it.
@@ -85,6 +89,9 @@ impl Snapshot {
         let make = || {
             let mut selection = self.select(tenant, services, features)?;
             selection.mask(Masking::AsGranted, may_see_pii)?;
+            if KnownSelections::keeps(services, features) {
+                selection.reads = ReadsOf::new(tenant.id, selection.things(tenant.id), true);
+            }
             Ok(selection)
         };
         let known = self.known_selections.get_or_make(tenant.id, services, features, may_see_pii, make)?;
@@ -147,6 +154,7 @@ impl Snapshot {
             }
             selection.shares = shares;
         }
+        selection.reads = ReadsOf::new(tenant.id, selection.things(tenant.id), false);
         Ok(selection)
     }
 
@@ -254,7 +262,44 @@ impl Selection {
             view_of.push(index);
         }
         let (unread, shares) = (Vec::new(), Vec::new());
-        Ok(Self { services, features, lookups, columns, revision, request_columns, views, view_of, unread, shares })
+        let reads = ReadsOf::new(TenantId(0), Vec::new(), false);
+        Ok(Self {
+            services,
+            features,
+            lookups,
+            columns,
+            revision,
+            request_columns,
+            views,
+            view_of,
+            unread,
+            shares,
+            reads,
+        })
+    }
+
+    /// Where its reads are counted.
+    pub fn reads(&self) -> &Arc<ReadsOf> {
+        &self.reads
+    }
+
+    /// What a tenant reads by it under a name of its own: a feature that a service has is read by the service.
+    fn things(&self, tenant: TenantId) -> Vec<Thing> {
+        let of_services: HashSet<usize> = self.services.iter().flat_map(|service| &service.columns).copied().collect();
+        let service = |service: &SelectedService| {
+            let ServiceVersion { service, number, lookups, .. } = service.version.as_ref();
+            let owner = lookups.first().map_or(tenant, |lookup| lookup.view.tenant);
+            Thing { owner, of: Readable::Service(service.clone(), *number) }
+        };
+        let feature = |index: &usize| {
+            let ServiceColumn { lookup, feature, .. } = self.columns[*index];
+            let view = &self.lookups[lookup].view;
+            let of = Readable::Feature(view.name.clone(), view.features[feature].name.clone());
+            Thing { owner: view.tenant, of }
+        };
+        let mut seen = HashSet::new();
+        let single = self.features.iter().filter(|index| !of_services.contains(index)).map(feature);
+        self.services.iter().map(service).chain(single).filter(|thing| seen.insert(thing.clone())).collect()
     }
 
     /// Refuses (PERMISSION_DENIED) what another tenant shares for online reads alone.

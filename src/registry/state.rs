@@ -49,7 +49,11 @@ pub struct TenantState {
     pub consumers: BTreeMap<Name, Stored>,
     /// The last version of each view name that was deleted, so that its next one goes on counting.
     pub deleted_views: BTreeMap<Name, u32>,
-    /// Likewise of services.
+    /// Versions of views that are defined no more, deleted or given up: what their rows were stored under, so that
+    /// an erasure finds them. Nothing else deletes those.
+    #[serde(default)]
+    pub dropped: Vec<DroppedVersion>,
+    /// The last version of each service name that was deleted.
     pub deleted_services: BTreeMap<Name, u32>,
     /// What others may read, by number.
     #[serde(default)]
@@ -88,6 +92,21 @@ pub struct ViewState {
     /// The highest version that was given under the name, whatever became of it.
     #[serde(default)]
     pub highest: u32,
+}
+
+/// A version of a view that is defined no more, and how its rows are stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DroppedVersion {
+    pub id: ViewId,
+    pub view: Name,
+    pub version: u32,
+    pub entities: Vec<Name>,
+    /// The join keys of all its entities, in order.
+    pub join_keys: Vec<(Name, DataType)>,
+    /// In the order of the packed row.
+    pub features: Vec<(Name, DataType)>,
+    /// It has a table of history.
+    pub offline: bool,
 }
 
 /// A version of a view that is being built.
@@ -215,6 +234,7 @@ impl State {
             services: BTreeMap::new(),
             consumers: BTreeMap::new(),
             deleted_views: BTreeMap::new(),
+            dropped: Vec::new(),
             deleted_services: BTreeMap::new(),
             shares: BTreeMap::new(),
             last_share: 0,
@@ -317,7 +337,7 @@ mod tests {
         let mut older: serde_json::Value = serde_json::from_slice(&state.encode()).expect("JSON");
         older["format"] = 1.into();
         let tenant = older["tenants"]["default"].as_object_mut().expect("an object");
-        for field in ["consumers", "revision", "shares", "last_share"] {
+        for field in ["consumers", "revision", "shares", "last_share", "dropped"] {
             tenant.remove(field).expect("it was there");
         }
         assert_eq!(State::decode(older.to_string().as_bytes()), Ok(state));

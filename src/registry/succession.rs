@@ -8,6 +8,7 @@ use hydrant_storage::value::DataType;
 
 use super::compatibility::{self, Incompatibilities, Incompatible};
 use super::definition::FeatureViewSpec;
+use super::limits::MAX_KEPT_VERSIONS;
 use super::plan::Class;
 use super::state::{Next, RowFeature, State, Stored, TenantState, ViewState};
 use super::validation::{ResolvedView, feeds};
@@ -87,6 +88,13 @@ fn course_of(
     };
     if !view.offline() {
         return refuse("a new version can't be built: the view keeps no history (offline: false)".to_owned());
+    }
+    if view.older.len() >= MAX_KEPT_VERSIONS {
+        let (count, name, oldest) = (view.older.len(), &view.stored.definition.metadata.name, view.older[0].version);
+        return refuse(format!(
+            "a new version can't be built: {count} versions are kept besides the one that is served, which is the most; \
+             delete one that nothing reads (`hydrant delete view {name}@{oldest}`)"
+        ));
     }
     if view.refilling.is_some() {
         return refuse("a new version can't be built before the raised ttl is in effect: apply it then".to_owned());

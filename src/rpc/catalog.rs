@@ -7,6 +7,7 @@ use hydrant_proto::v1::catalog_service_server::CatalogService;
 use tonic::{Request, Response, Status};
 
 use super::status::to_status;
+use super::usage::decode_span;
 use super::wire::definitions::{decode_kind, decode_name, encode_kind};
 use super::wire::plans::{decode_node_kind, encode_node_kind, encode_plan};
 use super::{Caller, UseCases, layers};
@@ -50,7 +51,11 @@ impl CatalogRpc {
             text => Some(decode_name("entity", text)?),
         };
         let (text, tags, owner) = (request.text, request.tags.into_iter().collect(), request.owner);
-        let query = Query { text, kind, tags, owner, data_type, entity };
+        let unread = match decode_span(request.unused_micros) {
+            None => None,
+            Some(span) => Some(self.use_cases.usage.unread(&permit, span).await?),
+        };
+        let query = Query { text, kind, tags, owner, data_type, entity, unread };
         let (found, registry_revision) =
             self.use_cases.registry.search(&permit, query, request.page_size, request.page_token).await?;
         Ok(v1::SearchResponse {
@@ -134,6 +139,7 @@ fn encode_hit(hit: Hit) -> v1::Hit {
         r#type: hit.data_type,
         matched: hit.matched.into_iter().map(str::to_owned).collect(),
         shares: hit.shares.into_iter().map(encode_share).collect(),
+        last_read_micros: hit.last_read,
     }
 }
 

@@ -13,6 +13,7 @@ pub mod quotas;
 pub mod remote;
 pub mod sharing;
 pub mod training_sets;
+pub mod usage;
 
 use std::fmt;
 use std::sync::Arc;

@@ -255,6 +255,8 @@ const METHODS: [Method; METHOD_COUNT] = [
     quiet("hydrant.v1.SharingService/GetShare", READ_DEFINITIONS),
     quiet("hydrant.v1.SharingService/ListShares", READ_DEFINITIONS),
     change("hydrant.v1.SharingService/WithdrawShare", CHANGE_DEFINITIONS),
+    quiet("hydrant.v1.UsageService/GetUsage", Rule::Needs(Action::ReadUsage)),
+    quiet("hydrant.v1.UsageService/ListUsage", Rule::Needs(Action::ReadUsage)),
     quiet("hydrant.v1.FreshnessService/GetFreshness", READ_DEFINITIONS),
     quiet("hydrant.v1.FreshnessService/ListFreshness", READ_DEFINITIONS),
     change("hydrant.v1.FreshnessService/SilenceFreshness", CHANGE_DEFINITIONS),
@@ -276,7 +278,7 @@ const METHODS: [Method; METHOD_COUNT] = [
     quiet("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Rule::AnyCaller),
 ];
 
-const METHOD_COUNT: usize = 69;
+const METHOD_COUNT: usize = 71;
 
 #[cfg(test)]
 mod tests {

@@ -32,6 +32,7 @@ mod tenants;
 pub mod tls;
 mod trail;
 pub mod training;
+pub mod usage;
 pub mod webhook;
 pub mod wire;
 
@@ -57,6 +58,7 @@ use crate::quotas::Quotas;
 use crate::registry::Registry;
 use crate::serving::Serving;
 use crate::tenancy::{Action, Demand, Permit, Tenancy};
+use crate::usage::Usages;
 
 pub use self::caller::Caller;
 
@@ -77,6 +79,7 @@ pub struct UseCases {
     pub erasures: Erasures,
     pub audit: Audit,
     pub freshness: Freshness,
+    pub usage: Usages,
     pub partitions: Partitions,
     pub store_time: Arc<StoreTime>,
 }

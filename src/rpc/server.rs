@@ -25,6 +25,7 @@ use hydrant_proto::v1::quota_service_server::QuotaServiceServer;
 use hydrant_proto::v1::registry_service_server::RegistryServiceServer;
 use hydrant_proto::v1::sharing_service_server::SharingServiceServer;
 use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
+use hydrant_proto::v1::usage_service_server::UsageServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
@@ -54,6 +55,7 @@ use super::sharing::SharingRpc;
 use super::status::MessageLimit;
 use super::tls::Tls;
 use super::training::TrainingSetRpc;
+use super::usage::UsageRpc;
 use crate::config::{Config, ServerConfig};
 use crate::tenancy::Authenticates;
 
@@ -178,6 +180,8 @@ impl Server {
         let quotas = QuotaServiceServer::new(QuotaRpc::new(use_cases.clone()));
         let sharing =
             SharingServiceServer::new(SharingRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
+        let usage =
+            UsageServiceServer::new(UsageRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let audit =
             AuditServiceServer::new(AuditRpc::new(use_cases.clone())).max_encoding_message_size(limit.as_usize());
         let freshness = FreshnessServiceServer::new(FreshnessRpc::new(use_cases.clone()))
@@ -207,6 +211,7 @@ impl Server {
             .add_service(backup)
             .add_service(quotas)
             .add_service(sharing)
+            .add_service(usage)
             .add_service(erasures)
             .add_service(audit)
             .add_service(freshness)
@@ -300,6 +305,7 @@ impl ServerControl {
             BackupServiceServer::<BackupRpc>::NAME,
             QuotaServiceServer::<QuotaRpc>::NAME,
             SharingServiceServer::<SharingRpc>::NAME,
+            UsageServiceServer::<UsageRpc>::NAME,
             ErasureServiceServer::<ErasureRpc>::NAME,
             AuditServiceServer::<AuditRpc>::NAME,
             FreshnessServiceServer::<FreshnessRpc>::NAME,

@@ -32,9 +32,17 @@ impl SharingRpc {
     async fn create(&self, caller: &Caller, request: v1::CreateShareRequest) -> Result<v1::Share> {
         let validate_only = request.validate_only;
         let read = decode_new(request);
-        let (resource, to) = match &read {
-            Ok(new) => (format!("Share/{} to {}", new.of, new.to), Some(new.to.clone())),
-            Err(_) => ("Share/?".to_owned(), None),
+        let resource = match &read {
+            Ok(new) => format!("Share/{} to {}", new.of, new.to),
+            Err(_) => "Share/?".to_owned(),
+        };
+        // What is refused is nothing that the other tenant is told of.
+        let to = match (&read, self.use_cases.rehearse(caller, Action::ChangeDefinitions)) {
+            (Ok(new), Ok(permit)) => {
+                let checked = self.use_cases.registry.create_share(&permit, new.clone(), true).await;
+                checked.is_ok().then(|| new.to.clone())
+            }
+            _ => None,
         };
         let permit = self.leave(caller, resource, to.as_ref(), validate_only).await?;
         let told = self.use_cases.registry.create_share(&permit, read?, validate_only).await?;

@@ -260,7 +260,7 @@ mod tests {
     use super::*;
 
     /// What changes nothing, or is a write of rows, which the log itself tells.
-    const READS: [&str; 33] = [
+    const READS: [&str; 35] = [
         "hydrant.v1.OnlineService/GetOnlineFeatures",
         "hydrant.v1.OnlineService/StreamOnlineFeatures",
         "hydrant.v1.IngestService/Ingest",
@@ -282,6 +282,8 @@ mod tests {
         "hydrant.v1.BackupService/ListBackups",
         "hydrant.v1.SharingService/GetShare",
         "hydrant.v1.SharingService/ListShares",
+        "hydrant.v1.UsageService/GetUsage",
+        "hydrant.v1.UsageService/ListUsage",
         "hydrant.v1.FreshnessService/GetFreshness",
         "hydrant.v1.FreshnessService/ListFreshness",
         "hydrant.v1.FreshnessService/ListSilences",

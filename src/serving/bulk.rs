@@ -10,6 +10,7 @@ use arrow_array::{Array as _, ArrayRef};
 use super::keys::{cast_columns, check_bounds, row_count};
 use super::{OnlineRequest, Serving};
 use crate::error::{Code, Error, Result};
+use crate::registry::reads::ReadKind;
 use crate::registry::selection::{SelectedService, Selection};
 use crate::tenancy::{Action, Permit};
 
@@ -79,6 +80,7 @@ impl Serving {
             // that nothing acknowledged before it is missing.
             request.at_least = request.at_least.max(Some(self.partitions.durable_frame()));
         }
+        self.snapshots.reads().note(permit.caller(), selection.reads(), ReadKind::Online);
         Ok(BulkRead { request, entities, rows, piece_rows })
     }
 }

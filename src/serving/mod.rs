@@ -42,6 +42,7 @@ use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
+use crate::registry::reads::ReadKind;
 use crate::registry::selection::{SelectedView, Selection};
 use crate::tenancy::{Action, Permit};
 
@@ -228,7 +229,12 @@ impl Serving {
         if request.at.is_none() {
             self.served.note(permit.tenant(), &selection, &read);
         }
-        OnlineAnswer::new(selection, keys, read, &request)
+        let answer = OnlineAnswer::new(selection, keys, read, &request)?;
+        // Of many keys the stream was counted when it began.
+        if !in_bulk(permit) {
+            self.snapshots.reads().note(permit.caller(), answer.selection().reads(), ReadKind::Online);
+        }
+        Ok(answer)
     }
 
     /// What a request asks for, if it can be read online and answered in its form.

@@ -31,6 +31,8 @@ pub enum Action {
     ReadAudit,
     /// Have entity keys of the tenant erased, and see which erasures there were.
     Erase,
+    /// See which callers read what.
+    ReadUsage,
 }
 
 /// What a credential may be for. Each but the last within one tenant.
@@ -52,7 +54,7 @@ pub enum Role {
 pub struct Roles(u8);
 
 impl Action {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ReadOnline,
         Self::ReadInBulk,
         Self::ReadHistory,
@@ -67,6 +69,7 @@ impl Action {
         Self::ChangeQuotas,
         Self::ReadAudit,
         Self::Erase,
+        Self::ReadUsage,
     ];
 
     /// Who may do it: each of these roles by itself. The first is the least that will do.
@@ -77,7 +80,7 @@ impl Action {
             Self::ReadHistory => &[Trainer, Admin],
             Self::Write => &[Writer, Admin],
             Self::ReadDefinitions => &[Reader, Trainer, Writer, Owner, Admin],
-            Self::ChangeDefinitions => &[Owner, Admin],
+            Self::ChangeDefinitions | Self::ReadUsage => &[Owner, Admin],
             Self::ManageKeys | Self::Erase => &[Admin],
             // What a tenant may use is the server's to say: a limit that its own tenant could raise is none.
             Self::Observe | Self::BackUp | Self::ManageTenants | Self::ChangeQuotas => &[Platform],
@@ -102,6 +105,7 @@ impl Action {
             Self::ChangeQuotas => "change quotas",
             Self::ReadAudit => "read the audit log",
             Self::Erase => "erase keys",
+            Self::ReadUsage => "read usage",
         }
     }
 
@@ -121,7 +125,8 @@ impl Action {
             | Self::ReadQuotas
             | Self::ChangeQuotas
             | Self::ReadAudit
-            | Self::Erase => None,
+            | Self::Erase
+            | Self::ReadUsage => None,
         }
     }
 

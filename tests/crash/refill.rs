@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use hydrant::clock::{Clock as _, SystemClock};
 use hydrant::registry::definition::Definition;
 use hydrant::registry::documents;
 use hydrant::rpc::client::Client;
@@ -96,8 +97,7 @@ fn definitions(ttl: &str) -> Vec<Definition> {
 
 /// One row of each key; told is where the last of them stand in the log.
 async fn write(client: &Client) -> v1::Position {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    let clicked_at = i64::try_from(now.as_micros()).expect("in this age") - AGE;
+    let clicked_at = SystemClock.now() - AGE;
     let mut written = None;
     for (sequence, first) in (0..KEYS).step_by(ROWS_OF_A_REQUEST).enumerate() {
         let visitors = first as i64..(first + ROWS_OF_A_REQUEST) as i64;

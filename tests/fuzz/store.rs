@@ -163,8 +163,8 @@ fn list(folder: &Path, files: &mut Vec<String>) {
     }
 }
 
-/// The last use of keys and the spent budgets are written now and then.
+/// The last use of keys, the spent budgets and what was read are written now and then.
 fn is_timed(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    ["freshness_budgets", "api_key_uses"].iter().any(|timed| name.starts_with(timed))
+    ["freshness_budgets", "api_key_uses", "usage"].iter().any(|timed| name.starts_with(timed))
 }

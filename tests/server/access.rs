@@ -206,6 +206,12 @@ fn table() -> Vec<(&'static str, Vec<u8>, Who)> {
             "oa",
         ),
         ("hydrant.v1.FreshnessService/ListSilences", Vec::new(), "rtwoa"),
+        (
+            "hydrant.v1.UsageService/GetUsage",
+            v1::GetUsageRequest { name: "tenants/default/usage/airport_weather:temp".to_owned() }.encode_to_vec(),
+            "oa",
+        ),
+        ("hydrant.v1.UsageService/ListUsage", Vec::new(), "oa"),
         ("hydrant.v1.FreshnessService/DeleteSilence", v1::DeleteSilenceRequest { id: 1 }.encode_to_vec(), "oa"),
         ("hydrant.v1.ErasureService/EraseKey", Vec::new(), "a"),
         ("hydrant.v1.ErasureService/GetErasure", Vec::new(), "a"),

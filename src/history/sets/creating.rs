@@ -180,6 +180,7 @@ impl Creation {
         };
         let (kept, made) = self.permit.while_known(making).await??;
         self.permit.check_still()?;
+        sets.history().inner.note_read(&self.permit, &prepared.plan);
         let set = self.described(&kept.tables, made)?;
         sets.save(self.permit.clone(), prepared.clone(), set).await
     }

@@ -21,10 +21,12 @@ use super::TrainingSets;
 use super::saved::LostRows;
 use super::spines::StoredSpine;
 use crate::error::{Error, Result};
+use crate::registry::catalog::Lookup;
 
 /// Columns of a spine that together name an entity, and the key that is looked for in them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SpineKey {
+    pub entity: Name,
     pub columns: Vec<String>,
     pub types: Vec<ScalarType>,
     /// Encoded, of these types.
@@ -53,7 +55,7 @@ impl TrainingSets {
         blocking(move |_| {
             let mut found = ErasedFromSets::default();
             for spine in sets.inner.spines.of(&tenant) {
-                let rows = rows_with(&spine, &keys)?;
+                let rows = rows_with(&spine, &sets.keys_in(&spine, &keys))?;
                 if rows > 0 {
                     found.rows += rows;
                     found.spines += 1;
@@ -114,17 +116,36 @@ impl TrainingSets {
         spine: &StoredSpine,
         keys: &[SpineKey],
     ) -> Result<Option<(Arc<StoredSpine>, u64)>, JoinError> {
-        let rows = rows_with(spine, keys)?;
+        let keys = self.keys_in(spine, keys);
+        let rows = rows_with(spine, &keys)?;
         if rows == 0 {
             return Ok(None);
         }
         let kept = spine.batches()?.map(|batch| {
             let batch = batch?;
-            let keep: BooleanArray = named_rows(&batch, keys)?.into_iter().map(|named| Some(!named)).collect();
+            let keep: BooleanArray = named_rows(&batch, &keys)?.into_iter().map(|named| Some(!named)).collect();
             Ok(filter_record_batch(&batch, &keep)?)
         });
         let new = self.inner.spines.store_rewritten(spine, kept)?;
         Ok(Some((new, rows)))
+    }
+
+    /// The keys that are to be looked for in a spine: all but those by whose columns its saved sets look up
+    /// other entities, and never this one. Without a saved set it can't be told, and all are looked for.
+    fn keys_in(&self, spine: &StoredSpine, keys: &[SpineKey]) -> Vec<SpineKey> {
+        let catalog = self.inner.catalog.load();
+        let snapshot = self.inner.registry.snapshot();
+        let mut lookups: Vec<Lookup> = Vec::new();
+        for set in catalog.of(&spine.tenant).filter(|set| set.spine == spine.id) {
+            let tenant = snapshot.tenant(&spine.tenant);
+            // What a set reads that can't be found out, such as by a share that has ended, might be by any column.
+            let Ok(selection) = tenant.and_then(|tenant| snapshot.select(tenant, &set.services, &[])) else {
+                return keys.to_vec();
+            };
+            let own = snapshot.tenant(&spine.tenant).map(|tenant| tenant.id);
+            lookups.extend(selection.lookups.into_iter().filter(|lookup| own.as_ref() == Ok(&lookup.view.tenant)));
+        }
+        keys.iter().filter(|key| !is_of_others(key, &lookups)).cloned().collect()
     }
 
     fn hold_instead(&self, tenant: &Name, old: SpineId, new: &Arc<StoredSpine>) {
@@ -135,6 +156,16 @@ impl TrainingSets {
             }
         }
     }
+}
+
+/// Whether lookups take a key's columns for keys, of other entities alone.
+fn is_of_others(key: &SpineKey, lookups: &[Lookup]) -> bool {
+    let takes = |lookup: &&Lookup| {
+        key.columns.iter().all(|column| lookup.keys.iter().any(|taken| taken.as_str() == column.as_str()))
+    };
+    let (own, others): (Vec<&Lookup>, Vec<&Lookup>) =
+        lookups.iter().filter(takes).partition(|lookup| lookup.view.entities().contains(&key.entity));
+    own.is_empty() && !others.is_empty()
 }
 
 /// How many of a spine's rows name one of the keys. Blocks.

@@ -132,6 +132,10 @@ impl TrainingSets {
         let kept = permit.while_known(self.found(prepared, admission)).await??;
         // A walk may take longer than one waits for a place.
         let place = waiting.enter().await?;
+        // Once, however many endpoints there are.
+        if rows.start == 0 {
+            self.history().inner.note_read(&permit, &prepared.plan);
+        }
         let (sender, batches) = mpsc::channel(self.pulls().options.queued_batches.max(1));
         let (waiter, stop) = begin();
         let metrics = self.history().inner.metrics.clone();

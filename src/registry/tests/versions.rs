@@ -298,3 +298,100 @@ async fn what_is_personal_now_is_masked_in_older_versions_too() {
     let wind = view.features.iter().position(|feature| feature.name.as_str() == "wind").expect("it has it");
     assert!(view.is_pii(wind) && !view.is_pii(1 - wind));
 }
+
+#[tokio::test]
+async fn what_becomes_personal_while_a_version_is_built_is_masked_at_once_in_the_one_that_is_served() {
+    let personal = |registry: &Registry| -> Vec<String> {
+        let view = served(registry);
+        assert_eq!(view.version, 1);
+        let is_pii = |(place, _): &(usize, &crate::registry::catalog::Feature)| view.is_pii(*place);
+        view.features.iter().enumerate().filter(is_pii).map(|(_, feature)| feature.name.to_string()).collect()
+    };
+    // A tag while the next version is built.
+    let registry = flights().await;
+    change(&registry, &[(WIND, BREEZE)]).await;
+    assert_eq!(personal(&registry), Vec::<String>::new());
+    change(&registry, &[(WIND, "{name: breeze, column: wind_speed, tags: {pii: \"true\"}}")]).await;
+    assert_eq!(building(&registry).map(|view| view.version), Some(2), "a tag does not begin it anew");
+    assert_eq!(personal(&registry), ["wind"]);
+    let frozen = catalog(&registry).services["delay_model"].versions[0].lookups[0].view.clone();
+    assert!(frozen.is_pii(1), "services read the same");
+    build(&registry).await.expect("switched");
+    assert!(served(&registry).is_pii(0) || served(&registry).is_pii(1));
+    // A tag with the very change that asks for the next version.
+    let registry = flights().await;
+    let tagged = WIND.replace("\"false\"", "\"true\"");
+    change(&registry, &[(TEMP, ""), (WIND, &tagged)]).await;
+    assert!(building(&registry).is_some());
+    assert_eq!(personal(&registry), ["wind"]);
+}
+
+#[tokio::test]
+async fn versions_that_are_kept_are_bounded_and_the_way_out_is_told() {
+    let registry = flights().await;
+    let called = |number: usize| [(WIND.to_owned(), format!("{{name: breeze{number}, column: wind_speed}}"))];
+    let change_to = async |number: usize| {
+        let changes = called(number);
+        let changes: Vec<(&str, &str)> = changes.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+        apply(&registry, without_service(&changes)).await
+    };
+    for number in 0..16 {
+        change_to(number).await.unwrap_or_else(|refused| panic!("{refused}"));
+        build(&registry).await.expect("switched");
+    }
+    let (revision, kept) = (registry.snapshot().revision, older(&registry));
+    assert_eq!(kept, (1..=16).collect::<Vec<_>>());
+    let refused = change_to(16).await.expect_err("too many are kept");
+    assert_eq!((refused.code, refused.reason), (Code::FailedPrecondition, "INCOMPATIBLE_CHANGE"));
+    assert!(lines(&refused).iter().any(|line| line.contains("hydrant delete view airport_weather@")), "{refused:?}");
+    assert_eq!(registry.snapshot().revision, revision);
+    // Back to one that is kept is no other version.
+    change_to(3).await.expect("it is kept");
+    assert_eq!((served(&registry).version, older(&registry).len()), (5, 16));
+    registry.delete_view_version(&delete_permit(), &name(VIEW), 2, String::new()).await.expect("nothing reads it");
+    change_to(16).await.expect("there is room");
+    assert_eq!(building(&registry).map(|view| view.version), Some(18));
+}
+
+#[tokio::test]
+async fn versions_that_are_dropped_are_known_to_erasures_for_good() {
+    let files = LossyFiles::new(1);
+    let registry = open(&files).await.expect("an empty disk opens");
+    apply(&registry, definitions(FLIGHTS)).await.expect("valid");
+    let dropped = |registry: &Registry| -> Vec<(String, u32, u32)> {
+        catalog(registry).dropped.iter().map(|view| (view.name.to_string(), view.version, view.id.0)).collect()
+    };
+    let of = |view: &View| (VIEW.to_owned(), view.version, view.id.0);
+    // Another change gives up what is built; going back does; a kept one is deleted; the view is.
+    change(&registry, &[(WIND, BREEZE)]).await;
+    let second = of(&building(&registry).expect("version 2"));
+    change(&registry, &[(WIND, "{name: gust, column: wind_speed}")]).await;
+    assert_eq!(dropped(&registry), std::slice::from_ref(&second));
+    let third = of(&building(&registry).expect("version 3"));
+    build(&registry).await.expect("switched");
+    change(&registry, &[(WIND, BREEZE)]).await;
+    let fourth = of(&building(&registry).expect("version 4"));
+    change(&registry, &[]).await;
+    assert_eq!(dropped(&registry), [second.clone(), fourth.clone()]);
+    registry.delete_view_version(&delete_permit(), &name(VIEW), 3, String::new()).await.expect("nothing reads it");
+    let first = served(&registry);
+    delete(&registry, Kind::FeatureService, "delay_model").await.expect("nothing uses it");
+    // Pruned with the rest.
+    let rest: Vec<Definition> =
+        without_service(&[]).into_iter().filter(|definition| definition.name().as_str() != VIEW).collect();
+    let change = permit(Action::ChangeDefinitions);
+    let pruned = registry.apply_with(&change, rest, crate::registry::plan::Prune::KindsOfRequest, None).await;
+    pruned.expect("nothing uses it");
+    let all = [second, fourth, third, of(&first)];
+    for _ in 0..2 {
+        assert_eq!(dropped(&registry), all);
+        let catalog = catalog(&registry);
+        let last = catalog.dropped.last().expect("the view");
+        assert_eq!((last.slot_seed, &last.join_keys), (first.slot_seed, &first.join_keys));
+        let table = first.history_spec(&catalog.name);
+        assert!(catalog.history_tables().any(|(id, spec)| id == first.id && spec == table));
+        drop(catalog);
+        let again = open(&files).await.expect("it opens again");
+        assert_eq!(dropped(&again), all);
+    }
+}

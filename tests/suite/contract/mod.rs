@@ -25,6 +25,7 @@ mod s22_freshness;
 mod s24_masking;
 mod s25_erasure;
 mod s26_shares;
+mod s27_usage;
 mod s28_view_versions;
 mod s29_openlineage;
 

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
-use arrow_array::{ArrayRef, StringArray};
+use arrow_array::types::Int64Type;
+use arrow_array::{ArrayRef, Int64Array, StringArray};
 use hydrant::erasure::Erasure;
 use hydrant::error::Code;
+use hydrant::registry::definition::Kind;
 use hydrant::tenancy::Action;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value as Json, json};
@@ -254,4 +256,154 @@ async fn what_is_no_key_of_the_entity_is_refused_and_a_value_is_never_repeated()
     let reader = node.permit(Action::ReadHistory);
     assert_eq!(erasures.get(&permit, 7).expect_err("none").reason, "ERASURE_NOT_FOUND");
     assert!(erasures.list(&reader, None, 9).is_err(), "another action's permit does not do");
+}
+
+const SHELVES: &str = "
+apiVersion: hydrant/v1
+kind: Entity
+metadata: {name: user}
+spec: {joinKeys: [{name: id, type: int64}]}
+---
+apiVersion: hydrant/v1
+kind: Entity
+metadata: {name: item}
+spec: {joinKeys: [{name: id, type: int64}]}
+---
+apiVersion: hydrant/v1
+kind: Source
+metadata: {name: events}
+spec:
+  type: push
+  eventTime: happened
+  columns: [{name: id, type: int64}, {name: happened, type: timestamp}, {name: level, type: int64}]
+---
+apiVersion: hydrant/v1
+kind: FeatureView
+metadata: {name: profile}
+spec: {entities: [user], source: events, features: [{name: level}]}
+---
+apiVersion: hydrant/v1
+kind: FeatureView
+metadata: {name: stock}
+spec: {entities: [item], source: events, features: [{name: level}]}
+---
+{apiVersion: hydrant/v1, kind: FeatureService, metadata: {name: of_users}, spec: {features: [profile]}}
+---
+{apiVersion: hydrant/v1, kind: FeatureService, metadata: {name: of_items}, spec: {features: [stock]}}
+---
+{apiVersion: hydrant/v1, kind: FeatureService, metadata: {name: of_both}, spec: {features: [profile, {view: stock, keys: {id: item_id}}]}}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_entity_with_a_join_key_of_the_same_name_keeps_its_rows() {
+    let node = TestNode::start(SHELVES).await;
+    // Spines of different columns, so that none is another's.
+    let save = async |name: &str, services: &[&str], rows: Json| {
+        let id = node.store(&spine(&rows)).await;
+        node.save(name, stored(id, services, AS_KNOWN)).await;
+    };
+    save("users", &["of_users"], json!([{"id": 42, "u": 1, "at": START}, {"id": 7, "u": 1, "at": START}])).await;
+    save("items", &["of_items"], json!([{"id": 42, "i": 1, "at": START}, {"id": 7, "i": 1, "at": START}])).await;
+    let pairs = json!([{"id": 42, "item_id": 7, "at": START}, {"id": 7, "item_id": 42, "at": START}, {"id": 8, "item_id": 8, "at": START}]);
+    save("pairs", &["of_both"], pairs).await;
+    // Nobody says of whom this one is.
+    node.store(&spine(&json!([{"id": 42, "nobody": 1, "at": START}]))).await;
+    let permit = node.permit(Action::Erase);
+    let of_user = vec![("id".to_owned(), Arc::new(Int64Array::from(vec![42])) as ArrayRef)];
+    let user = "user".parse().expect("a name");
+    let (views, found) = node.use_cases().erasures.find(&permit, &user, &of_user).await.expect("looked");
+    assert_eq!(views.iter().map(ToString::to_string).collect::<Vec<_>>(), ["profile"]);
+    assert_eq!((found.spine_rows, found.spines, found.training_sets), (3, 3, 2));
+    let asked = node.use_cases().erasures.request(&permit, &user, &of_user).await.expect("it is taken");
+    let done = finished(&node, asked.id).await;
+    assert_eq!((done.erased.spine_rows, done.erased.spines, done.erased.training_sets), (3, 3, 2));
+    for (set, column, left) in
+        [("users", "id", vec![7]), ("items", "id", vec![42, 7]), ("pairs", "item_id", vec![42, 8])]
+    {
+        let pulled = node.pull_saved(set, 1, 0).await;
+        let column = pulled.column_by_name(column).expect("a spine's column").as_primitive::<Int64Type>().values();
+        assert_eq!(column.to_vec(), left, "{set}");
+    }
+}
+
+/// The definitions with the feature of `notes` called otherwise.
+fn called(feature: &str) -> String {
+    let (views, _) = VISITS.split_once("---\napiVersion: hydrant/v1\nkind: FeatureService").expect("it is last");
+    let notes = "metadata: {name: notes}\nspec: {entities: [customer], source: visits, features: [{name: note}]}";
+    assert!(views.contains(notes));
+    views.replace(notes, &notes.replace("{name: note}]", &format!("{{name: {feature}, column: note}}]")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_views_left_that_were_deleted_or_given_up_is_erased_too() {
+    let mut node = lived_in().await;
+    let registry = node.use_cases().registry.clone();
+    node.apply(&called("remark")).await;
+    node.built().await;
+    node.put("visits", visits(-1, NOTE)).await;
+    flush(&node).await;
+    node.land().await;
+    // Back to the first version; the second, which was kept, is deleted, and a third given up.
+    node.apply(&called("note")).await;
+    let notes = "notes".parse().expect("a name");
+    let change = node.permit(Action::ChangeDefinitions);
+    registry.delete_view_version(&change, &notes, 2, String::new()).await.expect("nothing reads it");
+    node.apply(&called("memo")).await;
+    node.apply(&called("note")).await;
+    let view = "shop_notes".parse().expect("a name");
+    registry.delete(&change, Kind::FeatureView, &view, String::new()).await.expect("nothing reads it");
+    drop((registry, change));
+    node.restart().await;
+    let history = node.data_directory().join("history/default");
+    for table in ["notes/v2", "shop_notes/v1"] {
+        assert!(!files_with(&history.join(table), KEY).is_empty(), "the test is about nothing: {table}");
+    }
+    let permit = node.permit(Action::Erase);
+    let customer = "customer".parse().expect("a name");
+    let (views, _) = node.use_cases().erasures.find(&permit, &customer, &name_of(KEY)).await.expect("looked");
+    assert_eq!(views.iter().map(ToString::to_string).collect::<Vec<_>>(), ["notes", "shop_notes"]);
+    drop(permit);
+    let done = finished(&node, request(&node, KEY).await.id).await;
+    assert_eq!(done.left.map(|left| left.has_rows()), Some(false));
+    assert_nowhere(&node);
+    node.restart().await;
+    assert_nowhere(&node);
+    assert_eq!(node.one("notes:note", json!({"name": "neighbour 1"})).await, "n-1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_and_goes_while_an_erasure_waits_is_erased_too() {
+    let node = lived_in().await;
+    let rows = node.batch("visits", &visits(-100, "held up"));
+    let wanted = node.backfill_of("visits", "another", std::slice::from_ref(&rows));
+    let intake = node.use_cases().backfills.begin(&node.permit(Action::Write), wanted).await.expect("it begins");
+    let asked = request(&node, KEY).await;
+    // A view that has the entity, with rows; a service that calls its key otherwise, with a spine; and one goes.
+    node.apply(
+        "
+{apiVersion: hydrant/v1, kind: FeatureView, metadata: {name: later}, spec: {entities: [customer], source: visits, features: [{name: note}]}}
+---
+{apiVersion: hydrant/v1, kind: FeatureService, metadata: {name: of_pals}, spec: {features: [{view: later, keys: {name: pal}}]}}
+",
+    )
+    .await;
+    node.put("visits", visits(-1, NOTE)).await;
+    node.land().await;
+    assert_eq!(node.one("later:note", json!({"name": KEY})).await, NOTE);
+    let pals = json!([{"pal": KEY, "at": START}, {"pal": "neighbour 1", "at": START}]);
+    node.save("pals", stored(node.store(&spine(&pals)).await, &["of_pals"], AS_KNOWN)).await;
+    let view = "shop_notes".parse().expect("a name");
+    let change = node.permit(Action::ChangeDefinitions);
+    let deleted = node.use_cases().registry.delete(&change, Kind::FeatureView, &view, String::new()).await;
+    deleted.expect("nothing reads it");
+    assert_eq!(request(&node, KEY).await.id, asked.id, "it is the same key, whatever was defined since");
+    let known = node.use_cases().erasures.get(&node.permit(Action::Erase), asked.id).expect("it is known");
+    assert_eq!((known.is_done(), known.through), (false, None), "the backfill still has its place");
+    drop(intake);
+    let done = finished(&node, asked.id).await;
+    assert_eq!(done.left.map(|left| left.has_rows()), Some(false));
+    assert_nowhere(&node);
+    assert_eq!(node.one("later:note", json!({"name": KEY})).await, "NOT_FOUND");
+    assert_eq!(node.one("later:note", json!({"name": "neighbour 1"})).await, "n-1");
+    assert_eq!(node.pull_saved("pals", 1, 0).await.num_rows(), 1);
 }

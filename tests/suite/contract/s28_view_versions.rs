@@ -274,3 +274,18 @@ spec:
         node.restart().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_waits_for_its_turn_to_be_brought_online() {
+    let node = busy().await;
+    node.land().await;
+    let (materialize, catalog) = (node.use_cases().materialize.clone(), node.catalog());
+    for _ in 0..20 {
+        let permit = node.permit(hydrant::tenancy::Action::Write);
+        let first = materialize.begin(&permit, "user_facts", None).await.expect("it is free");
+        let version = materialize.begin_version(&catalog.name, &catalog.views["user_facts"]);
+        let version = version.await.expect("it waits, and is not refused");
+        assert!(first.done().await.expect("online").rows > 0);
+        assert!(version.done().await.expect("online").rows > 0);
+    }
+}
