@@ -618,6 +618,7 @@ fn of_another_tenant(snapshot: &Snapshot) -> Snapshot {
         services: all.services.clone(),
         consumers: Default::default(),
         shares: Default::default(),
+        dropped: Default::default(),
     };
     let owner = TenantCatalog { services: Default::default(), ..catalog("owner", all.id) };
     let reader =
