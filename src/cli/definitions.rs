@@ -194,10 +194,12 @@ pub fn plural(kind: Kind) -> &'static str {
 
 /// `FeatureView/airport_weather`.
 pub fn reference(kind: i32, name: &str) -> Result<String, Failure> {
-    if kind == v1::Kind::TrainingSet as i32 {
-        return Ok(format!("{TRAINING_SET}/{name}"));
+    // What is downstream of definitions without being one.
+    match v1::Kind::try_from(kind) {
+        Ok(v1::Kind::TrainingSet) => Ok(format!("{TRAINING_SET}/{name}")),
+        Ok(v1::Kind::Share) => Ok(format!("Share/{name}")),
+        _ => Ok(format!("{}/{name}", decode_kind(kind)?.as_str())),
     }
-    Ok(format!("{}/{name}", decode_kind(kind)?.as_str()))
 }
 
 /// Definitions as a server sent them.

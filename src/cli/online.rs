@@ -191,7 +191,8 @@ impl Answer {
                 }
                 let value =
                     value_at(&*decoded.values, decoded.data_type, index).map_err(|_| unreadable(&decoded.name))?;
-                let event_time = times.and_then(|times| {
+                // Its row's time is told for the sake of other features of the view.
+                let event_time = times.filter(|_| status != v1::CellStatus::Masked).and_then(|times| {
                     let index = at(times.micros.len());
                     times.found.get(index).copied().unwrap_or(false).then(|| times.micros.get(index).copied()).flatten()
                 });

@@ -130,7 +130,9 @@ impl Answer {
             };
             let lines: Vec<Vec<String>> = self.values_of(number).map(line).collect();
             text.push_str(&output::table(&["  feature", "value", "status", "because"], &lines, &[]));
-            text.push_str(&format!("\n\n{}\n", self.winner(view)));
+            let mut values = self.values_of(number).map(|(told, _)| told.status()).peekable();
+            let is_masked = values.peek().is_some() && values.all(|status| status == v1::CellStatus::Masked);
+            text.push_str(&format!("\n\n{}\n", self.winner(view, is_masked)));
             if !view.losers.is_empty() {
                 let shown = view.losers.len() as u64;
                 let of = match view.rows - u64::from(view.winner.is_some()) {
@@ -147,10 +149,11 @@ impl Answer {
         text
     }
 
-    fn winner(&self, view: &v1::ExplainedView) -> String {
+    fn winner(&self, view: &v1::ExplainedView, is_masked: bool) -> String {
         let at = self.told.at;
         let Some(row) = &view.winner else {
             return match view.rows {
+                0 if is_masked => "  not looked at: all that is asked about is personal, and masked for you".to_owned(),
                 0 => "  no row counts: there is none of this key".to_owned(),
                 rows => format!("  no row counts, of {} of this key", output::counted(rows, "row")),
             };

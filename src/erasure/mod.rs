@@ -154,8 +154,8 @@ impl Erasures {
     }
 
     /// Has a key of an entity erased, given by one column of one value for each of its join keys. It is
-    /// durable when this returns, and then done whatever happens; asked for again while it is not done, it is
-    /// the same one.
+    /// durable when this returns, and then done whatever happens; asked for again before it has
+    /// begun, it is the same one: from then on later rows are not of it.
     ///
     /// # Errors
     /// NOT_FOUND (no such entity), INVALID_ARGUMENT (its join keys are not given, each once and of its type; or
@@ -299,7 +299,7 @@ impl Inner {
         let mut state = State::clone(&self.state.load());
         let of_tenant = |erasure: &&Erasure| erasure.tenant == tenant;
         let waiting = state.erasures.iter().filter(of_tenant).filter(|erasure| erasure.key.is_some());
-        if let Some(same) = waiting.clone().find(|erasure| erasure.is_of(&entity, &key)) {
+        if let Some(same) = waiting.clone().find(|erasure| erasure.through.is_none() && erasure.is_of(&entity, &key)) {
             return Ok(same.clone());
         }
         let (waiting, kept) = (waiting.count(), state.erasures.iter().filter(of_tenant).count());

@@ -189,6 +189,11 @@ impl RegistryRpc {
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
         let mut upstream = Vec::new();
         for reference in &set.services {
+            // What another tenant's service is made of is that tenant's to know.
+            if is_shared(reference) {
+                upstream.push(encode_use(reference.clone(), set.reference()));
+                continue;
+            }
             if let (service, Some(number)) = decode_versioned_name(Kind::FeatureService, reference)? {
                 let lineage = self.use_cases.registry.lineage_of_version(&permit, &service, number)?;
                 let new = lineage.upstream.iter().map(encode_edge).filter(|edge| !upstream.contains(edge));
@@ -292,6 +297,11 @@ pub(super) fn encode_described(described: &Described) -> v1::Definition {
 
 fn decode_prune(prune: bool) -> Prune {
     if prune { Prune::KindsOfRequest } else { Prune::Nothing }
+}
+
+/// Whether it names what another tenant shares: `OWNER/SERVICE@N`.
+fn is_shared(reference: &str) -> bool {
+    reference.contains('/')
 }
 
 /// From a service to a saved training set.

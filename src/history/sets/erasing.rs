@@ -84,7 +84,7 @@ impl TrainingSets {
         let mut done = ErasedFromSets::default();
         for spine in self.inner.spines.of(tenant) {
             let (sets, wanted, old) = (self.clone(), keys.clone(), spine.clone());
-            let replaced = blocking(move |_| Ok(sets.replacement(&old, &wanted)?)).await?;
+            let replaced = blocking(move |_| sets.replacement(&old, &wanted)).await?;
             let Some((new, rows)) = replaced else { continue };
             let lost = LostRows { erasure: erasure.to_owned(), at: now, rows };
             let about = new.about()?;
