@@ -106,7 +106,6 @@ impl ReadView {
             return Ok(false);
         }
         let database = self.database();
-        let old_lists = self.lists_of_files()?;
         for erased in erased {
             let (mut name, mut tail) = (Vec::new(), Vec::new());
             match &erased.whole {
@@ -121,7 +120,9 @@ impl ReadView {
             self.rewrite("tail", database.tail(), &tail)?;
         }
         self.rewrite("pending", database.pending(), &[])?;
-        // The least and the greatest key of each file stand in the list of files, also of files that are gone.
+        // The least and the greatest key of each file stand in the list of files, also of files that are gone. One
+        // that was begun while files were rewritten has those that were still to be.
+        let old_lists = self.lists_of_files()?;
         for _ in 0..MOST_LIST_ENTRIES {
             self.rewrite("default", database.meta(), &[])?;
             if self.lists_of_files()?.is_disjoint(&old_lists) {

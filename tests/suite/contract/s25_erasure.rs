@@ -90,6 +90,13 @@ fn array_holds(array: &ArrayRef, text: &str) -> bool {
         || array.as_binary_opt::<i32>().is_some_and(|values| values.iter().flatten().any(is_in))
 }
 
+fn unless_gone<T>(read: std::io::Result<T>) -> Option<T> {
+    match read {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        read => Some(read.expect("readable")),
+    }
+}
+
 /// The files below a directory that hold a text, Parquet decoded.
 fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -99,10 +106,11 @@ fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
             found.extend(files_with(&path, text));
             continue;
         }
-        let bytes = fs::read(&path).expect("readable");
+        // What is not needed any more is removed by the server meanwhile.
+        let Some(bytes) = unless_gone(fs::read(&path)) else { continue };
         let mut is_in = holds(&bytes, text);
         if path.extension().is_some_and(|extension| extension == "parquet") {
-            let file = fs::File::open(&path).expect("readable");
+            let Some(file) = unless_gone(fs::File::open(&path)) else { continue };
             let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet").build().expect("a reader");
             for batch in reader {
                 let batch = batch.expect("rows");
