@@ -66,14 +66,13 @@ async fn a_backfill_and_a_spine_that_stand_still_end_when_their_key_is_revoked_a
     };
     // The second batch never comes.
     let first = || tokio_stream::iter([Ok(batch.clone())]).chain(futures::stream::pending());
-    let (told, mut begun) = tokio::sync::mpsc::unbounded_channel();
-    let backfilling =
-        writer.backfill(backfill.clone(), batch.schema(), first(), move |_| told.send(()).expect("heard"));
+    let begun = tokio::sync::Notify::new();
+    let backfilling = writer.backfill(backfill.clone(), batch.schema(), first(), |_| begun.notify_one());
     let rows = spine(10);
     let storing =
         writer.store_spine(rows.schema(), tokio_stream::iter([Ok(rows.clone())]).chain(futures::stream::pending()));
     let revoking = async {
-        begun.recv().await.expect("the first batch was taken");
+        begun.notified().await;
         guarded.first.revoke_key(&made.key.as_ref().expect("a key").id).await.expect("an admin may");
     };
     let ended = tokio::time::timeout(PATIENCE, async { tokio::join!(backfilling, storing, revoking) });
