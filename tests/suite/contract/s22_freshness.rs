@@ -4,6 +4,7 @@
 use hydrant::config::{Config, Span};
 use hydrant::error::Code;
 use hydrant::freshness::{Cause, Standing, State};
+use hydrant::partition::PartitionState;
 use hydrant::registry::promise::Severity;
 use hydrant::tenancy::Action;
 use serde_json::{Value as Json, json};
@@ -163,7 +164,8 @@ async fn a_partition_that_cannot_be_read_breaks_the_promise_from_then_on() {
     assert_eq!(judged(&look(&node).await), (State::Ok, None));
     let partitions = &node.use_cases().partitions;
     partitions.park(1, "by the test");
-    while partitions.handles()[1].view().is_ok() {
+    // Its views go before it is parked, and one that is about to be parked isn't reopened.
+    while !matches!(partitions.handles()[1].state(), PartitionState::Parked { .. }) {
         tokio::task::yield_now().await;
     }
     let standing = look(&node).await;
