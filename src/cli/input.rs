@@ -109,9 +109,11 @@ impl ParquetInput {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         let (reason, hint) = match &error {
-            SourceError::Unreadable { .. } | SourceError::NotParquet { .. } | SourceError::Nothing { .. } => {
-                ("FILE_FAILED", "")
-            }
+            SourceError::Unreadable { .. } | SourceError::Nothing { .. } => ("FILE_FAILED", ""),
+            SourceError::NotParquet { .. } => (
+                "FILE_FAILED",
+                "files are Parquet: make one of others first, such as by DuckDB: COPY (FROM 'rows.csv') TO 'rows.parquet'",
+            ),
             SourceError::Changed { .. } => (
                 "FILE_CHANGED",
                 "run the same command again: what is there now is another load, of which nothing was taken in yet",
