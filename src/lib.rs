@@ -20,6 +20,7 @@ pub mod freshness;
 pub mod history;
 pub mod ingest;
 pub mod landing;
+pub mod lands;
 pub mod log;
 pub mod materialize;
 pub mod one_at_a_time;

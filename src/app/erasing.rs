@@ -9,35 +9,20 @@ use hydrant_storage::names::{Name, ViewId};
 use crate::backfill::Backfills;
 use crate::backup::Backups;
 use crate::clock::StoreTime;
-use crate::erasure::{GivesUpStaged, KeepsSpines, KeyColumns, Lands, ListsBackups, SpineRows};
+use crate::erasure::{GivesUpStaged, KeepsSpines, KeyColumns, ListsBackups, SpineRows};
 use crate::error::Result;
 use crate::history::sets::{ErasedFromSets, SpineKey, TrainingSets};
 use crate::landing::Landing;
-use crate::refill;
-use crate::versions;
+use crate::lands::Lands;
 
 /// Lets refills, new versions of views and erasures have rows land: they look for them in history.
 #[derive(Debug)]
 pub(super) struct LandingLands(pub Landing);
 
 #[async_trait]
-impl refill::Lands for LandingLands {
-    async fn land_now(&self) -> Result<()> {
-        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
-    }
-}
-
-#[async_trait]
-impl versions::Lands for LandingLands {
-    async fn land_now(&self) -> Result<()> {
-        refill::Lands::land_now(self).await
-    }
-}
-
-#[async_trait]
 impl Lands for LandingLands {
     async fn land_now(&self) -> Result<()> {
-        refill::Lands::land_now(self).await
+        self.0.land_now().await.map(drop).map_err(|failed| failed.error)
     }
 }
 

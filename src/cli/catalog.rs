@@ -10,6 +10,7 @@ use hydrant_storage::names::Name;
 use super::keys::KeyTypes;
 use super::{Failure, definitions, share};
 use crate::registry::definition::{Definition, Kind, ServiceFeature, Spec};
+use crate::registry::selection::is_of_another;
 use crate::rpc::client::Client;
 
 /// The definitions that tell which keys there are, the service's own last.
@@ -31,7 +32,7 @@ impl Catalog {
     /// `service` is `NAME`, or `NAME@N` for the features of that version; `OWNER/NAME` is what another
     /// tenant shares.
     pub async fn load(client: &Client, service: &str) -> Result<Self, Failure> {
-        if service.contains('/') {
+        if is_of_another(service) {
             return Self::load_shared(client, service).await;
         }
         let mut definitions = Vec::new();

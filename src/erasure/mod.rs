@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use crate::clock::StoreTime;
 use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
+use crate::lands::Lands;
 use crate::log::LocalLog;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
@@ -43,13 +44,6 @@ const MAX_WAITING: usize = 100;
 const MAX_KEPT: usize = 500;
 /// After an attempt failed.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
-
-/// Brings rows from the partitions' tails into history.
-#[async_trait]
-pub trait Lands: Send + Sync + Debug {
-    /// Whatever landing began before is over when it returns.
-    async fn land_now(&self) -> Result<()>;
-}
 
 /// What backfills have staged.
 #[async_trait]

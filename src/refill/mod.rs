@@ -7,12 +7,10 @@
 mod metrics;
 mod work;
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use hydrant_storage::history::HistoryTables;
 use hydrant_storage::names::Name;
 use hydrant_storage::threads::{Work, stand_back};
@@ -25,6 +23,7 @@ pub use self::metrics::RefillMetrics;
 use self::work::Task;
 use crate::clock::StoreTime;
 use crate::error::{Error, Result};
+use crate::lands::Lands;
 use crate::log::WriteLog;
 use crate::partition::Partitions;
 use crate::registry::Registry;
@@ -33,13 +32,6 @@ use crate::registry::catalog::{Refill, View};
 /// After a refill failed, it is tried again after so long, then twice as long, and so on.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_mins(1);
-
-/// Brings rows from the partitions' tails into history.
-#[async_trait]
-pub trait Lands: Send + Sync + Debug {
-    /// All that is durable in the log is history when it returns.
-    async fn land_now(&self) -> Result<()>;
-}
 
 /// What refills are made with.
 #[derive(Clone, Debug)]

@@ -485,8 +485,8 @@ fn check_width(columns: usize) -> Result<()> {
 /// A view, the index of its feature, and by which share it is read where it is another tenant's.
 type FoundFeature<'a> = (&'a Arc<View>, usize, Option<&'a Arc<Given>>);
 
-/// No name of a tenant's own has a slash.
-fn is_of_another(name: &str) -> bool {
+/// Whether a name is of what another tenant shares: none of a tenant's own has a slash.
+pub fn is_of_another(name: &str) -> bool {
     name.contains('/')
 }
 

@@ -15,6 +15,7 @@ use super::wire::roles::{decode_roles, encode_roles, role_name};
 use super::{Caller, UseCases, layers};
 use crate::access::{ApiKey, KeyId, MAX_NAMES, NewKey, Token};
 use crate::error::{Error, Result};
+use crate::registry::selection::is_of_another;
 use crate::tenancy::{Action, Permit, Role};
 
 #[derive(Debug)]
@@ -156,7 +157,7 @@ fn decode_id(text: &str) -> Result<KeyId> {
 fn decode_reach(kind: &'static str, names: &[String]) -> Result<(Vec<Name>, Vec<SharedName>)> {
     // Of more it is said that they are too many.
     let (shared, own): (Vec<&String>, Vec<&String>) =
-        names.iter().take(MAX_NAMES + 1).partition(|name| name.contains('/'));
+        names.iter().take(MAX_NAMES + 1).partition(|name| is_of_another(name));
     let shared_name =
         |name: &String| name.parse().map_err(|told| Error::invalid("INVALID_NAME", format!("{kind}: {told}")));
     let own = own.into_iter().map(|name| decode_name(kind, name)).collect::<Result<_>>()?;

@@ -18,6 +18,7 @@ use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
 use crate::registry::plan::{Plan, Prune};
+use crate::registry::selection::is_of_another;
 use crate::registry::tenants::Expected;
 use crate::tenancy::{Action, Permit};
 
@@ -190,7 +191,7 @@ impl RegistryRpc {
         let mut upstream = Vec::new();
         for reference in &set.services {
             // What another tenant's service is made of is that tenant's to know.
-            if is_shared(reference) {
+            if is_of_another(reference) {
                 upstream.push(encode_use(reference.clone(), set.reference()));
                 continue;
             }
@@ -297,11 +298,6 @@ pub(super) fn encode_described(described: &Described) -> v1::Definition {
 
 fn decode_prune(prune: bool) -> Prune {
     if prune { Prune::KindsOfRequest } else { Prune::Nothing }
-}
-
-/// Whether it names what another tenant shares: `OWNER/SERVICE@N`.
-fn is_shared(reference: &str) -> bool {
-    reference.contains('/')
 }
 
 /// From a service to a saved training set.

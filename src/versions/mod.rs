@@ -21,6 +21,7 @@ pub use self::metrics::VersionMetrics;
 
 use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
+use crate::lands::Lands;
 use crate::log::{AppendError, AppendRequest, WriteLog};
 use crate::partition::Partitions;
 use crate::registry::catalog::{Standing, View};
@@ -35,13 +36,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BARRIER: &str = "version-barrier";
 /// and that what came before is in it.
 const HISTORY: &str = "version-history";
-
-/// Brings rows from the partitions' tails into history.
-#[async_trait]
-pub trait Lands: Send + Sync + Debug {
-    /// All that is durable in the log is history when it returns.
-    async fn land_now(&self) -> Result<()>;
-}
 
 /// Brings the history of one version of a view online.
 #[async_trait]

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use hydrant_storage::names::{Name, SharedName};
 
 use crate::config::GrantConfig;
+use crate::registry::selection::is_of_another;
 use crate::tenancy::{Reach, Role, Roles};
 
 /// What the members of a group are given.
@@ -49,7 +50,7 @@ impl Grant {
 
 /// The tenant's own names, and those of others (`OWNER/NAME`).
 fn names(texts: &[String]) -> Result<(BTreeSet<Name>, BTreeSet<SharedName>), String> {
-    let (shared, own): (Vec<&String>, Vec<&String>) = texts.iter().partition(|text| text.contains('/'));
+    let (shared, own): (Vec<&String>, Vec<&String>) = texts.iter().partition(|text| is_of_another(text));
     let own = own.into_iter().map(|name| name.parse::<Name>().map_err(|error| format!("'{name}': {error}")));
     let shared =
         shared.into_iter().map(|name| name.parse::<SharedName>().map_err(|error| format!("'{name}': {error}")));
