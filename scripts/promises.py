@@ -84,6 +84,7 @@ def services():
 
 def others():
     what = "p99 beside a neighbour at 10 times its share / beside one within it"
+    yield online("tenants", "ads, uniform, two tenants over the network", what, "at most 1.5")
     yield Promise("admission", None, "two tenants at the queue, in process", what, "at most 1.5")
     what = "an API key recognized, CPU µs more than without"
     yield Promise("access", None, "who is calling, in process", what, "at most 5")

@@ -44,6 +44,7 @@ fn seconds(part: Part, options: &Options, rows: f64) -> f64 {
         Part::Overload => PREPARE + 3.0 * one,
         Part::Writes => 3.0 * START_AGAIN + fill + warm_up + 2.0 * 8.0 + 6.0 * one,
         Part::Disk => 2.0 * (START_AGAIN + warm_up + PREPARE + (6.0 + 2.0 * SEARCH) * one),
+        Part::Tenants => 15.0 + 2.0 * PREPARE + warm_up + (6.0 + SEARCH) * one,
         Part::Growth => {
             let rows = 21.0 * VIEWS * options.grow_keys as f64;
             4.0 * START_AGAIN + 10.0 * warm_up + 10.0 * one + rows / LOADED_A_SECOND

@@ -19,6 +19,7 @@ mod stalls;
 #[path = "../support/mod.rs"]
 mod support;
 mod systems;
+mod tenants;
 mod writes;
 
 use std::collections::HashMap;
@@ -78,7 +79,7 @@ struct Options {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "cpu,services,bursts,latency,overload,writes,disk,growth,feast"
+        default_value = "cpu,services,bursts,latency,overload,writes,disk,tenants,growth,feast"
     )]
     parts: Vec<Part>,
     /// Entity keys of each view where growth begins; it ends at 16 times as many.
@@ -108,6 +109,8 @@ enum Part {
     Writes,
     /// Data ten times the block cache, past the page cache.
     Disk,
+    /// A greedy neighbour, by API keys.
+    Tenants,
     /// How CPU grows with the keys, and with a second core.
     Growth,
     /// Feast's feature server.
@@ -178,6 +181,7 @@ async fn run(options: Options) -> Result<()> {
         begin(&mut report, part);
         let measured = async {
             match part {
+                Part::Tenants => tenants::measure(&options, &mut report).await,
                 Part::Growth => growth::measure(&options, &mut report).await,
                 _ => feast::measure(&options, &mut report).await,
             }
@@ -207,7 +211,7 @@ impl Run {
                     Part::Services => services::measure(self).await,
                     Part::Writes => writes::measure(self).await,
                     Part::Disk => disk::measure(self).await,
-                    Part::Growth | Part::Feast => bail!("it has servers of its own"),
+                    Part::Tenants | Part::Growth | Part::Feast => bail!("it has servers of its own"),
                 }
             };
             let outcome = within_limit(measured).await;
@@ -302,7 +306,7 @@ impl Part {
 
     /// It neither needs what the others are measured on, nor may run beside it.
     fn has_servers_of_its_own(self) -> bool {
-        matches!(self, Self::Growth | Self::Feast)
+        matches!(self, Self::Tenants | Self::Growth | Self::Feast)
     }
 }
 

@@ -30,7 +30,7 @@ pub const PATIENT: Setting = ("ADMISSION__TARGET_WAIT", "10s");
 const TAIL: Setting = ("LANDING__TAIL", "1GiB");
 const LANDING_INTERVAL: Setting = ("LANDING__INTERVAL", "1d");
 /// After loading or starting again, flushes, compactions and a landing may go on for a while.
-const SETTLE: Duration = Duration::from_secs(90);
+pub const SETTLE: Duration = Duration::from_secs(90);
 
 pub struct Systems {
     pub hydrant: Hydrant,
@@ -102,15 +102,7 @@ impl Systems {
         if self.filled.contains(workload.name) {
             return Ok(false);
         }
-        for view in workload.views {
-            let requests = view.sweep(keys)?;
-            let count = requests.len();
-            let calls = Calls::connect(self.hydrant.address(), CONNECTIONS, requests.into()).await?;
-            // One at a time: none waits, so none is refused.
-            for number in 0..count {
-                calls.call(number).await.context("sweeping the rows")?;
-            }
-        }
+        sweep(workload, self.hydrant.address(), keys, None).await?;
         self.filled.insert(workload.name);
         Ok(true)
     }
@@ -170,6 +162,20 @@ impl Rivals {
         let redis = redis.await?.context("loading Redis")?;
         Ok(Self { redis, rocks: rocks.await?.context("loading RocksDB")? })
     }
+}
+
+/// Reads every row of a workload once.
+pub async fn sweep(workload: &Workload, address: &str, keys: u64, token: Option<&str>) -> Result<()> {
+    for view in workload.views {
+        let requests = view.sweep(keys)?;
+        let count = requests.len();
+        let calls = Calls::connect_as(address, CONNECTIONS, requests.into(), token).await?;
+        // One at a time: none waits, so none is refused.
+        for number in 0..count {
+            calls.call(number).await.context("sweeping the rows")?;
+        }
+    }
+    Ok(())
 }
 
 /// Each view once, with its keys.

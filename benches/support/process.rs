@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use hydrant::registry::definition::Definition;
 use hydrant::registry::yaml;
-use hydrant::rpc::client::Client;
+use hydrant::rpc::client::{Client, Remote};
 use tempfile::TempDir;
 
 use super::machine;
@@ -84,6 +84,8 @@ impl Drop for Process {
 pub struct Hydrant {
     address: String,
     http: String,
+    /// Its first API key, where it asks for one.
+    token: Option<String>,
     // Dropped in this order: the process before its folder.
     process: Process,
     folder: TempDir,
@@ -95,7 +97,7 @@ impl Hydrant {
         let folder = tempfile::Builder::new().prefix("hydrant-bench-").tempdir()?;
         let (address, http) = (free_address()?, free_address()?);
         let process = serve(folder.path(), &address, &http, options)?;
-        let mut server = Self { address, http, process, folder };
+        let mut server = Self { address, http, token: None, process, folder };
         server.wait_until_started().await?;
         Ok(server)
     }
@@ -141,7 +143,20 @@ impl Hydrant {
     }
 
     pub async fn client(&self) -> Result<Client> {
-        Ok(Client::connect(&self.address).await?)
+        match &self.token {
+            Some(token) => self.client_as(token).await,
+            None => Ok(Client::connect(&self.address).await?),
+        }
+    }
+
+    /// With an API key.
+    pub async fn client_as(&self, token: &str) -> Result<Client> {
+        Ok(Client::connect_to(Remote::plain(&self.address).with_token(token)?).await?)
+    }
+
+    /// The first API key, which may do everything in the tenant `default`.
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
     }
 
     /// What the server logged, for whoever has to find out why.
@@ -162,7 +177,9 @@ impl Hydrant {
     async fn wait_until_ready(&mut self) -> Result<()> {
         loop {
             self.process.check_running()?;
-            if let Ok(client) = Client::connect(&self.address).await
+            // There is none where the server doesn't ask for it.
+            self.token = std::fs::read_to_string(self.data().join("first-key")).ok().map(|key| key.trim().to_owned());
+            if let Ok(client) = self.client().await
                 && client.server_info().await.is_ok()
             {
                 return Ok(());

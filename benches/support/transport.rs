@@ -23,6 +23,7 @@ use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::codegen::http::{Request as HttpRequest, Response as HttpResponse};
+use tonic::metadata::AsciiMetadataValue;
 use tonic::server::{NamedService, UnaryService};
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
@@ -41,6 +42,8 @@ pub const BARE_SERVER: &str = "--bare-server";
 pub struct Calls {
     connections: Vec<Channel>,
     requests: Arc<Vec<Bytes>>,
+    /// What says who is calling, where the server asks.
+    credential: Option<AsciiMetadataValue>,
 }
 
 /// Reads an answer.
@@ -49,11 +52,22 @@ struct DecodeAnswer;
 
 impl Calls {
     pub async fn connect(address: &str, connections: usize, requests: Arc<Vec<Bytes>>) -> Result<Self> {
+        Self::connect_as(address, connections, requests, None).await
+    }
+
+    /// With an API key.
+    pub async fn connect_as(
+        address: &str,
+        connections: usize,
+        requests: Arc<Vec<Bytes>>,
+        token: Option<&str>,
+    ) -> Result<Self> {
+        let credential = token.map(|token| format!("Bearer {token}").parse()).transpose()?;
         let mut channels = Vec::with_capacity(connections);
         for _ in 0..connections {
             channels.push(Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).connect().await?);
         }
-        Ok(Self { connections: channels, requests })
+        Ok(Self { connections: channels, requests, credential })
     }
 
     /// Sends a request and decodes its answer, which must have every value.
@@ -76,7 +90,11 @@ impl Calls {
         let request = self.requests[number % self.requests.len()].clone();
         let mut grpc = Grpc::new(connection).max_decoding_message_size(64 << 20);
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-        let answer = grpc.unary(Request::new(request), PathAndQuery::from_static(METHOD), codec).await?;
+        let mut request = Request::new(request);
+        if let Some(credential) = &self.credential {
+            request.metadata_mut().insert("authorization", credential.clone());
+        }
+        let answer = grpc.unary(request, PathAndQuery::from_static(METHOD), codec).await?;
         Ok(answer.into_inner())
     }
 }

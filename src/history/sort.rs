@@ -40,6 +40,8 @@ pub struct Parts {
 pub struct SpineSorter {
     keys: DistinctKeys,
     entries: Vec<Entry>,
+    /// Of the keys that are being taken, the numbers.
+    numbers: Vec<u32>,
     /// Entries count their ordinals from here.
     first_ordinal: u64,
     slots: SlotSet,
@@ -95,6 +97,7 @@ impl SpineSorter {
         Self {
             keys: DistinctKeys::default(),
             entries: Vec::new(),
+            numbers: Vec::new(),
             first_ordinal: 0,
             slots: SlotSet::new(),
             memory,
@@ -106,27 +109,33 @@ impl SpineSorter {
         }
     }
 
-    pub fn push(&mut self, row: Wanted<'_>, stop: &Stop) -> Result<(), JoinError> {
-        if !self.has_room_for(&row) && !self.entries.is_empty() {
+    /// Takes rows, which are sorted together: best as many as [`DistinctKeys::GROUP`].
+    pub fn push(&mut self, rows: &[Wanted<'_>], stop: &Stop) -> Result<(), JoinError> {
+        let Some((first, last)) = rows.first().zip(rows.last()) else { return Ok(()) };
+        if !self.entries.is_empty() && !self.has_room_for(rows, last.ordinal) {
             self.spill_run(stop)?;
         }
         if self.entries.is_empty() {
-            self.first_ordinal = row.ordinal;
+            self.first_ordinal = first.ordinal;
         }
-        if self.entries.len() == self.entries.capacity() {
+        if self.entries.capacity() - self.entries.len() < rows.len() {
             // Doubles, but not beyond what it may take.
             let left = self.memory.saturating_sub(self.bytes()) / size_of::<Entry>();
-            self.entries.reserve_exact(self.entries.len().min(left).max(64));
+            self.entries.reserve_exact(self.entries.len().min(left).max(rows.len()).max(64));
         }
-        let number = self.keys.number_of(row.slot, row.key);
-        self.slots.insert(row.slot);
-        self.entries.push(Entry::new(number, row.time, (row.ordinal - self.first_ordinal) as u32));
+        self.numbers.clear();
+        self.keys.numbers_of(rows.iter().map(|row| (row.slot, row.key)), &mut self.numbers);
+        for (row, number) in rows.iter().zip(&self.numbers) {
+            self.slots.insert(row.slot);
+            self.entries.push(Entry::new(*number, row.time, (row.ordinal - self.first_ordinal) as u32));
+        }
         Ok(())
     }
 
-    fn has_room_for(&self, row: &Wanted<'_>) -> bool {
-        let is_numbered = (row.ordinal - self.first_ordinal) <= u64::from(u32::MAX);
-        is_numbered && self.keys.takes(row.key) && self.bytes() + row.key.len() + size_of::<Entry>() <= self.memory
+    fn has_room_for(&self, rows: &[Wanted<'_>], last_ordinal: u64) -> bool {
+        let is_numbered = (last_ordinal - self.first_ordinal) <= u64::from(u32::MAX);
+        let keys: usize = rows.iter().map(|row| row.key.len()).sum();
+        is_numbered && self.keys.takes(rows.len(), keys) && self.bytes() + keys + size_of_val(rows) <= self.memory
     }
 
     /// About the memory that it takes.
@@ -490,13 +499,16 @@ mod tests {
 
     type Row = (u16, Vec<u8>, i64, u64);
 
-    fn sorted(rows: &[Row], memory: usize, parts: Parts, fan_in: usize) -> Vec<Vec<Row>> {
+    fn sorted(rows: &[Row], at_once: usize, memory: usize, parts: Parts, fan_in: usize) -> Vec<Vec<Row>> {
         let directory = tempfile::tempdir().expect("a directory");
         let mut sorter = SpineSorter::new(memory, parts, &SpillSpace::new(directory.path(), 1 << 30, Arc::default()));
         sorter.fan_in = fan_in;
-        for (slot, key, time, ordinal) in rows {
-            let row = Wanted { slot: *slot, key, time: *time, ordinal: *ordinal };
-            sorter.push(row, &Stop::default()).expect("taken");
+        let wanted: Vec<_> = rows
+            .iter()
+            .map(|(slot, key, time, ordinal)| Wanted { slot: *slot, key, time: *time, ordinal: *ordinal })
+            .collect();
+        for group in wanted.chunks(at_once) {
+            sorter.push(group, &Stop::default()).expect("taken");
         }
         let parts = sorter.finish(&Stop::default()).expect("sorted");
         let read = |mut part: SortedSpine| {
@@ -525,12 +537,13 @@ mod tests {
             memory in prop::sample::select(vec![1usize, 500, 4_000, 1 << 20]),
             most in 1usize..4,
             fan_in in 2usize..5,
+            at_once in 1usize..50,
         ) {
             let rows: Vec<Row> =
                 rows.into_iter().zip(first..).map(|((slot, key, time), ordinal)| (slot, key, time, ordinal)).collect();
             let mut expected = rows.clone();
             expected.sort();
-            prop_assert_eq!(sorted(&rows, memory, Parts { most, least_rows: 20 }, fan_in).concat(), expected);
+            prop_assert_eq!(sorted(&rows, at_once, memory, Parts { most, least_rows: 20 }, fan_in).concat(), expected);
         }
     }
 
@@ -557,11 +570,11 @@ mod tests {
         let row = |ordinal| Wanted { slot: 1, key: b"k", time: 0, ordinal };
         // One that has to be put down before the next row.
         let mut full = SpineSorter::new(1, Parts { most: 1, least_rows: 1 }, &space);
-        full.push(row(0), &stop).expect("taken");
+        full.push(&[row(0)], &stop).expect("taken");
         let mut held = SpineSorter::new(1 << 20, Parts { most: 1, least_rows: 1 }, &space);
-        held.push(row(0), &stop).expect("taken");
+        held.push(&[row(0)], &stop).expect("taken");
         stop.set();
-        assert!(matches!(full.push(row(1), &stop), Err(JoinError::Stopped)));
+        assert!(matches!(full.push(&[row(1)], &stop), Err(JoinError::Stopped)));
         assert!(matches!(held.finish(&stop), Err(JoinError::Stopped)));
     }
 
@@ -572,12 +585,12 @@ mod tests {
         let mut expected = rows.clone();
         expected.sort();
         for memory in [100_000, 1 << 24] {
-            let parts = sorted(&rows, memory, Parts { most: 3, least_rows: 10_000 }, 64);
+            let parts = sorted(&rows, 32, memory, Parts { most: 3, least_rows: 10_000 }, 64);
             assert_eq!(parts.len(), 3);
             assert!(parts.iter().all(|part| part.len() > 10_000));
             assert_eq!(parts.concat(), expected);
         }
-        let whole = sorted(&rows, 1 << 24, Parts { most: 3, least_rows: 20_000 }, 64);
+        let whole = sorted(&rows, 32, 1 << 24, Parts { most: 3, least_rows: 20_000 }, 64);
         assert_eq!(whole, [expected]);
     }
 }

@@ -2,6 +2,7 @@
 //! keys and times to the sorters. Memory is bounded however long the spine is; no history is read
 //! here.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -9,6 +10,7 @@ use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType as ArrowType, Field, Schema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use arrow_select::dictionary::garbage_collect_any_dictionary;
+use hydrant_storage::history::DistinctKeys;
 use hydrant_storage::keys::{KeyReader, slot_of};
 use hydrant_storage::order::Micros;
 use hydrant_storage::slices::{slice_bytes, without_shared};
@@ -27,7 +29,7 @@ use super::work::{Stop, in_parallel};
 use crate::error::Error;
 
 /// Of a sorted spine, about: a number a row, and a short distinct key with its place.
-const SORTED_ROW_BYTES: u64 = 16 + 22;
+const SORTED_ROW_BYTES: u64 = 16 + 32;
 
 /// How much memory a join's parts may take, and where they spill.
 #[derive(Clone, Debug)]
@@ -294,14 +296,29 @@ fn sort_rows(
     first_ordinal: u64,
     stop: &Stop,
 ) -> Result<(), JoinError> {
-    let mut key = Vec::new();
-    for (row, ordinal) in (0..times.len()).zip(first_ordinal..) {
-        key.clear();
-        // A key with a null part finds nothing.
-        if keys.encode(row, &mut key) {
-            let slot = slot_of(slot_seed, &key);
-            sorter.push(Wanted { slot, key: &key, time: times.value(row), ordinal }, stop)?;
+    /// Long keys are handed over a few at a time.
+    const GROUP_BYTES: usize = 16 << 10;
+    let rows = times.len();
+    let (mut encoded, mut group) = (Vec::new(), Vec::with_capacity(DistinctKeys::GROUP));
+    let mut next = 0;
+    while next < rows {
+        encoded.clear();
+        group.clear();
+        while next < rows && group.len() < DistinctKeys::GROUP && encoded.len() < GROUP_BYTES {
+            let start = encoded.len();
+            // A key with a null part finds nothing.
+            if keys.encode(next, &mut encoded) {
+                group.push((start..encoded.len(), next));
+            }
+            next += 1;
         }
+        let wanted = |(key, row): &(Range<usize>, usize)| {
+            let key = &encoded[key.clone()];
+            let slot = slot_of(slot_seed, key);
+            Wanted { slot, key, time: times.value(*row), ordinal: first_ordinal + *row as u64 }
+        };
+        let wanted: Vec<_> = group.iter().map(wanted).collect();
+        sorter.push(&wanted, stop)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ pub mod keys;
 pub mod names;
 pub mod order;
 pub mod partition;
+mod prefetch;
 pub mod record;
 pub mod row;
 pub mod slices;

@@ -32,18 +32,26 @@ pub struct Setup {
     folder: PathBuf,
     config: String,
     file_limit: Option<u64>,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Setup {
     /// In `folder` lie the data directory, the configuration and the log of its servers.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), config: String::new(), file_limit: None }
+        Self { folder: folder.to_owned(), config: String::new(), file_limit: None, environment: Vec::new() }
     }
 
     /// TOML, beside the defaults.
     #[must_use]
     pub fn config(mut self, toml: &str) -> Self {
         self.config = toml.to_owned();
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
         self
     }
 
@@ -92,6 +100,7 @@ impl Setup {
         std::fs::write(&config, &self.config).expect("written");
         let log = self.folder.join(LOG);
         let mut command = self.program();
+        command.envs(self.environment.iter().copied());
         command.arg("serve").arg("--data-dir").arg(self.data()).arg("--config").arg(&config);
         command.args(["--grpc-addr", "127.0.0.1:0", "--flight-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).expect("created"));

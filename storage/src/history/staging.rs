@@ -170,12 +170,14 @@ impl StagedRows {
         const SIGN: u64 = 1 << 63;
         let mut keys = DistinctKeys::default();
         let mut entries: Vec<u128> = Vec::with_capacity(self.rows);
+        let mut numbers = Vec::new();
         let mut number = 0u32;
         for batch in &self.batches {
-            for row in 0..batch.rows() {
-                let key = keys.number_of(batch.slots[row], batch.keys.value(row));
+            numbers.clear();
+            keys.numbers_of((0..batch.rows()).map(|row| (batch.slots[row], batch.keys.value(row))), &mut numbers);
+            for (row, key) in numbers.iter().enumerate() {
                 let time = batch.event_times[row].cast_unsigned() ^ SIGN;
-                entries.push(u128::from(key) << 96 | u128::from(time) << 32 | u128::from(number));
+                entries.push(u128::from(*key) << 96 | u128::from(time) << 32 | u128::from(number));
                 number += 1;
             }
         }

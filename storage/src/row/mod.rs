@@ -17,6 +17,7 @@ use bytes::Bytes;
 
 use crate::keys::OnlineKey;
 use crate::order::{Micros, Position, RowVersion};
+use crate::prefetch::prefetch;
 
 /// The longest packed body, in bytes.
 pub const MAX_BODY_LENGTH: usize = 64 << 20;
@@ -205,21 +206,10 @@ impl OwnedRow {
         const LINE: usize = 64;
         const LINES: usize = 4;
         for line in self.body.chunks(LINE).take(LINES) {
-            fetch(line.as_ptr());
+            prefetch(line.as_ptr());
         }
     }
 }
-
-#[cfg(target_arch = "x86_64")]
-fn fetch(at: *const u8) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: a prefetch reads nothing and never faults, whatever the address; SSE is part of x86_64.
-    unsafe { _mm_prefetch(at.cast(), _MM_HINT_T0) };
-}
-
-/// There is no stable way to say so.
-#[cfg(not(target_arch = "x86_64"))]
-fn fetch(_: *const u8) {}
 
 fn checksum(name: &OnlineKey<'_>, rest: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
