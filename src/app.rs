@@ -9,7 +9,9 @@ mod freshness_watch;
 mod gauges;
 mod lineage_watch;
 mod node;
+mod options;
 pub mod rehearsal;
+mod retention;
 mod start_check;
 mod sweeper;
 

@@ -345,6 +345,7 @@ pub(crate) fn made_up_view(
         ttl: None,
         refill: None,
         longest_ttl: None,
+        retention: None,
         features: features.iter().map(feature).collect(),
         layout: Arc::new(RowLayout::new(&types)),
         online: true,

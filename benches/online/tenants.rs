@@ -39,10 +39,14 @@ const RUNS: usize = 3;
 pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let duration = Duration::from_secs_f64(options.seconds);
     unpin(std::process::id())?;
-    let hydrant = Hydrant::start(&[("AUTH__ENABLED", "true"), ROW_CACHE]).await?;
+    let settings = [("AUTH__ENABLED", "true"), ROW_CACHE];
+    let mut hydrant = Hydrant::start(&settings).await?;
     let keys = KEYS.min(options.keys);
     let [observed, neighbour] = tenants(&hydrant, keys).await?;
+    hydrant.wait_until_quiet(SETTLE).await?;
     machine::pin(std::process::id(), CLIENT_CORE)?;
+    // Started from one core, so that it is made for one.
+    hydrant.restart(&settings).await?;
     machine::pin(hydrant.id(), SERVER_CORE)?;
     hydrant.wait_until_quiet(SETTLE).await?;
 

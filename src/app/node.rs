@@ -10,7 +10,7 @@ use hydrant_storage::files::{Files, LocalFiles};
 use hydrant_storage::history::HistoryTables;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
-use hydrant_storage::partition::{PartitionOptions, SharedResources};
+use hydrant_storage::partition::SharedResources;
 use hydrant_storage::row::OwnedRow;
 use tokio::task::JoinSet;
 
@@ -19,34 +19,40 @@ use super::data_dir::DataDir;
 use super::erasing::{BackupsMade, KeptSpines, LandingLands, StagedBackfills};
 use super::freshness_watch::{AgesOfServing, FreshnessWatch, freshness_options};
 use super::lineage_watch::LineageWatch;
+use super::options::{
+    admission_settings, audit_options, backfill_options, backup_options, compaction_options, history_options,
+    ingest_settings, landing_options, log_options, partition_options, partition_settings, serving_settings,
+    sets_options,
+};
+use super::retention::SetsWithRowsTooOld;
 use super::sweeper::Sweeper;
 use super::{AppError, opening, refused, start_check};
 use crate::access::Access;
-use crate::audit::{Audit, AuditOptions};
-use crate::backfill::{BackfillOptions, BackfillParts, Backfills, TakesIn};
-use crate::backup::{AuditFiles, BackupOptions, BackupParts, Backups, Directories, SpineFiles};
+use crate::audit::Audit;
+use crate::backfill::{BackfillParts, Backfills, TakesIn};
+use crate::backup::{AuditFiles, BackupParts, Backups, Directories, SpineFiles};
 use crate::clock::{Clock, SystemTicker};
 use crate::cluster::{LocalMetadata, MetadataStore};
-use crate::compaction::{Compaction, CompactionOptions, CompactionParts, MergeOptions};
+use crate::compaction::{Compaction, CompactionParts};
 use crate::config::Config;
 use crate::erasure::{ErasureParts, Erasures};
 use crate::error::{Error, Result};
 use crate::freshness::{Freshness, FreshnessParts};
-use crate::history::sets::{KeepOptions, PullOptions, SetsOptions, SetsParts, SpineOptions, Spines, TrainingSets};
-use crate::history::{History, HistoryOptions, HistoryParts};
-use crate::ingest::{Ingest, IngestSettings};
-use crate::landing::{Landing, LandingOptions, LandingParts, landed_frames};
-use crate::log::{LocalLog, LogMetrics, LogOptions, WriteLog};
+use crate::history::sets::{SetsParts, Spines, TrainingSets};
+use crate::history::{History, HistoryParts};
+use crate::ingest::Ingest;
+use crate::landing::{Landing, LandingParts, landed_frames};
+use crate::log::{LocalLog, LogMetrics, WriteLog};
 use crate::materialize::{Materialize, MaterializeParts};
 use crate::openlineage::OpenLineage;
-use crate::partition::{PartitionSettings, Partitions, PartitionsConfig};
+use crate::partition::{Partitions, PartitionsConfig};
 use crate::quotas::{QuotaParts, Quotas, SpineBytes};
 use crate::registry::catalog::View;
 use crate::registry::{Registry, RevisionBarrier};
 use crate::rpc::UseCases;
 use crate::rpc::webhook::Webhooks;
-use crate::serving::{PinnedHistory, Serving, ServingSettings};
-use crate::tenancy::{AdmissionSettings, Limits, Permit, Tenancy};
+use crate::serving::{PinnedHistory, Serving};
+use crate::tenancy::{Limits, Permit, Tenancy};
 use crate::usage::{UsageParts, Usages};
 
 /// The use cases of one data directory.
@@ -192,7 +198,12 @@ impl Node {
             bringing_online: bringing_online.clone(),
         });
         let backfills = Backfills::open(backfill, options).await.map_err(opening("backfills"))?;
-        let compacting = CompactionParts { tables: tables.clone(), store_time: store_time.clone() };
+        let compacting = CompactionParts {
+            tables: tables.clone(),
+            store_time: store_time.clone(),
+            snapshots: snapshots.clone(),
+            losses: Arc::new(SetsWithRowsTooOld(training_sets.clone())),
+        };
         let compaction = Compaction::start(compacting, compaction_options(config));
         let compaction = compaction.map_err(opening("compaction"))?;
         let backup = BackupParts {
@@ -508,167 +519,6 @@ struct LandingTakesIn(Landing);
 impl TakesIn for LandingTakesIn {
     async fn take_in_now(&self) -> Result<()> {
         self.0.take_in_now().await
-    }
-}
-
-fn log_options(config: &Config) -> LogOptions {
-    LogOptions {
-        segment_bytes: config.log.segment.0,
-        max_request_bytes: config.log.max_request.as_usize(),
-        queue_requests: config.log.max_waiting,
-        recent_bytes: config.log.recent.as_usize(),
-        producer_horizon: config.log.producer_horizon.duration(),
-        producers_bytes: config.log.producers.as_usize(),
-        ..LogOptions::default()
-    }
-}
-
-fn partition_options(config: &Config) -> PartitionOptions {
-    PartitionOptions {
-        block_cache_bytes: config.storage.block_cache.as_usize(),
-        row_cache_bytes: config.storage.row_cache.as_usize(),
-        write_buffer_bytes: config.storage.write_buffers.as_usize(),
-        background_threads: config.storage.background_threads,
-        direct_reads: config.storage.direct_reads,
-        ..PartitionOptions::default()
-    }
-}
-
-fn partition_settings(config: &Config) -> PartitionSettings {
-    let defaults = PartitionSettings::default();
-    let threads = config.partitions.threads;
-    PartitionSettings {
-        count: config.storage.partitions,
-        threads: if threads == 0 { defaults.threads } else { threads },
-        flush_interval: config.partitions.flush_interval.duration(),
-        trim_interval: config.partitions.trim_interval.duration(),
-        max_tail_bytes: config.partitions.max_tail.0,
-        max_lag_frames: config.partitions.max_lag,
-        reopen_delay: config.partitions.reopen_delay.duration(),
-        max_reopen_delay: config.partitions.max_reopen_delay.duration(),
-        max_reopens: config.partitions.max_reopens,
-        ..defaults
-    }
-}
-
-fn history_options(config: &Config, directory: &DataDir) -> HistoryOptions {
-    let defaults = HistoryOptions::new(directory.spill());
-    let threads = config.history.threads;
-    HistoryOptions {
-        memory: config.history.memory.as_usize(),
-        threads: if threads == 0 { defaults.threads } else { threads },
-        max_spine_rows: config.history.max_spine_rows,
-        max_spill: config.history.max_spill.0,
-        max_lookups: config.serving.max_history_reads,
-        patience: config.history.patience.duration(),
-        ..defaults
-    }
-}
-
-fn sets_options(config: &Config) -> SetsOptions {
-    let sets = &config.training_sets;
-    let micros = |span: Duration| Micros::try_from(span.as_micros()).unwrap_or(Micros::MAX);
-    SetsOptions {
-        spines: SpineOptions {
-            max_bytes: sets.spine_bytes.0,
-            max_count: sets.max_spines,
-            keep: micros(sets.keep_spines.duration()),
-            max_rows: config.history.max_spine_rows,
-        },
-        keep: KeepOptions { max_bytes: sets.found_bytes.0, keep: micros(sets.keep_found.duration()) },
-        pulls: PullOptions { max_pulls: sets.max_pulls, queued_batches: 2 },
-        max_sets: sets.max_saved,
-    }
-}
-
-fn landing_options(config: &Config) -> LandingOptions {
-    LandingOptions {
-        tail_bytes: config.landing.tail.0,
-        interval: config.landing.interval.duration(),
-        ..LandingOptions::default()
-    }
-}
-
-fn compaction_options(config: &Config) -> CompactionOptions {
-    let compaction = &config.compaction;
-    CompactionOptions {
-        enabled: compaction.enabled,
-        interval: compaction.interval.duration(),
-        bytes_per_second: compaction.rate.0,
-        retention: compaction.retention.duration(),
-        merging: MergeOptions {
-            runs_per_level: compaction.runs_per_level,
-            file_bytes: compaction.file.0,
-            memory: compaction.memory.as_usize(),
-            merge_bytes: compaction.max_merge.0,
-        },
-        ..CompactionOptions::default()
-    }
-}
-
-fn backfill_options(config: &Config, directory: &DataDir) -> BackfillOptions {
-    let threads = match config.backfill.threads {
-        // One of them waits for the disk.
-        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get) + 1,
-        threads => threads,
-    };
-    BackfillOptions {
-        directory: directory.backfill(),
-        memory: config.backfill.memory.as_usize(),
-        threads,
-        max_staged: config.backfill.max_staged.0,
-        bytes_per_second: config.backfill.rate.0,
-        max_key_bytes: config.ingest.max_key.as_usize(),
-        file_bytes: config.compaction.file.0,
-        runs_per_level: config.compaction.runs_per_level,
-        landing_bytes: config.landing.tail.0,
-        patience: config.history.patience.duration(),
-    }
-}
-
-fn audit_options(config: &Config, directory: &DataDir) -> AuditOptions {
-    AuditOptions {
-        directory: directory.audit(),
-        segment_bytes: config.audit.segment.0,
-        retention: config.audit.retention.duration(),
-    }
-}
-
-fn backup_options(config: &Config, directory: &DataDir) -> BackupOptions {
-    let configured = config.backup.directory.clone();
-    let directory = if configured.as_os_str().is_empty() { directory.backups() } else { configured };
-    // It is told to callers, who are elsewhere.
-    let directory = std::path::absolute(&directory).unwrap_or(directory);
-    BackupOptions { directory, max_kept: config.backup.max_kept }
-}
-
-fn admission_settings(config: &Config) -> AdmissionSettings {
-    AdmissionSettings {
-        online_places: config.admission.online_places,
-        online_in_flight: config.serving.max_in_flight,
-        ingest_places: config.ingest.max_in_flight,
-        training_places: config.history.max_joins,
-        max_waiting: config.admission.max_waiting,
-        max_waiting_bytes: config.admission.max_waiting_bytes.as_usize(),
-        target_wait: config.admission.target_wait.duration(),
-    }
-}
-
-fn ingest_settings(config: &Config) -> IngestSettings {
-    IngestSettings {
-        max_rows: config.ingest.max_rows,
-        max_bytes: config.ingest.max_request.as_usize(),
-        max_key_bytes: config.ingest.max_key.as_usize(),
-        ..IngestSettings::default()
-    }
-}
-
-fn serving_settings(config: &Config) -> ServingSettings {
-    ServingSettings {
-        max_rows: config.serving.max_rows,
-        max_cells: config.serving.max_cells,
-        read_threads: config.serving.read_threads,
-        default_deadline: config.server.max_call_time.duration(),
     }
 }
 

@@ -239,6 +239,7 @@ fn report_json(report: &v1::TrainingSetReport) -> Json {
         json!({
             "view": format!("{}@{}", table.view, table.view_version), "delta_version": table.delta_version,
             "tail_rows": table.tail_rows, "definition_revision": table.definition_revision,
+            "lacks_before": table.lacks_before.map(time::show),
         })
     };
     json!({

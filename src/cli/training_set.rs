@@ -259,8 +259,9 @@ async fn verify(args: &VerifyArgs, server: &Server) -> Result<Done, Failure> {
     let verified = client.verify_training_set(&args.name, |told| show(&bar, told)).await;
     bar.finish_and_clear();
     let verified = verified?;
-    if !verified.lost.is_empty() {
-        return Err(has_lost(&verified.name, &verified.lost));
+    // What is too old may have had no part in it.
+    if !verified.lost.is_empty() || !verified.is_same && !verified.too_old.is_empty() {
+        return Err(has_lost(&verified.name, &verified.lost, &verified.too_old));
     }
     if !verified.is_same {
         return Err(differs(&verified.name, &verified.content_hash, &verified.found_hash));
@@ -293,20 +294,27 @@ fn differs(name: &str, saved: &str, found: &str) -> Failure {
     .with("found_hash", found)
 }
 
-/// A saved training set that an erasure has taken rows of.
-fn has_lost(name: &str, lost: &[v1::LostRows]) -> Failure {
-    Failure::new("TRAINING_SET_LOST_ROWS", format!("{name} is not as it was saved: {}", lost_rows(lost)))
+/// A saved training set that an erasure has taken rows of, or retention rows of what it is made of.
+fn has_lost(name: &str, lost: &[v1::LostRows], too_old: &[v1::RowsTooOld]) -> Failure {
+    Failure::new("TRAINING_SET_LOST_ROWS", format!("{name} is not as it was saved: {}", losses(lost, too_old)))
         .hint("what is left can be pulled; save it under a new version to have a hash of it")
         .with("training_set", name)
 }
 
-/// `it lost 3 rows to erasure 7 (2026-01-01T00:00:00Z)`.
-fn lost_rows(lost: &[v1::LostRows]) -> String {
-    let each = |lost: &v1::LostRows| {
+/// `it lost 3 rows to erasure 7 (2026-01-01T00:00:00Z)`, and what history keeps no more.
+fn losses(lost: &[v1::LostRows], too_old: &[v1::RowsTooOld]) -> String {
+    let erased = |lost: &v1::LostRows| {
         let rows = output::counted(lost.rows, "row");
-        format!("{rows} to erasure {} ({})", lost.erasure, time::show(lost.at_micros))
+        format!("it lost {rows} to erasure {} ({})", lost.erasure, time::show(lost.at_micros))
     };
-    format!("it lost {}", lost.iter().map(each).collect::<Vec<_>>().join(", "))
+    let too_old = too_old.iter().map(|rows| {
+        let (view, before) = (format!("{}@{}", rows.view, rows.view_version), time::show(rows.before_micros));
+        format!(
+            "rows of {view} that happened before {before} are gone by its retention ({})",
+            time::show(rows.at_micros)
+        )
+    });
+    lost.iter().map(erased).chain(too_old).collect::<Vec<_>>().join(", ")
 }
 
 fn reference(set: &v1::TrainingSet) -> String {
@@ -335,11 +343,12 @@ fn summary(set: &v1::TrainingSet) -> String {
     );
     if set.lost.is_empty() {
         text.push_str(&statistics(set));
-    } else {
-        text.push_str(&format!(
-            "{}; the content hash is of the rows before, and statistics are gone",
-            lost_rows(&set.lost)
-        ));
+    }
+    let told = losses(&set.lost, &set.too_old);
+    if !set.lost.is_empty() {
+        text.push_str(&format!("{told}; the content hash is of the rows before, and statistics are gone"));
+    } else if !set.too_old.is_empty() {
+        text.push_str(&format!("\n{told}; hash and statistics are of the set as it was saved"));
     }
     if !set.masked.is_empty() {
         text.push_str(&format!(
@@ -408,12 +417,20 @@ fn lost_document(lost: &v1::LostRows) -> Json {
     json!({ "erasure": lost.erasure, "at": time::show(lost.at_micros), "rows": lost.rows })
 }
 
+fn too_old_document(rows: &v1::RowsTooOld) -> Json {
+    json!({
+        "view": format!("{}@{}", rows.view, rows.view_version), "before": time::show(rows.before_micros),
+        "at": time::show(rows.at_micros),
+    })
+}
+
 /// What is printed for programs, and kept in the metadata of a file that is pulled.
 fn document(set: &v1::TrainingSet) -> Json {
     let table = |table: &v1::TableVersion| {
         json!({
             "view": format!("{}@{}", table.view, table.view_version), "delta_version": table.delta_version,
             "tail_rows": table.tail_rows, "definition_revision": table.definition_revision,
+            "lacks_before": table.lacks_before.map(time::show),
         })
     };
     let column = |column: &v1::TrainingSetColumn| json!({"name": column.name, "type": column.r#type});
@@ -437,6 +454,7 @@ fn document(set: &v1::TrainingSet) -> Json {
         "statistics": set.statistics.iter().map(statistics).collect::<Vec<_>>(),
         "created": time::show(set.created_micros), "created_by": set.created_by, "masked": set.masked,
         "lost": set.lost.iter().map(lost_document).collect::<Vec<_>>(),
+        "too_old": set.too_old.iter().map(too_old_document).collect::<Vec<_>>(),
     })
 }
 

@@ -17,6 +17,7 @@ pub struct CompactionMetrics {
     pub damaged: Arc<Counter>,
     pub deleted: Arc<Counter>,
     pub freed: Arc<Counter>,
+    pub rows_too_old: Arc<Counter>,
 }
 
 impl Default for CompactionMetrics {
@@ -30,14 +31,18 @@ impl Default for CompactionMetrics {
             damaged: Counter::by_tenant("hydrant.compaction.damaged", "merges that met a damaged page of a table"),
             deleted: Counter::by_tenant("hydrant.compaction.deleted", "files deleted that had been merged"),
             freed: Counter::new_by_tenant("hydrant.compaction.freed", "By", "bytes of the files deleted"),
+            rows_too_old: Counter::by_tenant(
+                "hydrant.compaction.rows_too_old",
+                "rows taken out of history for their age, as views say",
+            ),
         }
     }
 }
 
 impl CompactionMetrics {
     pub fn counters(&self) -> Vec<Arc<Counter>> {
-        let Self { merges, rows, read, written, failures, damaged, deleted, freed } = self;
-        [merges, rows, read, written, failures, damaged, deleted, freed].into_iter().cloned().collect()
+        let Self { merges, rows, read, written, failures, damaged, deleted, freed, rows_too_old } = self;
+        [merges, rows, read, written, failures, damaged, deleted, freed, rows_too_old].into_iter().cloned().collect()
     }
 
     pub(super) fn note_merge(&self, tenant: &Name, report: &CompactReport) {

@@ -1,22 +1,29 @@
-//! Compaction in the background: merges the files of history tables into fewer, and deletes those that
-//! nobody needs any more. One thread does one merge at a time, at a bounded rate, behind everything
-//! that somebody waits for; what it changes is which files hold the rows, never what a reader finds.
+//! Compaction in the background: merges the files of history tables into fewer, deletes those that
+//! nobody needs any more, and takes rows out that are older than their view keeps them. One thread does
+//! one merge at a time, at a bounded rate, behind everything that somebody waits for. But for rows that are
+//! too old, what it changes is which files hold the rows, never what a reader finds.
 
 mod metrics;
+mod retention;
 mod rounds;
 mod worker;
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use hydrant_storage::history::HistoryTables;
+use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
 
 pub use hydrant_storage::history::MergeOptions;
 pub use metrics::CompactionMetrics;
 pub use worker::Compaction;
 
 use crate::clock::StoreTime;
-use crate::error::FatalHook;
+use crate::error::{FatalHook, Result};
+use crate::registry::SnapshotReader;
 
 /// When and how fast tables are compacted.
 #[derive(Clone, Debug)]
@@ -56,6 +63,26 @@ impl Default for CompactionOptions {
 pub struct CompactionParts {
     pub tables: Arc<HistoryTables>,
     pub store_time: Arc<StoreTime>,
+    /// Says how long views keep their rows.
+    pub snapshots: SnapshotReader,
+    pub losses: Arc<dyn NotesLosses>,
+}
+
+/// Rows of a version of a view that are about to go, since the view doesn't keep them for longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsTooOld {
+    pub tenant: Name,
+    pub view: Name,
+    pub version: u32,
+    /// Those that happened before.
+    pub before: Micros,
+}
+
+/// Who has to say afterwards that rows are gone: saved training sets.
+#[async_trait]
+pub trait NotesLosses: Send + Sync + Debug {
+    /// Rows are only taken out of history once this has succeeded, as often as it takes.
+    async fn note(&self, rows: &RowsTooOld) -> Result<()>;
 }
 
 /// What was done until nothing was left to do.
@@ -63,6 +90,8 @@ pub struct CompactionParts {
 pub struct Compacted {
     pub merges: u64,
     pub deleted_files: u64,
+    /// Rows that were taken out for their age.
+    pub rows_too_old: u64,
     /// Tables whose compaction failed; each has been told of in the log.
     pub failures: u64,
 }

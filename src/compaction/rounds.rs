@@ -1,15 +1,19 @@
-//! What the worker does each time that it looks: of each table the files that are due are deleted and
-//! one merge is made, round after round, until nothing is left to do. A table that fails is left alone
-//! for a while, longer each time, so that damage is met again and again but not at once.
+//! What the worker does each time that it looks: of each table the files that are due are deleted, a file
+//! is freed from rows that are too old, and one merge is made, round after round, until nothing is left to
+//! do. A table that fails is left alone for a while, longer each time, so that damage is met again and again
+//! but not at once.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hydrant_storage::history::{HistoryError, HistoryTable};
+use hydrant_storage::history::{HistoryError, HistoryTable, HistoryViewSpec, Pace as HowFast};
+use hydrant_storage::order::Micros;
 
-use super::{Compacted, CompactionMetrics, CompactionOptions, CompactionParts};
+use super::retention::{Retained, horizon};
+use super::{Compacted, CompactionMetrics, CompactionOptions, CompactionParts, RowsTooOld};
+use crate::clock::rfc3339;
 use crate::pace::{Ending, Pace};
 
 /// How long a table is left alone after its first failure, and at most.
@@ -51,11 +55,12 @@ pub(super) struct Worksite {
 pub(super) struct Rounds {
     site: Arc<Worksite>,
     resting: Resting,
+    retained: Retained,
 }
 
 impl Rounds {
     pub fn new(site: Arc<Worksite>) -> Self {
-        Self { site, resting: Resting::default() }
+        Self { site, resting: Resting::default(), retained: Retained::default() }
     }
 
     /// Forgets which tables have failed.
@@ -66,6 +71,7 @@ impl Rounds {
     /// Until nothing is left to do, or the process ends.
     pub async fn work(&mut self) -> Compacted {
         let mut done = Compacted::default();
+        let horizons = self.horizons(&mut done).await;
         let mut goes_on = true;
         while goes_on {
             goes_on = false;
@@ -78,19 +84,25 @@ impl Rounds {
                     continue;
                 }
                 let (site, of_step) = (self.site.clone(), table.clone());
+                let before = horizons.get(&directory).copied();
+                let before = before.filter(|before| !self.retained.is_done(&directory, *before));
                 // A panic is this table's failure, and not the end of compaction.
-                let step = tokio::spawn(async move { site.step(&of_step).await });
+                let step = tokio::spawn(async move { site.step(&of_step, before).await });
                 match step.await.unwrap_or_else(|panic| Err(HistoryError::Run(Box::new(panic)))) {
                     Ok(step) => {
                         done.merges += step.merges;
                         done.deleted_files += step.deleted_files;
+                        done.rows_too_old += step.rows_too_old;
                         goes_on |= step != Compacted::default();
                         self.resting.succeeded(&directory);
+                        if let Some(before) = before.filter(|_| step.rows_too_old == 0) {
+                            self.retained.done(directory, before);
+                        }
                     }
                     Err(HistoryError::GivenUp) => return done,
                     Err(error) => {
                         done.failures += 1;
-                        self.tell(&table, directory, &error);
+                        self.tell(table.snapshot().spec(), directory, &error);
                     }
                 }
             }
@@ -98,10 +110,31 @@ impl Rounds {
         done
     }
 
-    fn tell(&mut self, table: &HistoryTable, directory: PathBuf, error: &HistoryError) {
+    /// Of tables whose rows go some day, before which instant they are to go now. They are opened: nobody else
+    /// opens those of versions that were dropped.
+    async fn horizons(&mut self, done: &mut Compacted) -> HashMap<PathBuf, Micros> {
+        let site = self.site.clone();
+        let (snapshot, now) = (site.parts.snapshots.load(), site.parts.store_time.read());
+        let mut horizons = HashMap::new();
+        for (spec, retention) in snapshot.tenants.values().flat_map(|tenant| tenant.tables_with_retention()) {
+            let directory = spec.directory();
+            if self.resting.rests(&directory, Instant::now()) {
+                continue;
+            }
+            match site.parts.tables.table(spec.clone()).await {
+                Ok(_) => drop(horizons.insert(directory, horizon(now, retention))),
+                Err(error) => {
+                    done.failures += 1;
+                    self.tell(&spec, directory, &error);
+                }
+            }
+        }
+        horizons
+    }
+
+    fn tell(&mut self, spec: &HistoryViewSpec, directory: PathBuf, error: &HistoryError) {
         let Worksite { options, metrics, .. } = &*self.site;
-        let snapshot = table.snapshot();
-        let (tenant, view) = (&snapshot.spec().tenant, &snapshot.spec().view);
+        let HistoryViewSpec { tenant, view, .. } = spec;
         metrics.failures.add_for(tenant, 1);
         if error.is_damage() {
             metrics.damaged.add_for(tenant, 1);
@@ -115,8 +148,9 @@ impl Rounds {
 }
 
 impl Worksite {
-    /// One step of a table: deletes some files, and makes a merge.
-    async fn step(&self, table: &HistoryTable) -> Result<Compacted, HistoryError> {
+    /// One step of a table: deletes some files, frees one from rows that happened before an instant, where they
+    /// are to go, and makes a merge.
+    async fn step(&self, table: &HistoryTable, before: Option<Micros>) -> Result<Compacted, HistoryError> {
         let mut done = Compacted::default();
         let snapshot = table.snapshot();
         let (tenant, view) = (&snapshot.spec().tenant, &snapshot.spec().view);
@@ -127,9 +161,10 @@ impl Worksite {
             self.metrics.note_deleted(tenant, &deleted);
             done.deleted_files += deleted.files as u64;
         }
-        let pace = Pace::new(self.options.bytes_per_second, self.ending.clone());
-        let go_on = Box::new(move |bytes| pace.may_go_on_after(bytes));
-        let Some(merge) = table.merge(self.options.merging, go_on).await? else {
+        if let Some(before) = before {
+            done.rows_too_old = self.take_out_older(table, before).await?;
+        }
+        let Some(merge) = table.merge(self.options.merging, self.pace()).await? else {
             return Ok(done);
         };
         let report = table.commit(merge, self.parts.store_time.read()).await?;
@@ -138,6 +173,25 @@ impl Worksite {
         let (runs, removed, files, bytes) = (report.runs, report.removed_files, report.files, report.bytes);
         tracing::info!(%view, runs, removed_files = removed, rows = report.rows, files, bytes, "history was compacted");
         Ok(done)
+    }
+
+    /// Takes rows out of a table's next file that has any which happened before an instant; how many those are.
+    async fn take_out_older(&self, table: &HistoryTable, before: Micros) -> Result<u64, HistoryError> {
+        let Some(merge) = table.without_older(before, self.pace()).await? else { return Ok(0) };
+        let (rows, snapshot) = (merge.rows_too_old(), table.snapshot());
+        let HistoryViewSpec { tenant, view, version, .. } = snapshot.spec().as_ref();
+        // Where a power cut comes between the two, more is said to be gone than is.
+        let told = RowsTooOld { tenant: tenant.clone(), view: view.clone(), version: *version, before };
+        self.parts.losses.note(&told).await.map_err(|error| HistoryError::Run(Box::new(error)))?;
+        table.commit(merge, self.parts.store_time.read()).await?;
+        self.metrics.rows_too_old.add_for(tenant, rows);
+        tracing::info!(%tenant, %view, version, rows, before = rfc3339(before), "rows that were too old are out of history");
+        Ok(rows)
+    }
+
+    fn pace(&self) -> HowFast {
+        let pace = Pace::new(self.options.bytes_per_second, self.ending.clone());
+        Box::new(move |bytes| pace.may_go_on_after(bytes))
     }
 }
 

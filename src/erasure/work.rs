@@ -25,6 +25,8 @@ use crate::partition::PartitionHandle;
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Rows that a partition deletes at a time.
 const ROWS_AT_A_TIME: usize = 512;
+/// Rows whose keys are held at a time: for more, all rows are gone through once more.
+const ROWS_PER_SCAN: usize = 1 << 16;
 /// Rows that are counted in one partition.
 const MOST_COUNTED: usize = 1 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -203,14 +205,17 @@ impl Inner {
             let view = handle.view()?;
             let (looked_at, wanted) = (view.clone(), erased.clone());
             let rows =
-                blocking(move || looked_at.erasable(&wanted, ROWS_AT_A_TIME).map_err(|error| store_error(&error)));
-            let rows = rows.await?;
+                blocking(move || looked_at.erasable(&wanted, ROWS_PER_SCAN).map_err(|error| store_error(&error)));
+            let mut rows = rows.await?;
             if rows.is_empty() {
                 break view;
             }
             found.online_rows += rows.rows().online;
             found.tail_rows += rows.rows().tail;
-            handle.erase(rows, through, Instant::now() + PATIENCE).await?;
+            while !rows.is_empty() {
+                let some = rows.take(ROWS_AT_A_TIME);
+                handle.erase(some, through, Instant::now() + PATIENCE).await?;
+            }
             wait_for_newer(handle, &view).await?;
         };
         let deadline = Instant::now() + PATIENCE;

@@ -42,6 +42,8 @@ pub struct Outcome {
 pub struct Findings {
     found: Arc<Found>,
     pub rows: u64,
+    /// The least event time of the spine; greater than any where it has no rows.
+    pub first_time: Micros,
     differing: u64,
     spine_hash: String,
     metrics: Arc<HistoryMetrics>,
@@ -71,7 +73,7 @@ impl Findings {
         let for_hits = budget.for_hits(&spine);
         let pending_hits = budget.for_pending_hits(plan, for_hits);
         let hit_memory = HitMemory::new(for_hits / 4 * 3);
-        let Spine { sorters, pieces, rows, last_time, digest, .. } = spine;
+        let Spine { sorters, pieces, rows, first_time, last_time, digest } = spine;
         let (ranges, range_of) = pieces.ranges(plan, budget);
         let ranges = Arc::new(ranges);
         let sort = |(number, sorter): (usize, SpineSorter)| Ok((number, sorter.finish(stop)?));
@@ -103,7 +105,8 @@ impl Findings {
         }
         let spine_hash = digest.finish(&plan.spine);
         let found = Found { plan: plan.clone(), pieces, ranges, range_of, hits };
-        Ok(Self { found: Arc::new(found), rows, differing, spine_hash, metrics: budget.spill.metrics().clone() })
+        let (found, metrics) = (Arc::new(found), budget.spill.metrics().clone());
+        Ok(Self { found, rows, first_time, differing, spine_hash, metrics })
     }
 
     /// Puts all that is in memory on disk, for answers that are asked for later.

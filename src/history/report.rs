@@ -3,6 +3,7 @@
 use hydrant_storage::order::Micros;
 
 use super::asof::Mode;
+use crate::clock::rfc3339;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -36,6 +37,25 @@ pub struct TableVersion {
     /// Rows read that had not landed yet.
     pub tail_rows: u64,
     pub definition_revision: u64,
+    /// At instants of the spine before this one, rows that counted may be gone, since the view keeps rows
+    /// only for so long. `None`: at none.
+    pub lacks_before: Option<Micros>,
+}
+
+impl TableVersion {
+    /// Said where values may be missing, with what to do.
+    pub fn warning_of(view: &str, lacks_before: Option<Micros>) -> Option<String> {
+        let before = lacks_before?;
+        let when = if before == Micros::MAX {
+            "at all instants".to_owned()
+        } else {
+            format!("at instants before {}", rfc3339(before))
+        };
+        Some(format!(
+            "{when}, rows of {view} that counted may be gone: the view keeps rows only for so long (`retention`), so cells \
+             are NOT_FOUND that had a value. Leave such rows of the spine out"
+        ))
+    }
 }
 
 impl Report {
@@ -50,7 +70,10 @@ impl Report {
 
     /// Said loudly where the choice of mode left much out, with the way out.
     pub fn warning(&self) -> Option<String> {
-        Self::warning_of(self.mode, self.differing_rows, self.row_view_pairs)
+        let of_tables =
+            self.tables.iter().filter_map(|table| TableVersion::warning_of(&table.view, table.lacks_before));
+        let of_mode = Self::warning_of(self.mode, self.differing_rows, self.row_view_pairs);
+        joined(of_mode.into_iter().chain(of_tables))
     }
 
     /// The same of these numbers.
@@ -68,6 +91,12 @@ impl Report {
             )
         })
     }
+}
+
+/// What people are warned of, in one text.
+pub fn joined(warnings: impl Iterator<Item = String>) -> Option<String> {
+    let all: Vec<String> = warnings.collect();
+    (!all.is_empty()).then(|| all.join("\n"))
 }
 
 fn share(differing_rows: u64, row_view_pairs: u64) -> f64 {

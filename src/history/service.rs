@@ -330,7 +330,7 @@ impl Task {
     /// Finds all rows that count, and lets go of history: a slow client must not keep old rows on disk.
     pub(super) fn walk(self, stop: &Stop) -> Result<(Findings, Vec<TableVersion>), JoinError> {
         let Self { plan, reading, spine, budget, views, cutoff } = self;
-        let last_time = spine.last_time;
+        let (first_time, last_time) = (spine.first_time, spine.last_time);
         let open = |number: usize, part: &SortedSpine| {
             let join = &plan.joins[number];
             let (slots, memory) = (&part.slots, budget.for_runs(&plan));
@@ -344,7 +344,12 @@ impl Task {
             Ok(RunRows::new(view.open(&join.features, &wanted, &sought, share, stop)?))
         };
         let findings = Findings::walk(&plan, spine, &budget, open, stop)?;
-        Ok((findings, views.values().map(ViewRows::version).collect()))
+        let version = |view: &ViewRows| {
+            let lookups = plan.lookups.iter().filter(|lookup| plan.joins[lookup.join].view.id == view.view().id);
+            let mut ttls = lookups.map(|lookup| lookup.ttl);
+            view.version(first_time, ttls.try_fold(0, |longest: Micros, ttl| Some(longest.max(ttl?))))
+        };
+        Ok((findings, views.values().map(version).collect()))
     }
 }
 

@@ -193,8 +193,11 @@ impl ViewRows {
         }
     }
 
-    /// What was read, for the report.
-    pub fn version(&self) -> TableVersion {
+    /// What was read, for the report of a spine whose least event time is `first_time`, under ttls of which
+    /// the longest is `ttl`.
+    pub fn version(&self, first_time: Micros, ttl: Option<Micros>) -> TableVersion {
+        // Until then a row counted that happened just before.
+        let whole_from = |from: Micros| ttl.and_then(|ttl| from.checked_add(ttl)).unwrap_or(Micros::MAX);
         let has_files = !self.table.files.is_empty();
         TableVersion {
             view: self.view.name.to_string(),
@@ -202,6 +205,7 @@ impl ViewRows {
             delta_version: has_files.then(|| i64::try_from(self.table.delta_version).unwrap_or(i64::MAX)),
             tail_rows: self.tail_rows.load(Ordering::Relaxed),
             definition_revision: self.view.applied.revision,
+            lacks_before: self.table.retained_from.map(whole_from).filter(|until| first_time < *until),
         }
     }
 }

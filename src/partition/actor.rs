@@ -220,7 +220,7 @@ impl PartitionActor {
         Ok(true)
     }
 
-    /// Whether rows became stubs, so that a view without their bodies should be published.
+    /// Whether rows became stubs or went, so that a view without their bodies should be published.
     fn housekeeping(&mut self) -> Result<bool, ExitCause> {
         let parts = self.parts.clone();
         let Some(open) = &mut self.open else { return Ok(false) };
@@ -238,7 +238,7 @@ impl PartitionActor {
         if unflushed && open.last_flush.elapsed() >= parts.settings.flush_interval {
             open.flush(&parts)?;
         }
-        Ok(swept.expired_rows > 0)
+        Ok(swept.expired_rows + swept.removed_rows > 0)
     }
 
     /// Looks again when the next pending row falls due. Under a clock that isn't wall time the

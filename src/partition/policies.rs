@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use hydrant_storage::names::{TenantId, ViewId};
 use hydrant_storage::partition::{ViewPolicies, ViewPolicy};
 
-use crate::registry::catalog::Snapshot;
+use crate::registry::catalog::{Snapshot, View};
 
 /// The frame through which each view's rows are in history: landing states it after a commit, and
 /// partitions don't keep a tail of what lies at or before it.
@@ -53,8 +53,8 @@ impl CatalogPolicies {
     pub fn new(snapshot: &Snapshot, landed: Arc<LandedFrames>) -> Self {
         let views = snapshot.tenants.values().flat_map(|tenant| tenant.all_views());
         let policies = views.map(|view| {
-            let policy =
-                ViewPolicy { longest_ttl: view.longest_ttl, online: view.online, offline: view.offline, landed: 0 };
+            let View { longest_ttl, retention, online, offline, .. } = **view;
+            let policy = ViewPolicy { longest_ttl, retention, online, offline, landed: 0 };
             ((view.tenant, view.id), policy)
         });
         Self { revision: snapshot.revision, views: policies.collect(), landed }

@@ -153,6 +153,7 @@ fn dropped_view(tenant: &TenantState, version: &DroppedVersion) -> Result<Droppe
         entities: version.entities.clone(),
         features: version.features.clone(),
         offline: version.offline,
+        retention: version.retention,
     })
 }
 
@@ -210,6 +211,10 @@ fn view(
             tags,
         });
     }
+    let longest_ttl = longest.get(&state.id).copied().unwrap_or(spec.ttl);
+    // Who reads a version under a longer ttl needs its rows for as long.
+    let declared = tenant.views.get(name).map_or(spec.retention, |view| view.newest_spec().retention);
+    let retention = declared.zip(longest_ttl).map(|(declared, ttl)| declared.max(ttl));
     let types: Vec<DataType> = features.iter().map(|feature| feature.data_type).collect();
     let entity_names: Vec<&str> = spec.entities.iter().map(Name::as_str).collect();
     Ok(View {
@@ -223,7 +228,8 @@ fn view(
         slot_seed: keys::slot_seed(tenant.id, &entity_names),
         ttl: state.ttl_in_effect(),
         refill: state.refilling.as_ref().map(|refilling| Refill { ttl: spec.ttl, since: refilling.since }),
-        longest_ttl: longest.get(&state.id).copied().unwrap_or(spec.ttl),
+        longest_ttl,
+        retention,
         features,
         layout: Arc::new(RowLayout::new(&types)),
         online: spec.online,

@@ -129,6 +129,8 @@ pub struct View {
     /// The longest ttl among the view and its live service versions; a row older than it is kept
     /// online as a stub. A raised one is among them before it takes effect.
     pub longest_ttl: Option<Micros>,
+    /// When rows go for good: as the view's name is defined now, but not before the longest ttl. `None`: never.
+    pub retention: Option<Micros>,
     /// In the order of the packed row: features added later come last.
     pub features: Vec<Feature>,
     pub layout: Arc<RowLayout>,
@@ -151,6 +153,8 @@ pub struct DroppedView {
     pub features: Vec<(Name, DataType)>,
     /// It has a table of history.
     pub offline: bool,
+    /// How long its rows are kept there; `None`: for ever.
+    pub retention: Option<Micros>,
 }
 
 /// Which version of its view a version is.
@@ -269,6 +273,14 @@ impl TenantCatalog {
         let defined = defined.map(|view| (view.id, view.history_spec(&self.name)));
         let dropped = self.dropped.iter().filter(|view| view.offline);
         defined.chain(dropped.map(|view| (view.id, view.history_spec(&self.name))))
+    }
+
+    /// Of these the tables whose rows go when they are old enough, and when that is.
+    pub fn tables_with_retention(&self) -> impl Iterator<Item = (HistoryViewSpec, Micros)> {
+        let defined = self.all_views().filter(|view| view.offline);
+        let defined = defined.filter_map(|view| Some((view.history_spec(&self.name), view.retention?)));
+        let dropped = self.dropped.iter().filter(|view| view.offline);
+        defined.chain(dropped.filter_map(|view| Some((view.history_spec(&self.name), view.retention?))))
     }
 }
 

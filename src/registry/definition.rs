@@ -102,6 +102,9 @@ pub struct FeatureViewSpec {
     pub source: Name,
     /// Microseconds; `None`: for ever.
     pub ttl: Option<Micros>,
+    /// Microseconds after which rows go for good, at least the ttl; `None`: history is kept for ever.
+    #[serde(default)]
+    pub retention: Option<Micros>,
     pub features: Vec<FeatureSpec>,
     pub online: bool,
     pub offline: bool,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use hydrant_storage::names::Name;
+use hydrant_storage::order::Micros;
 
 use super::compatibility::ttl_text;
 use super::definition::{Definition, FeatureSpec, FeatureViewSpec, Kind, SourceSpec, SourceType, Spec, TypedName};
@@ -144,10 +145,18 @@ fn add_source(facts: &mut Facts, spec: &SourceSpec) {
     );
 }
 
+fn retention_text(retention: Option<Micros>) -> String {
+    retention.map_or_else(
+        || "for ever".to_owned(),
+        |retention| format!("{}, then rows are gone for good", durations::format(retention)),
+    )
+}
+
 fn add_view(facts: &mut Facts, spec: &FeatureViewSpec) {
     add(facts, "entities", spec.entities.iter().map(Name::as_str).collect::<Vec<_>>().join(", "));
     add(facts, "source", spec.source.as_str());
     add(facts, "ttl", ttl_text(spec.ttl));
+    add(facts, "retention", retention_text(spec.retention));
     for feature in &spec.features {
         add_feature(facts, feature);
     }

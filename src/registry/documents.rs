@@ -211,11 +211,12 @@ fn read_known_time(problems: &mut Problems, node: &Node, path: &str) -> Option<K
 }
 
 fn read_view(problems: &mut Problems, node: &Node, path: &str) -> Option<FeatureViewSpec> {
-    let known = ["entities", "source", "ttl", "features", "online", "offline", "freshness"];
+    let known = ["entities", "source", "ttl", "retention", "features", "online", "offline", "freshness"];
     let fields = problems.fields(node, path, &known);
     let entities = fields.required(problems, "entities").map(|(node, path)| problems.names(node, &path));
     let source = fields.required(problems, "source").and_then(|(node, path)| problems.name(node, &path));
     let ttl = fields.optional_value("ttl").and_then(|(node, path)| problems.duration(node, &path));
+    let retention = fields.optional_value("retention").and_then(|(node, path)| problems.duration(node, &path));
     let features = fields.required(problems, "features").map(|(node, path)| {
         let elements = problems.sequence(node, &path);
         elements.into_iter().filter_map(|(node, path)| read_feature(problems, node, &path)).collect()
@@ -223,7 +224,8 @@ fn read_view(problems: &mut Problems, node: &Node, path: &str) -> Option<Feature
     let online = optional_boolean(problems, &fields, "online", true);
     let offline = optional_boolean(problems, &fields, "offline", true);
     let freshness = fields.optional_value("freshness").and_then(|(node, path)| read_freshness(problems, node, &path));
-    Some(FeatureViewSpec { entities: entities?, source: source?, ttl, features: features?, online, offline, freshness })
+    let (entities, source, features) = (entities?, source?, features?);
+    Some(FeatureViewSpec { entities, source, ttl, retention, features, online, offline, freshness })
 }
 
 /// What is left out has its default; what is wrong is told, and then there is no promise.
@@ -360,6 +362,9 @@ fn view_to_json(spec: &FeatureViewSpec) -> Json {
     json.insert("source".to_owned(), json!(spec.source));
     if let Some(ttl) = spec.ttl {
         json.insert("ttl".to_owned(), json!(durations::format(ttl)));
+    }
+    if let Some(retention) = spec.retention {
+        json.insert("retention".to_owned(), json!(durations::format(retention)));
     }
     json.insert("features".to_owned(), spec.features.iter().map(feature_to_json).collect());
     json.insert("online".to_owned(), json!(spec.online));

@@ -40,5 +40,6 @@ fn of_version(tenant: &TenantState, version: &ViewState) -> DroppedVersion {
         join_keys,
         features: version.row.iter().map(|feature| (feature.name.clone(), feature.data_type)).collect(),
         offline: spec.offline,
+        retention: spec.retention,
     }
 }

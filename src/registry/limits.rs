@@ -82,6 +82,7 @@ mod tests {
             join_keys: vec![(name("k"), DataType::Scalar(ScalarType::Int64))],
             features: vec![(name("f"), DataType::Scalar(ScalarType::Int64)); features],
             offline: true,
+            retention: None,
         };
         assert_eq!(check_dropped(&vec![of(1); MAX_DROPPED]), Ok(()));
         for many in [vec![of(1); MAX_DROPPED + 1], vec![of(MAX_DROPPED_FEATURES / 2 + 1); 2]] {

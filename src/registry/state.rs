@@ -107,6 +107,9 @@ pub struct DroppedVersion {
     pub features: Vec<(Name, DataType)>,
     /// It has a table of history.
     pub offline: bool,
+    /// How long its rows are kept there.
+    #[serde(default)]
+    pub retention: Option<Micros>,
 }
 
 /// A version of a view that is being built.
@@ -154,6 +157,11 @@ impl ViewState {
             Spec::FeatureView(spec) => spec,
             _ => unreachable!("a view's state holds a view's definition, which is checked when a state is read"),
         }
+    }
+
+    /// As it was applied last: of the version that is being built, where there is one.
+    pub fn newest_spec(&self) -> &FeatureViewSpec {
+        self.next.as_ref().map_or(self, |next| &next.view).spec()
     }
 
     /// The ttl that reads go by.

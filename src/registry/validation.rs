@@ -17,6 +17,7 @@ use super::definition::{
 use super::promise::FreshnessSpec;
 use super::world::{Referred, World};
 use super::{masking, values};
+use crate::config::durations;
 
 /// The most definitions of one request.
 pub const MAX_DEFINITIONS: usize = 10_000;
@@ -168,6 +169,7 @@ pub(super) fn resolve_view(
         }
     }
     check_positive(spec.ttl, &format!("{path}.ttl"), violations);
+    check_retention(spec, &format!("{path}.retention"), violations);
     for (field, message) in spec.freshness.iter().flat_map(FreshnessSpec::breaches) {
         violations.add(format!("{path}.freshness.{field}"), message);
     }
@@ -175,6 +177,24 @@ pub(super) fn resolve_view(
         violations.add(format!("{path}.online"), "a view that is neither online nor offline keeps nothing");
     }
     ResolvedView { join_keys, features, is_whole }
+}
+
+/// Rows that still count don't go.
+fn check_retention(spec: &FeatureViewSpec, path: &str, violations: &mut Violations) {
+    let Some(retention) = spec.retention else { return };
+    let shown = durations::format(retention);
+    match spec.ttl {
+        None => violations.add(
+            path,
+            format!("rows of a view without a ttl count for ever, so none can go after {shown}: set a ttl too"),
+        ),
+        Some(ttl) if retention < ttl => {
+            let ttl = durations::format(ttl);
+            violations
+                .add(path, format!("rows count for {ttl} (ttl), so they can't go after {shown}: at least the ttl"));
+        }
+        Some(_) => check_positive(spec.retention, path, violations),
+    }
 }
 
 /// A view's join keys, and whether these are all.

@@ -21,9 +21,9 @@ use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::history::sets::{
     Admission, ColumnStatistics, Creation, LostRows, NewSet, Prepared, Progress, SavedSet, SavedTable, StoredRequest,
-    Verification,
+    TooOld, Verification,
 };
-use crate::history::{Mode, Report};
+use crate::history::{Mode, Report, TableVersion, joined};
 use crate::tenancy::{Action, Demand};
 
 /// How often it is told how far the work is.
@@ -123,7 +123,10 @@ impl TrainingSetService for TrainingSetRpc {
         };
         let told = told_until(made, progress, |created| {
             let set = &created.set;
-            let warning = Report::warning_of(set.mode(), set.differing_rows, set.row_view_pairs).unwrap_or_default();
+            let of_mode = Report::warning_of(set.mode(), set.differing_rows, set.row_view_pairs);
+            let of_tables =
+                set.tables.iter().filter_map(|table| TableVersion::warning_of(&table.view, table.lacks_before));
+            let warning = joined(of_mode.into_iter().chain(of_tables)).unwrap_or_default();
             let training_set = Some(encode_set(set));
             Ok(Told::Created(v1::CreatedTrainingSet { training_set, was_there: !created.is_new, warning }))
         });
@@ -172,6 +175,7 @@ impl TrainingSetService for TrainingSetRpc {
                 name: set.reference(),
                 is_same: verified.is_same,
                 lost: set.lost.iter().map(encode_lost).collect(),
+                too_old: set.too_old.iter().map(encode_too_old).collect(),
                 content_hash: set.content_hash,
                 found_hash: verified.content_hash,
                 rows: verified.rows,
@@ -273,6 +277,7 @@ fn encode_set(set: &SavedSet) -> v1::TrainingSet {
         delta_version: table.delta_version,
         tail_rows: table.tail_rows,
         definition_revision: table.definition_revision,
+        lacks_before: table.lacks_before,
     };
     v1::TrainingSet {
         name: set.name.to_string(),
@@ -298,7 +303,13 @@ fn encode_set(set: &SavedSet) -> v1::TrainingSet {
         created_by: set.created_by.clone(),
         masked: set.masked.clone(),
         lost: set.lost.iter().map(encode_lost).collect(),
+        too_old: set.too_old.iter().map(encode_too_old).collect(),
     }
+}
+
+fn encode_too_old(rows: &TooOld) -> v1::RowsTooOld {
+    let TooOld { view, view_version, before, at } = rows;
+    v1::RowsTooOld { view: view.clone(), view_version: *view_version, before_micros: *before, at_micros: *at }
 }
 
 fn encode_lost(lost: &LostRows) -> v1::LostRows {

@@ -3,13 +3,20 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hydrant::compaction::{Compacted, Compaction, CompactionOptions, CompactionParts, MergeOptions};
+use hydrant::compaction::{
+    Compacted, Compaction, CompactionOptions, CompactionParts, MergeOptions, NotesLosses, RowsTooOld,
+};
 
 use super::*;
 
 /// Merges as soon as it can be done, and deletes at once what was merged.
 fn compaction(world: &World) -> Compaction {
-    let parts = CompactionParts { tables: world.tables.clone(), store_time: world.store_time.clone() };
+    let parts = CompactionParts {
+        tables: world.tables.clone(),
+        store_time: world.store_time.clone(),
+        snapshots: world.registry.reader(),
+        losses: Arc::new(NothingIsLost),
+    };
     let merging = MergeOptions { runs_per_level: 2, file_bytes: 4 << 10, memory: 1 << 20, merge_bytes: 1 << 30 };
     let options = CompactionOptions {
         enabled: false,
@@ -19,6 +26,17 @@ fn compaction(world: &World) -> Compaction {
         ..CompactionOptions::default()
     };
     Compaction::start(parts, options).expect("started")
+}
+
+/// No view here says for how long its rows are kept.
+#[derive(Debug)]
+struct NothingIsLost;
+
+#[async_trait::async_trait]
+impl NotesLosses for NothingIsLost {
+    async fn note(&self, rows: &RowsTooOld) -> hydrant::error::Result<()> {
+        panic!("{rows:?} are about to go");
+    }
 }
 
 fn amounts(round: i64) -> Vec<(i64, i64, Option<f64>)> {

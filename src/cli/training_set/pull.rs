@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{differs, document, has_lost, lost_document, lost_rows, reference};
+use super::{differs, document, has_lost, losses, lost_document, reference, too_old_document};
 use crate::cli::input::ReservedOutput;
 use crate::cli::output::{self, Format};
 use crate::cli::{Done, Failure, Server, historical, progress};
@@ -96,9 +96,11 @@ pub(super) async fn run(args: PullArgs, server: &Server) -> Result<Done, Failure
     let is_whole = set.lost.is_empty();
     if !is_whole && rows != set.rows {
         // An erasure was under way meanwhile.
-        return Err(has_lost(&reference(&set), &set.lost));
+        return Err(has_lost(&reference(&set), &set.lost, &set.too_old));
     }
-    if is_whole && (rows != set.rows || found != set.content_hash) {
+    let is_same = rows == set.rows && found == set.content_hash;
+    // Nor where rows are gone that it was made of, as they may be.
+    if is_whole && !is_same && (rows != set.rows || set.too_old.is_empty()) {
         return Err(differs(&reference(&set), &set.content_hash, &found));
     }
     let mut note = document(&set);
@@ -112,17 +114,23 @@ pub(super) async fn run(args: PullArgs, server: &Server) -> Result<Done, Failure
     let shown = json!({
         "file": file, "name": reference(&set), "rows": rows, "content_hash": found, "seconds": elapsed.as_secs_f64(),
         "lost": set.lost.iter().map(lost_document).collect::<Vec<_>>(),
+        "too_old": set.too_old.iter().map(too_old_document).collect::<Vec<_>>(), "same": is_same,
     });
     output::print_as(args.format, &shown, || {
         format!(
             "{file}: {}\n{}, content hash {found}, {}",
             output::rows_in(rows, elapsed),
             reference(&set),
-            if is_whole { "as it was saved" } else { "without rows that were erased" },
+            match (is_same, is_whole) {
+                (true, _) => "as it was saved",
+                (false, true) => "without values that history keeps no more",
+                (false, false) => "without rows that were erased",
+            },
         )
     })?;
-    if !is_whole {
-        output::warn(&format!("{} is not as it was saved: {}", reference(&set), lost_rows(&set.lost)), args.format);
+    if !is_same {
+        let told = losses(&set.lost, &set.too_old);
+        output::warn(&format!("{} is not as it was saved: {told}", reference(&set)), args.format);
     }
     Ok(Done::Done)
 }

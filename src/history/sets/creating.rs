@@ -181,11 +181,11 @@ impl Creation {
         let (kept, made) = self.permit.while_known(making).await??;
         self.permit.check_still()?;
         sets.history().inner.note_read(&self.permit, &prepared.plan);
-        let set = self.described(&kept.tables, made)?;
+        let set = self.described(&kept, made)?;
         sets.save(self.permit.clone(), prepared.clone(), set).await
     }
 
-    fn described(&self, tables: &[TableVersion], made: Made) -> Result<SavedSet> {
+    fn described(&self, kept: &Kept, made: Made) -> Result<SavedSet> {
         let Prepared { request, plan, spine, .. } = &self.making.prepared;
         let Made { outcome, statistics } = made;
         let fields = plan.output.fields().iter();
@@ -195,6 +195,7 @@ impl Creation {
             delta_version: table.delta_version,
             tail_rows: table.tail_rows,
             definition_revision: table.definition_revision,
+            lacks_before: table.lacks_before,
         };
         Ok(SavedSet {
             name: self.name.clone(),
@@ -214,10 +215,12 @@ impl Creation {
             differing_rows: outcome.differing,
             row_view_pairs: outcome.row_view_pairs,
             registry_revision: plan.revision,
-            tables: tables.iter().map(table).collect(),
+            tables: kept.tables.iter().map(table).collect(),
             statistics,
             masked: request.masked.clone(),
             lost: Vec::new(),
+            too_old: Vec::new(),
+            first_time: Some(kept.findings.first_time),
             created: self.making.sets.now(),
             created_by: self.permit.caller().to_owned(),
         })

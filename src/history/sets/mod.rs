@@ -10,6 +10,7 @@ mod pulls;
 mod saved;
 mod spines;
 mod statistics;
+mod too_old;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -38,9 +39,10 @@ pub use erasing::{ErasedFromSets, SpineKey};
 pub use jobs::{Admission, KeepOptions, Progress};
 pub use prepared::{FixedRequest, MAX_ENDPOINTS, Prepared, StoredRequest};
 pub use pulls::{PullOptions, PulledRows};
-pub use saved::{LostRows, SavedSet, SavedTable};
+pub use saved::{LostRows, SavedSet, SavedTable, TooOld};
 pub use spines::{Put, SpineOptions, SpineUpload, Spines, SpinesHeld, StoredSpine};
 pub use statistics::{ColumnStatistics, NumberStatistics};
+pub use too_old::RowsOfView;
 
 use self::jobs::Jobs;
 use self::pulls::Pulls;

@@ -68,6 +68,12 @@ pub struct SavedSet {
     /// Rows that it has lost since it was saved. Its content hash is of the rows before.
     #[serde(default)]
     pub lost: Vec<LostRows>,
+    /// What history keeps no more of what it was made of, one for each version of a view.
+    #[serde(default)]
+    pub too_old: Vec<TooOld>,
+    /// The least event time of its spine; `None`: it was saved before that was noted.
+    #[serde(default)]
+    pub first_time: Option<Micros>,
     /// Store time.
     pub created: Micros,
     pub created_by: String,
@@ -83,6 +89,16 @@ pub struct LostRows {
     pub rows: u64,
 }
 
+/// Rows of a view that go since the view keeps rows only for so long: those that happened before an instant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooOld {
+    pub view: String,
+    pub view_version: u32,
+    pub before: Micros,
+    /// Store time.
+    pub at: Micros,
+}
+
 /// Which state of a view's history was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedTable {
@@ -92,6 +108,9 @@ pub struct SavedTable {
     pub delta_version: Option<i64>,
     pub tail_rows: u64,
     pub definition_revision: u64,
+    /// As [`super::super::TableVersion::lacks_before`] was when it was saved.
+    #[serde(default)]
+    pub lacks_before: Option<Micros>,
 }
 
 impl Catalog {
@@ -131,6 +150,26 @@ impl Catalog {
             set.lost.push(lost.clone());
             set.statistics.clear();
             changed += 1;
+        }
+        (next, changed)
+    }
+
+    /// With what sets lose to the age of rows, as `loss` says, in the place of what was said of the same view
+    /// before. How many sets those are.
+    pub fn with_too_old(&self, loss: impl Fn(&Name, &SavedSet) -> Option<TooOld>) -> (Self, u64) {
+        let (mut next, mut changed) = (self.clone(), 0);
+        for (tenant, names) in &mut next.tenants {
+            for set in names.values_mut().flat_map(|versions| versions.saved.values_mut()) {
+                let Some(loss) = loss(tenant, set) else { continue };
+                let is_same =
+                    |known: &&mut TooOld| (&known.view, known.view_version) == (&loss.view, loss.view_version);
+                match set.too_old.iter_mut().find(is_same) {
+                    Some(known) if known.before >= loss.before => continue,
+                    Some(known) => *known = loss,
+                    None => set.too_old.push(loss),
+                }
+                changed += 1;
+            }
         }
         (next, changed)
     }
@@ -261,6 +300,8 @@ mod tests {
             statistics: Vec::new(),
             masked: Vec::new(),
             lost: Vec::new(),
+            too_old: Vec::new(),
+            first_time: None,
             created: 9,
             created_by: "somebody".to_owned(),
         }

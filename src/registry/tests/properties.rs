@@ -108,6 +108,7 @@ fn view_of(
         features.reverse();
     }
     let spec = FeatureViewSpec {
+        retention: None,
         entities: vec![name(&format!("entity{entity}"))],
         source: name(&format!("source{source}")),
         ttl,

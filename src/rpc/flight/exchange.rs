@@ -129,6 +129,7 @@ fn encode_report(report: &Report) -> v1::TrainingSetReport {
         delta_version: table.delta_version,
         tail_rows: table.tail_rows,
         definition_revision: table.definition_revision,
+        lacks_before: table.lacks_before,
     });
     let features =
         report.nulls.iter().map(|(feature, nulls)| v1::FeatureNulls { feature: feature.clone(), nulls: *nulls });

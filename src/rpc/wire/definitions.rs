@@ -141,6 +141,7 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
             entities: spec.entities.iter().map(Name::to_string).collect(),
             source: spec.source.to_string(),
             ttl_micros: encode_micros(spec.ttl),
+            retention_micros: encode_micros(spec.retention),
             features: spec.features.iter().map(encode_feature).collect(),
             online: Some(spec.online),
             offline: Some(spec.offline),
@@ -313,12 +314,14 @@ impl Reader<'_> {
         let entities = self.each("spec.entities", &spec.entities, |reader, path, name| reader.parse(path, name));
         let source = self.parse("spec.source", &spec.source);
         let ttl = self.optional_micros("spec.ttl", spec.ttl_micros);
+        let retention = self.optional_micros("spec.retention", spec.retention_micros);
         let features = self.each("spec.features", &spec.features, Self::feature);
         let freshness = self.freshness(&spec);
         Some(FeatureViewSpec {
             entities: entities?,
             source: source?,
             ttl: ttl?,
+            retention: retention?,
             features: features?,
             online: spec.online.unwrap_or(true),
             offline: spec.offline.unwrap_or(true),

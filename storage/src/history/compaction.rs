@@ -19,6 +19,7 @@ use crate::history::outputs::{Outputs, Target, write_run};
 use crate::history::snapshot::{Chain, DataFile, TableSnapshot};
 use crate::history::writer::{Purpose, RowChecks, RunPlace};
 use crate::history::{HistoryError, MergedRuns, Run};
+use crate::order::Micros;
 
 /// Runs that are merged at a time at most, if `runs_per_level` isn't more.
 const MOST_RUNS: usize = 16;
@@ -57,9 +58,30 @@ pub struct Merge {
     pub(super) runs: usize,
     pub(super) inputs: Vec<DataFile>,
     pub(super) outputs: Outputs,
-    /// Rows are missing in what it has written, and were meant to be.
-    pub(super) is_erasure: bool,
+    pub(super) kind: MergeKind,
     pub(super) _alone: OwnedMutexGuard<()>,
+}
+
+/// Whether what was written holds all rows of what it replaces, and if not, why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MergeKind {
+    Compaction,
+    Erasure,
+    /// Without so many rows that happened before an instant.
+    Retention {
+        before: Micros,
+        rows: u64,
+    },
+}
+
+impl Merge {
+    /// How many rows it takes out of the table for their age.
+    pub fn rows_too_old(&self) -> u64 {
+        match self.kind {
+            MergeKind::Retention { rows, .. } => rows,
+            MergeKind::Compaction | MergeKind::Erasure => 0,
+        }
+    }
 }
 
 impl TableSnapshot {
@@ -119,7 +141,7 @@ pub(super) fn merge(
         let reason = format!("{taken} rows came out of a merge of {given}");
         return Err(HistoryError::BadRows { reason });
     }
-    Ok(Some(Merge { runs: merged_runs, inputs, outputs, is_erasure: false, _alone: alone }))
+    Ok(Some(Merge { runs: merged_runs, inputs, outputs, kind: MergeKind::Compaction, _alone: alone }))
 }
 
 /// Writes rows into files of one run.

@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use url::Url;
 
 use crate::history::HistoryError;
-use crate::history::schema::{Column, HistoryViewSpec};
+use crate::history::schema::{self, Column, HistoryViewSpec};
 use crate::history::synced_store::SyncedStore;
 use crate::history::writer::{FileFacts, WrittenFile};
 use crate::order::Micros;
@@ -24,6 +24,9 @@ use crate::value::{DataType, ScalarType};
 
 /// Under this id the table's log carries the frame through which rows have landed.
 pub const LANDING_APPLICATION: &str = "hydrant-landing";
+
+/// Under this one the instant before which rows may be gone by retention, in microseconds.
+const RETENTION_APPLICATION: &str = "hydrant-retention";
 
 /// Under such an id it carries, for each backfill, the frame with which that was taken in.
 fn backfill_application(backfill: &str) -> String {
@@ -50,6 +53,8 @@ pub(crate) enum Replacement {
     Compaction { file_bytes: u64 },
     /// They hold fewer.
     Erasure,
+    /// They hold none that happened before an instant.
+    Retention { before: Micros },
 }
 
 /// A table's log, at the version last loaded or committed.
@@ -114,6 +119,14 @@ impl DeltaLog {
         u64::try_from(landed.unwrap_or(0)).map_err(|error| self.error(error))
     }
 
+    /// The instant before which rows may be gone by retention.
+    pub async fn retained_from(&self) -> Result<Option<Micros>, HistoryError> {
+        let state = self.table.snapshot().map_err(|error| self.error(error))?;
+        let log_store = self.table.log_store();
+        let before = state.transaction_version(log_store.as_ref(), RETENTION_APPLICATION).await;
+        before.map_err(|error| self.error(error))
+    }
+
     /// The table's files: runs whose rows landed first in front, the files of a run in history order.
     pub fn files(&self) -> Result<Vec<ListedFile>, HistoryError> {
         let state = self.table.snapshot().map_err(|error| self.error(error))?;
@@ -176,13 +189,14 @@ impl DeltaLog {
         frame.map(|frame| u64::try_from(frame).map_err(|error| self.error(error))).transpose()
     }
 
-    /// Adds the files of a backfill, and that it was taken in. On an error the commit may have been made or
-    /// not: [`DeltaLog::reload`] tells.
+    /// Adds the files of a backfill, or those made from another table with the instant before which it had lost
+    /// rows, and that it was taken in. On an error the commit may have been made or not: [`DeltaLog::reload`] tells.
     pub async fn commit_take_in(
         &mut self,
         backfill: &str,
         files: &[ListedFile],
         frame: u64,
+        retained_from: Option<Micros>,
         now: Micros,
     ) -> Result<(), HistoryError> {
         let frame = i64::try_from(frame).map_err(|error| self.error(error))?;
@@ -193,11 +207,15 @@ impl DeltaLog {
             actions.push(Action::Add(self.add_of(name, &written, now, true)?));
         }
         let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
-        self.commit(commit_properties().with_application_transaction(taken), actions, operation).await
+        let mut properties = commit_properties().with_application_transaction(taken);
+        if let Some(before) = retained_from.max(self.retained_from().await?) {
+            properties = properties.with_application_transaction(gone_before(before, now));
+        }
+        self.commit(properties, actions, operation).await
     }
 
-    /// Puts files in the place of others that hold the same rows, or all but those that were erased. On an error the commit may have been
-    /// made or not: [`DeltaLog::reload`] tells.
+    /// Puts files in the place of others that hold the same rows, or all but those that were erased or are too
+    /// old. On an error the commit may have been made or not: [`DeltaLog::reload`] tells.
     pub async fn commit_replacement(
         &mut self,
         removed: &[ListedFile],
@@ -205,7 +223,7 @@ impl DeltaLog {
         replacement: Replacement,
         now: Micros,
     ) -> Result<(), HistoryError> {
-        let data_change = replacement == Replacement::Erasure;
+        let data_change = !matches!(replacement, Replacement::Compaction { .. });
         let mut actions = Vec::with_capacity(removed.len() + added.len());
         for file in removed {
             actions.push(Action::Remove(Remove {
@@ -224,6 +242,7 @@ impl DeltaLog {
         for (name, file) in added {
             actions.push(Action::Add(self.add_of(name, file, now, data_change)?));
         }
+        let mut properties = commit_properties();
         let operation = match replacement {
             Replacement::Compaction { file_bytes } => {
                 let target_size = i64::try_from(file_bytes).unwrap_or(i64::MAX);
@@ -231,8 +250,13 @@ impl DeltaLog {
             }
             // What was erased is not said.
             Replacement::Erasure => DeltaOperation::Delete { predicate: None },
+            Replacement::Retention { before } => {
+                let predicate = Some(format!("{} < {before}", schema::EVENT_TIME));
+                properties = properties.with_application_transaction(gone_before(before, now));
+                DeltaOperation::Delete { predicate }
+            }
         };
-        self.commit(commit_properties(), actions, operation).await
+        self.commit(properties, actions, operation).await
     }
 
     async fn commit(
@@ -311,6 +335,10 @@ fn in_order(files: &mut [ListedFile]) {
         None => (file.facts.first_frame, 0, 0, file.name.clone()),
         Some(place) => (first_frames[&place.run], place.run, place.file, file.name.clone()),
     });
+}
+
+fn gone_before(before: Micros, now: Micros) -> Transaction {
+    Transaction::new_with_last_update(RETENTION_APPLICATION, before, Some(to_millis(now)))
 }
 
 fn to_millis(time: Micros) -> i64 {

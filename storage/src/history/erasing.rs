@@ -4,20 +4,17 @@
 //! before or of after; what it leaves of files is found by doing the same again.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use arrow_buffer::BooleanBuffer;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::erased::ErasedKey;
 use crate::files::remove_if_there;
-use crate::history::compaction::Merge;
-use crate::history::outputs::{Outputs, Target, write_run};
+use crate::history::compaction::{Merge, MergeKind};
 use crate::history::snapshot::{DataFile, TableSnapshot};
 use crate::history::table::{blocking, finished};
-use crate::history::writer::{Purpose, RowChecks};
-use crate::history::{HistoryError, HistoryTable, Run, RunBatch, SlotSet};
+use crate::history::{HistoryError, HistoryTable, RunBatch, SlotSet};
 use crate::order::Micros;
 
 /// How often it is looked whether readers have let go of a file.
@@ -126,11 +123,7 @@ impl TableSnapshot {
         let slots = slots_of(erased);
         let mut found = Vec::new();
         for file in self.files_with(slots.as_ref(), None) {
-            let mut run = self.open_run(file, &[], slots.as_ref())?;
-            let mut rows = 0;
-            while let Some(batch) = run.next()? {
-                rows += (0..batch.rows()).filter(|row| is_erased(erased, &batch, *row)).count() as u64;
-            }
+            let rows = self.count_leaving(file, slots.as_ref(), &|batch, row| is_erased(erased, batch, row))?;
             if rows > 0 {
                 found.push((file.clone(), rows));
             }
@@ -146,30 +139,11 @@ fn rewrite(
     alone: OwnedMutexGuard<()>,
 ) -> Result<(Merge, ErasedFromTable), HistoryError> {
     let found = snapshot.files_to_erase(erased)?;
-    let all: Vec<usize> = (0..snapshot.spec.features.len()).collect();
-    let mut outputs = Outputs::new(snapshot.store.clone(), snapshot.directory.clone());
-    let through = snapshot.newest_frame();
-    for (file, rows) in &found {
-        let mut kept = KeptRows { run: snapshot.open_run(file, &all, None)?, erased };
-        let (files, directory, spec) = (&snapshot.store, snapshot.directory.as_path(), snapshot.spec.as_ref());
-        let purpose = Purpose::Table(snapshot.shape);
-        let target = Target { files, directory, spec, purpose, file_bytes: u64::MAX };
-        let new_name = || snapshot.new_name(through);
-        let mut written = write_run(&mut kept, &target, &new_name, RowChecks::new(0, through), &mut |_| true)?;
-        if written.rows() + rows != file.rows() {
-            let reason = format!("{} rows came out of {} without {rows}", written.rows(), file.rows());
-            return Err(HistoryError::BadRows { reason });
-        }
-        for (name, mut new) in written.keep() {
-            // It stands where the old one stood. What a backfill's tag said of its rows is in them now.
-            new.facts.place = file.facts.place;
-            outputs.written.push((name, new));
-        }
-    }
+    let outputs = snapshot.write_without(&found, &|batch, row| is_erased(erased, batch, row), &mut |_| true)?;
     let done =
         ErasedFromTable { rows: found.iter().map(|(_, rows)| rows).sum(), files: found.len() as u64, older_files: 0 };
     let inputs = found.into_iter().map(|(file, _)| file).collect();
-    Ok((Merge { runs: 0, inputs, outputs, is_erasure: true, _alone: alone }, done))
+    Ok((Merge { runs: 0, inputs, outputs, kind: MergeKind::Erasure, _alone: alone }, done))
 }
 
 /// The slots in which rows to be erased may lie; `None`: in any.
@@ -183,24 +157,4 @@ fn slots_of(erased: &[ErasedKey]) -> Option<SlotSet> {
 fn is_erased(erased: &[ErasedKey], batch: &RunBatch, row: usize) -> bool {
     let frame = batch.frames[row];
     erased.iter().any(|key| frame <= key.through && key.is_key(batch.slots[row], batch.keys.value(row)))
-}
-
-/// The rows of a file but for those that are erased.
-struct KeptRows<'a, R> {
-    run: R,
-    erased: &'a [ErasedKey],
-}
-
-impl<R: Run> Run for KeptRows<'_, R> {
-    fn next(&mut self) -> Result<Option<Arc<RunBatch>>, HistoryError> {
-        while let Some(batch) = self.run.next()? {
-            let keep: BooleanBuffer = (0..batch.rows()).map(|row| !is_erased(self.erased, &batch, row)).collect();
-            match keep.count_set_bits() {
-                0 => {}
-                all if all == batch.rows() => return Ok(Some(batch)),
-                _ => return Ok(Some(Arc::new(batch.filtered(keep)?))),
-            }
-        }
-        Ok(None)
-    }
 }

@@ -91,6 +91,12 @@ struct SlotPage {
 }
 
 impl ParquetRun {
+    /// No row of the file happened before; `None`: that isn't known without reading them.
+    pub(crate) fn first_event_time(&self) -> Option<Micros> {
+        let groups = self.footer.metadata.metadata().row_groups();
+        groups.iter().map(first_event_time).try_fold(Micros::MAX, |first, of_group| Some(first.min(of_group?)))
+    }
+
     /// Opens a file for the rows that are looked for; others may come too.
     pub(crate) fn open(
         files: &Arc<dyn Files>,
@@ -432,6 +438,15 @@ impl StandIns {
     fn constants(&self) -> impl Iterator<Item = (&'static str, i64)> {
         let ingest_time = self.ingest_time.map(|time| (schema::INGEST_TIME, time));
         [(schema::FRAME, self.frame.cast_signed()), (schema::REVISION, 0)].into_iter().chain(ingest_time)
+    }
+}
+
+/// The least event time of a row group, where its statistics tell it.
+fn first_event_time(group: &RowGroupMetaData) -> Option<Micros> {
+    let column = group.columns().iter().find(|column| column.column_path().parts() == [schema::EVENT_TIME])?;
+    match column.statistics()? {
+        Statistics::Int64(values) => values.min_opt().copied(),
+        _ => None,
     }
 }
 

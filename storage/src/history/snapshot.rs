@@ -24,6 +24,8 @@ pub struct TableSnapshot {
     pub delta_version: u64,
     /// Rows of frames up to this one are in the files; later ones are in the tails.
     pub landed_through: u64,
+    /// Rows that happened before may be gone: the view doesn't keep them for longer. `None`: none is.
+    pub retained_from: Option<Micros>,
     /// Runs whose rows landed first in front, the files of a run in history order.
     pub files: Vec<DataFile>,
     pub(super) spec: Arc<HistoryViewSpec>,
@@ -271,10 +273,10 @@ impl TableSnapshot {
 
     /// What opening a file takes, without holding on to all files.
     fn without_files(&self) -> Self {
-        let Self { delta_version, landed_through, shape, .. } = *self;
+        let Self { delta_version, landed_through, retained_from, shape, .. } = *self;
         let (spec, directory, store) = (self.spec.clone(), self.directory.clone(), self.store.clone());
         let footers = self.footers.clone();
-        Self { delta_version, landed_through, files: Vec::new(), spec, directory, store, footers, shape }
+        Self { delta_version, landed_through, retained_from, files: Vec::new(), spec, directory, store, footers, shape }
     }
 }
 

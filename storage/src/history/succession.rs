@@ -48,7 +48,7 @@ impl HistoryTable {
     /// Nothing has changed, but for [`HistoryError::SyncFailed`], as with [`HistoryTable::land`].
     pub async fn note(&self, name: &str, frame: u64, now: Micros) -> Result<u64, HistoryError> {
         let (inner, name) = (self.inner.clone(), name.to_owned());
-        finished(tokio::spawn(async move { inner.commit_noted(&name, &[], frame, now).await })).await
+        finished(tokio::spawn(async move { inner.commit_noted(&name, &[], frame, None, now).await })).await
     }
 
     /// Makes the rows of another table this one's too, but for those of frames of which it has rows of its own,
@@ -81,13 +81,14 @@ impl Inner {
             return Ok(0);
         }
         let (through, table) = (succession.through, self.current());
+        let retained_from = succession.from.retained_from;
         let made = blocking(move || write_all(&succession, &table, &mut pace)).await?;
         // Merges number their runs by those that there are: none is made until these have theirs.
         let _alone = self.compacting().lock_owned().await;
         let numbers = self.current().files.iter().filter_map(|file| file.facts.place).map(|place| place.run).collect();
         let listed = listed(&made, numbers);
         let rows = made.iter().map(|(_, outputs)| outputs.rows()).sum();
-        self.commit_noted(name, &listed, through, now).await?;
+        self.commit_noted(name, &listed, through, retained_from, now).await?;
         // They are the table's from here on.
         made.into_iter().for_each(|(_, mut outputs)| drop(outputs.keep()));
         Ok(rows)
@@ -99,6 +100,7 @@ impl Inner {
         name: &str,
         files: &[ListedFile],
         frame: u64,
+        retained_from: Option<Micros>,
         now: Micros,
     ) -> Result<u64, HistoryError> {
         let mut log = self.log.lock().await;
@@ -106,7 +108,7 @@ impl Inner {
         if let Some(noted) = log.taken_in(name).await? {
             return Ok(noted);
         }
-        if let Err(error) = log.commit_take_in(name, files, frame, now).await {
+        if let Err(error) = log.commit_take_in(name, files, frame, retained_from, now).await {
             self.check_synced()?;
             // The commit may have been made all the same; only the log can tell.
             log.reload().await?;

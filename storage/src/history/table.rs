@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::files::{Files, remove_if_there};
-use crate::history::compaction::{self, CompactReport, Merge, MergeOptions, Pace};
+use crate::history::compaction::{self, CompactReport, Merge, MergeKind, MergeOptions, Pace};
 use crate::history::delta::{DeltaLog, ListedFile, Replacement, expected_columns};
 use crate::history::footers::Footers;
 use crate::history::schema::{Column, HistoryViewSpec};
@@ -68,9 +68,11 @@ impl HistoryTable {
         let mut log = DeltaLog::open_or_create(&store, root, &spec).await?;
         grow(&mut log, &directory, &spec).await?;
         let (landed_through, removed) = (log.landed_through().await?, log.removed_files().await?);
+        let retained_from = log.retained_from().await?;
         let empty = TableSnapshot {
             delta_version: log.version()?,
             landed_through,
+            retained_from,
             files: Vec::new(),
             spec: Arc::new(spec),
             directory: directory.clone(),
@@ -263,7 +265,11 @@ impl Inner {
         }
         let removed: Vec<ListedFile> = merge.inputs.iter().map(DataFile::listed).collect();
         let file_bytes = merge.outputs.written.iter().map(|(_, file)| file.bytes).max().unwrap_or_default();
-        let replacement = if merge.is_erasure { Replacement::Erasure } else { Replacement::Compaction { file_bytes } };
+        let replacement = match merge.kind {
+            MergeKind::Compaction => Replacement::Compaction { file_bytes },
+            MergeKind::Erasure => Replacement::Erasure,
+            MergeKind::Retention { before, .. } => Replacement::Retention { before },
+        };
         let committed = log.commit_replacement(&removed, &merge.outputs.written, replacement, now).await;
         // From here on they may be the table's: what isn't after all goes at the next start, at the latest.
         let outputs = merge.outputs.keep();
@@ -321,11 +327,13 @@ impl Inner {
     pub(super) async fn publish(&self, log: &DeltaLog, spec: Arc<HistoryViewSpec>) -> Result<(), HistoryError> {
         let before = self.current();
         let (delta_version, landed_through) = (log.version()?, log.landed_through().await?);
+        let retained_from = log.retained_from().await?;
         let files = with_pins(log.files()?, &before);
         let (directory, store, footers) = (before.directory.clone(), before.store.clone(), before.footers.clone());
         let snapshot = TableSnapshot {
             delta_version,
             landed_through,
+            retained_from,
             files,
             spec,
             directory,

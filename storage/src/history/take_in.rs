@@ -188,7 +188,7 @@ impl Inner {
         }
         self.check_staged(files).await?;
         let listed: Vec<_> = files.iter().map(|file| file.listed(taken)).collect();
-        if let Err(error) = log.commit_take_in(backfill, &listed, taken.frame, now).await {
+        if let Err(error) = log.commit_take_in(backfill, &listed, taken.frame, None, now).await {
             self.check_synced()?;
             // The commit may have been made all the same; only the log can tell.
             log.reload().await?;

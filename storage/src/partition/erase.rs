@@ -49,6 +49,18 @@ impl Erasable {
         self.latest.is_empty() && self.pending.is_empty() && self.tail.is_empty()
     }
 
+    /// Takes so many of them out, or all there are.
+    #[must_use]
+    pub fn take(&mut self, rows: usize) -> Self {
+        let mut left = rows;
+        let mut of = |keys: &mut Vec<Vec<u8>>| {
+            let taken: Vec<Vec<u8>> = keys.drain(..keys.len().min(left)).collect();
+            left -= taken.len();
+            taken
+        };
+        Self { latest: of(&mut self.latest), pending: of(&mut self.pending), tail: of(&mut self.tail) }
+    }
+
     fn len(&self) -> usize {
         self.latest.len() + self.pending.len() + self.tail.len()
     }

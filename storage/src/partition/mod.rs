@@ -76,6 +76,8 @@ pub struct Applied {
 pub struct ViewPolicy {
     /// Rows older than this are kept online as header-only stubs.
     pub longest_ttl: Option<Micros>,
+    /// Of rows older than this, which is at least as long, nothing is kept. `None`: that never is.
+    pub retention: Option<Micros>,
     /// Whether its rows can be looked up.
     pub online: bool,
     /// Whether its rows go to history.
@@ -128,6 +130,8 @@ pub struct SweepReport {
     pub examined_rows: usize,
     /// Rows that became stubs.
     pub expired_rows: usize,
+    /// Rows that were removed, stubs of them and deletes too.
+    pub removed_rows: usize,
     pub damaged_rows: usize,
     /// Blocks that could not be read, at which the pass has ended.
     pub damaged_blocks: usize,

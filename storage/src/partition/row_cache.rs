@@ -21,6 +21,7 @@ use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, Weighter};
 
 use crate::keys::{ONLINE_PREFIX_LENGTH, OnlineKey};
+use crate::prefetch::prefetch;
 use crate::row::OwnedRow;
 
 /// Of each so many bytes of rows, one place remembers when a key last changed: a thirty-second of
@@ -67,7 +68,14 @@ pub(super) struct ViewVersion {
 #[derive(Clone)]
 struct CacheKey {
     hash: u64,
-    name: Box<[u8]>,
+    name: StoredName,
+}
+
+/// An encoded name. Most are so short that they lie in the entry itself, which spares a wait for memory.
+#[derive(Clone)]
+enum StoredName {
+    Short { length: u8, bytes: [u8; StoredName::SHORT] },
+    Long(Box<[u8]>),
 }
 
 /// A key that is looked for.
@@ -137,9 +145,11 @@ impl RowCache {
     pub fn get(&self, name: &OnlineKey<'_>, view: ViewVersion) -> Option<Known> {
         let rows = self.rows.as_ref()?;
         let probe = Probe { hash: name.hash(self.seed), prefix: name.prefix(), key: name.key };
+        let place = self.place_of(probe.hash);
+        prefetch(place);
         let cached = rows.get(&probe)?;
         // After the entry, whose reader saw every change up to its version.
-        let changed = self.place_of(probe.hash).load(Ordering::Acquire);
+        let changed = place.load(Ordering::Acquire);
         let holds = cached.read.opened == view.opened && changed <= cached.read.version.min(view.version);
         holds.then_some(cached.row)
     }
@@ -187,22 +197,50 @@ impl fmt::Debug for RowCache {
 
 impl CacheKey {
     fn of(name: &OnlineKey<'_>, hash: u64) -> Self {
-        let mut bytes = Vec::with_capacity(ONLINE_PREFIX_LENGTH + name.key.len());
-        name.encode(&mut bytes);
-        Self { hash, name: bytes.into() }
+        Self { hash, name: StoredName::of(name) }
+    }
+}
+
+impl StoredName {
+    /// The prefix and a key of one number, or of a few letters. An entry with it is as large as one with the
+    /// place of a long one.
+    const SHORT: usize = 22;
+
+    fn of(name: &OnlineKey<'_>) -> Self {
+        let length = ONLINE_PREFIX_LENGTH + name.key.len();
+        let mut bytes = [0; Self::SHORT];
+        match bytes.get_mut(..length) {
+            Some(short) => {
+                short[..ONLINE_PREFIX_LENGTH].copy_from_slice(&name.prefix());
+                short[ONLINE_PREFIX_LENGTH..].copy_from_slice(name.key);
+                Self::Short { length: length as u8, bytes }
+            }
+            None => {
+                let mut bytes = Vec::with_capacity(length);
+                name.encode(&mut bytes);
+                Self::Long(bytes.into())
+            }
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
     }
 }
 
 impl Equivalent<CacheKey> for Probe<'_> {
     fn equivalent(&self, stored: &CacheKey) -> bool {
-        let (prefix, key) = stored.name.split_at(ONLINE_PREFIX_LENGTH);
+        let (prefix, key) = stored.name.bytes().split_at(ONLINE_PREFIX_LENGTH);
         self.hash == stored.hash && prefix == self.prefix && key == self.key
     }
 }
 
 impl PartialEq for CacheKey {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.name == other.name
+        self.hash == other.hash && self.name.bytes() == other.name.bytes()
     }
 }
 
@@ -223,7 +261,7 @@ impl Hash for Probe<'_> {
 impl Weighter<CacheKey, CachedRow> for ByBytes {
     fn weight(&self, key: &CacheKey, cached: &CachedRow) -> u64 {
         let body = cached.row.as_ref().map_or(0, |row| row.body().len());
-        ENTRY_BYTES + (key.name.len() + body) as u64
+        ENTRY_BYTES + (key.name.bytes().len() + body) as u64
     }
 }
 
@@ -302,6 +340,26 @@ mod tests {
         cache.change([NAME].into_iter());
         cache.replace(&NAME, change, || OwnedRow::clone(&row(2).expect("a row")));
         assert_eq!(cache.get(&NAME, publish(&cache)), None, "it has changed again since");
+    }
+
+    #[test]
+    fn rows_are_found_by_names_of_any_length_and_by_no_other_name() {
+        let cache = RowCache::new(1 << 20);
+        let view = publish(&cache);
+        assert_eq!(size_of::<CacheKey>(), size_of::<(u64, Box<[u8]>, u64)>());
+        let keys: Vec<Vec<u8>> = (0..40u8).map(|length| vec![7; usize::from(length)]).collect();
+        for (event_time, key) in (0..).zip(&keys) {
+            cache.put(&OnlineKey { key, ..NAME }, &row(event_time), view);
+        }
+        for (event_time, key) in (0..).zip(&keys) {
+            let name = OnlineKey { key, ..NAME };
+            let mut encoded = Vec::new();
+            name.encode(&mut encoded);
+            assert_eq!(StoredName::of(&name).bytes(), encoded);
+            assert_eq!(cache.get(&name, view), Some(row(event_time)));
+            let other = [key.as_slice(), &[8]].concat();
+            assert_eq!(cache.get(&OnlineKey { key: &other, ..NAME }, view), None);
+        }
     }
 
     #[test]

@@ -181,7 +181,8 @@ impl PartitionStore {
         Ok(next_due.is_some_and(|due| due <= through))
     }
 
-    /// Turns online rows that have expired under their view's longest ttl into stubs. Looks at
+    /// Turns online rows that have expired under their view's longest ttl into stubs, and removes what is
+    /// older than its retention: nothing later than it can be late against it and count. Looks at
     /// `limit` rows and goes on there the next time. What lies behind a damaged block is left as it
     /// is, and read as expired all the same: a block that can't be read is no reason to stop serving
     /// the others.
@@ -194,7 +195,7 @@ impl PartitionStore {
         let mut report = SweepReport::default();
         let mut batch = WriteBatch::default();
         let mut buffer = Vec::new();
-        let mut expired: Vec<Vec<u8>> = Vec::new();
+        let mut changed: Vec<Vec<u8>> = Vec::new();
         let begin = mem::take(&mut self.sweep_from);
         let mut rows = match self.scan(self.database.latest(), &begin) {
             Err(error) if error.is_damage() => {
@@ -208,19 +209,23 @@ impl PartitionStore {
             let name = OnlineKey::decode(stored_key).ok_or_else(|| damaged_key("latest"))?;
             match RowRef::read(&name, stored) {
                 Err(_) => report.damaged_rows += 1,
-                Ok(row) if row.header().kind == RowKind::Full => {
+                Ok(row) => {
                     let header = *row.header();
-                    let ttl = policies.policy(name.tenant, name.view).and_then(|policy| policy.longest_ttl);
-                    if is_expired(header.version.event_time, now, ttl) {
+                    let policy = policies.policy(name.tenant, name.view);
+                    let is_past = |age: Option<Micros>| is_expired(header.version.event_time, now, age);
+                    if is_past(policy.and_then(|policy| policy.retention)) {
+                        report.removed_rows += 1;
+                        batch.delete_cf(self.database.latest(), stored_key);
+                        changed.push(stored_key.to_vec());
+                    } else if header.kind == RowKind::Full && is_past(policy.and_then(|policy| policy.longest_ttl)) {
                         report.expired_rows += 1;
                         buffer.clear();
                         let stub = RowHeader { kind: RowKind::ExpiredStub, ..header };
                         encode_row(&name, &stub, &[], &mut buffer);
                         batch.put_cf(self.database.latest(), stored_key, &buffer);
-                        expired.push(stored_key.to_vec());
+                        changed.push(stored_key.to_vec());
                     }
                 }
-                Ok(_) => {}
             }
             rows.next();
         }
@@ -234,7 +239,7 @@ impl PartitionStore {
         }
         drop(rows);
         if !batch.is_empty() {
-            self.changes_rows(expired.iter().map(Vec::as_slice));
+            self.changes_rows(changed.iter().map(Vec::as_slice));
             self.database.write(batch)?;
         }
         report.finished = next.is_none();

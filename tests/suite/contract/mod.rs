@@ -28,6 +28,7 @@ mod s26_shares;
 mod s27_usage;
 mod s28_view_versions;
 mod s29_openlineage;
+mod s31_retention;
 
 use hydrant::access::NewKey;
 use hydrant::tenancy::Role;

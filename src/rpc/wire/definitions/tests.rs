@@ -90,12 +90,22 @@ fn spec() -> impl Strategy<Value = Spec> {
         vec(name(), 0..3),
         name(),
         option::of(micros()),
+        option::of(micros()),
         vec(feature(), 0..4),
         any::<(bool, bool)>(),
         option::of(freshness()),
     )
-        .prop_map(|(entities, source, ttl, features, (online, offline), freshness)| {
-            Spec::FeatureView(FeatureViewSpec { entities, source, ttl, features, online, offline, freshness })
+        .prop_map(|(entities, source, ttl, retention, features, (online, offline), freshness)| {
+            Spec::FeatureView(FeatureViewSpec {
+                entities,
+                source,
+                ttl,
+                retention,
+                features,
+                online,
+                offline,
+                freshness,
+            })
         });
     prop_oneof![
         Just(Spec::Tenant(TenantSpec {})),

@@ -9,6 +9,7 @@ mod erasing;
 mod landing;
 mod merging;
 mod pruning;
+mod retaining;
 mod seeking;
 mod staging;
 mod succeeding;

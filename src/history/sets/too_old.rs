@@ -1,0 +1,72 @@
+//! What saved training sets say of rows that history keeps no more, since a view keeps rows only for so
+//! long: noted before the rows go, by all sets that may have had them. A set is made of history whenever
+//! it is pulled, so nothing of it changes here.
+
+use std::sync::Arc;
+
+use hydrant_storage::names::{Name, TenantId};
+use hydrant_storage::order::Micros;
+
+use super::TrainingSets;
+use super::saved::{SavedSet, TooOld};
+use crate::error::Result;
+use crate::registry::catalog::{Lookup, Snapshot};
+
+/// Rows of a version of a view that are about to go: those that happened before an instant.
+#[derive(Clone, Copy, Debug)]
+pub struct RowsOfView<'a> {
+    pub tenant: &'a Name,
+    pub view: &'a Name,
+    pub version: u32,
+    pub before: Micros,
+}
+
+impl TrainingSets {
+    /// Notes in every saved set that may lose values what it loses; how many those are.
+    pub async fn note_too_old(&self, rows: RowsOfView<'_>) -> Result<u64> {
+        let mut persisted = self.inner.writer.lock().await;
+        let (now, snapshot) = (self.now(), self.inner.registry.snapshot());
+        let (next, changed) = self.inner.catalog.load_full().with_too_old(|tenant, set| {
+            let is_own = tenant == rows.tenant;
+            let view = if is_own { rows.view.to_string() } else { format!("{}/{}", rows.tenant, rows.view) };
+            loses(&snapshot, tenant, set, rows).then(|| TooOld {
+                view,
+                view_version: rows.version,
+                before: rows.before,
+                at: now,
+            })
+        });
+        if changed > 0 {
+            self.persist(&mut persisted, next).await?;
+        }
+        // What walks have found before would still have them.
+        let sets = self.clone();
+        super::super::work::blocking(move |_| {
+            sets.forget_found();
+            Ok(())
+        })
+        .await?;
+        Ok(changed)
+    }
+}
+
+/// Whether a set may have had one of the rows: for an instant of its spine at which it counted, or to tell
+/// that it had expired.
+fn loses(snapshot: &Arc<Snapshot>, tenant: &Name, set: &SavedSet, rows: RowsOfView<'_>) -> bool {
+    let owner = snapshot.tenant(rows.tenant).map(|owner| owner.id);
+    let selection = snapshot.tenant(tenant).and_then(|tenant| snapshot.select(tenant, &set.services, &[]));
+    let Ok((owner, selection)) = owner.and_then(|owner: TenantId| Ok((owner, selection?))) else {
+        // What it reads can't be found out, such as by a share that has ended; then it can't be pulled either.
+        let is_of_view =
+            |table: &super::SavedTable| table.view == rows.view.as_str() && table.view_version == rows.version;
+        return tenant == rows.tenant && set.tables.iter().any(is_of_view);
+    };
+    let is_of_view = |lookup: &&Lookup| {
+        lookup.view.tenant == owner && lookup.view.name == *rows.view && lookup.view.version == rows.version
+    };
+    let counts = |lookup: &Lookup| {
+        let until = lookup.ttl.map_or(Micros::MAX, |ttl| rows.before.saturating_add(ttl));
+        set.with_status || set.first_time.is_none_or(|first| first < until)
+    };
+    selection.lookups.iter().filter(is_of_view).any(counts)
+}

@@ -1,0 +1,296 @@
+//! Contract, section 31: for how long rows are kept.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hydrant::config::Span;
+use hydrant::error::Code;
+use hydrant::registry::definition::Kind;
+use hydrant::tenancy::Action;
+use hydrant_storage::order::Micros;
+use serde_json::{Value as Json, json};
+
+use crate::support::node::{AS_KNOWN, HOUR, MINUTE, START, TestNode, patience};
+use crate::support::sets::{set_name, stored};
+use crate::support::table::{spine, spine_at};
+
+const TTL: Micros = HOUR;
+const RETENTION: Micros = 4 * HOUR;
+/// How much later than that rows go at the latest.
+const STEP: Micros = RETENTION / 20;
+const USERS: i64 = 12;
+/// Minutes between two rows of a user.
+const EVERY: i64 = 10;
+
+fn definitions(ttl: &str, retention: &str) -> String {
+    format!(
+        "
+apiVersion: hydrant/v1
+kind: Entity
+metadata: {{name: user}}
+spec: {{joinKeys: [{{name: user_id, type: int64}}]}}
+---
+apiVersion: hydrant/v1
+kind: Source
+metadata: {{name: clicks}}
+spec:
+  type: push
+  eventTime: at
+  knownTime: event
+  columns:
+    - {{name: user_id, type: int64}}
+    - {{name: at, type: timestamp}}
+    - {{name: page, type: string}}
+    - {{name: seconds, type: int32}}
+---
+apiVersion: hydrant/v1
+kind: FeatureView
+metadata: {{name: pages}}
+spec: {{entities: [user], source: clicks, {ttl} {retention} features: [{{name: page}}, {{name: seconds}}]}}
+---
+apiVersion: hydrant/v1
+kind: FeatureService
+metadata: {{name: model}}
+spec: {{features: [pages]}}
+"
+    )
+}
+
+fn kept() -> String {
+    definitions("ttl: 1h,", "retention: 4h,")
+}
+
+fn page(user: i64, at: Micros) -> String {
+    format!("page-of-{user}-at-{}", (at - START) / MINUTE)
+}
+
+fn click(user: i64, at: Micros, page: &str) -> Json {
+    json!({"user_id": user, "at": at, "page": page, "seconds": user})
+}
+
+/// A row of each user every ten minutes, over so many hours until the start.
+fn clicks(hours: i64) -> Json {
+    let minutes = (0..=hours * 60).step_by(EVERY as usize);
+    let of_minute = |ago: i64| {
+        let at = START - ago * MINUTE;
+        (0..USERS).map(move |user| click(user, at, &page(user, at)))
+    };
+    minutes.flat_map(of_minute).collect()
+}
+
+async fn start(definitions: &str) -> TestNode {
+    // What is out of history is off the disk at once.
+    TestNode::start_with(definitions, |config| config.compaction.retention = Span(Duration::ZERO)).await
+}
+
+/// Rows of six hours in history, in files of several runs.
+async fn with_history(definitions: &str) -> TestNode {
+    let node = start(definitions).await;
+    for half in [0, 1] {
+        let rows = clicks(6).as_array().expect("rows").iter().skip(half).step_by(2).cloned().collect();
+        node.put("clicks", rows).await;
+        node.land().await;
+    }
+    node
+}
+
+async fn take_out(node: &TestNode) -> u64 {
+    let done = node.node().compaction().settle().await.expect("it is running");
+    assert_eq!(done.failures, 0);
+    done.rows_too_old
+}
+
+/// The rows that the newest version of a view's table has, all versions of the view together.
+fn event_times(node: &TestNode) -> Vec<Micros> {
+    let mut times = Vec::new();
+    parquet_files(&node.data_directory().join("history/default/pages"), &mut |path| {
+        let file = std::fs::File::open(path).expect("readable");
+        let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file).expect("Parquet");
+        for batch in reader.build().expect("a reader") {
+            let batch = batch.expect("rows");
+            let column = batch.column_by_name("_event_time").expect("every row has one");
+            let column = arrow_cast::cast(column, &arrow_schema::DataType::Int64).expect("microseconds");
+            let column = arrow_array::cast::AsArray::as_primitive::<arrow_array::types::Int64Type>(&column);
+            times.extend(column.values().iter().copied());
+        }
+    });
+    times.sort_unstable();
+    times
+}
+
+fn parquet_files(directory: &Path, each: &mut dyn FnMut(&Path)) {
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            parquet_files(&path, each);
+        } else if path.extension().is_some_and(|extension| extension == "parquet")
+            && !path.to_string_lossy().contains("_delta_log")
+        {
+            each(&path);
+        }
+    }
+}
+
+fn key(user: i64) -> Json {
+    json!({ "user_id": user })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_too_old_leave_history_and_what_still_counts_is_answered_as_before() {
+    let mut node = with_history(&kept()).await;
+    assert_eq!(event_times(&node).first(), Some(&(START - 6 * HOUR)));
+    let instants: Vec<Micros> = (0..=6 * 60).step_by(7).map(|minutes| START - minutes * MINUTE).collect();
+    let before = node.one_trained("pages:page", key(3), &instants, AS_KNOWN).await;
+    assert!(take_out(&node).await > 0, "rows of the first two hours are older than four");
+    for _ in 0..2 {
+        let horizon = *event_times(&node).first().expect("rows are left");
+        assert!(horizon > node.now() - RETENTION - STEP - EVERY * MINUTE, "older rows are on disk: {horizon}");
+        let after = node.one_trained("pages:page", key(3), &instants, AS_KNOWN).await;
+        for ((at, before), after) in instants.iter().zip(&before).zip(&after) {
+            if *at >= node.now() - RETENTION + TTL {
+                assert_eq!(after, before, "{at}");
+            } else if *at < horizon {
+                assert_eq!(after, "NOT_FOUND", "{at}");
+            }
+        }
+        // As often as is asked, nothing more goes until time has passed.
+        assert_eq!(take_out(&node).await, 0);
+        node.restart().await;
+    }
+    let left = event_times(&node).len();
+    node.advance(10 * HOUR).await;
+    assert_eq!(take_out(&node).await as usize, left);
+    assert!(event_times(&node).is_empty());
+    // Life goes on.
+    let now = node.now();
+    node.put("clicks", json!([click(3, now, "new")])).await;
+    node.land().await;
+    assert_eq!(take_out(&node).await, 0);
+    assert_eq!(node.one_trained("pages:page", key(3), &[now], AS_KNOWN).await, ["new"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn online_nothing_is_left_of_a_row_that_is_too_old() {
+    let node = start(&kept()).await;
+    node.put("clicks", json!([click(1, START, "p"), click(2, START, "q")])).await;
+    node.delete("pages", json!({"user_id": [2]}), START + MINUTE).await;
+    node.set_clock(START + RETENTION).await;
+    // A row that is exactly as old is kept, and has expired.
+    let expired = node.read(&["pages:page"], json!({"user_id": [1, 2]})).await;
+    assert_eq!(expired.column("pages__page"), ["EXPIRED", "NOT_FOUND"]);
+    assert_eq!(expired.event_times(), [Some(START), None]);
+    node.set_clock(START + RETENTION + 2 * MINUTE).await;
+    let patience: Instant = patience();
+    while node.one("pages:page", key(1)).await != "NOT_FOUND" {
+        assert!(Instant::now() < patience, "the row is still there");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A later row of it is a row like any other, and one that comes too late counts for nobody.
+    node.put("clicks", json!([click(1, START - HOUR, "late")])).await;
+    assert!(["EXPIRED", "NOT_FOUND"].contains(&node.one("pages:page", key(1)).await.as_str()));
+    let now = node.now();
+    node.put("clicks", json!([click(1, now, "new")])).await;
+    assert_eq!(node.one("pages:page", key(1)).await, "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_set_says_where_rows_are_gone_that_it_would_have_had() {
+    let mut node = with_history(&kept()).await;
+    let rows = |from: i64, to: i64| -> Json {
+        (from..to).map(|ago| json!({"user_id": ago % USERS, "at": START - ago * MINUTE})).collect()
+    };
+    let (early, late) = (spine(&rows(0, 350)), spine(&rows(0, 100)));
+    let saved_early = node.save("early", stored(node.store(&early).await, &["model"], AS_KNOWN)).await;
+    let saved_late = node.save("late", stored(node.store(&late).await, &["model"], AS_KNOWN)).await;
+    let before = node.train(&["model"], &early, AS_KNOWN).await;
+    assert_eq!((before.report.tables[0].lacks_before, before.report.warning()), (None, None));
+    assert!(take_out(&node).await > 0);
+
+    for _ in 0..2 {
+        let after = node.train(&["model"], &early, AS_KNOWN).await;
+        let lacks = after.report.tables[0].lacks_before.expect("rows are gone");
+        assert!(lacks <= node.now() - RETENTION + TTL && lacks > node.now() - RETENTION - STEP + TTL);
+        let warning = after.report.warning().expect("it is said");
+        assert!(warning.contains("pages") && warning.contains("retention"), "{warning}");
+        assert_eq!(node.train(&["model"], &late, AS_KNOWN).await.report.tables[0].lacks_before, None);
+
+        let get = |name: &str| {
+            node.sets().get(&node.permit(Action::ReadHistory), &set_name(name), Some(1)).expect("it is kept")
+        };
+        let told = get("early").too_old;
+        assert_eq!(told.iter().map(|rows| (rows.view.as_str(), rows.view_version)).collect::<Vec<_>>(), [("pages", 1)]);
+        assert_eq!(told[0].before + TTL, lacks);
+        assert_eq!(get("early").content_hash, saved_early.content_hash);
+        let (early, late) = (node.verify("early", 1).await, node.verify("late", 1).await);
+        assert!(!early.is_same && late.is_same, "only one has lost values");
+        assert_eq!(late.content_hash, saved_late.content_hash);
+        node.restart().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_stay_as_long_as_a_version_of_a_service_may_need_them() {
+    let node = with_history(&definitions("ttl: 5h,", "retention: 5h,")).await;
+    // The first version of the service froze a ttl of five hours.
+    node.apply(&kept()).await;
+    take_out(&node).await;
+    let first = *event_times(&node).first().expect("rows");
+    assert!(first <= START - 5 * HOUR + EVERY * MINUTE, "{first}");
+    let read = node.one_trained("pages:page", key(1), &[START - HOUR], AS_KNOWN).await;
+    assert_eq!(read, [page(1, START - HOUR)]);
+    let model = "model".parse().expect("a name");
+    let etag = String::new();
+    node.use_cases()
+        .registry
+        .delete_version(&node.permit(Action::ChangeDefinitions), &model, 1, etag)
+        .await
+        .expect("deleted");
+    assert!(take_out(&node).await > 0, "nobody needs them any more");
+    assert!(*event_times(&node).first().expect("rows") >= START - RETENTION - STEP - EVERY * MINUTE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_of_a_view_lacks_the_same_rows_and_says_so() {
+    let node = with_history(&kept()).await;
+    assert!(take_out(&node).await > 0);
+    let early = spine_at(&key(3), &[START - 5 * HOUR]);
+    let lacks = |of: &crate::support::node::Training| of.report.tables[0].lacks_before.expect("rows are gone");
+    let before = lacks(&node.train(&["pages:page"], &early, AS_KNOWN).await);
+    node.apply(&kept().replace(", {name: seconds}", "")).await;
+    node.built().await;
+    let after = node.train(&["pages:page"], &early, AS_KNOWN).await;
+    assert_eq!((after.report.tables[0].view_version, lacks(&after)), (2, before));
+    // Of both versions rows go on to go.
+    node.advance(10 * HOUR).await;
+    take_out(&node).await;
+    assert!(event_times(&node).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_view_that_was_deleted_go_too() {
+    let mut node = with_history(&kept()).await;
+    let permit = node.permit(Action::ChangeDefinitions);
+    for (kind, name) in [(Kind::FeatureService, "model"), (Kind::FeatureView, "pages")] {
+        let name = name.parse().expect("a name");
+        node.use_cases().registry.delete(&permit, kind, &name, String::new()).await.expect("deleted");
+    }
+    drop(permit);
+    node.restart().await;
+    node.advance(RETENTION + STEP).await;
+    take_out(&node).await;
+    assert!(event_times(&node).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_not_kept_for_a_shorter_time_than_they_count() {
+    for (ttl, told) in [("", "set a ttl too"), ("ttl: 5h,", "at least the ttl")] {
+        let node = TestNode::start(&definitions(ttl, "")).await;
+        let refused = node.try_apply(&definitions(ttl, "retention: 4h,")).await.expect_err("it is too short");
+        assert_eq!(refused.code, Code::InvalidArgument);
+        let text = format!("{refused:?}");
+        assert!(text.contains(told) && text.contains("spec.retention"), "{text}");
+    }
+    let node = TestNode::start(&kept()).await;
+    let one = node.train(&["pages:page"], &spine_at(&key(1), &[START]), AS_KNOWN).await;
+    assert_eq!(one.report.tables[0].lacks_before, None);
+}
