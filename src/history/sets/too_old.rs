@@ -29,12 +29,8 @@ impl TrainingSets {
         let (next, changed) = self.inner.catalog.load_full().with_too_old(|tenant, set| {
             let is_own = tenant == rows.tenant;
             let view = if is_own { rows.view.to_string() } else { format!("{}/{}", rows.tenant, rows.view) };
-            loses(&snapshot, tenant, set, rows).then(|| TooOld {
-                view,
-                view_version: rows.version,
-                before: rows.before,
-                at: now,
-            })
+            let noted = TooOld { view, view_version: rows.version, before: rows.before, at: now };
+            loses(&snapshot, tenant, set, rows).then_some(noted)
         });
         if changed > 0 {
             self.persist(&mut persisted, next).await?;
