@@ -12,6 +12,7 @@ mod lifecycle;
 mod monitoring;
 mod oidc;
 mod revoked;
+mod quotas;
 mod services;
 mod streaming;
 mod support;
