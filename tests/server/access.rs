@@ -290,7 +290,7 @@ impl Guarded {
     }
 
     /// Connections to gRPC and to Flight that show a token.
-    async fn ports(&self, token: Option<&str>) -> Ports {
+    pub async fn ports(&self, token: Option<&str>) -> Ports {
         let addresses = self.server.addresses;
         let mut connections = Vec::new();
         for port in [addresses.grpc.port(), addresses.flight.port()] {
@@ -301,9 +301,9 @@ impl Guarded {
     }
 }
 
-struct Ports {
-    grpc: Connection,
-    flight: Connection,
+pub struct Ports {
+    pub grpc: Connection,
+    pub flight: Connection,
 }
 
 impl Ports {
