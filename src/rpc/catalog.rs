@@ -175,6 +175,7 @@ fn encode_change(change: ToldChange) -> v1::RevisionChange {
         What::Updated => (Wire::Updated, change.version),
         What::Deleted => (Wire::Deleted, None),
         What::VersionDeleted(number) => (Wire::VersionDeleted, Some(number)),
+        What::VersionServed(number) => (Wire::VersionServed, Some(number)),
     };
     v1::RevisionChange {
         kind: encode_kind(change.kind).into(),
