@@ -92,11 +92,16 @@ impl Caller {
         }
     }
 
-    /// All of them. `others` are the names of training sets that somebody else has saved.
-    pub async fn ways_out(&self, others: &[&str]) -> Vec<Out> {
+    /// All of them. `others` are the names of training sets that somebody else has saved, and `tickets` what
+    /// somebody else pulls by.
+    pub async fn ways_out(&self, others: &[&str], tickets: &[Bytes]) -> Vec<Out> {
         let mut all = self.online().await;
         all.extend(self.explained().await);
         all.extend(self.trained().await);
+        for ticket in tickets {
+            let came = self.fly("DoGet", Ticket { ticket: ticket.clone() }.encode_to_vec()).await;
+            all.push(Out { way: "somebody else's ticket".to_owned(), came, shows: NOTHING });
+        }
         all.extend(self.saved(others).await);
         all.extend(self.told_of_definitions().await);
         all.extend(self.by_command(others).await);
@@ -230,6 +235,12 @@ impl Caller {
             Out { way: format!("where {way} is"), came, shows: NOTHING },
             Out { way: way.to_owned(), came: rows, shows },
         ]
+    }
+
+    /// By which it pulls a training set.
+    pub async fn tickets(&self) -> Vec<Bytes> {
+        let command = v1::flight_command::Command::HistoricalFeatures(self.command(&self.store().await));
+        self.client.endpoints(command).await.expect("a trainer may").tickets
     }
 
     async fn fly(&self, method: &str, request: Vec<u8>) -> Came {
