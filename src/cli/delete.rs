@@ -1,12 +1,14 @@
-//! `hydrant delete`: takes a definition out of the registry. What is still used is not deleted; the
-//! refusal lists by whom.
+//! `hydrant delete`: takes a definition out of the registry, and tells how much it was read. What is still
+//! used is not deleted; the refusal lists by whom.
 
+use hydrant_proto::v1;
 use serde_json::json;
 
 use super::definitions::KindParser;
 use super::output::{self, ResultOutput};
-use super::{Done, Failure, Server};
+use super::{Done, Failure, Server, plan};
 use crate::registry::definition::Kind;
+use crate::rpc::wire::reads::reads_text;
 
 /// Delete a definition that nothing uses, or one version of a service
 #[derive(Debug, clap::Args)]
@@ -32,10 +34,14 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
-    let revision = client.delete_definition(args.kind, &args.name, &args.etag).await?;
+    let v1::DeleteDefinitionResponse { registry_revision: revision, reads } =
+        client.delete_definition(args.kind, &args.name, &args.etag).await?;
     let deleted = format!("{}/{}", args.kind.as_str(), args.name);
-    output::print_as(args.output.format, &json!({"deleted": deleted, "registry_revision": revision}), || {
-        format!("deleted {deleted} (registry revision {revision})")
+    let shown =
+        json!({"deleted": deleted, "registry_revision": revision, "reads": reads.as_ref().map(plan::reads_json)});
+    output::print_as(args.output.format, &shown, || {
+        let was = reads.as_ref().map(|reads| format!("; it was {}", reads_text(reads))).unwrap_or_default();
+        format!("deleted {deleted} (registry revision {revision}){was}")
     })?;
     Ok(Done::Done)
 }

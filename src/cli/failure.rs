@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use crate::error::{Error, Violation};
 use crate::rpc::client::Refusal;
@@ -17,6 +18,8 @@ pub struct Failure {
     pub metadata: Vec<(String, String)>,
     /// Where exactly: rows of a file, places in definitions.
     pub violations: Vec<Violation>,
+    /// When the same command may do, where waiting helps.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
@@ -27,6 +30,7 @@ impl Failure {
             hint: None,
             metadata: Vec::new(),
             violations: Vec::new(),
+            retry_after: None,
         }
     }
 
@@ -63,6 +67,7 @@ impl From<Refusal> for Failure {
             hint: refusal.hint,
             metadata: refusal.metadata,
             violations: refusal.violations,
+            retry_after: refusal.retry_after,
         }
     }
 }
@@ -75,6 +80,7 @@ impl From<Error> for Failure {
             hint: error.hint,
             metadata: error.metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
             violations: error.violations,
+            retry_after: error.retry_after,
         }
     }
 }

@@ -46,16 +46,25 @@ fn table(documents: &Json) -> String {
         Some(other) => other.to_string(),
         None => String::new(),
     };
+    let version = |document: &Json| {
+        let status = &document["status"];
+        let (version, served) = (&status["version"], &status["servedVersion"]);
+        // The one that is being built is not among those that can be read.
+        let is_read = status["versions"].as_array().is_none_or(|read| read.contains(version));
+        match served.is_null() || is_read {
+            true => text(document, "/status/version"),
+            false => format!("{served} ({version} is being built)"),
+        }
+    };
     let row = |document: &Json| {
-        let columns = [
-            "/metadata/name",
-            "/status/version",
-            "/status/revision",
-            "/status/updated",
-            "/metadata/owner",
-            "/metadata/description",
-        ];
-        columns.iter().map(|path| text(document, path)).collect()
+        vec![
+            text(document, "/metadata/name"),
+            version(document),
+            text(document, "/status/revision"),
+            text(document, "/status/updated"),
+            text(document, "/metadata/owner"),
+            text(document, "/metadata/description"),
+        ]
     };
     let rows: Vec<Vec<String>> = documents.as_array().into_iter().flatten().map(row).collect();
     output::table(&["name", "version", "revision", "updated", "owner", "description"], &rows, &[1, 2])
@@ -66,6 +75,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_version_that_is_being_built_is_not_told_as_the_one_that_is_served() {
+        for (version, told) in [(3, "2 (3 is being built)"), (2, " 2 "), (1, " 1 ")] {
+            let status = json!({"version": version, "servedVersion": 2, "versions": [1, 2], "revision": 7});
+            let shown = table(&json!([{"metadata": {"name": "weather"}, "status": status}]));
+            assert!(shown.lines().nth(1).is_some_and(|line| line.contains(told)), "{shown}");
+        }
+    }
 
     #[test]
     fn a_table_has_a_line_for_each_definition() {

@@ -110,10 +110,11 @@ fn text(revisions: &[Json]) -> String {
                 Some(What::Deleted | What::VersionDeleted) => "-",
                 _ => "~",
             };
-            let version = match (&change["version"], what == What::VersionDeleted.as_str_name()) {
+            let version = match (&change["version"], What::from_str_name(&what)) {
                 (Json::Null, _) => String::new(),
-                (version, true) => format!("@{version}"),
-                (version, false) => format!(" (version {version})"),
+                (version, Some(What::VersionDeleted)) => format!("@{version}"),
+                (version, Some(What::VersionServed)) => format!("@{version} is served"),
+                (version, _) => format!(" (version {version})"),
             };
             text.push_str(&format!("  {sign} {}{version}\n", word(&change["definition"])));
             // What a new definition says is what `get` shows.
@@ -146,13 +147,21 @@ mod tests {
             rolled_back_to: 2,
             changes,
         };
+        let of_view = v1::RevisionChange {
+            kind: v1::Kind::FeatureView.into(),
+            name: "weather".to_owned(),
+            ..change(What::VersionServed, 2, &[])
+        };
         let revisions = [
+            revision(5, Cause::Change, vec![of_view]),
             revision(4, Cause::Rollback, vec![change(What::Updated, 2, &["latencyBudget: none -> 8ms"])]),
             revision(3, Cause::Change, vec![change(What::VersionDeleted, 1, &[])]),
             revision(2, Cause::Change, vec![change(What::Created, 1, &["features: a"])]),
         ];
         let told: Vec<Json> = revisions.iter().map(|one| revision_json(one).expect("known kinds")).collect();
         let expected = "\
+revision 5, 2024-01-01T00:00:00Z by ana
+  ~ FeatureView/weather@2 is served
 revision 4, 2024-01-01T00:00:00Z by ana, a rollback to 2
   ~ FeatureService/model (version 2)
       latencyBudget: none -> 8ms

@@ -112,6 +112,15 @@ pub fn failure(failure: &Failure, format: Format) {
     if let Some(hint) = &failure.hint {
         note(&format!("{} {hint}", on_stderr("hint:", Tone::Strong)));
     }
+    if let Some(delay) = failure.retry_after {
+        note(&format!("{} try again in {} s", on_stderr("hint:", Tone::Strong), tenths_up(delay)));
+    }
+}
+
+/// Seconds with one place behind the point, and never less than it takes.
+fn tenths_up(delay: Duration) -> String {
+    let tenths = delay.as_micros().div_ceil(100_000).max(1);
+    format!("{}.{}", tenths / 10, tenths % 10)
 }
 
 /// A failure for programs.
@@ -126,6 +135,10 @@ pub fn failure_json(failure: &Failure) -> Value {
         let violations =
             failure.violations.iter().map(|violation| json!({"path": violation.path, "message": violation.message}));
         error["violations"] = violations.collect();
+    }
+    if let Some(delay) = failure.retry_after {
+        // Rounded up: who comes back earlier is refused again.
+        error["retry_after_ms"] = json!(delay.as_micros().div_ceil(1_000));
     }
     json!({ "error": error })
 }
@@ -266,5 +279,15 @@ mod tests {
             "hint": "`hydrant get views` lists them", "violations": [{"path": "rows[3]", "message": "is bad"}],
         }});
         assert_eq!(failure_json(&failure), expected);
+        let later = Failure { retry_after: Some(Duration::from_micros(1_200)), ..failure };
+        assert_eq!(failure_json(&later)["error"]["retry_after_ms"], 2, "never earlier than it helps");
+    }
+
+    #[test]
+    fn when_to_try_again_is_never_told_too_early() {
+        for (millis, told) in [(0, "0.1"), (100, "0.1"), (101, "0.2"), (999, "1.0"), (61_000, "61.0")] {
+            assert_eq!(tenths_up(Duration::from_millis(millis)), told);
+        }
+        assert_eq!(tenths_up(Duration::from_micros(100_001)), "0.2");
     }
 }

@@ -9,8 +9,9 @@ use serde_json::{Value as Json, json};
 
 use super::definitions::{DefinitionFiles, reference};
 use super::output::{self, ResultOutput, Tone};
-use super::{Done, Failure, Server};
-use crate::rpc::client::{Client, refused_changes};
+use super::{Done, Failure, Server, time};
+use crate::rpc::client::{Client, Refusal, refused_changes};
+use crate::rpc::wire::reads::reads_text;
 
 /// Show what applying definitions would change
 #[derive(Debug, clap::Args)]
@@ -66,12 +67,31 @@ pub(super) async fn made(
     };
     match planned.await {
         Ok((client, plan)) if files.are_good() => {
-            let refusal = refused_changes(&plan.refusals).map(Failure::from);
+            let refusal = refusal_of(plan.refusals).map(Failure::from);
             Ok((client, Changes::of(plan.changes, plan.registry_revision)?, refusal))
         }
         Ok(_) => Err(files.failure(None)),
         Err(failure) => Err(files.failure(Some(failure))),
     }
+}
+
+/// Why a plan can't be applied, with how much is read what each reason is about.
+pub(super) fn refusal_of(mut refusals: Vec<v1::PlanRefusal>) -> Option<Refusal> {
+    for refusal in &mut refusals {
+        if let Some(reads) = &refusal.reads {
+            refusal.message.push_str(&format!("; it was {}", reads_text(reads)));
+        }
+    }
+    refused_changes(&refusals)
+}
+
+/// How much something is read, for programs.
+pub(super) fn reads_json(reads: &v1::Reads) -> Json {
+    json!({
+        "last_online": reads.last_online_micros.map(time::show), "last_training": reads.last_training_micros.map(time::show),
+        "a_day": reads.a_day, "readers": reads.readers, "more_readers": reads.more_readers,
+        "counted_since": time::show(reads.counted_since_micros),
+    })
 }
 
 /// What a plan would change, or an apply has changed.
@@ -85,6 +105,8 @@ struct Change {
     action: Action,
     differences: Vec<Difference>,
     touches: Vec<String>,
+    /// Of what is deleted, as far as it is told.
+    reads: Option<v1::Reads>,
     affects: Vec<String>,
 }
 
@@ -94,6 +116,8 @@ struct Difference {
     class: Class,
     why: String,
     touches: Vec<String>,
+    /// Of what it is about, as far as it is told.
+    reads: Option<v1::Reads>,
 }
 
 impl Changes {
@@ -104,6 +128,7 @@ impl Changes {
                 touches: touched(&difference.touches, difference.touches_more)?,
                 text: difference.text,
                 why: difference.why,
+                reads: difference.reads,
             })
         };
         let change = |change: v1::Change| {
@@ -112,6 +137,7 @@ impl Changes {
                 action: change.action(),
                 differences: change.differences.into_iter().map(difference).collect::<Result<_, Failure>>()?,
                 touches: touched(&change.touches, change.touches_more)?,
+                reads: change.reads,
                 affects: change.affects,
             })
         };
@@ -130,15 +156,22 @@ impl Changes {
             if !difference.why.is_empty() {
                 json["why"] = json!(difference.why);
             }
+            if let Some(reads) = &difference.reads {
+                json["reads"] = reads_json(reads);
+            }
             json
         };
         let change = |change: &Change| {
-            json!({
+            let mut json = json!({
                 "definition": change.reference, "action": change.action.as_str_name(),
                 "details": change.differences.iter().map(|difference| &difference.text).collect::<Vec<_>>(),
                 "differences": change.differences.iter().map(difference).collect::<Vec<_>>(),
                 "touches": change.touches, "affects": change.affects,
-            })
+            });
+            if let Some(reads) = &change.reads {
+                json["reads"] = reads_json(reads);
+            }
+            json
         };
         json!({"changes": self.changes.iter().map(change).collect::<Vec<_>>(), "registry_revision": self.revision})
     }
@@ -161,6 +194,9 @@ impl Changes {
             }
             if !change.touches.is_empty() {
                 text.push_str(&format!("    touches {}\n", change.touches.join(", ")));
+            }
+            if let Some(reads) = &change.reads {
+                text.push_str(&format!("    {}\n", reads_text(reads)));
             }
             if !change.affects.is_empty() {
                 text.push_str(&format!("    affects {}\n", change.affects.join(", ")));
@@ -188,7 +224,8 @@ impl Changes {
 }
 
 impl Difference {
-    /// The line; under it what it asks for unless it is made in place, why it can't be, and whom it touches.
+    /// The line; under it what it asks for unless it is made in place, why it can't be, whom it touches, and how
+    /// much is read what it is about.
     fn shown(&self) -> String {
         let mut text = format!("    {}\n", self.text);
         let asks = match self.class {
@@ -205,6 +242,9 @@ impl Difference {
         }
         if !self.touches.is_empty() {
             text.push_str(&format!("        touches {}\n", self.touches.join(", ")));
+        }
+        if let Some(reads) = &self.reads {
+            text.push_str(&format!("        {}\n", reads_text(reads)));
         }
         text
     }
@@ -240,6 +280,12 @@ mod tests {
                     owner: "ml@example.com".to_owned(),
                 }],
                 touches_more: 3,
+                reads: Some(v1::Reads {
+                    last_online_micros: Some(1_388_444_400_000_000),
+                    a_day: 2.5,
+                    readers: 2,
+                    ..Default::default()
+                }),
             }],
             ..v1::Change::default()
         };
@@ -256,6 +302,7 @@ mod tests {
     ttl: 3h -> 2h
         refused: not now
         touches Consumer/predictor (ml@example.com), 3 more
+        read 2.5 times a day, last at 2013-12-30T23:00:00Z, by 2 readers
     affects FeatureService/delay_model
 1 to create, 1 to update, 1 unchanged (registry revision 7)";
         assert_eq!(shown.text(), expected);
@@ -268,6 +315,8 @@ mod tests {
             json["changes"][1]["differences"][0]["touches"],
             json!(["Consumer/predictor (ml@example.com)", "3 more"])
         );
+        let reads = &json["changes"][1]["differences"][0]["reads"];
+        assert_eq!((&reads["a_day"], &reads["last_online"]), (&json!(2.5), &json!("2013-12-30T23:00:00Z")));
     }
 
     #[test]

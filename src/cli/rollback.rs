@@ -3,9 +3,8 @@
 use hydrant_proto::v1;
 
 use super::output::{self, ResultOutput};
-use super::plan::Changes;
+use super::plan::{Changes, refusal_of};
 use super::{Done, Failure, Server};
-use crate::rpc::client::refused_changes;
 
 /// Go back to what was defined at a revision: all of it or nothing
 #[derive(Debug, clap::Args)]
@@ -40,7 +39,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     };
     // A plan tells every reason; a refusal only as many as fit.
     let planned = client.rollback(request(true)).await?;
-    let refusal = refused_changes(&planned.refusals);
+    let refusal = refusal_of(planned.refusals);
     if args.dry_run || refusal.is_some() {
         let shown = Changes::of(planned.changes, planned.registry_revision)?;
         if args.dry_run {

@@ -8,10 +8,8 @@ use super::lineage::kind_name;
 use super::output::{self, ResultOutput};
 use super::{Done, Failure, Format, Server, time};
 use crate::config::durations;
+use crate::registry::reads::mean_a_day;
 
-const DAY: Micros = 24 * 3_600_000_000;
-/// As the server keeps them.
-const KEPT_DAYS: Micros = 30;
 /// Readers that are named in a line of the table.
 const NAMED: usize = 2;
 
@@ -83,13 +81,18 @@ fn ago(at: Option<Micros>, now: Micros) -> String {
     at.map_or_else(|| "never".to_owned(), |at| format!("{} ago", time::age(at, now)))
 }
 
-/// Mean reads a day since it was made, or since counting began, of the days that are kept.
 fn a_day(sum: u64, usage: &v1::Usage, since: Micros, now: Micros) -> String {
-    let begin = since.max(usage.created_micros).max((now.div_euclid(DAY) - KEPT_DAYS + 1) * DAY);
-    // Less than a day is one.
-    let days = ((now - begin) as f64 / DAY as f64).max(1.0);
-    let mean = sum as f64 / days;
-    if mean > 0.0 && mean < 10.0 { format!("{mean:.1}") } else { output::count(mean.round() as u64) }
+    mean_text(mean_a_day(sum, usage.created_micros, since, now))
+}
+
+/// A mean, as people read it; not nothing where there is something.
+pub(super) fn mean_text(mean: f64) -> String {
+    match mean {
+        none if none <= 0.0 => "0".to_owned(),
+        few if few < 0.05 => "< 0.1".to_owned(),
+        few if few < 10.0 => format!("{few:.1}"),
+        many => output::count(many.round() as u64),
+    }
 }
 
 /// As the owner may know it.
@@ -179,19 +182,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_a_day_are_of_the_days_in_which_they_could_be_counted() {
-        let now = 100 * DAY;
-        let made = |days: Micros| v1::Usage { created_micros: now - days * DAY, ..Default::default() };
-        assert_eq!(a_day(40, &made(4), 0, now), "10");
-        assert_eq!(a_day(40, &made(40), now - 8 * DAY, now), "5.0");
-        assert_eq!(a_day(29, &made(90), 0, now), "1.0");
-        assert_eq!(a_day(7, &made(0), 0, now), "7.0");
-        assert_eq!(a_day(0, &made(0), 0, now), "0");
+    fn few_reads_a_day_are_not_told_as_none() {
+        for (mean, told) in [(0.0, "0"), (0.03, "< 0.1"), (0.05, "0.1"), (5.0, "5.0"), (10.0, "10"), (1_234.4, "1,234")]
+        {
+            assert_eq!(mean_text(mean), told);
+        }
     }
 
     #[test]
     fn a_span_is_longer_than_nothing() {
-        assert_eq!(parse_span("30d"), Ok(30 * DAY));
+        assert_eq!(parse_span("30d"), Ok(30 * 24 * 3_600_000_000));
         assert!(parse_span("0d").is_err() && parse_span("soon").is_err());
     }
 }

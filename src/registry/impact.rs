@@ -2,6 +2,7 @@
 //! It judges what `compatibility` has found and decides nothing itself.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use hydrant_storage::names::Name;
@@ -10,7 +11,7 @@ use super::compatibility::Incompatible;
 use super::definition::{Kind, ServiceReference, Spec};
 use super::details::{Line, NEXT_VERSION};
 use super::graph::{Downstream, Graph, NodeKind, Touched};
-use super::plan::{Class, Difference, Touches};
+use super::plan::{Action, Change, Class, Difference, Part, Plan, Touches};
 use super::state::TenantState;
 
 /// How many names a message lists.
@@ -46,7 +47,8 @@ impl<'a> Impact<'a> {
             };
             let class = if line.key == NEXT_VERSION { Class::NewViewVersion } else { class };
             let why = incompatible.filter(|found| found.is_refused).map(|incompatible| incompatible.message.clone());
-            Difference { touches: self.touched(kind, name, &line.key), text: line.text, class, why }
+            let part = part_of(kind, name, &line.key);
+            Difference { touches: self.touched(kind, name, &line.key), text: line.text, class, why, part }
         };
         lines.into_iter().map(difference).collect()
     }
@@ -61,31 +63,11 @@ impl<'a> Impact<'a> {
     }
 
     fn all_touched(&self, kind: Kind, name: &Name, key: &str) -> Rc<Vec<Touched>> {
-        if is_words(key) {
-            return Rc::default();
+        match part_of(kind, name, key) {
+            None => Rc::default(),
+            Some(_) if kind == Kind::FeatureService && !key.is_empty() => Rc::new(self.followers(name)),
+            Some((node_kind, node)) => self.downstream.of(node_kind, &node),
         }
-        if kind == Kind::FeatureService && !key.is_empty() {
-            return Rc::new(self.followers(name));
-        }
-        let part = |prefix: &str| {
-            let rest = key.strip_prefix(prefix)?.strip_prefix('.')?;
-            Some(rest.split('.').next().unwrap_or(rest))
-        };
-        let (node_kind, node) = match kind {
-            Kind::Tenant => return Rc::default(),
-            Kind::Entity => (NodeKind::Entity, name.to_string()),
-            Kind::Source => match part("columns") {
-                Some(column) => (NodeKind::Column, format!("{name}.{column}")),
-                None => (NodeKind::Source, name.to_string()),
-            },
-            Kind::FeatureView => match part("features") {
-                Some(feature) => (NodeKind::Feature, format!("{name}:{feature}")),
-                None => (NodeKind::FeatureView, name.to_string()),
-            },
-            Kind::FeatureService => (NodeKind::FeatureService, name.to_string()),
-            Kind::Consumer => (NodeKind::Consumer, name.to_string()),
-        };
-        self.downstream.of(node_kind, &node)
     }
 
     /// The consumers that a new version of a service reaches: those that pin none.
@@ -100,6 +82,58 @@ impl<'a> Impact<'a> {
             _ => None,
         });
         of_it.collect()
+    }
+}
+
+/// Which part of a definition a line of its differences is about; all of it where the key is empty, and `None`
+/// of what changes no value.
+pub(super) fn part_of(kind: Kind, name: &Name, key: &str) -> Option<Part> {
+    if is_words(key) {
+        return None;
+    }
+    let within = |prefix: &str| {
+        let rest = key.strip_prefix(prefix)?.strip_prefix('.')?;
+        Some(rest.split('.').next().unwrap_or(rest))
+    };
+    match kind {
+        Kind::Tenant => None,
+        Kind::Entity => Some((NodeKind::Entity, name.to_string())),
+        Kind::Source => Some(match within("columns") {
+            Some(column) => (NodeKind::Column, format!("{name}.{column}")),
+            None => (NodeKind::Source, name.to_string()),
+        }),
+        Kind::FeatureView => Some(match within("features") {
+            Some(feature) => (NodeKind::Feature, format!("{name}:{feature}")),
+            None => (NodeKind::FeatureView, name.to_string()),
+        }),
+        Kind::FeatureService => Some((NodeKind::FeatureService, name.to_string())),
+        Kind::Consumer => Some((NodeKind::Consumer, name.to_string())),
+    }
+}
+
+/// A definition that is to be deleted, or one version of a service. A version of a view is no part that is read.
+pub fn part_of_deleted(kind: Kind, name: &Name, version: Option<u32>) -> Option<Part> {
+    match (kind, version) {
+        (Kind::FeatureService, Some(number)) => Some((NodeKind::FeatureService, format!("{name}@{number}"))),
+        (_, Some(_)) => None,
+        (_, None) => part_of(kind, name, ""),
+    }
+}
+
+impl Plan {
+    /// The parts of definitions that it changes or takes away, or would.
+    pub fn parts(&self) -> BTreeSet<Part> {
+        let changed = self.changes.iter().flat_map(|change| change.differences.iter().map(|one| one.part.clone()));
+        let deleted = self.changes.iter().map(Change::part);
+        let refused = self.refusals.iter().map(|refusal| refusal.part.clone());
+        changed.chain(deleted).chain(refused).flatten().collect()
+    }
+}
+
+impl Change {
+    /// What is deleted.
+    pub fn part(&self) -> Option<Part> {
+        if self.action == Action::Delete { part_of(self.kind, &self.name, "") } else { None }
     }
 }
 

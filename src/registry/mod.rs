@@ -64,6 +64,7 @@ use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
 pub use self::builds::BuildProgress;
+pub use self::impact::part_of_deleted;
 pub use self::recorded::{RevisionPage, ToldChange, ToldRevision};
 pub use self::validation::{MAX_DEFINITIONS, feeds};
 

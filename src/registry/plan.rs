@@ -15,8 +15,8 @@ use crate::tenancy::DefinitionLimits;
 use super::compatibility::{self, Incompatibilities, Incompatible};
 use super::definition::{ConsumerSpec, Definition, Kind, Spec};
 use super::freeze::{self, FreezableView};
-use super::graph::{self, Graph, Touched};
-use super::impact::{Impact, hurting};
+use super::graph::{self, Graph, NodeKind, Touched};
+use super::impact::{Impact, hurting, part_of};
 use super::revisions::Cause;
 use super::state::{FrozenService, Refilling, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
 use super::succession::{self, Course};
@@ -60,9 +60,14 @@ pub struct Difference {
     pub class: Class,
     /// Why it can't be made, where it can't.
     pub why: Option<String>,
+    /// Which part of the definition it is about, where that could be read; `None` of what changes no value.
+    pub part: Option<Part>,
     /// Who lies downstream of it.
     pub touches: Touches,
 }
+
+/// A definition or a part of it, as lineage names it; a service without a number is all its versions.
+pub type Part = (NodeKind, String);
 
 /// Versions of services, training sets and consumers that are to be told. What a plan lists is bounded; of
 /// those beyond it tells the number.
@@ -98,6 +103,8 @@ pub struct Refusal {
     /// Such as `definitions[2].spec.ttl`, or `FeatureView/airport_weather` of what is pruned.
     pub path: String,
     pub message: String,
+    /// Which part of a definition would change or go.
+    pub part: Option<Part>,
     /// What is pruned is in use; otherwise a change doesn't fit the data that is there.
     pub is_in_use: bool,
 }
@@ -228,7 +235,7 @@ pub(super) fn draft(
         if !users.is_empty() {
             let path = format!("{}/{name}", kind.as_str());
             let message = deletion::in_use_text(*kind, name.as_str(), &users);
-            refusals.push(Refusal { path, message, is_in_use: true });
+            refusals.push(Refusal { path, message, part: part_of(*kind, name, ""), is_in_use: true });
         }
     }
     let impact = if actions.values().any(|action| matches!(action, Action::Update | Action::Delete)) {
@@ -240,13 +247,14 @@ pub(super) fn draft(
     for (definition, found) in definitions.iter().zip(&incompatible) {
         for Incompatible { path, message, fact, .. } in found.iter().filter(|found| found.is_refused) {
             let message = hurting(message, &impact.touched(definition.kind(), definition.name(), fact));
-            refusals.push(Refusal { path: path.clone(), message, is_in_use: false });
+            let part = part_of(definition.kind(), definition.name(), fact);
+            refusals.push(Refusal { path: path.clone(), message, part, is_in_use: false });
         }
     }
     for (view, used) in succession::missing_to_consumers(&new) {
         let path = format!("{}/{view}", Kind::FeatureView.as_str());
         let message = format!("the view would lack {used}, before or after its new version is served");
-        refusals.push(Refusal { path, message, is_in_use: true });
+        refusals.push(Refusal { path, message, part: part_of(Kind::FeatureView, &view, ""), is_in_use: true });
     }
     let mut found_of: HashMap<(Kind, &Name), &[Incompatible]> = HashMap::new();
     for (definition, found) in definitions.iter().zip(&incompatible) {
@@ -309,6 +317,7 @@ pub(super) fn check_beside(
     let refusal = |Incompatible { path, message, .. }: &Incompatible| Refusal {
         path: path.clone(),
         message: message.clone(),
+        part: None,
         is_in_use: false,
     };
     let refused = drafted.incompatible.iter().flatten().filter(|found| found.is_refused);

@@ -11,7 +11,11 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use hydrant_storage::names::{Name, TenantId};
+use hydrant_storage::order::Micros;
 
+pub const DAY: Micros = 24 * 3_600_000_000;
+/// Days of which reads are kept, today among them.
+pub const KEPT_DAYS: i64 = 30;
 /// Callers of one selection, and of one thing, that are told apart.
 pub const MAX_CALLERS: usize = 64;
 /// Pairs of selection and caller that are counted without a lock: at most 2 KiB each.
@@ -127,6 +131,15 @@ impl Counts {
             ReadKind::Training => Self { online: 0, training: 1 },
         }
     }
+}
+
+/// Mean reads a day of `sum` on the days that are kept: of those in which they could be counted, so neither
+/// before what was read was made nor before counting began.
+pub fn mean_a_day(sum: u64, created: Micros, counted_since: Micros, now: Micros) -> f64 {
+    let begin = counted_since.max(created).max((now.div_euclid(DAY) - KEPT_DAYS + 1) * DAY);
+    // Less than a day is one.
+    let days = (now.saturating_sub(begin) as f64 / DAY as f64).max(1.0);
+    sum as f64 / days
 }
 
 impl fmt::Display for Readable {
@@ -324,6 +337,16 @@ mod tests {
             sum.add(*counts);
             sum
         })
+    }
+
+    #[test]
+    fn reads_a_day_are_of_the_days_in_which_they_could_be_counted() {
+        let now = 100 * DAY;
+        assert_eq!(mean_a_day(40, now - 4 * DAY, 0, now), 10.0);
+        assert_eq!(mean_a_day(40, now - 40 * DAY, now - 8 * DAY, now), 5.0);
+        assert_eq!(mean_a_day(29, now - 90 * DAY, 0, now), 1.0);
+        assert_eq!(mean_a_day(7, now, 0, now), 7.0);
+        assert_eq!(mean_a_day(0, now, 0, now), 0.0);
     }
 
     #[test]

@@ -242,7 +242,7 @@ fn page_of(
 
 fn told_change(change: &Recorded, before: Option<&Definition>) -> ToldChange {
     let details = match change.what {
-        What::VersionDeleted(_) | What::Deleted => Vec::new(),
+        What::VersionDeleted(_) | What::VersionServed(_) | What::Deleted => Vec::new(),
         What::Created | What::Updated => details::lines_of(before, change.definition.as_ref()),
     };
     ToldChange {

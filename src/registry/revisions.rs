@@ -9,10 +9,12 @@ use hydrant_storage::order::Micros;
 use serde::{Deserialize, Serialize};
 
 use super::definition::{Definition, Kind};
-use super::state::{Stored, TenantState};
+use super::state::{Stored, TenantState, ViewState};
 
 /// The version of the persisted form.
 const FORMAT: u32 = 1;
+/// With versions of views that came to be served, which builds before it don't know.
+const FORMAT_WITH_SERVED: u32 = 2;
 /// The most bytes of revisions that are kept of a tenant, as they are persisted.
 pub const MAX_BYTES: usize = 8 << 20;
 /// The most revisions that are kept of a tenant.
@@ -79,8 +81,10 @@ pub enum What {
     Created,
     Updated,
     Deleted,
-    /// One version of a service.
+    /// One version of a service, or one of a view whose place another had taken.
     VersionDeleted(u32),
+    /// This version of a view is served from then on.
+    VersionServed(u32),
 }
 
 type Definitions = BTreeMap<(Kind, Name), Definition>;
@@ -121,6 +125,9 @@ impl Revisions {
 
     /// Adds the newest revision, and folds away the oldest where there are too many.
     pub fn push(&mut self, revision: Revision) {
+        if revision.changes.iter().any(|change| matches!(change.what, What::VersionServed(_))) {
+            self.format = FORMAT_WITH_SERVED;
+        }
         let bytes = serde_json::to_vec(&revision).map_or(0, |encoded| encoded.len());
         self.kept.push_back(Kept { bytes, revision });
         let mut total: usize = self.kept.iter().map(|kept| kept.bytes).sum();
@@ -182,8 +189,10 @@ impl Revisions {
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let read: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         match read.format {
-            FORMAT => Ok(read),
-            format => Err(format!("it has format {format}, and this version reads format {FORMAT}")),
+            FORMAT | FORMAT_WITH_SERVED => Ok(read),
+            format => {
+                Err(format!("it has format {format}, and this version reads formats {FORMAT} to {FORMAT_WITH_SERVED}"))
+            }
         }
     }
 }
@@ -218,7 +227,26 @@ pub fn changes_between(old: Option<&TenantState>, new: &TenantState) -> Vec<Reco
             });
         }
     }
+    for (name, view) in &old.views {
+        let Some(after) = new.views.get(name) else { continue };
+        changes.extend(versions_between(view, after).map(|what| Recorded {
+            kind: Kind::FeatureView,
+            name: name.clone(),
+            what,
+            definition: Some(after.newest().stored.definition.clone()),
+            version: None,
+        }));
+    }
     changes
+}
+
+/// What became of the versions of a view beside its definition: which were deleted, and which took the place of
+/// the one that was served.
+fn versions_between(old: &ViewState, new: &ViewState) -> impl Iterator<Item = What> {
+    let is_gone = |version: &&ViewState| new.all().all(|kept| kept.id != version.id);
+    let gone = old.older.iter().filter(is_gone).map(|version| What::VersionDeleted(version.version));
+    let served = (old.id != new.id).then_some(What::VersionServed(new.version));
+    gone.chain(served)
 }
 
 fn between(known: &Definitions, new: &TenantState) -> Vec<Recorded> {

@@ -6,10 +6,11 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::catalog_service_server::CatalogService;
 use tonic::{Request, Response, Status};
 
+use super::reads::Before;
 use super::status::to_status;
 use super::usage::decode_span;
 use super::wire::definitions::{decode_kind, decode_name, encode_kind};
-use super::wire::plans::{decode_node_kind, encode_node_kind, encode_plan};
+use super::wire::plans::{decode_node_kind, encode_changes, encode_node_kind, encode_plan};
 use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::registry::graph::NodeKind;
@@ -95,14 +96,17 @@ impl CatalogRpc {
         if request.validate_only {
             let permit = self.use_cases.rehearse(caller, Action::ReadDefinitions)?;
             let plan = registry.plan_rollback(&permit, request.to_revision, request.expected_revision).await?;
-            let v1::PlanResponse { changes, registry_revision, refusals, problems: _ } = encode_plan(&plan);
+            let before = Before::ask(&self.use_cases, &permit).await?;
+            let v1::PlanResponse { changes, registry_revision, refusals, problems: _ } =
+                encode_plan(&plan, &before.reads_of(&plan).await?);
             return Ok(v1::RollbackResponse { changes, registry_revision, refusals });
         }
         let named = vec![format!("definitions of revision {}", request.to_revision)];
         let permit = self.use_cases.change(caller, Action::ChangeDefinitions, named).await?;
+        let before = Before::ask(&self.use_cases, &permit).await?;
         let applied = registry.rollback(&permit, request.to_revision, request.expected_revision).await?;
         Ok(v1::RollbackResponse {
-            changes: encode_plan(&applied.plan).changes,
+            changes: encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?),
             registry_revision: applied.revision,
             refusals: Vec::new(),
         })
@@ -171,6 +175,7 @@ fn encode_change(change: ToldChange) -> v1::RevisionChange {
         What::Updated => (Wire::Updated, change.version),
         What::Deleted => (Wire::Deleted, None),
         What::VersionDeleted(number) => (Wire::VersionDeleted, Some(number)),
+        What::VersionServed(number) => (Wire::VersionServed, Some(number)),
     };
     v1::RevisionChange {
         kind: encode_kind(change.kind).into(),

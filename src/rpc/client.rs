@@ -180,12 +180,18 @@ impl Client {
         }
     }
 
-    /// Deletes what has this etag; an empty one deletes whatever is there. Gives the revision made.
-    pub async fn delete_definition(&self, kind: Kind, name: &str, etag: &str) -> Result<u64, Refusal> {
+    /// Deletes what has this etag; an empty one deletes whatever is there. Gives the revision made, and how much
+    /// was read what went.
+    pub async fn delete_definition(
+        &self,
+        kind: Kind,
+        name: &str,
+        etag: &str,
+    ) -> Result<v1::DeleteDefinitionResponse, Refusal> {
         let kind = encode_kind(kind).into();
         let request = v1::DeleteDefinitionRequest { kind, name: name.to_owned(), etag: etag.to_owned() };
         let answer = self.registry().delete_definition(self.request(request)).await;
-        Ok(self.answer(answer)?.registry_revision)
+        self.answer(answer)
     }
 
     pub async fn get_lineage(&self, kind: Kind, name: &str) -> Result<v1::GetLineageResponse, Refusal> {

@@ -24,6 +24,7 @@ pub mod oidc;
 pub mod online;
 pub mod openlineage;
 pub mod quota;
+mod reads;
 pub mod registry;
 pub mod server;
 pub mod sharing;

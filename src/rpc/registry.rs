@@ -5,13 +5,14 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::registry_service_server::RegistryService;
 use tonic::{Request, Response, Status};
 
+use super::reads::{self, Before};
 use super::status::to_status;
 use super::training::decode_reference;
 use super::wire::definitions::{
     decode_definitions, decode_kind, decode_unread, decode_versioned_name, encode_definition, encode_kind,
     encode_problem, encode_status,
 };
-use super::wire::plans::{encode_changes, encode_plan};
+use super::wire::plans::{encode_changes, encode_plan, encode_reads};
 use super::{Caller, UseCases, layers, tenants};
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::{Definition, Kind};
@@ -78,14 +79,17 @@ impl RegistryRpc {
         let permit = self.change(caller, named.into_iter().collect()).await?;
         let kind = decode_kind(request.kind)?;
         let registry = &self.use_cases.registry;
-        let registry_revision = match decode_versioned_name(kind, &request.name)? {
-            (name, None) => registry.delete(&permit, kind, &name, request.etag).await?,
-            (name, Some(version)) if kind == Kind::FeatureView => {
-                registry.delete_view_version(&permit, &name, version, request.etag).await?
+        let (name, version) = decode_versioned_name(kind, &request.name)?;
+        let reads = reads::of_deleted(&self.use_cases, &permit, (kind, &name, version)).await?;
+        let deleted = match version {
+            None => registry.delete(&permit, kind, &name, request.etag).await,
+            Some(version) if kind == Kind::FeatureView => {
+                registry.delete_view_version(&permit, &name, version, request.etag).await
             }
-            (name, Some(version)) => registry.delete_version(&permit, &name, version, request.etag).await?,
+            Some(version) => registry.delete_version(&permit, &name, version, request.etag).await,
         };
-        Ok(v1::DeleteDefinitionResponse { registry_revision })
+        let registry_revision = deleted.map_err(|refused| reads::beside(refused, reads.as_ref()))?;
+        Ok(v1::DeleteDefinitionResponse { registry_revision, reads: reads.as_ref().map(encode_reads) })
     }
 
     fn get(&self, caller: &Caller, request: &v1::GetDefinitionRequest) -> Result<v1::Definition> {
@@ -137,7 +141,10 @@ impl RegistryRpc {
             Err(error) => Err(error),
         };
         match planned {
-            Ok(plan) => Ok(encode_plan(&plan)),
+            Ok(plan) => {
+                let before = Before::ask(&self.use_cases, &permit).await?;
+                Ok(encode_plan(&plan, &before.reads_of(&plan).await?))
+            }
             Err(error) if error.code == Code::InvalidArgument && !error.violations.is_empty() => Ok(v1::PlanResponse {
                 registry_revision: registry.snapshot().revision,
                 changes: Vec::new(),
@@ -159,8 +166,10 @@ impl RegistryRpc {
         let permit = self.change(caller, named).await?;
         let definitions = definitions?;
         let expected = request.expected_revision;
+        let before = Before::ask(&self.use_cases, &permit).await?;
         let applied = self.use_cases.registry.apply_with(&permit, definitions, prune, expected).await?;
-        Ok(v1::ApplyResponse { changes: encode_changes(&applied.plan), registry_revision: applied.revision })
+        let changes = encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?);
+        Ok(v1::ApplyResponse { changes, registry_revision: applied.revision })
     }
 
     fn lineage(&self, caller: &Caller, request: &v1::GetLineageRequest) -> Result<v1::GetLineageResponse> {

@@ -65,7 +65,7 @@ pub(super) async fn remove(
     let permit = use_cases.change(caller, Action::ManageTenants, named).await?;
     let name = name?;
     let registry_revision = use_cases.registry.delete_tenant(&permit, &name, request.etag).await?;
-    Ok(v1::DeleteDefinitionResponse { registry_revision })
+    Ok(v1::DeleteDefinitionResponse { registry_revision, reads: None })
 }
 
 pub(super) fn draft(use_cases: &UseCases, caller: &Caller, request: v1::PlanRequest) -> Result<v1::PlanResponse> {

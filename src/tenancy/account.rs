@@ -144,9 +144,10 @@ impl Account {
     /// Holds from the next request on. What is under way goes on, also where it is more than allowed.
     pub(super) fn set_limits(&self, limits: Limits) {
         let mut current = self.limits.lock().expect("nobody panics with the limits in hand");
+        let now = self.now();
         for quota in Quota::ALL {
             match self.meter(quota) {
-                Meter::Rate { bucket, .. } => bucket.set(limits.of(quota)),
+                Meter::Rate { bucket, .. } => bucket.set(now, limits.of(quota)),
                 Meter::Held { limit, .. } | Meter::Kept { limit, .. } | Meter::Each { limit } => {
                     limit.store(limits.of(quota).unwrap_or(UNLIMITED), Ordering::Relaxed);
                 }
@@ -423,6 +424,20 @@ mod tests {
     }
 
     #[test]
+    fn a_quota_that_is_raised_is_in_use_by_what_was_taken_and_no_more() {
+        let limits = |per_second| Limits::default().with(Quota::RequestsPerSecond, per_second);
+        let (tenant, ticker) = account(limits(10));
+        let key = Account::nested(&tenant, "a", limits(10));
+        key.take(Quota::RequestsPerSecond, 10, ticker.now()).expect("within both");
+        for account in [&*tenant, &key] {
+            account.set_limits(limits(10_000));
+            assert_eq!(account.used(Quota::RequestsPerSecond), Some(10), "{}", account.subject());
+            assert!(!account.usage()[0].is_near(), "{:?}", account.usage());
+        }
+        key.take(Quota::RequestsPerSecond, 9_990, ticker.now()).expect("the raise holds from the next request on");
+    }
+
+    #[test]
     fn what_is_held_is_given_back_and_a_changed_limit_holds_for_the_next() {
         let (account, ticker) = account(Limits::default().with(Quota::ConcurrentRequests, 2));
         let now = ticker.now();
@@ -493,7 +508,13 @@ mod tests {
         let [first, second] = ["a", "b"].map(|key| Arc::new(Account::nested(&tenant, key, own.clone())));
         first.take(Quota::KeysPerSecond, 60, now).expect("within both");
         let refused = first.take(Quota::KeysPerSecond, 30, now).expect_err("beyond the key's");
-        assert_eq!(refused.quota.expect("of which quota").subject, "tenants/acme/keys/a");
+        let told = "key 'a' of tenant 'acme' has used up its quota 'keys_per_second': 60 of 80 are in use";
+        assert_eq!((refused.message.as_str(), refused.retry_after), (told, Some(Duration::from_millis(125))));
+        let QuotaUse { subject, quota, usage, limit } = *refused.quota.expect("of which quota");
+        assert_eq!(
+            (subject.as_str(), quota.as_str(), usage, limit),
+            ("tenants/acme/keys/a", "keys_per_second", 60, 80)
+        );
         let refused = second.take(Quota::KeysPerSecond, 50, now).expect_err("beyond the tenant's");
         assert_eq!(refused.quota.expect("of which quota").subject, "tenants/acme");
         second.take(Quota::KeysPerSecond, 40, now).expect("what was refused was given back");

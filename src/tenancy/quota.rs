@@ -216,19 +216,19 @@ impl Usage {
     /// The refusal of what would be beyond it (RESOURCE_EXHAUSTED): `subject` such as `tenants/acme`.
     pub(super) fn exceeded(self, subject: &str, retry_after: Option<std::time::Duration>) -> Error {
         let Self { quota, used, limit } = self;
-        let whose = subject.rsplit('/').next().unwrap_or_default();
-        let kind = if subject.contains("/keys/") { "key" } else { "tenant" };
-        let message = match quota.measure() {
-            Measure::Rate => format!("{kind} '{whose}' has used up its quota '{quota}' of {limit}"),
-            Measure::Held => format!("{kind} '{whose}' has as many under way as its quota '{quota}' allows: {limit}"),
-            Measure::Kept | Measure::Each => {
-                format!(
-                    "{kind} '{whose}' would have more than its quota '{quota}' allows: {used} of {limit} are in use"
-                )
-            }
+        let tenant = subject.split('/').nth(1).unwrap_or_default();
+        let whose = match subject.split_once("/keys/") {
+            Some((_, key)) => format!("key '{key}' of tenant '{tenant}'"),
+            None => format!("tenant '{tenant}'"),
         };
+        let why = match quota.measure() {
+            Measure::Rate => format!("has used up its quota '{quota}'"),
+            Measure::Held => format!("has as much under way as its quota '{quota}' allows"),
+            Measure::Kept | Measure::Each => format!("would have more than its quota '{quota}' allows"),
+        };
+        let message = format!("{whose} {why}: {used} of {limit} are in use");
         let mut error = Error::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message)
-            .with("tenant", subject.split('/').nth(1).unwrap_or_default())
+            .with("tenant", tenant)
             .with("subject", subject)
             .with("quota", quota)
             .with("usage", used)

@@ -35,9 +35,23 @@ impl Bucket {
         Self { epoch, per_second: AtomicU64::new(UNLIMITED), paid: AtomicU64::new(0), taken: AtomicU64::new(0) }
     }
 
-    /// `None`: without limit. What was taken before is paid for at the new rate from now on.
-    pub fn set(&self, per_second: Option<u64>) {
-        self.per_second.store(per_second.unwrap_or(UNLIMITED), Ordering::Relaxed);
+    /// `None`: without limit. What is owed from before is as much as it was, so at a higher rate it is paid for
+    /// the sooner; at a lower one it takes no longer, since it was taken by a right that held. Without a limit
+    /// nothing is owed.
+    pub fn set(&self, now: Instant, per_second: Option<u64>) {
+        let before = self.per_second.swap(per_second.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        let now = self.nanos(now);
+        let owed = |paid: u64| {
+            let ahead = paid.saturating_sub(now);
+            let left = match per_second {
+                Some(after) if after > before => u128::from(ahead) * u128::from(before) / u128::from(after),
+                Some(_) => u128::from(ahead),
+                None => 0,
+            };
+            Some(paid.min(now.saturating_add(u64::try_from(left).unwrap_or(u64::MAX))))
+        };
+        // It always succeeds, since what is owed can always be told.
+        let _previous = self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, owed);
     }
 
     pub fn limit(&self) -> Option<u64> {
@@ -84,11 +98,14 @@ impl Bucket {
         let _previous = self.paid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// What is taken and not paid for yet; 0 without a limit.
+    /// What is taken and not paid for yet, the last of it as a whole: of one a second, one is in use until the
+    /// second is over. 0 without a limit.
     pub fn used(&self, now: Instant) -> u64 {
+        // Prices are rounded up: what that makes altogether is less than a thousandth of one.
+        const ROUNDED: u128 = 1_000_000;
         let ahead = self.paid.load(Ordering::Relaxed).saturating_sub(self.nanos(now));
-        let used = u128::from(ahead) * u128::from(self.limit().unwrap_or(0)) / u128::from(NANOS);
-        u64::try_from(used).unwrap_or(u64::MAX)
+        let used = u128::from(ahead) * u128::from(self.limit().unwrap_or(0));
+        u64::try_from(used.saturating_sub(ROUNDED).div_ceil(u128::from(NANOS))).unwrap_or(u64::MAX)
     }
 
     /// All that was taken since the bucket was made, less what was put back.
@@ -116,7 +133,7 @@ mod tests {
     fn bucket(per_second: u64) -> (Bucket, Instant) {
         let now = Instant::now();
         let bucket = Bucket::new(now);
-        bucket.set(Some(per_second));
+        bucket.set(now, Some(per_second));
         (bucket, now)
     }
 
@@ -165,11 +182,39 @@ mod tests {
         assert_eq!(bucket.used(now), 6);
         bucket.take(now, 4).expect("put back");
         assert_eq!(bucket.take(now, 1), Err(Exhausted { retry_after: Some(100 * MILLI) }));
-        bucket.set(Some(0));
+        bucket.set(now, Some(0));
         assert_eq!(bucket.take(now, 1), Err(Exhausted { retry_after: None }));
-        bucket.set(None);
+        bucket.set(now, None);
         bucket.take(now, 90).expect("without limit");
         assert_eq!(bucket.taken(), 100, "what is refused or put back was not taken");
+    }
+
+    #[test]
+    fn a_raised_rate_owes_no_more_than_was_taken_and_a_lowered_one_takes_no_longer_to_pay() {
+        let (bucket, now) = bucket(10);
+        bucket.take(now, 10).expect("full");
+        bucket.set(now, Some(1_000));
+        assert_eq!(bucket.used(now), 10, "what was taken, and not a second's worth of the new rate");
+        bucket.take(now, 990).expect("the raise holds at once");
+        assert_eq!(bucket.take(now, 1), Err(Exhausted { retry_after: Some(MILLI) }));
+        bucket.set(now, Some(10));
+        assert_eq!(bucket.used(now), 10);
+        bucket.take(now + 100 * MILLI, 1).expect("it is paid for within the second");
+        bucket.set(now, None);
+        bucket.set(now, Some(5));
+        assert_eq!(bucket.used(now), 0, "without a limit nothing is owed");
+    }
+
+    #[test]
+    fn of_one_a_second_one_is_in_use_until_the_second_is_over() {
+        for per_second in [1, 3, 7, 1_000] {
+            let (bucket, now) = bucket(per_second);
+            bucket.take(now, 1).expect("full");
+            let second = Duration::from_secs(1) / u32::try_from(per_second).expect("few");
+            assert_eq!(bucket.used(now), 1, "{per_second}");
+            assert_eq!(bucket.used(now + second / 2), 1, "{per_second}");
+            assert_eq!(bucket.used(now + second + Duration::from_nanos(1)), 0, "{per_second}");
+        }
     }
 
     #[test]

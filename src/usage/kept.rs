@@ -9,11 +9,8 @@ use hydrant_storage::names::{Name, TenantId};
 use hydrant_storage::order::Micros;
 
 use crate::registry::catalog::{Service, ServiceVersion, Snapshot, TenantCatalog, View};
-use crate::registry::reads::{Counts, Drained, MAX_CALLERS, OTHERS, Readable, Reader, Thing};
+use crate::registry::reads::{Counts, DAY, Drained, KEPT_DAYS, MAX_CALLERS, OTHERS, Readable, Reader, Thing};
 
-pub const DAY: Micros = 24 * 3_600_000_000;
-/// Days of which reads are kept, today among them.
-pub const KEPT_DAYS: i64 = 30;
 /// Whoever has not read for longer is forgotten.
 const KEPT_READER: Micros = KEPT_DAYS * DAY;
 /// Things of all tenants that are kept: about 1 KiB each at most, beside their readers.

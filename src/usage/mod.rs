@@ -3,6 +3,7 @@
 //! and told. It is on no read path, and refuses nobody anything.
 
 mod kept;
+mod so_far;
 mod stored;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,15 +15,17 @@ use bytes::Bytes;
 use hydrant_storage::names::{Name, TenantId};
 use hydrant_storage::order::Micros;
 
-use self::kept::{DAY, Defined, Kept, OfReader, ReadsOfThing, Record, features_of};
+use self::kept::{Defined, Kept, OfReader, ReadsOfThing, Record, features_of};
 use crate::clock::StoreTime;
 use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Error, Result};
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::TenantCatalog;
 use crate::registry::graph::NodeKind;
-use crate::registry::reads::{Counts, Readable, Thing};
+use crate::registry::reads::{Counts, DAY, Readable, Thing};
 use crate::tenancy::{Action, Permit};
+
+pub use self::so_far::{ReadSummary, ReadsOfParts, SoFar};
 
 const PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1_000;
@@ -206,33 +209,60 @@ impl Usages {
         .await
     }
 
+    /// What was read so far of what the caller's tenant has, for whoever is about to change it. `None` where the
+    /// caller may not see usage: it changes what it may all the same.
+    pub async fn so_far(&self, permit: &Permit) -> Result<Option<SoFar>> {
+        if permit.require_identity(Action::ReadUsage).is_err() {
+            return Ok(None);
+        }
+        self.gathered(permit, |_, so_far| Ok(Some(so_far))).await
+    }
+
     /// Runs what goes through all that the tenant has, off the thread that answers.
     async fn apart<T: Send + 'static>(
         &self,
         permit: &Permit,
         work: impl FnOnce(&Self, &TenantCatalog, &Listing<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.gathered(permit, move |usages, so_far| {
+            let catalog = so_far.snapshot.tenant(&so_far.tenant)?;
+            let defined = Defined::of(&so_far.snapshot);
+            work(usages, catalog, &Listing::of(catalog, &so_far.records, &defined))
+        })
+        .await
+    }
+
+    async fn gathered<T: Send + 'static>(
+        &self,
+        permit: &Permit,
+        work: impl FnOnce(&Self, SoFar) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let turn = self.inner.turn.clone().lock_owned().await;
         let (usages, tenant) = (self.clone(), permit.tenant().clone());
         let read = tokio::task::spawn_blocking(move || {
-            let snapshot = usages.inner.parts.snapshots.load();
-            let catalog = snapshot.tenant(&tenant)?;
-            let defined = Defined::of(&snapshot);
-            usages.fold_in(&defined);
-            usages.kept().forget(&defined, usages.now());
-            // Readers and days of the caller's tenant, and no other.
-            let of_tenant = |(thing, _): &(&Thing, &Record)| thing.owner == catalog.id;
-            let kept = usages.kept();
-            let records = kept.records.iter().filter(of_tenant);
-            let mut records: BTreeMap<Thing, Record> =
-                records.map(|(thing, record)| (thing.clone(), record.clone())).collect();
-            drop(kept);
-            records.retain(|thing, record| created(catalog, &thing.of) == Some(record.created));
-            let read = work(&usages, catalog, &Listing::of(catalog, records, &defined));
+            let read = usages.gather(tenant).and_then(|so_far| work(&usages, so_far));
             drop(turn);
             read
         });
         read.await.map_err(|failed| Error::internal(format!("a listing of usage ended early: {failed}")))?
+    }
+
+    fn gather(&self, tenant: Name) -> Result<SoFar> {
+        let snapshot = self.inner.parts.snapshots.load();
+        let catalog = snapshot.tenant(&tenant)?;
+        let defined = Defined::of(&snapshot);
+        self.fold_in(&defined);
+        self.kept().forget(&defined, self.now());
+        // Readers and days of the caller's tenant, and no other.
+        let of_tenant = |(thing, _): &(&Thing, &Record)| thing.owner == catalog.id;
+        let kept = self.kept();
+        let (records, since) = (kept.records.iter().filter(of_tenant), kept.since);
+        let mut records: BTreeMap<Thing, Record> =
+            records.map(|(thing, record)| (thing.clone(), record.clone())).collect();
+        drop(kept);
+        records.retain(|thing, record| created(catalog, &thing.of) == Some(record.created));
+        let now = self.now();
+        Ok(SoFar { snapshot, tenant, records, since, now })
     }
 
     fn page(&self, tenant: &TenantCatalog, listing: &Listing<'_>, wanted: &Wanted) -> Result<Page> {
@@ -283,7 +313,7 @@ impl Usages {
 
 /// What is kept of one tenant, to be told of.
 struct Listing<'a> {
-    records: BTreeMap<Thing, Record>,
+    records: &'a BTreeMap<Thing, Record>,
     /// The versions of services that have a feature and were read.
     services_of: HashMap<(Name, Name), Vec<Thing>>,
     defined: &'a Defined<'a>,
@@ -291,7 +321,7 @@ struct Listing<'a> {
 }
 
 impl<'a> Listing<'a> {
-    fn of(tenant: &TenantCatalog, records: BTreeMap<Thing, Record>, defined: &'a Defined<'a>) -> Self {
+    fn of(tenant: &TenantCatalog, records: &'a BTreeMap<Thing, Record>, defined: &'a Defined<'a>) -> Self {
         let mut services_of: HashMap<(Name, Name), Vec<Thing>> = HashMap::new();
         for version in tenant.services.values().flat_map(|service| &service.versions) {
             let of = Readable::Service(version.service.clone(), version.number);
@@ -307,13 +337,21 @@ impl<'a> Listing<'a> {
 
     /// The reads of it by itself, and of a feature those of each service that has it.
     fn reads_of(&self, of: &Readable) -> impl Iterator<Item = &ReadsOfThing> {
+        let services = self.services_with(of).iter().filter_map(|thing| self.records.get(thing));
+        self.records.get(&self.thing(of.clone())).into_iter().chain(services).map(|record| &record.reads)
+    }
+
+    /// The versions of services that have a feature and were read.
+    fn services_with(&self, of: &Readable) -> &[Thing] {
         let services = match of {
             Readable::Feature(view, feature) => self.services_of.get(&(view.clone(), feature.clone())),
             Readable::Service(..) => None,
         };
-        let itself = Thing { owner: self.tenant, of: of.clone() };
-        let services = services.into_iter().flatten().filter_map(|thing| self.records.get(thing));
-        self.records.get(&itself).into_iter().chain(services).map(|record| &record.reads)
+        services.map(Vec::as_slice).unwrap_or_default()
+    }
+
+    fn thing(&self, of: Readable) -> Thing {
+        Thing { owner: self.tenant, of }
     }
 
     fn last(&self, of: &Readable) -> Option<Micros> {

@@ -134,6 +134,40 @@ async fn a_tenant_and_its_keys_are_made_used_rotated_and_revoked_by_command() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_by_a_key_s_quota_or_its_tenant_s_says_what_is_in_use_and_when_to_try_again() {
+    let guarded = Guarded::start().await;
+    let first = guarded.first.clone();
+    let definitions = guarded.file("all.yaml", DEFINITIONS);
+    guarded.succeed(&first, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
+    let reader = guarded.give(&first, "reader", &["--role", "reader"]);
+    let id = std::fs::read_to_string(&reader).expect("a key")[4..14].to_owned();
+    // A minute's worth at once, and it is owed for a minute.
+    let keys: Vec<String> = (0..60).map(|number| format!("--key=origin={number}")).collect();
+    let mut get = vec!["online", "get", "--service", "model"];
+    get.extend(keys.iter().map(String::as_str));
+    let of_key = ["quota", "set", "default", "--key", &id];
+    for (set, subject) in
+        [(&of_key[..], format!("tenants/default/keys/{id}")), (&of_key[..3], "tenants/default".into())]
+    {
+        guarded.succeed(&first, &[set, &["keys_per_second=1"]].concat());
+        guarded.succeed(&reader, &get);
+        let told = guarded.refused(&reader, &get);
+        assert_eq!(
+            (&told["reason"], &told["metadata"]["subject"]),
+            (&json!("QUOTA_EXCEEDED"), &json!(subject)),
+            "{told}"
+        );
+        assert_eq!((&told["metadata"]["quota"], &told["metadata"]["limit"]), (&json!("keys_per_second"), &json!("1")));
+        let usage = told["metadata"]["usage"].as_str().and_then(|usage| usage.parse::<u64>().ok());
+        assert!(usage.is_some_and(|usage| (1..=60).contains(&usage)), "{told}");
+        assert!(told["retry_after_ms"].as_u64().is_some_and(|delay| (1..=60_000).contains(&delay)), "{told}");
+        let shown = text(&guarded.run(&reader, &get).stderr);
+        assert!(shown.contains(" of 1 are in use") && shown.contains("hint: try again in "), "{shown}");
+        guarded.succeed(&first, &[set, &["--unset", "keys_per_second"]].concat());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn commands_tell_how_to_give_a_key_and_never_show_one() {
     let guarded = Guarded::start().await;
     let server = guarded.server.grpc();

@@ -171,6 +171,13 @@ async fn a_new_version_of_a_view_is_planned_built_shown_compared_and_gone_back_f
     assert_eq!((&status["version"], &status["versions"]), (&json!(1), &json!([1, 2])), "at once");
     scene.succeed(&["delete", "service", "other"]);
     scene.succeed(&["delete", "view", "airport_weather@2"]);
+    let history = scene.succeed(&["history", "view", "airport_weather"]);
+    let lines = [
+        " by new version\n  ~ FeatureView/airport_weather@2 is served\n",
+        "@1 is served\n",
+        "  - FeatureView/airport_weather@2\n",
+    ];
+    assert!(lines.iter().all(|line| history.contains(line)), "{history}");
     let gone = scene.refused_json(&["get", "view", "airport_weather@2", "-o", "json"]);
     assert_eq!(gone["reason"], "VIEW_VERSION_NOT_FOUND", "{gone}");
 }

@@ -290,7 +290,7 @@ impl Guarded {
     }
 
     /// Connections to gRPC and to Flight that show a token.
-    async fn ports(&self, token: Option<&str>) -> Ports {
+    pub async fn ports(&self, token: Option<&str>) -> Ports {
         let addresses = self.server.addresses;
         let mut connections = Vec::new();
         for port in [addresses.grpc.port(), addresses.flight.port()] {
@@ -301,9 +301,9 @@ impl Guarded {
     }
 }
 
-struct Ports {
-    grpc: Connection,
-    flight: Connection,
+pub struct Ports {
+    pub grpc: Connection,
+    pub flight: Connection,
 }
 
 impl Ports {
@@ -644,4 +644,21 @@ async fn what_a_limited_key_is_refused_is_in_the_audit_log_many_of_the_same_in_o
     assert!(!found.is_empty() && found.len() <= 2, "{found:?}");
     assert_eq!(found[0].action, "OnlineService/GetOnlineFeatures");
     assert!(found[0].caller.starts_with("key/") && found[0].tenant == "default", "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_plan_and_not_see_usage_is_told_no_reads() {
+    let guarded = Guarded::start().await;
+    guarded.first.get_online_features(read_request(&["EWR"])).await.expect("an admin may");
+    let mut changed = super::support::weather();
+    changed.retain(|definition| definition.name().as_str() == "airport_weather");
+    let mut document = documents::to_json(&changed[0]);
+    document["spec"]["features"][0]["default"] = json!(1.5);
+    let changed = [documents::from_json(&document).expect("a definition")];
+    for (role, sees) in [(v1::Role::Reader, false), (v1::Role::Owner, true)] {
+        let planner = client(&guarded.server, &guarded.give(&guarded.first, key("", &[role])).await).await;
+        let plan = planner.plan(&changed, &Default::default()).await.expect("it may plan");
+        let reads = plan.changes[0].differences[0].reads.as_ref();
+        assert_eq!(reads.map(|reads| (reads.a_day, reads.readers)), sees.then_some((1.0, 1)), "{role:?}");
+    }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::error::Code;
 use crate::registry::catalog::{Standing, View};
 use crate::registry::plan::{Class, Plan};
+use crate::registry::revisions::What;
 
 const VIEW: &str = "airport_weather";
 
@@ -283,6 +284,40 @@ async fn a_feature_that_a_consumer_uses_is_not_taken_away_by_a_new_version() {
         refused.message.contains("airport_weather:wind") && refused.message.contains("web@example.com"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn each_switch_of_versions_and_each_that_is_deleted_is_in_the_history() {
+    let files = LossyFiles::new(1);
+    let registry = open(&files).await.expect("an empty disk opens");
+    apply(&registry, definitions(FLIGHTS)).await.expect("valid");
+    change(&registry, &[(WIND, BREEZE)]).await;
+    let switched = build(&registry).await.expect("switched to");
+    let back = change(&registry, &[]).await.revision;
+    let delete = permit(Action::ChangeDefinitions);
+    let deleted = registry.delete_view_version(&delete, &name(VIEW), 2, String::new()).await.expect("nothing reads it");
+    drop((registry, delete));
+    let registry = open(&files).await.expect("it opens again");
+    let (read, view) = (permit(Action::ReadDefinitions), name(VIEW));
+    let page = registry.revisions(&read, (Some(Kind::FeatureView), Some(&view)), 0, "").await.expect("told");
+    let told: Vec<(u64, &str, Vec<What>)> = page
+        .revisions
+        .iter()
+        .map(|told| (told.revision, told.by.as_str(), told.changes.iter().map(|change| change.what).collect()))
+        .collect();
+    let by = read.caller();
+    assert_eq!(
+        told[..3],
+        [
+            (deleted, by, vec![What::VersionDeleted(2)]),
+            (back, by, vec![What::Updated, What::VersionServed(1)]),
+            (switched, "new version", vec![What::VersionServed(2)]),
+        ]
+    );
+    assert!(page.revisions[0].changes[0].details.is_empty() && page.revisions[2].changes[0].details.is_empty());
+    // What was defined then can be gone back to, with the switch among the revisions.
+    let plan = registry.plan_rollback(&read, switched, None).await.expect("it is kept");
+    assert!(differences(&plan).iter().any(|(text, _)| text.contains("features.breeze")), "{plan}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ pub mod definitions;
 pub mod ipc;
 pub mod messages;
 pub mod plans;
+pub mod reads;
 pub mod roles;
 
 use hydrant_proto::v1;

@@ -1,31 +1,49 @@
-//! Plans for the wire: changes, what each difference means, whom it touches, and why a plan can't be
-//! applied. It only puts into shape.
+//! Plans for the wire: changes, what each difference means, whom it touches and how much that is read, and
+//! why a plan can't be applied. It only puts into shape.
 
 use hydrant_proto::v1;
 
 use super::definitions::encode_kind;
 use crate::registry::graph::{NodeKind, Touched};
-use crate::registry::plan::{Action, Change, Class, Difference, Plan, Touches};
+use crate::registry::plan::{Action, Change, Class, Difference, Part, Plan, Touches};
+use crate::usage::{ReadSummary, ReadsOfParts};
 
-pub fn encode_plan(plan: &Plan) -> v1::PlanResponse {
+/// With how much each part is read that changes or goes, as far as that is known.
+pub fn encode_plan(plan: &Plan, reads: &ReadsOfParts) -> v1::PlanResponse {
     let refusals = plan.refusals.iter().map(|refusal| v1::PlanRefusal {
         path: refusal.path.clone(),
         message: refusal.message.clone(),
         in_use: refusal.is_in_use,
+        reads: reads_of(refusal.part.as_ref(), reads),
     });
     v1::PlanResponse {
         registry_revision: plan.revision,
-        changes: encode_changes(plan),
+        changes: encode_changes(plan, reads),
         problems: Vec::new(),
         refusals: refusals.collect(),
     }
 }
 
-pub fn encode_changes(plan: &Plan) -> Vec<v1::Change> {
-    plan.changes.iter().map(encode_change).collect()
+pub fn encode_changes(plan: &Plan, reads: &ReadsOfParts) -> Vec<v1::Change> {
+    plan.changes.iter().map(|change| encode_change(change, reads)).collect()
 }
 
-fn encode_change(change: &Change) -> v1::Change {
+pub fn encode_reads(summary: &ReadSummary) -> v1::Reads {
+    v1::Reads {
+        last_online_micros: summary.last_online,
+        last_training_micros: summary.last_training,
+        a_day: summary.a_day,
+        readers: u32::try_from(summary.readers).unwrap_or(u32::MAX),
+        more_readers: summary.has_more_readers,
+        counted_since_micros: summary.since,
+    }
+}
+
+fn reads_of(part: Option<&Part>, reads: &ReadsOfParts) -> Option<v1::Reads> {
+    reads.get(part?).map(encode_reads)
+}
+
+fn encode_change(change: &Change, reads: &ReadsOfParts) -> v1::Change {
     use v1::change::Action as Wire;
     let action = match change.action {
         Action::Create => Wire::Create,
@@ -39,13 +57,14 @@ fn encode_change(change: &Change) -> v1::Change {
         action: action.into(),
         details: change.details(),
         affects: change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect(),
-        differences: change.differences.iter().map(encode_difference).collect(),
+        differences: change.differences.iter().map(|one| encode_difference(one, reads)).collect(),
         touches: change.touches.named.iter().map(encode_touched).collect(),
         touches_more: encode_more(&change.touches),
+        reads: reads_of(change.part().as_ref(), reads),
     }
 }
 
-fn encode_difference(difference: &Difference) -> v1::Difference {
+fn encode_difference(difference: &Difference, reads: &ReadsOfParts) -> v1::Difference {
     use v1::difference::Class as Wire;
     let class = match difference.class {
         Class::InPlace => Wire::InPlace,
@@ -59,6 +78,7 @@ fn encode_difference(difference: &Difference) -> v1::Difference {
         why: difference.why.clone().unwrap_or_default(),
         touches: difference.touches.named.iter().map(encode_touched).collect(),
         touches_more: encode_more(&difference.touches),
+        reads: reads_of(difference.part.as_ref(), reads),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Section 27, usage: every read is counted once, for what it was of and who made it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array};
@@ -7,6 +8,7 @@ use hydrant::access::NewKey;
 use hydrant::history::{Mode, WhyRequest};
 use hydrant::registry::definition::Kind;
 use hydrant::registry::graph::NodeKind;
+use hydrant::registry::plan::Part;
 use hydrant::registry::reads::{MAX_CALLERS, OTHERS, Readable};
 use hydrant::registry::search::Query;
 use hydrant::registry::shares::{NewShare, Shared};
@@ -53,6 +55,10 @@ fn online(services: &[&str], features: &[&str]) -> OnlineRequest {
     let [services, features] = [services, features].map(|names| names.iter().map(|&name| name.to_owned()).collect());
     let keys: ArrayRef = Arc::new(Int64Array::from(vec![7]));
     OnlineRequest { services, features, entities: vec![("user_id".to_owned(), keys)], ..OnlineRequest::default() }
+}
+
+fn parts<'a>(names: impl IntoIterator<Item = (NodeKind, &'a str)>) -> BTreeSet<Part> {
+    names.into_iter().map(|(kind, name)| (kind, name.to_owned())).collect()
 }
 
 fn permit(node: &TestNode, who: &Identity, action: Action) -> Permit {
@@ -253,6 +259,72 @@ async fn what_nobody_has_read_for_so_long_or_ever_is_listed_and_searched_for() {
     let reader = Identity::new("key/r", name("default"), [Role::Reader].into_iter().collect(), None);
     let refused = usages.unread(&permit(&node, &reader, Action::ReadDefinitions), DAY).await;
     assert_eq!(refused.expect_err("a reader").reason, "PERMISSION_DENIED");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_about_to_change_is_told_with_how_much_it_is_read_to_those_who_may_see_that() {
+    let node = TestNode::start(SHOP).await;
+    let begun = node.now();
+    for _ in 0..2 {
+        node.read(&["model"], json!({"user_id": [1], "friend_id": [2]})).await;
+    }
+    node.read(&["user_scores:score"], json!({"user_id": [1]})).await;
+    let usages = &node.use_cases().usage;
+    node.advance(4 * DAY).await;
+
+    let change = node.permit(Action::ChangeDefinitions);
+    let ask = async || usages.so_far(&change).await.expect("asked").expect("an owner may");
+    let before = ask().await;
+    // With how often each is read: a service that has several features of a view is one read of the view.
+    let expected = [
+        (NodeKind::Entity, "user", 3),
+        (NodeKind::Entity, "item", 0),
+        (NodeKind::Source, "clicks", 3),
+        (NodeKind::Source, "facts", 2),
+        (NodeKind::Column, "facts.plan", 2),
+        (NodeKind::Column, "clicks.score", 1),
+        (NodeKind::Column, "clicks.user_id", 3),
+        (NodeKind::Column, "clicks.happened", 3),
+        (NodeKind::Column, "clicks.item_id", 0),
+        (NodeKind::Column, "audits.noticed", 0),
+        (NodeKind::FeatureView, "user_facts", 2),
+        (NodeKind::FeatureView, "user_audits", 0),
+        (NodeKind::Feature, "user_facts:plan", 2),
+        (NodeKind::Feature, "user_scores:score", 1),
+        (NodeKind::FeatureService, "model", 2),
+        (NodeKind::FeatureService, "model@1", 2),
+    ];
+    let unread = [
+        (NodeKind::FeatureService, "model@2"),
+        (NodeKind::Feature, "user_facts:nothing"),
+        (NodeKind::Column, "facts.nothing"),
+        (NodeKind::FeatureView, "nothing"),
+        (NodeKind::Consumer, "model"),
+        (NodeKind::TrainingSet, "model"),
+    ];
+    let named = expected.iter().map(|(kind, name, _)| (*kind, *name));
+    let told = before.told(parts(named.chain(unread))).await.expect("told");
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (kind, name, reads) in expected {
+        let summary = told[&(kind, name.to_owned())];
+        assert!((summary.a_day * 4.0 - f64::from(reads)).abs() < 1e-3, "{kind:?} {name}: {summary:?}");
+        assert_eq!(summary.last_online.is_some(), reads > 0, "{kind:?} {name}");
+        assert_eq!((summary.last_training, summary.readers), (None, usize::from(reads > 0)), "{kind:?} {name}");
+        assert!(!summary.has_more_readers && summary.since <= begun, "{summary:?}");
+    }
+
+    // What was asked for before a deletion tells the reads of what has gone.
+    let (before, registry) = (ask().await, &node.use_cases().registry);
+    registry.delete(&change, Kind::FeatureService, &name("model"), String::new()).await.expect("nothing uses it");
+    let told = before.told(parts([(NodeKind::FeatureService, "model")])).await.expect("told");
+    let means: Vec<f64> = told.into_values().map(|summary| summary.a_day).collect();
+    assert!(means.len() == 1 && (means[0] - 0.5).abs() < 1e-3, "{means:?}");
+    let told = ask().await.told(parts([(NodeKind::FeatureService, "model")])).await.expect("told");
+    assert!(told.is_empty(), "it is gone: {told:?}");
+
+    let reader = Identity::new("key/r", name("default"), [Role::Reader].into_iter().collect(), None);
+    let plan = permit(&node, &reader, Action::ReadDefinitions);
+    assert!(usages.so_far(&plan).await.expect("it may plan").is_none(), "a reader sees no usage");
 }
 
 #[tokio::test(flavor = "multi_thread")]
