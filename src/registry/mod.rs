@@ -470,6 +470,12 @@ impl Registry {
         Ok(Lineage { training_sets, ..lineage })
     }
 
+    /// The consumers that a training set of some versions of services may train.
+    pub fn consumers_of_all(&self, permit: &Permit, versions: &BTreeSet<(Name, u32)>) -> Result<Vec<Name>> {
+        permit.require(Action::ReadDefinitions)?;
+        Ok(lineage::consumers_of_all(self.snapshot().tenant(permit.tenant())?, versions))
+    }
+
     fn training_sets_of(&self, permit: &Permit, service: &Name, number: Option<u32>) -> Vec<(Name, String)> {
         let users = self.shared.uses.of_service(permit.tenant(), service, number);
         users.into_iter().map(|(_, training_set)| (service.clone(), training_set)).collect()

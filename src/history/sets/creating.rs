@@ -19,7 +19,7 @@ use super::jobs::{Admission, Kept, Progress, Walk};
 use super::prepared::{Prepared, StoredRequest};
 use super::saved::{SavedSet, SavedTable};
 use super::statistics::{ColumnStatistics, Counting};
-use super::{Needs, TrainingSets, hold_services, too_many, uses_of};
+use super::{Needs, TrainingSets, hold_services, too_many};
 use crate::error::{Error, Result};
 use crate::registry::uses::UseHold;
 use crate::runs::{Run, Telling, Written};
@@ -134,8 +134,7 @@ impl TrainingSets {
                 return Err(too_many(told).with("limit", limit));
             }
             let (next, set) = catalog.with(tenant, set);
-            let services = uses_of(&inner.registry, tenant, &set);
-            let needs = Needs { spine_id: set.spine, spine: Some(prepared.spine), _services: services };
+            let needs = Needs::of(&inner.registry, tenant, &set, Some(prepared.spine));
             sets.persist(&mut persisted, next).await?;
             let key = (tenant.clone(), set.name.clone(), set.version);
             inner.needs.lock().unwrap_or_else(PoisonError::into_inner).insert(key, needs);

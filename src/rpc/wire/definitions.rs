@@ -53,7 +53,14 @@ pub fn decode_kind(kind: i32) -> Result<Kind> {
         Ok(v1::Kind::FeatureService) => Ok(Kind::FeatureService),
         Ok(v1::Kind::Tenant) => Ok(Kind::Tenant),
         Ok(v1::Kind::Consumer) => Ok(Kind::Consumer),
-        Ok(v1::Kind::Unspecified | v1::Kind::TrainingSet | v1::Kind::Column | v1::Kind::Feature | v1::Kind::Share)
+        Ok(
+            v1::Kind::Unspecified
+            | v1::Kind::TrainingSet
+            | v1::Kind::Column
+            | v1::Kind::Feature
+            | v1::Kind::Share
+            | v1::Kind::Spine,
+        )
         | Err(_) => Err(Error::invalid("UNKNOWN_KIND", format!("there is no kind {kind}"))
             .hint("use ENTITY, SOURCE, FEATURE_VIEW, FEATURE_SERVICE, CONSUMER or TENANT")),
     }

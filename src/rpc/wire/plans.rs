@@ -83,6 +83,7 @@ pub fn encode_node_kind(kind: NodeKind) -> v1::Kind {
         NodeKind::FeatureView => v1::Kind::FeatureView,
         NodeKind::Feature => v1::Kind::Feature,
         NodeKind::FeatureService => v1::Kind::FeatureService,
+        NodeKind::Spine => v1::Kind::Spine,
         NodeKind::TrainingSet => v1::Kind::TrainingSet,
         NodeKind::Consumer => v1::Kind::Consumer,
         NodeKind::Share => v1::Kind::Share,
