@@ -15,7 +15,7 @@ use super::super::failure::JoinError;
 use super::super::report::TableVersion;
 use super::super::work::blocking;
 use super::super::zip::StatusCounts;
-use super::jobs::{Admission, Kept, Progress, Walk};
+use super::jobs::{Admission, Kept, Progress, Tells, Walk};
 use super::prepared::{Prepared, StoredRequest};
 use super::saved::{SavedSet, SavedTable};
 use super::statistics::{ColumnStatistics, Counting};
@@ -159,8 +159,8 @@ impl Creation {
     /// Makes it and keeps it. Dropping the future stops it, and then nothing is kept.
     pub async fn finish(&self, admission: Admission) -> Result<Created> {
         let inner = &self.making.sets.inner;
-        let (name, services) = (self.name.clone(), self.making.prepared.request.services.clone());
-        let run = Run::TrainingSet { name, services, begun: self.making.sets.now() };
+        let (name, made_of) = (self.name.clone(), self.making.prepared.plan.made_of.clone());
+        let run = Run::TrainingSet { name, made_of, begun: self.making.sets.now() };
         let telling = Telling::begin(inner.watcher.clone(), self.permit.tenant().clone(), run);
         let outcome = self.make(admission).await;
         let written =
@@ -173,7 +173,7 @@ impl Creation {
     async fn make(&self, admission: Admission) -> Result<Created> {
         let Making { sets, prepared, .. } = &self.making;
         let making = async {
-            let kept = sets.found(prepared, admission).await?;
+            let kept = sets.found(prepared, admission, Tells::Nothing).await?;
             let made = self.making.answer(kept.clone()).await?;
             Ok::<_, Error>((kept, made))
         };
