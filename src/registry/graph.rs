@@ -11,6 +11,7 @@ use hydrant_storage::order::Micros;
 
 use super::catalog::{Source, TenantCatalog, View};
 use super::definition::{KnownTimeRule, Spec};
+use super::selection::is_of_another;
 use super::shares::Shared;
 use crate::error::{Error, Result};
 
@@ -466,6 +467,11 @@ impl Graph {
         let near: Vec<String> =
             near.map(|index| format!("{}/{}", self.nodes[index].kind.as_str(), self.nodes[index].name)).collect();
         let hint = match near.as_slice() {
+            _ if is_of_another(text) => {
+                "of what another tenant shares, lineage knows what saved training sets are made of, and nothing else; \
+                 `hydrant share list --with-me` shows what is shared"
+                    .to_owned()
+            }
             [] => "a column is named `source.column`, a feature `view:feature`, a version of a service `service@N`; \
                    `hydrant search TEXT` finds names"
                 .to_owned(),

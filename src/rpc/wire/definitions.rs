@@ -20,6 +20,7 @@ use crate::registry::definition::{
 };
 use crate::registry::listing::Described;
 use crate::registry::promise::FreshnessSpec;
+use crate::registry::selection::is_of_another;
 use crate::registry::world::Unread;
 use crate::registry::{MAX_DEFINITIONS, values};
 
@@ -107,6 +108,12 @@ pub fn decode_name(field: &str, text: &str) -> Result<Name> {
 
 /// A definition's name, for a service or a view perhaps with a version: `name` or `name@N`.
 pub fn decode_versioned_name(kind: Kind, text: &str) -> Result<(Name, Option<u32>)> {
+    if is_of_another(text) {
+        let message =
+            format!("'{}' names what another tenant has, whose definitions are that tenant's", shortened(text));
+        return Err(Error::invalid("INVALID_NAME", message)
+            .hint("`hydrant share list --with-me` shows what other tenants share with yours, and `hydrant share get` its keys and columns"));
+    }
     let Some((name, number)) = text.split_once('@') else { return Ok((decode_name("name", text)?, None)) };
     let shown = shortened(text);
     if !matches!(kind, Kind::FeatureService | Kind::FeatureView) {
