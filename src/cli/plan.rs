@@ -86,6 +86,8 @@ struct Change {
     differences: Vec<Difference>,
     touches: Vec<String>,
     affects: Vec<String>,
+    coming_version: Option<u32>,
+    apply_again: Vec<String>,
 }
 
 /// One thing that differs.
@@ -113,6 +115,8 @@ impl Changes {
                 differences: change.differences.into_iter().map(difference).collect::<Result<_, Failure>>()?,
                 touches: touched(&change.touches, change.touches_more)?,
                 affects: change.affects,
+                coming_version: change.coming_version,
+                apply_again: change.apply_again,
             })
         };
         Ok(Self { changes: changes.into_iter().map(change).collect::<Result<_, Failure>>()?, revision })
@@ -133,12 +137,16 @@ impl Changes {
             json
         };
         let change = |change: &Change| {
-            json!({
+            let mut json = json!({
                 "definition": change.reference, "action": change.action.as_str_name(),
                 "details": change.differences.iter().map(|difference| &difference.text).collect::<Vec<_>>(),
                 "differences": change.differences.iter().map(difference).collect::<Vec<_>>(),
                 "touches": change.touches, "affects": change.affects,
-            })
+            });
+            if let Some(version) = change.coming_version {
+                (json["coming_version"], json["apply_again"]) = (json!(version), json!(change.apply_again));
+            }
+            json
         };
         json!({"changes": self.changes.iter().map(change).collect::<Vec<_>>(), "registry_revision": self.revision})
     }
@@ -165,6 +173,7 @@ impl Changes {
             if !change.affects.is_empty() {
                 text.push_str(&format!("    affects {}\n", change.affects.join(", ")));
             }
+            text.push_str(&change.goes_on());
         }
         let [created, updated, deleted, unchanged] =
             [Action::Create, Action::Update, Action::Delete, Action::Unchanged].map(|action| self.count(action));
@@ -184,6 +193,23 @@ impl Changes {
 
     fn count(&self, action: Action) -> usize {
         self.changes.iter().filter(|change| change.action == action).count()
+    }
+}
+
+impl Change {
+    /// What goes on once it is applied, and what is to be done then.
+    fn goes_on(&self) -> String {
+        let Some(version) = self.coming_version else { return String::new() };
+        let name = self.reference.split_once('/').map_or("", |(_, name)| name);
+        let mut text = format!(
+            "    version {version} is built in the background and served once all of it is there: \
+             `hydrant describe view {name}` tells how far it is\n"
+        );
+        if !self.apply_again.is_empty() {
+            let services = self.apply_again.join(", ");
+            text.push_str(&format!("    apply again then, to have them read it: {services}\n"));
+        }
+        text
     }
 }
 
@@ -268,6 +294,28 @@ mod tests {
             json["changes"][1]["differences"][0]["touches"],
             json!(["Consumer/predictor (ml@example.com)", "3 more"])
         );
+    }
+
+    #[test]
+    fn what_goes_on_in_the_background_is_told_with_what_is_to_be_done_then() {
+        let change = v1::Change {
+            kind: v1::Kind::FeatureView.into(),
+            name: "weather".to_owned(),
+            action: Action::Update.into(),
+            coming_version: Some(2),
+            apply_again: vec!["FeatureService/model".to_owned()],
+            ..v1::Change::default()
+        };
+        let shown = Changes::of(vec![change], 7).expect("a known kind");
+        let expected = "\
+~ FeatureView/weather
+    version 2 is built in the background and served once all of it is there: `hydrant describe view weather` tells how far it is
+    apply again then, to have them read it: FeatureService/model
+0 created, 1 updated, 0 unchanged (registry revision 7)";
+        assert_eq!(shown.done_text(), expected);
+        let json = shown.json();
+        let told = (&json["changes"][0]["coming_version"], &json["changes"][0]["apply_again"]);
+        assert_eq!(told, (&json!(2), &json!(["FeatureService/model"])));
     }
 
     #[test]

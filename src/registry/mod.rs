@@ -63,7 +63,7 @@ use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
-pub use self::builds::BuildProgress;
+pub use self::builds::{BuildProgress, BuildStep, Built};
 pub use self::recorded::{RevisionPage, ToldChange, ToldRevision};
 pub use self::validation::{MAX_DEFINITIONS, feeds};
 
@@ -425,7 +425,7 @@ impl Registry {
         Ok(Described { built: next.and_then(|next| self.shared.builds.get(next.id)), ..described })
     }
 
-    /// Tells how far the history of a version is built; `None`: nobody is at it any more.
+    /// Tells how far a version is built; `None`: nobody is at it any more.
     pub fn tell_progress(&self, version: ViewId, progress: Option<BuildProgress>) {
         self.shared.builds.set(version, progress);
     }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use hydrant_proto::v1;
 use hydrant_proto::v1::definition::Spec as WireSpec;
+use hydrant_proto::v1::definition_status::BuildStep as BuildStepOnWire;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
@@ -22,7 +23,7 @@ use crate::registry::listing::Described;
 use crate::registry::promise::FreshnessSpec;
 use crate::registry::selection::is_of_another;
 use crate::registry::world::Unread;
-use crate::registry::{MAX_DEFINITIONS, values};
+use crate::registry::{BuildStep, MAX_DEFINITIONS, values};
 
 /// Definitions as they came in. A refusal lists every place that doesn't fit, as
 /// `definitions[2].spec.features[0].type`.
@@ -195,8 +196,14 @@ pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
         versions: versions.clone(),
         refilling_from_micros: *refilling_from,
         served_version: *served,
-        built_rows: built.map(|(rows, _)| rows),
-        rows_to_build: built.map(|(_, all)| all),
+        built_rows: built.map(|built| built.rows),
+        rows_to_build: built.map(|built| built.total_rows),
+        build_step: match built.map(|built| built.step) {
+            None => BuildStepOnWire::Unspecified,
+            Some(BuildStep::History) => BuildStepOnWire::BuildHistory,
+            Some(BuildStep::Online) => BuildStepOnWire::BuildOnline,
+        }
+        .into(),
     }
 }
 

@@ -39,6 +39,8 @@ fn encode_change(change: &Change) -> v1::Change {
         action: action.into(),
         details: change.details(),
         affects: change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect(),
+        coming_version: change.coming_version,
+        apply_again: change.apply_again.iter().map(|service| format!("FeatureService/{service}")).collect(),
         differences: change.differences.iter().map(encode_difference).collect(),
         touches: change.touches.named.iter().map(encode_touched).collect(),
         touches_more: encode_more(&change.touches),
