@@ -1,11 +1,15 @@
 //! What use cases tell of their work: that a run has begun, and what came of it. Who is told, and what for,
 //! is not known here, and telling neither fails nor waits.
 
+mod origin;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
+
+pub use self::origin::{MAX_ORIGINS, Origin, check};
 
 use crate::error::Error;
 
@@ -27,17 +31,52 @@ pub enum Run {
     Backfill {
         source: Name,
         id: String,
+        origins: Vec<Origin>,
     },
     Materialize {
         view: Name,
         begun: Micros,
     },
-    /// `services` as `name@N`.
+    /// A training set that is saved.
     TrainingSet {
         name: Name,
-        services: Vec<String>,
+        made_of: Arc<MadeOf>,
         begun: Micros,
     },
+    /// A training set that is made for whoever asked, and not kept; `number` tells it from others that began
+    /// at the same instant.
+    Pull {
+        made_of: Arc<MadeOf>,
+        begun: Micros,
+        number: u64,
+    },
+}
+
+/// What a training set is made of, by the names that its tenant has for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MadeOf {
+    /// The services, and the views of features that were asked for by themselves, without versions.
+    pub asked: Vec<String>,
+    pub inputs: Vec<Input>,
+    pub columns: Vec<MadeColumn>,
+}
+
+/// Something that a training set takes columns from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A view of the tenant's own.
+    View { name: Name, version: u32 },
+    /// A service or view that another tenant shares: `owner/name`.
+    OfAnother { name: String, version: u32 },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeColumn {
+    pub name: String,
+    pub data_type: String,
+    /// Index into the inputs, and what its values are called there; `None`: it is masked, and comes from
+    /// nothing.
+    pub from: Option<(usize, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +92,7 @@ pub enum News {
 /// What a run has made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// A view, or a training set as `name@N`.
+    /// A view, or a training set as `name@N`; empty of one that is not kept.
     pub name: String,
     pub rows: u64,
     pub bytes: Option<u64>,

@@ -148,7 +148,7 @@ impl World {
         let mut world = Self {
             clock,
             landing: landing(registry.reader(), &log, &partitions, &tables, &landed, &store_time),
-            history: history_of(registry.reader(), &log, &partitions, &tables, spill.path()),
+            history: history_of(registry.reader(), &log, &partitions, &tables, &store_time, spill.path()),
             registry,
             log,
             store_time,
@@ -171,7 +171,7 @@ impl World {
         landed_frames(&self.registry.snapshot(), &self.tables).await.expect("the tables are sound");
         let Self { registry, log, partitions, tables, landed, store_time, .. } = self;
         self.landing = landing(registry.reader(), log, partitions, tables, landed, store_time);
-        self.history = history_of(registry.reader(), log, partitions, tables, self.spill.path());
+        self.history = history_of(registry.reader(), log, partitions, tables, store_time, self.spill.path());
     }
 
     /// Lands and reads by other definitions than those of the registry.
@@ -179,7 +179,7 @@ impl World {
         self.landing.shutdown().await;
         let Self { log, partitions, tables, landed, store_time, .. } = self;
         self.landing = landing(snapshots.clone(), log, partitions, tables, landed, store_time);
-        self.history = history_of(snapshots.clone(), log, partitions, tables, self.spill.path());
+        self.history = history_of(snapshots.clone(), log, partitions, tables, store_time, self.spill.path());
     }
 
     fn key(&self, user: i64) -> Vec<u8> {
@@ -277,9 +277,17 @@ fn history_of(
     log: &Arc<dyn WriteLog>,
     partitions: &Partitions,
     tables: &Arc<HistoryTables>,
+    store_time: &Arc<hydrant::clock::StoreTime>,
     spill: &Path,
 ) -> History {
-    let parts = HistoryParts { snapshots, log: log.clone(), partitions: partitions.clone(), tables: tables.clone() };
+    let parts = HistoryParts {
+        snapshots,
+        log: log.clone(),
+        partitions: partitions.clone(),
+        tables: tables.clone(),
+        store_time: store_time.clone(),
+        watcher: None,
+    };
     let options = HistoryOptions {
         max_lookups: 1,
         batch_rows: 64,

@@ -12,7 +12,7 @@ use crate::clock::StoreTime;
 use crate::counter::Counter;
 use crate::error::Result;
 use crate::log::WriteLog;
-use crate::materialize::Materialize;
+use crate::materialize::{Materialize, Told};
 use crate::partition::Partitions;
 use crate::refill::{RefillParts, Refills};
 use crate::registry::Registry;
@@ -74,7 +74,18 @@ struct MaterializeBrings(Materialize);
 
 #[async_trait]
 impl BringsOnline for MaterializeBrings {
-    async fn bring_online(&self, tenant: &Name, version: &Arc<View>) -> Result<()> {
-        self.0.begin_version(tenant, version).await?.done().await.map(drop)
+    async fn bring_online(
+        &self,
+        tenant: &Name,
+        version: &Arc<View>,
+        told: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<()> {
+        let mut materializing = self.0.begin_version(tenant, version).await?;
+        loop {
+            match materializing.next().await {
+                Told::Progress(progress) => told(progress.rows, progress.total_rows),
+                Told::Done(outcome) => return outcome.map(drop),
+            }
+        }
     }
 }

@@ -134,6 +134,8 @@ impl Node {
                 log: log.clone(),
                 partitions: partitions.clone(),
                 tables: tables.clone(),
+                store_time: store_time.clone(),
+                watcher: lineage.watcher(),
             },
             history_options(config, &directory),
         )

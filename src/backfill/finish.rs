@@ -174,7 +174,8 @@ impl Whole {
         let (watcher, source) = (self.inner.parts.watcher.clone(), source.parse::<Name>());
         let watcher = watcher.filter(|_| source.is_ok());
         let source = source.unwrap_or_else(|_| tenant.clone());
-        Telling::begin(watcher, tenant.clone(), Run::Backfill { source, id: id.clone() })
+        let (id, origins) = (id.clone(), self.request.origins.clone());
+        Telling::begin(watcher, tenant.clone(), Run::Backfill { source, id, origins })
     }
 
     async fn finish(self, ending: &Ending, told: &watch::Sender<Progress>) -> Result<BackfillReport> {

@@ -44,7 +44,7 @@ use crate::one_at_a_time::OneAtATime;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::View;
 use crate::registry::definition::KnownTimeRule;
-use crate::runs::Watcher;
+use crate::runs::{Origin, Watcher};
 use crate::tenancy::{Action, Permit};
 
 /// Rows of one backfill at most: history counts them in an int32.
@@ -112,6 +112,8 @@ pub struct BackfillRequest {
     pub ignore_extra: bool,
     /// Check and write nothing.
     pub validate_only: bool,
+    /// Where the rows come from, for those who are told of it.
+    pub origins: Vec<Origin>,
 }
 
 /// How far a backfill is.

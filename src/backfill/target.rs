@@ -13,6 +13,7 @@ use crate::error::{Code, Error, Result};
 use crate::registry::catalog::{Snapshot, Source, View};
 use crate::registry::definition::KnownTimeRule;
 use crate::rows::source_of;
+use crate::runs;
 use crate::tenancy::Permit;
 
 #[derive(Debug)]
@@ -38,6 +39,7 @@ impl Target {
         if request.id.is_empty() || request.id.len() > MAX_ID_BYTES {
             return Err(Error::invalid("BAD_BACKFILL", format!("a backfill's id has 1 to {MAX_ID_BYTES} bytes")));
         }
+        runs::check(&request.origins)?;
         if let (Some(from), Some(to)) = (request.from, request.to)
             && from >= to
         {

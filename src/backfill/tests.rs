@@ -188,6 +188,7 @@ fn request() -> BackfillRequest {
         to: None,
         ignore_extra: false,
         validate_only: false,
+        origins: Vec::new(),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::error::Violation;
 use crate::registry::definition::{Kind, KnownTimeRule};
 use crate::rpc::client::{Client, Refusal};
 use crate::rpc::wire::definitions::{decode_known_time, encode_known_time, encode_request_known_time};
+use crate::runs::{MAX_ORIGINS, Origin};
 
 /// Load files straight into history, and bring it online
 #[derive(Debug, clap::Args)]
@@ -128,6 +129,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         to: args.to,
         ignore_extra: args.ignore_extra,
         validate_only: args.dry_run,
+        origins: origins(&args)?,
     };
     let backfill = Backfill { client, args, files, command };
     backfill.run().await
@@ -301,6 +303,21 @@ impl Backfill {
             "online": online.iter().map(|(view, done)| materialize::json(view, done)).collect::<Vec<_>>(),
         })
     }
+}
+
+/// What the locations are called by whoever is told of the backfill; as many as a backfill may name.
+fn origins(args: &Args) -> Result<Vec<v1::BackfillOrigin>, Failure> {
+    let mut origins = Vec::new();
+    for written in args.locations.iter().take(MAX_ORIGINS) {
+        let (namespace, name) = sources::dataset(written)?;
+        let origin = Origin { namespace, name, version: args.delta_version.map(|version| version.to_string()) };
+        // A name that can't be told is no reason to refuse rows.
+        if origin.problem().is_none() {
+            let Origin { namespace, name, version } = origin;
+            origins.push(v1::BackfillOrigin { namespace, name, version });
+        }
+    }
+    Ok(origins)
 }
 
 fn next_phase(bar: &ProgressBar, phase: Phase, to_merge: u64, source: &str) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::builder::{PossibleValue, TypedValueParser};
 use hydrant_proto::v1;
+use hydrant_proto::v1::definition_status::BuildStep;
 use serde_json::{Map, Value as Json, json};
 
 use super::{Failure, Format, output, time};
@@ -233,7 +234,11 @@ fn status_json(status: v1::DefinitionStatus) -> Json {
         json.insert("servedVersion".to_owned(), json!(served));
     }
     if let (Some(rows), Some(all)) = (status.built_rows, status.rows_to_build) {
-        json.insert("built".to_owned(), json!({"rows": rows, "of": all}));
+        let step = match status.build_step() {
+            BuildStep::BuildOnline => "online",
+            BuildStep::Unspecified | BuildStep::BuildHistory => "history",
+        };
+        json.insert("built".to_owned(), json!({"step": step, "rows": rows, "of": all}));
     }
     if status.columns.is_empty() && !status.versions.is_empty() {
         json.insert("versions".to_owned(), json!(status.versions));

@@ -4,9 +4,12 @@
 
 use std::time::Duration;
 
+use hydrant_proto::v1;
+
 use super::server::{DEFAULT_ADDRESS, Server};
-use super::{Failure, definitions};
+use super::{Failure, definitions, share};
 use crate::registry::definition::Kind;
+use crate::registry::selection::is_of_another;
 use crate::rpc::client::{Client, Heard};
 
 /// The look at the server takes so long at most: the failure is what was waited for.
@@ -37,15 +40,18 @@ pub async fn explained(failure: Failure, server: &Server) -> Failure {
             _ if failure.hint.is_some() => None,
             "SERVICE_VERSION_NOT_FOUND" => {
                 let service = metadata(&failure, "service")?;
-                Some(
-                    failure
-                        .clone()
-                        .hint(format!("`hydrant describe service {service}` tells which versions there are")),
-                )
+                let hint = match is_of_another(service) {
+                    true => shared_versions_hint(server, service).await?,
+                    false => format!("`hydrant describe service {service}` tells which versions there are"),
+                };
+                Some(failure.clone().hint(hint))
             }
             _ => {
                 let (kind, name) = missing(&failure)?;
-                let hint = names_hint(server, kind, name).await?;
+                let hint = match is_of_another(name) {
+                    true => shared_names_hint(server, name).await?,
+                    false => names_hint(server, kind, name).await?,
+                };
                 Some(failure.clone().hint(hint))
             }
         }
@@ -93,18 +99,41 @@ async fn names_hint(server: &Server, kind: Kind, name: &str) -> Option<String> {
     let client = Client::connect_to(server.remote.clone()).await.ok()?;
     let there = client.list_definitions(kind).await.ok()?;
     let names: Vec<String> = there.into_iter().filter_map(|definition| Some(definition.metadata?.name)).collect();
-    Some(hint(kind, name, &names))
+    let list = format!("`hydrant get {}`", definitions::plural(kind));
+    Some(hint(&list, "there is none yet: `hydrant apply -f DIR` makes what DIR defines", name, &names))
 }
 
-fn hint(kind: Kind, name: &str, names: &[String]) -> String {
-    let list = format!("`hydrant get {}`", definitions::plural(kind));
+/// The services that other tenants share with the caller's, by the names that it has for them.
+async fn shared_services(server: &Server) -> Option<Vec<v1::Share>> {
+    let client = Client::connect_to(server.remote.clone()).await.ok()?;
+    let mut shares = client.list_shares(true).await.ok()?;
+    shares.retain(|share| !share.ended && matches!(share.of, Some(v1::share::Of::Service(_))));
+    Some(shares)
+}
+
+async fn shared_names_hint(server: &Server, name: &str) -> Option<String> {
+    let names: Vec<String> = shared_services(server).await?.iter().map(share::named).collect();
+    let list = "`hydrant share list --with-me`";
+    let none = format!("no tenant shares a service with yours: {list} shows what is shared");
+    Some(hint(list, &none, name, &names))
+}
+
+async fn shared_versions_hint(server: &Server, service: &str) -> Option<String> {
+    let shares = shared_services(server).await?;
+    let share = shares.iter().find(|share| share::named(share) == service)?;
+    let versions: Vec<String> = share.versions.iter().rev().take(MAX_NAMES).map(ToString::to_string).collect();
+    Some(format!("the versions that are shared, the newest first: {}", versions.join(", ")))
+}
+
+/// `list` is the command that lists the names; `none` what is said where there are none.
+fn hint(list: &str, none: &str, name: &str, names: &[String]) -> String {
     // A third of the letters may be wrong. What is far too long is nobody's name.
     let near = |other: &&String| name.len() <= MAX_LENGTH && distance(name, other) <= name.len().max(other.len()) / 3;
     if let Some(nearest) = names.iter().filter(near).min_by_key(|other| distance(name, other)) {
         return format!("is it '{nearest}'? {list} lists all");
     }
     match names.len() {
-        0 => "there is none yet: `hydrant apply -f DIR` makes what DIR defines".to_owned(),
+        0 => none.to_owned(),
         1..=MAX_NAMES => format!("there are: {}", names.join(", ")),
         more => format!("{list} lists all {more}"),
     }
@@ -139,15 +168,12 @@ mod tests {
     fn the_nearest_name_is_guessed_and_otherwise_the_names_are_told() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         let all = names(&["airport_weather", "carrier_departures", "plane_register"]);
-        assert_eq!(
-            hint(Kind::FeatureView, "airport_wether", &all),
-            "is it 'airport_weather'? `hydrant get views` lists all"
-        );
-        let told = hint(Kind::FeatureView, "clicks", &all);
-        assert_eq!(told, "there are: airport_weather, carrier_departures, plane_register");
-        assert!(hint(Kind::Entity, "airport", &[]).contains("hydrant apply"));
+        let hint = |name: &str, names: &[String]| hint("`hydrant get views`", "there is none", name, names);
+        assert_eq!(hint("airport_wether", &all), "is it 'airport_weather'? `hydrant get views` lists all");
+        assert_eq!(hint("clicks", &all), "there are: airport_weather, carrier_departures, plane_register");
+        assert_eq!(hint("airport", &[]), "there is none");
         let many: Vec<String> = (0..40).map(|number| format!("view_of_things_{number}")).collect();
-        assert_eq!(hint(Kind::FeatureView, "x", &many), "`hydrant get views` lists all 40");
+        assert_eq!(hint("x", &many), "`hydrant get views` lists all 40");
     }
 
     #[test]

@@ -15,10 +15,10 @@ use crate::rpc::wire::definitions::encode_kind;
 /// Show what something is made of and what is made of it, column by column
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  hydrant lineage weather.temp --down\n  hydrant lineage airport_weather:temp\n  \
-    hydrant lineage delay_model@1 --up -o mermaid\n  hydrant lineage airport --kind entity -o dot | dot -Tsvg > lineage.svg")]
+    hydrant lineage delay_model@1 --up -o mermaid\n  hydrant lineage flights@2\n  hydrant lineage airport --kind entity -o dot | dot -Tsvg > lineage.svg")]
 pub struct Args {
     /// NAME of an entity, source, view, service, training set or consumer, SOURCE.COLUMN, VIEW:FEATURE,
-    /// or NAME@N for one version
+    /// NAME@N for one version, OWNER/NAME of another tenant's service, or the id of a spine
     name: String,
 
     /// Which kind is meant, where a name is one of several
@@ -168,10 +168,11 @@ pub(super) fn parse_node_kind(text: &str) -> Result<v1::Kind, String> {
         "feature" => Ok(v1::Kind::Feature),
         "trainingset" | "training-set" | "training_set" => Ok(v1::Kind::TrainingSet),
         "share" => Ok(v1::Kind::Share),
+        "spine" => Ok(v1::Kind::Spine),
         "tenant" => Err("tenants have no lineage".to_owned()),
         _ => parse_kind(text).map(encode_kind).map_err(|_| {
             let shown: String = text.chars().take(80).collect();
-            format!("there is no kind '{shown}': use entity, source, column, view, feature, service, training-set, consumer or share")
+            format!("there is no kind '{shown}': use entity, source, column, view, feature, service, spine, training-set, consumer or share")
         }),
     }
 }
@@ -190,6 +191,7 @@ pub(super) fn kind_name(kind: v1::Kind) -> Option<&'static str> {
         v1::Kind::Column => Some("Column"),
         v1::Kind::Feature => Some("Feature"),
         v1::Kind::Share => Some("Share"),
+        v1::Kind::Spine => Some("Spine"),
     }
 }
 
@@ -208,6 +210,8 @@ fn role_name(role: v1::lineage_arrow::Role) -> &'static str {
         Role::Taken => "is taken by",
         Role::LookedUp => "is looked up by",
         Role::Trains => "is trained on in",
+        Role::SpineOf => "is the spine of",
+        Role::MayTrain => "may train",
         Role::UsedBy => "is used by",
         Role::SharedBy => "is shared by",
     }

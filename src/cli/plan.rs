@@ -108,6 +108,8 @@ struct Change {
     /// Of what is deleted, as far as it is told.
     reads: Option<v1::Reads>,
     affects: Vec<String>,
+    coming_version: Option<u32>,
+    apply_again: Vec<String>,
 }
 
 /// One thing that differs.
@@ -139,6 +141,8 @@ impl Changes {
                 touches: touched(&change.touches, change.touches_more)?,
                 reads: change.reads,
                 affects: change.affects,
+                coming_version: change.coming_version,
+                apply_again: change.apply_again,
             })
         };
         Ok(Self { changes: changes.into_iter().map(change).collect::<Result<_, Failure>>()?, revision })
@@ -171,6 +175,9 @@ impl Changes {
             if let Some(reads) = &change.reads {
                 json["reads"] = reads_json(reads);
             }
+            if let Some(version) = change.coming_version {
+                (json["coming_version"], json["apply_again"]) = (json!(version), json!(change.apply_again));
+            }
             json
         };
         json!({"changes": self.changes.iter().map(change).collect::<Vec<_>>(), "registry_revision": self.revision})
@@ -201,6 +208,7 @@ impl Changes {
             if !change.affects.is_empty() {
                 text.push_str(&format!("    affects {}\n", change.affects.join(", ")));
             }
+            text.push_str(&change.goes_on());
         }
         let [created, updated, deleted, unchanged] =
             [Action::Create, Action::Update, Action::Delete, Action::Unchanged].map(|action| self.count(action));
@@ -220,6 +228,23 @@ impl Changes {
 
     fn count(&self, action: Action) -> usize {
         self.changes.iter().filter(|change| change.action == action).count()
+    }
+}
+
+impl Change {
+    /// What goes on once it is applied, and what is to be done then.
+    fn goes_on(&self) -> String {
+        let Some(version) = self.coming_version else { return String::new() };
+        let name = self.reference.split_once('/').map_or("", |(_, name)| name);
+        let mut text = format!(
+            "    version {version} is built in the background and served once all of it is there: \
+             `hydrant describe view {name}` tells how far it is\n"
+        );
+        if !self.apply_again.is_empty() {
+            let services = self.apply_again.join(", ");
+            text.push_str(&format!("    apply again then, to have them read it: {services}\n"));
+        }
+        text
     }
 }
 
@@ -317,6 +342,28 @@ mod tests {
         );
         let reads = &json["changes"][1]["differences"][0]["reads"];
         assert_eq!((&reads["a_day"], &reads["last_online"]), (&json!(2.5), &json!("2013-12-30T23:00:00Z")));
+    }
+
+    #[test]
+    fn what_goes_on_in_the_background_is_told_with_what_is_to_be_done_then() {
+        let change = v1::Change {
+            kind: v1::Kind::FeatureView.into(),
+            name: "weather".to_owned(),
+            action: Action::Update.into(),
+            coming_version: Some(2),
+            apply_again: vec!["FeatureService/model".to_owned()],
+            ..v1::Change::default()
+        };
+        let shown = Changes::of(vec![change], 7).expect("a known kind");
+        let expected = "\
+~ FeatureView/weather
+    version 2 is built in the background and served once all of it is there: `hydrant describe view weather` tells how far it is
+    apply again then, to have them read it: FeatureService/model
+0 created, 1 updated, 0 unchanged (registry revision 7)";
+        assert_eq!(shown.done_text(), expected);
+        let json = shown.json();
+        let told = (&json["changes"][0]["coming_version"], &json["changes"][0]["apply_again"]);
+        assert_eq!(told, (&json!(2), &json!(["FeatureService/model"])));
     }
 
     #[test]

@@ -222,11 +222,11 @@ async fn get(args: &GetArgs, server: &Server) -> Result<Done, Failure> {
         let (from, to) = (edge_end(edge.from_kind, &edge.from_name)?, edge_end(edge.to_kind, &edge.to_name)?);
         Ok(json!({"from": from, "to": to}))
     };
-    let edges = client.get_training_set_lineage(&reference(&set)).await?;
-    let lineage: Vec<Json> = edges.into_iter().map(edge).collect::<Result<_, Failure>>()?;
+    let lineage = client.get_training_set_lineage(&reference(&set)).await?;
+    let edges = |edges: Vec<v1::LineageEdge>| edges.into_iter().map(edge).collect::<Result<Vec<Json>, Failure>>();
     let mut shown = document(&set);
-    shown["lineage"] = json!({ "upstream": lineage });
-    output::print_as(args.output.format, &shown, || described(&set, &shown["lineage"]["upstream"]))?;
+    shown["lineage"] = json!({ "upstream": edges(lineage.upstream)?, "downstream": edges(lineage.downstream)? });
+    output::print_as(args.output.format, &shown, || described(&set, &shown["lineage"]))?;
     Ok(Done::Done)
 }
 
@@ -398,9 +398,13 @@ fn described(set: &v1::TrainingSet, lineage: &Json) -> String {
         format!("  {} -> {}", edge["from"].as_str().unwrap_or_default(), edge["to"].as_str().unwrap_or_default())
     };
     let tables: Vec<String> = set.tables.iter().map(table).collect();
-    let edges: Vec<String> = lineage.as_array().into_iter().flatten().map(edge).collect();
+    let edges = |way: &str| lineage[way].as_array().into_iter().flatten().map(edge).collect::<Vec<_>>().join("\n");
+    let trains = match edges("downstream") {
+        none if none.is_empty() => String::new(),
+        consumers => format!("\nmay train\n{consumers}"),
+    };
     format!(
-        "{title}\n  {}, created {} by {}\n  spine {} (hash {}), as of '{}'\nread\n{}\nmade of\n{}\n\n{}",
+        "{title}\n  {}, created {} by {}\n  spine {} (hash {}), as of '{}'\nread\n{}\nmade of\n{}{trains}\n\n{}",
         output::counted(set.rows, "row"),
         time::show(set.created_micros),
         set.created_by,
@@ -408,7 +412,7 @@ fn described(set: &v1::TrainingSet, lineage: &Json) -> String {
         set.spine_hash,
         set.event_time,
         tables.join("\n"),
-        edges.join("\n"),
+        edges("upstream"),
         summary(set),
     )
 }

@@ -8,6 +8,9 @@ use hydrant_storage::history::HistoryError;
 
 use crate::error::{Code, Error};
 
+/// The reason of work that ended since nobody waited for it.
+pub const STOPPED: &str = "JOIN_STOPPED";
+
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
     #[error("the spill directory can't be written or read: {0}")]
@@ -68,7 +71,7 @@ impl From<JoinError> for Error {
                 .hint("ask again; if it comes back, the disk of the spill directory is failing"),
             JoinError::History(source) => history_error(source),
             JoinError::Spill(_) => Self::new(Code::Unavailable, "SPILL_FAILED", message),
-            JoinError::Stopped => Self::new(Code::Unavailable, "JOIN_STOPPED", message),
+            JoinError::Stopped => Self::new(Code::Unavailable, STOPPED, message),
             JoinError::Arrow(_) => Self::internal(message),
         }
     }

@@ -12,6 +12,7 @@ mod failure;
 mod fan_in;
 mod hits;
 mod lookup;
+mod made_of;
 mod metrics;
 pub mod plan;
 pub mod reading;

@@ -12,11 +12,13 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 
 use super::asof::Mode;
 use super::columns;
+use super::made_of::made_of;
 use crate::error::{Code, Error, Violation};
 use crate::registry::catalog::{Lookup, View};
 use crate::registry::reads::ReadsOf;
 use crate::registry::selection::{SelectedService, Selection};
 use crate::registry::table::Beside;
+use crate::runs::MadeOf;
 
 /// What a client asks of the join beside its services and features.
 #[derive(Clone, Debug)]
@@ -50,6 +52,8 @@ pub struct Plan {
     pub services: Vec<String>,
     /// Where a training set of it is counted as read.
     pub reads: Arc<ReadsOf>,
+    /// For those who are told of training sets.
+    pub made_of: Arc<MadeOf>,
 }
 
 /// One order of the spine: by the slot and bytes of a key made of some of its columns.
@@ -109,6 +113,7 @@ impl Plan {
             revision: selection.revision,
             services: selection.services.iter().map(SelectedService::reference).collect(),
             reads: selection.reads().clone(),
+            made_of: Arc::new(made_of(selection)),
         };
         let planned: Vec<Option<usize>> = selection
             .lookups

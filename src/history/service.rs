@@ -7,6 +7,7 @@ use std::collections::btree_map::Entry;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
@@ -19,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use super::asof::Mode;
 use super::execute::{Findings, Outcome, RunRows};
-use super::failure::JoinError;
+use super::failure::{JoinError, STOPPED};
 use super::fan_in::FanIn;
 use super::metrics::HistoryMetrics;
 use super::plan::{Plan, Shape};
@@ -31,6 +32,7 @@ use super::spill::SpillSpace;
 use super::spine::{Budget, Spine, SpineWriter};
 use super::stream::{Answer, HistoricalStream, answer};
 use super::work::{Stop, blocking};
+use crate::clock::StoreTime;
 use crate::error::{Code, Error, Result};
 use crate::log::WriteLog;
 use crate::partition::Partitions;
@@ -38,6 +40,7 @@ use crate::registry::SnapshotReader;
 use crate::registry::catalog::Snapshot;
 use crate::registry::masking::Masking;
 use crate::registry::reads::ReadKind;
+use crate::runs::{Run, Telling, Watcher, Written};
 use crate::tenancy::{Action, Held, Permit};
 
 /// Opening the files of a view takes about as long as walking beside so many rows of a spine.
@@ -101,6 +104,9 @@ pub struct HistoryParts {
     pub log: Arc<dyn WriteLog>,
     pub partitions: Partitions,
     pub tables: Arc<HistoryTables>,
+    pub store_time: Arc<StoreTime>,
+    /// Who is told of training sets that are made and not kept.
+    pub watcher: Watcher,
 }
 
 /// Makes training sets. Cheap to clone.
@@ -115,6 +121,8 @@ pub(super) struct Inner {
     pub lookups: Arc<Semaphore>,
     pub options: HistoryOptions,
     pub metrics: Arc<HistoryMetrics>,
+    /// How many were told of since the start.
+    told: AtomicU64,
 }
 
 #[derive(Clone, Debug)]
@@ -160,7 +168,8 @@ impl History {
     pub fn new(parts: HistoryParts, options: HistoryOptions) -> Result<Self> {
         std::fs::create_dir_all(&options.spill_directory).map_err(JoinError::from)?;
         let lookups = Arc::new(Semaphore::new(options.max_lookups));
-        Ok(Self { inner: Arc::new(Inner { parts, lookups, options, metrics: Arc::default() }) })
+        let (metrics, told) = (Arc::default(), AtomicU64::new(0));
+        Ok(Self { inner: Arc::new(Inner { parts, lookups, options, metrics, told }) })
     }
 
     /// What a request would do, and the columns of its answer. Reads nothing.
@@ -247,9 +256,19 @@ impl SpineIntake {
     pub async fn finish(self) -> Result<HistoricalStream> {
         let Self { history, snapshot, plan, tenant, cutoff, budget, taken } = self;
         let Taken { writer, permit, memory } = taken.ok_or_else(abandoned)?;
-        let (spine, permit, memory) = blocking(move |stop| Ok((writer.finish(stop)?, permit, memory))).await?;
-
-        let task = history.task(&snapshot, plan.clone(), spine, budget, cutoff).await?;
+        let telling = history.telling(&tenant, &plan);
+        let beginning = async {
+            let (spine, permit, memory) = blocking(move |stop| Ok((writer.finish(stop)?, permit, memory))).await?;
+            let task = history.task(&snapshot, plan.clone(), spine, budget, cutoff).await?;
+            Ok::<_, Error>((task, permit, memory))
+        };
+        let (task, permit, memory) = match beginning.await {
+            Ok(begun) => begun,
+            Err(error) => {
+                telling.end(Err(&error), STOPPED);
+                return Err(error);
+            }
+        };
         tracing::debug!(plan = %task.reading.shown(&plan), "a training set is planned");
         history.note_read(&permit, &plan);
         let (sender, stream) = answer(plan, task.reading.clone(), history.options.queued_batches);
@@ -261,11 +280,13 @@ impl SpineIntake {
             let made = standing_back(Work::Training, || task.run(&sender));
             let outcome = made.unwrap_or_else(|error| Err(not_started(error).into()));
             history.metrics.note(&tenant, &outcome);
+            let outcome = outcome.map_err(Error::from);
             if let Err(error) = &outcome {
                 tracing::info!(%error, "a training set was not made");
             }
             // Whoever sees the end may ask for the next.
             drop((permit, memory));
+            telling.end(outcome.as_ref().map(|report| pulled(report.rows)), STOPPED);
             sender.end(outcome);
         });
         Ok(stream)
@@ -276,6 +297,13 @@ impl Inner {
     /// Counts a training set as read.
     pub(super) fn note_read(&self, permit: &Permit, plan: &Plan) {
         self.parts.snapshots.reads().note(permit.caller(), &plan.reads, ReadKind::Training);
+    }
+
+    /// Tells that a training set begins that is not kept.
+    pub(super) fn telling(&self, tenant: &Name, plan: &Plan) -> Telling {
+        let (made_of, begun) = (plan.made_of.clone(), self.parts.store_time.read());
+        let run = Run::Pull { made_of, begun, number: self.told.fetch_add(1, Ordering::Relaxed) };
+        Telling::begin(self.parts.watcher.clone(), tenant.clone(), run)
     }
 
     /// What one training set of the tenant may take.
@@ -351,6 +379,11 @@ impl Task {
         };
         Ok((findings, views.values().map(version).collect()))
     }
+}
+
+/// What came of a training set that is not kept.
+pub(super) fn pulled(rows: u64) -> Vec<Written> {
+    vec![Written { name: String::new(), rows, bytes: None }]
 }
 
 pub(super) fn report(plan: &Plan, tables: Vec<TableVersion>, cutoff: Micros, outcome: Outcome) -> Report {

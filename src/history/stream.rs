@@ -111,10 +111,10 @@ impl Answer {
         self.messages.blocking_send(Message::Batch(batch)).map_err(|_| JoinError::Stopped)
     }
 
-    pub fn end(self, outcome: Result<Report, JoinError>) {
+    pub fn end(self, outcome: Result<Report>) {
         let message = match outcome {
             Ok(report) => Message::Report(Box::new(report)),
-            Err(error) => Message::Failed(error.into()),
+            Err(error) => Message::Failed(error),
         };
         // A caller that has gone away needs no answer.
         drop(self.messages.blocking_send(message));

@@ -1,13 +1,15 @@
 //! Events of OpenLineage (<https://openlineage.io/spec/2-0-2/OpenLineage.json>) as JSON: what ran, from what
 //! to what, column by column. A pure function of definitions; no data is in them but counts.
 
+use std::collections::BTreeMap;
+
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use serde_json::{Map, Value as Json, json};
 
 use crate::clock::rfc3339;
 use crate::registry::catalog::{Applied, Source, TenantCatalog, View};
-use crate::runs::Written;
+use crate::runs::{Input, MadeOf, Origin, Written};
 
 const EVENT: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
 const PRODUCER: &str = concat!("https://hydrant.dev/openlineage/", env!("CARGO_PKG_VERSION"));
@@ -15,6 +17,8 @@ const PRODUCER: &str = concat!("https://hydrant.dev/openlineage/", env!("CARGO_P
 const MAX_MESSAGE: usize = 1_024;
 /// Columns of one dataset that are told of; the others are left out.
 const MAX_FIELDS: usize = 2_000;
+/// The longest name that is made of several, in bytes.
+const MAX_JOINED: usize = 200;
 
 /// The transition of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,41 +136,54 @@ impl Describes<'_> {
         self.dataset("online", view.name.as_str(), facets, written)
     }
 
-    /// A training set of versions of services, `name@N`; and the views that it is made of.
-    pub fn training_set(&self, name: &str, services: &[String], written: Option<&Written>) -> Datasets {
-        let mut inputs: Vec<Json> = Vec::new();
-        let (mut columns, mut made, mut seen) = (Vec::new(), Vec::new(), std::collections::BTreeSet::new());
-        for reference in services {
-            let Some((service, number)) = reference.split_once('@') else { continue };
-            let number: Option<u32> = number.parse().ok();
-            let service = self.catalog.services.get(service);
-            let version =
-                service.and_then(|service| service.versions.iter().find(|version| Some(version.number) == number));
-            let Some(version) = version else { continue };
-            for lookup in &version.lookups {
-                if seen.insert(lookup.view.name.clone()) {
-                    inputs.push(self.view(&lookup.view, None));
-                }
+    /// A training set, `kind` saying whether it is kept; and what it is made of.
+    pub fn training_set(&self, kind: &str, name: &str, made_of: &MadeOf, written: Option<&Written>) -> Datasets {
+        let mut inputs: BTreeMap<String, Json> = BTreeMap::new();
+        let mut datasets = Vec::with_capacity(made_of.inputs.len());
+        for (index, input) in made_of.inputs.iter().enumerate() {
+            let (name, described) = self.input(index, input, made_of);
+            if let Some(described) = described {
+                // A view is one dataset in all its versions.
+                inputs.entry(name.clone()).or_insert(described);
             }
-            for column in &version.columns {
-                let view = &version.lookups[column.lookup].view;
-                let feature = &view.features[column.feature];
-                columns.push((column.name.clone(), column.data_type.to_string()));
-                let of_view = self.name("view", view.name.as_str());
-                made.push((column.name.clone(), of_view, feature.name.to_string()));
-            }
+            datasets.push(name);
         }
+        let made = made_of.columns.iter().filter_map(|column| {
+            let (input, field) = column.from.as_ref()?;
+            Some((column.name.clone(), datasets[*input].clone(), field.clone()))
+        });
         let mut facets = Map::new();
-        let columns = columns.iter().map(|(name, data_type)| (name.as_str(), data_type.clone(), ""));
+        let columns = made_of.columns.iter().map(|column| (column.name.as_str(), column.data_type.clone(), ""));
         facets.insert("schema".to_owned(), schema(columns));
         facets.insert("dataSource".to_owned(), self.data_source());
-        facets.insert("columnLineage".to_owned(), self.lineage(made.into_iter()));
+        facets.insert("columnLineage".to_owned(), self.lineage(made));
         let version = written.and_then(|written| written.name.split_once('@')).map(|(_, number)| number);
         if let Some(version) = version {
-            let version = json!({"datasetVersion": version});
-            facets.insert("version".to_owned(), facet("1-0-1/DatasetVersionDatasetFacet", version));
+            facets.insert("version".to_owned(), version_facet(version));
         }
-        Datasets { inputs, outputs: vec![self.dataset("training_set", name, facets, written)] }
+        let outputs = vec![self.dataset(kind, name, facets, written)];
+        Datasets { inputs: inputs.into_values().collect(), outputs }
+    }
+
+    /// The name of a dataset that a training set is made of, and the dataset; none where it was deleted
+    /// meanwhile. Of what another tenant shares, the columns as its reader knows them are all that is told.
+    fn input(&self, index: usize, input: &Input, made_of: &MadeOf) -> (String, Option<Json>) {
+        match input {
+            Input::View { name, version } => {
+                let view = self.catalog.versions_of(name.as_str()).find(|view| view.version == *version);
+                (self.name("view", name.as_str()), view.map(|view| self.view(view, None)))
+            }
+            Input::OfAnother { name, version } => {
+                let columns =
+                    made_of.columns.iter().filter(|column| column.from.as_ref().is_some_and(|(of, _)| *of == index));
+                let columns = columns.map(|column| (column.name.as_str(), column.data_type.clone(), ""));
+                let mut facets = Map::new();
+                facets.insert("schema".to_owned(), schema(columns));
+                facets.insert("dataSource".to_owned(), self.data_source());
+                facets.insert("version".to_owned(), version_facet(&version.to_string()));
+                (self.name("shared", name), Some(self.dataset("shared", name, facets, None)))
+            }
+        }
     }
 
     fn facets<'a>(
@@ -179,8 +196,7 @@ impl Describes<'_> {
         facets.insert("schema".to_owned(), schema(fields));
         facets.insert("dataSource".to_owned(), self.data_source());
         let version = version.unwrap_or_else(|| applied.revision.to_string());
-        let version = json!({"datasetVersion": version});
-        facets.insert("version".to_owned(), facet("1-0-1/DatasetVersionDatasetFacet", version));
+        facets.insert("version".to_owned(), version_facet(&version));
         let owner = &applied.definition.metadata.owner;
         if !owner.is_empty() {
             let owners = json!({"owners": [{"name": owner, "type": "OWNER"}]});
@@ -217,6 +233,31 @@ impl Describes<'_> {
         }
         dataset
     }
+}
+
+/// What others keep and was loaded.
+pub fn origin(origin: &Origin) -> Json {
+    let mut facets = Map::new();
+    if let Some(version) = &origin.version {
+        facets.insert("version".to_owned(), version_facet(version));
+    }
+    json!({"namespace": origin.namespace, "name": origin.name, "facets": facets})
+}
+
+fn version_facet(version: &str) -> Json {
+    facet("1-0-1/DatasetVersionDatasetFacet", json!({"datasetVersion": version}))
+}
+
+/// What a training set that is not kept is called: by all that was asked for, whose versions are no part of it,
+/// so that a new version is a run of the same job.
+pub fn pulled_name(asked: &[String]) -> String {
+    let whole = asked.join("+");
+    if whole.len() <= MAX_JOINED {
+        return whole;
+    }
+    let all: Vec<&str> = asked.iter().map(String::as_str).collect();
+    let id = &stable_id(&all)[..8];
+    format!("{}_and_more_{id}", &whole[..whole.floor_char_boundary(MAX_JOINED)])
 }
 
 /// The entity key, and the features.
@@ -271,6 +312,15 @@ pub fn job(tenant: &Name, kind: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_called_by_what_was_asked_for_within_a_bound() {
+        let asked = |count: usize| (0..count).map(|number| format!("service_{number}")).collect::<Vec<_>>();
+        assert_eq!(pulled_name(&asked(2)), "service_0+service_1");
+        let (long, longer) = (pulled_name(&asked(40)), pulled_name(&asked(41)));
+        assert!(long.len() < 220 && longer.len() < 220);
+        assert_ne!(long, longer);
+    }
 
     #[test]
     fn a_run_has_the_same_id_whenever_it_is_told_of_and_another_one_another() {

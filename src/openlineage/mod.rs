@@ -1,6 +1,7 @@
 //! Tells a lineage service, by OpenLineage's events, what ran: ingest by the hour, backfills,
-//! materializations, training sets that are saved. Events wait in an outbox that is durable and bounded; whoever
-//! works tells of it and goes on at once. How an event is sent is not known here, and no data is in it but counts.
+//! materializations, training sets that are saved or pulled. Events wait in an outbox that is durable and
+//! bounded; whoever works tells of it and goes on at once. How an event is sent is not known here, and no data
+//! is in it but counts.
 
 mod event;
 mod metrics;
@@ -19,7 +20,7 @@ use tokio::sync::Notify;
 
 pub use self::metrics::OpenLineageMetrics;
 
-use self::event::{About, Datasets, Describes, Kind, event, job, stable_id};
+use self::event::{About, Datasets, Describes, Kind, event, job, origin, pulled_name, stable_id};
 use self::outbox::{Kept, OUTBOX, Waiting};
 use crate::clock::StoreTime;
 use crate::cluster::MetadataStore;
@@ -27,6 +28,10 @@ use crate::error::{Error, Result};
 use crate::registry::SnapshotReader;
 use crate::runs::{News, Run, WatchesRuns, Written};
 use crate::sending::{SendError, delay, host_of};
+
+/// Kinds of jobs, and of what they make.
+const SAVED: &str = "training_set";
+const PULLED: &str = "pulled_training_set";
 
 /// How often it is looked what is to be kept and sent.
 const LOOK: Duration = Duration::from_millis(250);
@@ -248,17 +253,18 @@ impl OpenLineage {
     fn about(&self, tenant: &Name, run: &Run, kind: Kind, at: Micros) -> About {
         let namespace = self.inner.options.namespace.clone();
         let (job_type, name, id) = match run {
-            Run::Backfill { source, id } => ("backfill", source, id.clone()),
-            Run::Materialize { view, begun } => ("materialize", view, begun.to_string()),
-            Run::TrainingSet { name, begun, .. } => ("training_set", name, begun.to_string()),
+            Run::Backfill { source, id, .. } => ("backfill", source.to_string(), id.clone()),
+            Run::Materialize { view, begun } => ("materialize", view.to_string(), begun.to_string()),
+            Run::TrainingSet { name, begun, .. } => (SAVED, name.to_string(), begun.to_string()),
+            Run::Pull { made_of, begun, number } => (PULLED, pulled_name(&made_of.asked), format!("{begun}/{number}")),
         };
-        let run_id = stable_id(&[&namespace, tenant.as_str(), job_type, name.as_str(), &id]);
+        let run_id = stable_id(&[&namespace, tenant.as_str(), job_type, &name, &id]);
         let told = match run {
             Run::Backfill { .. } => "BACKFILL",
             Run::Materialize { .. } => "MATERIALIZE",
-            Run::TrainingSet { .. } => "TRAINING_SET",
+            Run::TrainingSet { .. } | Run::Pull { .. } => "TRAINING_SET",
         };
-        let job = job(tenant, job_type, name.as_str());
+        let job = job(tenant, job_type, &name);
         About { kind, at, run_id, namespace, job, job_type: told, nominal: None, failure: None }
     }
 
@@ -269,11 +275,12 @@ impl OpenLineage {
         let describes = Describes { namespace: &self.inner.options.namespace, catalog };
         let of = |name: &Name| written.iter().find(|written| written.name == name.as_str());
         match run {
-            Run::Backfill { source, .. } => {
+            Run::Backfill { source, origins, .. } => {
                 let Some(source) = catalog.sources.get(source) else { return Datasets::default() };
                 let views = source.views.iter().filter(|view| view.is_served() && view.offline);
                 let outputs = views.map(|view| describes.view(view, of(&view.name))).collect();
-                Datasets { inputs: vec![describes.source(source)], outputs }
+                let inputs = std::iter::once(describes.source(source)).chain(origins.iter().map(origin));
+                Datasets { inputs: inputs.collect(), outputs }
             }
             Run::Materialize { view, .. } => {
                 let Some(view) = catalog.views.get(view) else { return Datasets::default() };
@@ -282,7 +289,12 @@ impl OpenLineage {
                     outputs: vec![describes.online(view, of(&view.name))],
                 }
             }
-            Run::TrainingSet { name, services, .. } => describes.training_set(name.as_str(), services, written.first()),
+            Run::TrainingSet { name, made_of, .. } => {
+                describes.training_set(SAVED, name.as_str(), made_of, written.first())
+            }
+            Run::Pull { made_of, .. } => {
+                describes.training_set(PULLED, &pulled_name(&made_of.asked), made_of, written.first())
+            }
         }
     }
 

@@ -7,10 +7,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hydrant_storage::names::ViewId;
 
-/// Rows of history that are built so far, of so many.
+/// What is done of a version: its history first, and then that is brought online.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildStep {
+    History,
+    Online,
+}
+
+/// Rows that a step has done so far, of so many.
 #[derive(Clone, Debug)]
 pub struct BuildProgress {
+    pub step: BuildStep,
     pub rows: Arc<AtomicU64>,
+    pub total_rows: u64,
+}
+
+/// The same, as it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Built {
+    pub step: BuildStep,
+    pub rows: u64,
     pub total_rows: u64,
 }
 
@@ -26,9 +42,11 @@ impl Builds {
         }
     }
 
-    /// Rows so far and in all; `None`: nobody is at it now.
-    pub fn get(&self, version: ViewId) -> Option<(u64, u64)> {
+    /// `None`: nobody is at it now.
+    pub fn get(&self, version: ViewId) -> Option<Built> {
         let builds = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        builds.get(&version).map(|progress| (progress.rows.load(Ordering::Relaxed), progress.total_rows))
+        let progress = builds.get(&version)?;
+        let rows = progress.rows.load(Ordering::Relaxed);
+        Some(Built { step: progress.step, rows, total_rows: progress.total_rows })
     }
 }

@@ -319,6 +319,16 @@ impl View {
     }
 }
 
+impl Consumer {
+    /// The versions of services that it uses: those that it names, and of the others the current ones.
+    pub fn versions<'a>(&'a self, catalog: &'a TenantCatalog) -> impl Iterator<Item = (&'a Name, u32)> {
+        let current = |service| catalog.services.get(service)?.versions.last().map(|version| version.number);
+        self.services
+            .iter()
+            .filter_map(move |used| Some((&used.service, used.version.or_else(|| current(&used.service))?)))
+    }
+}
+
 impl DroppedView {
     fn history_spec(&self, tenant: &Name) -> HistoryViewSpec {
         HistoryViewSpec {

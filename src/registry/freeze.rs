@@ -72,7 +72,8 @@ pub(super) fn freeze(
             let (name, version) = (&item.view, view.version);
             let message = format!(
                 "version {version} of feature view '{name}', which is served until the next one is built, has no feature \
-                 '{feature}'; apply the service once that is served"
+                 '{feature}'; apply the rest without this service, and the service once the next one is served \
+                 (`hydrant get view {name} -o json` tells no servedVersion then)"
             );
             violations.add(format!("{path}.features"), message);
         }

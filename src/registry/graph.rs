@@ -11,6 +11,7 @@ use hydrant_storage::order::Micros;
 
 use super::catalog::{Source, TenantCatalog, View};
 use super::definition::{KnownTimeRule, Spec};
+use super::selection::is_of_another;
 use super::shares::Shared;
 use crate::error::{Error, Result};
 
@@ -30,6 +31,7 @@ pub enum NodeKind {
     FeatureView,
     Feature,
     FeatureService,
+    Spine,
     TrainingSet,
     Consumer,
     Share,
@@ -39,10 +41,11 @@ pub enum NodeKind {
 pub struct Node {
     pub kind: NodeKind,
     /// `weather.temp` of a column, `airport_weather:temp` of a feature, `delay_model@1` of a version of
-    /// a service, `flights@2` of a training set, the number of a share.
+    /// a service, `acme/delay_model@1` of one that another tenant shares, the id of a spine, `flights@2` of
+    /// a training set, the number of a share.
     pub name: String,
-    /// Whom to ask: the definition's owner, of columns and features that of what they belong to, of a
-    /// share the tenant that it is to and its end.
+    /// Whom to ask: the definition's owner, of columns and features that of what they belong to, of what
+    /// another tenant shares that tenant, of a share the tenant that it is to and its end.
     pub owner: String,
     /// The type of a column or feature, the version of a consumer's model, what a share is of; empty of
     /// others.
@@ -72,6 +75,11 @@ pub enum Role {
     LookedUp,
     /// The training set is made of the version of the service.
     Trains,
+    /// The training set has a row for each of the spine's.
+    SpineOf,
+    /// The consumer uses each service that the training set is made of, in the same version, so its model
+    /// may be made of it. Nobody says which was.
+    MayTrain,
     /// The consumer says that it uses it.
     UsedBy,
     /// The share lets another tenant read it.
@@ -144,11 +152,20 @@ pub struct Graph {
     pub edges: Vec<Edge>,
 }
 
-/// A saved training set, and the versions of services that it is made of, `name@N`.
+/// What a saved training set is made of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Used {
+    /// A version of a service, by the name that the training set's tenant has for it: `owner/name` of
+    /// another tenant's.
+    Service { name: String, number: u32 },
+    /// A stored spine, by its id.
+    Spine(String),
+}
+
+/// A saved training set, `name@N`, and something that it is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainingSetUse {
-    pub service: Name,
-    pub number: u32,
+    pub used: Used,
     pub training_set: String,
 }
 
@@ -169,13 +186,14 @@ pub struct Touched {
 }
 
 impl NodeKind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Entity,
         Self::Source,
         Self::Column,
         Self::FeatureView,
         Self::Feature,
         Self::FeatureService,
+        Self::Spine,
         Self::TrainingSet,
         Self::Consumer,
         Self::Share,
@@ -189,6 +207,7 @@ impl NodeKind {
             Self::FeatureView => "FeatureView",
             Self::Feature => "Feature",
             Self::FeatureService => "FeatureService",
+            Self::Spine => "Spine",
             Self::TrainingSet => "TrainingSet",
             Self::Consumer => "Consumer",
             Self::Share => "Share",
@@ -210,6 +229,8 @@ impl Role {
             Self::Taken => "is taken by",
             Self::LookedUp => "is looked up by",
             Self::Trains => "is trained on in",
+            Self::SpineOf => "is the spine of",
+            Self::MayTrain => "may train",
             Self::UsedBy => "is used by",
             Self::SharedBy => "is shared by",
         }
@@ -251,19 +272,33 @@ pub fn of(catalog: &TenantCatalog, training_sets: &[TrainingSetUse], now: Micros
             builder.edge(from, Some(to), Role::Taken, &column.name);
         }
     }
-    for used in training_sets {
-        let from = builder.find(NodeKind::FeatureService, &format!("{}@{}", used.service, used.number));
-        let to = builder.node(NodeKind::TrainingSet, used.training_set.clone(), String::new(), String::new());
-        builder.edge(from, Some(to), Role::Trains, "");
+    // The versions of services that each set is made of.
+    let mut trained: BTreeMap<usize, BTreeSet<(&str, u32)>> = BTreeMap::new();
+    for TrainingSetUse { used, training_set } in training_sets {
+        let to = builder.node(NodeKind::TrainingSet, training_set.clone(), String::new(), String::new());
+        match used {
+            Used::Service { name, number } => {
+                let from = builder.version(name, *number);
+                builder.edge(from, Some(to), Role::Trains, "");
+                trained.entry(to).or_default().insert((name, *number));
+            }
+            Used::Spine(id) => {
+                let from = builder.node(NodeKind::Spine, id.clone(), String::new(), String::new());
+                builder.edge(Some(from), Some(to), Role::SpineOf, "");
+            }
+        }
     }
     for (name, consumer) in &catalog.consumers {
         let about = consumer.version.clone();
         let to = builder.node(NodeKind::Consumer, name.to_string(), owner(&consumer.applied), about);
-        for used in &consumer.services {
-            let current = || catalog.services.get(&used.service)?.versions.last().map(|version| version.number);
-            let number = used.version.or_else(current).unwrap_or_default();
-            let from = builder.find(NodeKind::FeatureService, &format!("{}@{number}", used.service));
+        let used: BTreeSet<(&str, u32)> =
+            consumer.versions(catalog).map(|(service, number)| (service.as_str(), number)).collect();
+        for (service, number) in &used {
+            let from = builder.find(NodeKind::FeatureService, &format!("{service}@{number}"));
             builder.edge(from, Some(to), Role::UsedBy, "");
+        }
+        for (set, _) in trained.iter().filter(|(_, made_of)| made_of.is_subset(&used)) {
+            builder.edge(Some(*set), Some(to), Role::MayTrain, "");
         }
         for used in &consumer.features {
             let from = builder.find(NodeKind::Feature, &used.to_string());
@@ -319,6 +354,18 @@ impl Builder {
 
     fn find(&self, kind: NodeKind, name: &str) -> Option<usize> {
         self.by_name.get(&(kind, name.to_owned())).copied()
+    }
+
+    /// A version of a service. Of another tenant's no more is known than the name by which it is read, and
+    /// whose it is: what it is made of is that tenant's to know.
+    fn version(&mut self, service: &str, number: u32) -> Option<usize> {
+        let name = format!("{service}@{number}");
+        match service.split_once('/') {
+            None => self.find(NodeKind::FeatureService, &name),
+            Some((owner, _)) => {
+                Some(self.node(NodeKind::FeatureService, name, format!("tenant {owner}"), String::new()))
+            }
+        }
     }
 
     fn edge(&mut self, from: Option<usize>, to: Option<usize>, role: Role, label: &str) {
@@ -420,6 +467,11 @@ impl Graph {
         let near: Vec<String> =
             near.map(|index| format!("{}/{}", self.nodes[index].kind.as_str(), self.nodes[index].name)).collect();
         let hint = match near.as_slice() {
+            _ if is_of_another(text) => {
+                "of what another tenant shares, lineage knows what saved training sets are made of, and nothing else; \
+                 `hydrant share list --with-me` shows what is shared"
+                    .to_owned()
+            }
             [] => "a column is named `source.column`, a feature `view:feature`, a version of a service `service@N`; \
                    `hydrant search TEXT` finds names"
                 .to_owned(),

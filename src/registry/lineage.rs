@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use hydrant_storage::names::Name;
 
-use super::catalog::{ServiceVersion, TenantCatalog};
+use super::catalog::{Consumer, ServiceVersion, TenantCatalog};
 use super::definition::{ConsumerSpec, Kind, ServiceReference, Spec};
 use super::state::{Stored, TenantState};
 
@@ -58,6 +58,16 @@ pub fn of_version(catalog: &TenantCatalog, version: &ServiceVersion) -> Lineage 
         consumers.map(|(name, _)| Edge { from: service.clone(), to: (Kind::Consumer, name.clone()) }).collect();
     let upstream = walk(&edges, &service, |edge| (&edge.to, &edge.from));
     Lineage { upstream, downstream, training_sets: Vec::new() }
+}
+
+/// The consumers that use all of some versions of services: those that a training set of them may train.
+pub fn consumers_of_all(catalog: &TenantCatalog, versions: &BTreeSet<(Name, u32)>) -> Vec<Name> {
+    let uses_all = |consumer: &Consumer| {
+        let used: BTreeSet<(&Name, u32)> = consumer.versions(catalog).collect();
+        !versions.is_empty() && versions.iter().all(|(service, number)| used.contains(&(service, *number)))
+    };
+    let consumers = catalog.consumers.iter().filter(|(_, consumer)| uses_all(consumer));
+    consumers.map(|(name, _)| name.clone()).collect()
 }
 
 /// Every definition downstream of one, in order.

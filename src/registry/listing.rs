@@ -11,6 +11,7 @@ use hydrant_storage::order::Micros;
 
 use crate::error::{Error, Result};
 
+use super::builds::Built;
 use super::catalog::{Applied, Service, ServiceVersion, Standing, TenantCatalog, View};
 use super::definition::{FeatureServiceSpec, Kind, ServiceFeature, Spec};
 use super::deletion;
@@ -34,8 +35,8 @@ pub struct Described {
     pub refilling_from: Option<Micros>,
     /// Of a view of which a new version is being built: the one that is served.
     pub served: Option<u32>,
-    /// Rows of its history that are built, of so many, while somebody is at it.
-    pub built: Option<(u64, u64)>,
+    /// How far it is, while somebody is at it.
+    pub built: Option<Built>,
 }
 
 #[derive(Clone, Debug)]

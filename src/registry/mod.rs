@@ -63,7 +63,7 @@ use crate::cluster::{MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, DEFAULT_TENANT, DefinitionLimits, Permit};
 
-pub use self::builds::BuildProgress;
+pub use self::builds::{BuildProgress, BuildStep, Built};
 pub use self::impact::part_of_deleted;
 pub use self::recorded::{RevisionPage, ToldChange, ToldRevision};
 pub use self::validation::{MAX_DEFINITIONS, feeds};
@@ -426,7 +426,7 @@ impl Registry {
         Ok(Described { built: next.and_then(|next| self.shared.builds.get(next.id)), ..described })
     }
 
-    /// Tells how far the history of a version is built; `None`: nobody is at it any more.
+    /// Tells how far a version is built; `None`: nobody is at it any more.
     pub fn tell_progress(&self, version: ViewId, progress: Option<BuildProgress>) {
         self.shared.builds.set(version, progress);
     }
@@ -469,6 +469,12 @@ impl Registry {
         let lineage = described.frozen.map(|version| lineage::of_version(tenant, &version)).unwrap_or_default();
         let training_sets = self.training_sets_of(permit, service, Some(number));
         Ok(Lineage { training_sets, ..lineage })
+    }
+
+    /// The consumers that a training set of some versions of services may train.
+    pub fn consumers_of_all(&self, permit: &Permit, versions: &BTreeSet<(Name, u32)>) -> Result<Vec<Name>> {
+        permit.require(Action::ReadDefinitions)?;
+        Ok(lineage::consumers_of_all(self.snapshot().tenant(permit.tenant())?, versions))
     }
 
     fn training_sets_of(&self, permit: &Permit, service: &Name, number: Option<u32>) -> Vec<(Name, String)> {

@@ -50,6 +50,11 @@ pub struct Change {
     pub touches: Touches,
     /// Definitions downstream that are not what they were before.
     pub affects: Vec<(Kind, Name)>,
+    /// The version of the view that is built when it is applied.
+    pub coming_version: Option<u32>,
+    /// The services that read the one before. They go on with it until they are applied again once the new one
+    /// is served.
+    pub apply_again: Vec<Name>,
 }
 
 /// One thing that differs.
@@ -203,6 +208,10 @@ impl fmt::Display for Plan {
                     change.affects.iter().map(|(kind, name)| format!("{}/{name}", kind.as_str())).collect();
                 writeln!(formatter, "    affects {}", affected.join(", "))?;
             }
+            if let Some(version) = change.coming_version {
+                let services: Vec<&str> = change.apply_again.iter().map(Name::as_str).collect();
+                writeln!(formatter, "    builds version {version}; to be applied again then: {}", services.join(", "))?;
+            }
         }
         Ok(())
     }
@@ -266,7 +275,11 @@ pub(super) fn draft(
         let found = found_of.get(&(*kind, name)).copied().unwrap_or_default();
         let differences = impact.differences(*kind, name, details::lines(old, &new, *kind, name), found);
         let touches = if *action == Action::Delete { impact.touched(*kind, name, "") } else { Touches::default() };
-        changes.push(Change { kind: *kind, name: name.clone(), action: *action, differences, touches, affects });
+        let updated = new.views.get(name).filter(|_| *kind == Kind::FeatureView && *action == Action::Update);
+        let coming_version = updated.and_then(|view| view.next.as_ref()).map(|next| next.view.version);
+        let apply_again = if coming_version.is_some() { readers_of(&new, name) } else { Vec::new() };
+        let (kind, name, action) = (*kind, name.clone(), *action);
+        changes.push(Change { kind, name, action, differences, touches, affects, coming_version, apply_again });
     }
     let plan = Plan { revision: state.revision, changes, refusals };
     if plan.is_empty() || !plan.refusals.is_empty() {
@@ -397,6 +410,14 @@ fn is_frozen_anew(old: &TenantState, new: &TenantState, service: &Name, view: &N
     let number = |version: &Option<FrozenService>| version.as_ref().map(|version| version.number);
     let uses_view = |version: &FrozenService| version.lookups.iter().any(|lookup| lookup.view == *view);
     number(&before) != number(&after) && after.as_ref().is_some_and(uses_view)
+}
+
+/// The services whose current version reads a view.
+fn readers_of(new: &TenantState, view: &Name) -> Vec<Name> {
+    let reads = |service: &ServiceState| {
+        service.current().is_some_and(|current| current.lookups.iter().any(|lookup| lookup.view == *view))
+    };
+    new.services.iter().filter(|(_, service)| reads(service)).map(|(name, _)| name.clone()).collect()
 }
 
 /// The state of a tenant.

@@ -308,7 +308,10 @@ impl Selection {
         let (owner, Share { of, number, .. }) = (&given.owner, given.share.as_ref());
         let message = format!("tenant '{owner}' shares {of} for online reads, and not for training sets or the past");
         Err(Error::new(Code::PermissionDenied, "SHARE_WITHOUT_TRAINING", message)
-            .hint(format!("ask tenant '{owner}' for the right to train (hydrant share create --rights read-and-train)"))
+            .hint(format!(
+                "ask tenant '{owner}' to withdraw share {number} and share it again with the right to train (hydrant \
+                 share create --rights read-and-train)"
+            ))
             .with("share", format!("tenants/{owner}/shares/{number}")))
     }
 

@@ -14,6 +14,7 @@ use super::{Caller, UseCases, layers};
 use crate::backfill::{BackfillReport, BackfillRequest, BackfilledView, Outcome, Standing};
 use crate::error::{Error, Result};
 use crate::materialize::{Materializing, Progress, Told};
+use crate::runs::Origin;
 use crate::tenancy::Action;
 
 #[derive(Debug)]
@@ -97,7 +98,10 @@ impl BackfillService for BackfillRpc {
 pub(super) fn decode_request(command: v1::BackfillCommand) -> Result<BackfillRequest> {
     let known_time = decode_request_known_time(command.known_time)?;
     let v1::BackfillCommand { source, id, rows, first_row, from, to, ignore_extra, validate_only, .. } = command;
-    Ok(BackfillRequest { source, id, rows, first_row, known_time, from, to, ignore_extra, validate_only })
+    let origins = command.origins.into_iter();
+    let origins = origins.map(|v1::BackfillOrigin { namespace, name, version }| Origin { namespace, name, version });
+    let origins = origins.collect();
+    Ok(BackfillRequest { source, id, rows, first_row, known_time, from, to, ignore_extra, validate_only, origins })
 }
 
 pub(super) fn encode_report(report: &BackfillReport) -> v1::BackfillReport {

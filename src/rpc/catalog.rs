@@ -34,8 +34,9 @@ impl CatalogRpc {
         let kind = match request.kind {
             kind if kind == v1::Kind::Unspecified as i32 => None,
             kind => {
-                let kind =
-                    decode_node_kind(kind).filter(|kind| !matches!(kind, NodeKind::TrainingSet | NodeKind::Share));
+                let is_searched =
+                    |kind: &NodeKind| !matches!(kind, NodeKind::Spine | NodeKind::TrainingSet | NodeKind::Share);
+                let kind = decode_node_kind(kind).filter(is_searched);
                 Some(kind.ok_or_else(|| {
                     Error::invalid("UNKNOWN_KIND", format!("nothing of kind {} is searched for", request.kind)).hint(
                         "leave it out, or use ENTITY, SOURCE, COLUMN, FEATURE_VIEW, FEATURE, FEATURE_SERVICE or CONSUMER",

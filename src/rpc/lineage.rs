@@ -29,7 +29,7 @@ impl LineageRpc {
             kind if kind == v1::Kind::Unspecified as i32 => None,
             kind => Some(decode_node_kind(kind).ok_or_else(|| {
                 Error::invalid("UNKNOWN_KIND", format!("there is no kind {kind} in lineage"))
-                    .hint("leave it out, or use ENTITY, SOURCE, COLUMN, FEATURE_VIEW, FEATURE, FEATURE_SERVICE, TRAINING_SET, CONSUMER or SHARE")
+                    .hint("leave it out, or use ENTITY, SOURCE, COLUMN, FEATURE_VIEW, FEATURE, FEATURE_SERVICE, SPINE, TRAINING_SET, CONSUMER or SHARE")
             })?),
         };
         let direction = match Wire::try_from(request.direction) {
@@ -97,6 +97,8 @@ fn encode_role(role: Role) -> v1::lineage_arrow::Role {
         Role::Taken => Wire::Taken,
         Role::LookedUp => Wire::LookedUp,
         Role::Trains => Wire::Trains,
+        Role::SpineOf => Wire::SpineOf,
+        Role::MayTrain => Wire::MayTrain,
         Role::UsedBy => Wire::UsedBy,
         Role::SharedBy => Wire::SharedBy,
     }

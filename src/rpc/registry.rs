@@ -1,8 +1,11 @@
 //! RegistryService: definitions in and out, plans, lineage, and where the server's other ports are.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use hydrant_proto::v1;
 use hydrant_proto::v1::registry_service_server::RegistryService;
+use hydrant_storage::names::Name;
 use tonic::{Request, Response, Status};
 
 use super::reads::{self, Before};
@@ -191,13 +194,14 @@ impl RegistryRpc {
         })
     }
 
-    /// What a saved training set is made of: versions of services, and what these are made of.
+    /// What a saved training set is made of: versions of services, and what these are made of; and the
+    /// consumers that it may train.
     fn lineage_of_training_set(&self, caller: &Caller, name: &str) -> Result<v1::GetLineageResponse> {
         let (name, version) = decode_reference(name)?;
         let set =
             self.use_cases.training_sets.get(&self.use_cases.permit(caller, Action::ReadHistory)?, &name, version)?;
         let permit = self.use_cases.permit(caller, Action::ReadDefinitions)?;
-        let mut upstream = Vec::new();
+        let (mut upstream, mut versions) = (Vec::new(), BTreeSet::new());
         for reference in &set.services {
             // What another tenant's service is made of is that tenant's to know.
             if is_of_another(reference) {
@@ -205,13 +209,25 @@ impl RegistryRpc {
                 continue;
             }
             if let (service, Some(number)) = decode_versioned_name(Kind::FeatureService, reference)? {
+                versions.insert((service.clone(), number));
                 let lineage = self.use_cases.registry.lineage_of_version(&permit, &service, number)?;
                 let new = lineage.upstream.iter().map(encode_edge).filter(|edge| !upstream.contains(edge));
                 upstream.extend(new.collect::<Vec<_>>());
             }
             upstream.push(encode_use(reference.clone(), set.reference()));
         }
-        Ok(v1::GetLineageResponse { upstream, downstream: Vec::new() })
+        // Consumers use services of their own tenant alone.
+        let trained = match versions.len() == set.services.len() {
+            true => self.use_cases.registry.consumers_of_all(&permit, &versions)?,
+            false => Vec::new(),
+        };
+        let edge = |consumer: Name| v1::LineageEdge {
+            from_kind: v1::Kind::TrainingSet.into(),
+            from_name: set.reference(),
+            to_kind: v1::Kind::Consumer.into(),
+            to_name: consumer.to_string(),
+        };
+        Ok(v1::GetLineageResponse { upstream, downstream: trained.into_iter().map(edge).collect() })
     }
 
     fn info(&self) -> v1::GetServerInfoResponse {

@@ -23,6 +23,7 @@ use crate::registry::SnapshotReader;
 use crate::registry::catalog::TenantCatalog;
 use crate::registry::graph::NodeKind;
 use crate::registry::reads::{Counts, DAY, Readable, Thing};
+use crate::registry::selection::is_of_another;
 use crate::tenancy::{Action, Permit};
 
 pub use self::so_far::{ReadSummary, ReadsOfParts, SoFar};
@@ -441,7 +442,11 @@ fn decode(token: &str) -> Result<Readable> {
 /// That there is nothing of this name, whoever has it.
 pub fn unknown(name: &str) -> Error {
     let shown: String = name.chars().take(160).collect();
+    let hint = match is_of_another(name) {
+        true => "how often something is read that another tenant shares is told to that tenant",
+        false => "name a view, VIEW:FEATURE, a service or SERVICE@N; `hydrant usage` lists them",
+    };
     Error::not_found("USAGE_NOT_FOUND", format!("there is no view, feature or service '{shown}'"))
-        .hint("name a view, VIEW:FEATURE, a service or SERVICE@N; `hydrant usage` lists them")
+        .hint(hint)
         .with("name", shown)
 }

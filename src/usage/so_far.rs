@@ -136,7 +136,7 @@ fn read_as<'a>(
             (!meant.is_empty()).then(|| (&service.applied, things.collect()))
         }
         // These are not read under their names.
-        NodeKind::TrainingSet | NodeKind::Consumer | NodeKind::Share => None,
+        NodeKind::Spine | NodeKind::TrainingSet | NodeKind::Consumer | NodeKind::Share => None,
     }
 }
 

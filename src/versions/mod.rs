@@ -8,7 +8,7 @@ mod metrics;
 
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -25,7 +25,7 @@ use crate::lands::Lands;
 use crate::log::{AppendError, AppendRequest, WriteLog};
 use crate::partition::Partitions;
 use crate::registry::catalog::{Standing, View};
-use crate::registry::{BuildProgress, Registry};
+use crate::registry::{BuildProgress, BuildStep, Registry};
 
 /// After a build failed, it is tried again after so long, then twice as long, and so on.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
@@ -40,8 +40,14 @@ const HISTORY: &str = "version-history";
 /// Brings the history of one version of a view online.
 #[async_trait]
 pub trait BringsOnline: Send + Sync + Debug {
-    /// All that counts of it is online when it returns.
-    async fn bring_online(&self, tenant: &Name, version: &Arc<View>) -> Result<()>;
+    /// All that counts of it is online when it returns. `told` hears now and then how many rows of history
+    /// were read, of so many.
+    async fn bring_online(
+        &self,
+        tenant: &Name,
+        version: &Arc<View>,
+        told: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<()>;
 }
 
 /// What versions are built with.
@@ -183,16 +189,30 @@ impl Worker {
     }
 
     async fn build(&self, build: &Build) -> Result<()> {
+        let built = self.build_all(build).await;
+        // Served, or to be tried again.
+        self.parts.registry.tell_progress(build.view.id, None);
+        built
+    }
+
+    async fn build_all(&self, build: &Build) -> Result<()> {
         let Build { tenant, view, from, since } = build;
         let table = self.table(tenant, view).await?;
         if table.noted(HISTORY).await.map_err(|error| history_error(&error))?.is_none() {
             self.build_history(build, &table).await?;
         }
         if view.online {
+            let registry = &self.parts.registry;
+            let told = |rows: u64, total_rows: u64| {
+                let (step, rows) = (BuildStep::Online, Arc::new(AtomicU64::new(rows)));
+                registry.tell_progress(view.id, Some(BuildProgress { step, rows, total_rows }));
+            };
+            // It may have to wait for its turn.
+            told(0, rows_of(&table));
             // What was brought until then stays; the next start brings the rest.
             let mut stopped = self.stopped.clone();
             tokio::select! {
-                brought = self.parts.online.bring_online(tenant, view) => brought?,
+                brought = self.parts.online.bring_online(tenant, view, &told) => brought?,
                 _ = stopped.wait_for(|stops| *stops) => return Err(unavailable("the server stops")),
             }
         }
@@ -218,9 +238,9 @@ impl Worker {
         applied.await.map_err(Error::from)?;
         self.parts.lands.land_now().await?;
         let _shared = self.parts.bringing_online.read().await;
-        let from = self.table(&build.tenant, &build.from).await?.snapshot();
-        let total_rows = from.files.iter().map(|file| file.rows()).sum();
-        let progress = BuildProgress { rows: Arc::default(), total_rows };
+        let from = self.table(&build.tenant, &build.from).await?;
+        let (total_rows, from) = (rows_of(&from), from.snapshot());
+        let progress = BuildProgress { step: BuildStep::History, rows: Arc::default(), total_rows };
         self.parts.registry.tell_progress(build.view.id, Some(progress.clone()));
         let succession = Succession {
             from,
@@ -233,7 +253,6 @@ impl Worker {
         let (tenant, version) = (build.tenant.clone(), build.view.id);
         let pace = Box::new(move |_| !stopping.load(Ordering::Acquire) && is_due(&registry, &tenant, version));
         let rows = table.succeed(succession, HISTORY, self.parts.store_time.read(), pace).await;
-        self.parts.registry.tell_progress(build.view.id, None);
         self.metrics.rows.add(rows.map_err(|error| history_error(&error))?);
         Ok(())
     }
@@ -260,6 +279,11 @@ impl Worker {
             tokio::time::sleep(delay).await;
         }
     }
+}
+
+/// Rows of a version's history.
+fn rows_of(table: &HistoryTable) -> u64 {
+    table.snapshot().files.iter().map(|file| file.rows()).sum()
 }
 
 /// Whether a version is still to be built.

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use serde_json::{Value as Json, json};
 
 use crate::process::{ServerProcess, Setup};
-use crate::scene::{DEFINITIONS, text};
+use crate::scene::{DEFINITIONS, START, text, weather_columns, write_parquet};
 
 const TENANT: &str = "apiVersion: hydrant/v1\nkind: Tenant\nmetadata: {name: acme, owner: shop}\nspec: {}\n";
 
@@ -228,6 +228,23 @@ async fn what_another_tenant_shares_is_listed_read_and_gone_by_command() {
     let answer: Json =
         serde_json::from_str(&guarded.succeed(&admin, &[&read[..], &["-o", "json"]].concat())).expect("JSON");
     assert_eq!(answer["service"], "default/model@1");
+    // What is said of a name that isn't right leads somewhere.
+    let hint = |arguments: &[&str]| {
+        let told = guarded.refused(&admin, arguments);
+        told["hint"].as_str().unwrap_or_else(|| panic!("no hint: {told}")).to_owned()
+    };
+    let of = |service: &'static str| ["online", "get", "--service", service, "--key", "origin=EWR"];
+    assert_eq!(hint(&of("default/model@9")), "the versions that are shared, the newest first: 1");
+    for command in ["get", "describe", "delete"] {
+        assert!(hint(&[command, "service", "default/model"]).contains("`hydrant share get`"), "{command}");
+    }
+    assert!(hint(&["lineage", "default/model"]).contains("`hydrant share list --with-me`"));
+    assert!(hint(&["usage", "default/model"]).contains("is told to that tenant"));
+    let columns = weather_columns(&[Some("EWR")], &[Some(START)]);
+    let spine = write_parquet(&guarded.folder.path().join("spine.parquet"), columns);
+    let train = ["training-set", "create", "set", "--service", "default/modell", "--spine", &spine];
+    let told = hint(&[&train[..], &["--event-time", "event_timestamp"]].concat());
+    assert_eq!(told, "is it 'default/model'? `hydrant share list --with-me` lists all");
     let found = guarded.succeed(&admin, &["search", "airport_weather", "--kind", "service"]);
     assert!(!found.contains("default/airport_weather"), "only the service is shared: {found}");
     assert!(guarded.succeed(&admin, &["search", "model"]).contains("default/model"));

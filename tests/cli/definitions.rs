@@ -132,7 +132,9 @@ async fn a_new_version_of_a_view_is_planned_built_shown_compared_and_gone_back_f
     assert!(shown.contains("- features.temp.column: temp\n        a new version of the view\n"), "{shown}");
     assert!(shown.contains("        touches FeatureService/model@1, Consumer/predictor (ml@example.com)"), "{shown}");
     assert!(shown.contains("new version: 2, built from the history of version 1"), "{shown}");
-    scene.succeed(&["apply", "-f", file]);
+    let applied = scene.succeed(&["apply", "-f", file]);
+    assert!(applied.contains("    version 2 is built in the background"), "{applied}");
+    assert!(applied.contains("    apply again then, to have them read it: FeatureService/model\n"), "{applied}");
     let deadline = Instant::now() + Duration::from_secs(60);
     let status = loop {
         let status = json_of(&scene.succeed(&["get", "view", "airport_weather", "-o", "json"]))[0]["status"].clone();

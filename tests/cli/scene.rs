@@ -112,15 +112,7 @@ impl Scene {
     }
 
     pub fn parquet(&self, name: &str, columns: Vec<(&str, ArrayRef)>) -> String {
-        let path = self.folder.path().join(name);
-        let batch =
-            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)));
-        let batch = batch.expect("equal lengths");
-        let mut writer =
-            ArrowWriter::try_new(File::create(&path).expect("created"), batch.schema(), None).expect("started");
-        writer.write(&batch).expect("written");
-        writer.close().expect("finished");
-        path.to_str().expect("UTF-8").to_owned()
+        write_parquet(&self.folder.path().join(name), columns)
     }
 
     /// Requests for EWR.
@@ -156,6 +148,17 @@ impl Scene {
     pub fn weather(&self, origins: &[Option<&str>], times: &[Option<i64>]) -> String {
         self.parquet("weather.parquet", weather_columns(origins, times))
     }
+}
+
+/// Writes a file, and gives its path.
+pub fn write_parquet(path: &Path, columns: Vec<(&str, ArrayRef)>) -> String {
+    let batch =
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)));
+    let batch = batch.expect("equal lengths");
+    let mut writer = ArrowWriter::try_new(File::create(path).expect("created"), batch.schema(), None).expect("started");
+    writer.write(&batch).expect("written");
+    writer.close().expect("finished");
+    path.to_str().expect("UTF-8").to_owned()
 }
 
 pub fn weather_columns(origins: &[Option<&str>], times: &[Option<i64>]) -> Vec<(&'static str, ArrayRef)> {

@@ -68,6 +68,13 @@ async fn a_training_set_is_saved_shown_pulled_verified_and_deleted() {
     let described = scene.succeed(&["training-set", "get", "flights"]);
     assert!(described.contains("FeatureService/model@1 -> TrainingSet/flights@1"), "{described}");
     assert!(described.contains("Source/weather -> FeatureView/airport_weather"), "{described}");
+    let lineage = scene.succeed(&["lineage", "flights"]);
+    assert!(lineage.contains("├─ FeatureService model@1 [is trained on in]"), "{lineage}");
+    assert!(lineage.contains("Source weather [has]"), "{lineage}");
+    let spine_id = set["spine"].as_str().expect("an id");
+    assert!(lineage.contains(&format!("└─ Spine {spine_id} [is the spine of]")), "{lineage}");
+    let of_spine = scene.succeed(&["lineage", spine_id, "--kind", "spine", "--down"]);
+    assert!(of_spine.contains("TrainingSet flights@1"), "{of_spine}");
     let used = scene.succeed(&["describe", "source", "weather"]);
     assert!(used.contains("FeatureService/model -> TrainingSet/flights@1"), "{used}");
     let refused = scene.refused_json(&["delete", "service", "model", "-o", "json"]);

@@ -189,8 +189,16 @@ def story(serve, receiver, folder: Path):
     server.hydrant("backfill", "weather", history)
     at = pa.array([NOON, NOON + HOUR], pa.timestamp("us", "UTC"))
     parquet.write_table(pa.table({"origin": ["EWR", "JFK"], "at": at}), spine)
-    server.hydrant("training-set", "create", "flights", "--service", "delay_model", "--spine", spine, "--event-time", "at")
-    jobs = ["ingest.weather", "backfill.weather", "materialize.airport_weather", "training_set.flights"]
+    asked = ["--service", "delay_model", "--spine", spine, "--event-time", "at"]
+    server.hydrant("training-set", "create", "flights", *asked)
+    server.hydrant("historical", "get", *asked, "-o", folder / "pulled.parquet")
+    jobs = [
+        "ingest.weather",
+        "backfill.weather",
+        "materialize.airport_weather",
+        "training_set.flights",
+        "pulled_training_set.delay_model",
+    ]
     return receiver.until({("COMPLETE", f"default.{job}") for job in jobs})
 
 
@@ -208,8 +216,9 @@ def test_the_client_reads_every_event_of_a_whole_story(serve, receiver, tmp_path
     assert view.outputFacets["outputStatistics"].rowCount == 3
     (origin,) = view.facets["columnLineage"].fields["celsius"].inputFields
     assert (origin.name, origin.field) == ("default.source.weather", "temp")
-    (source,) = backfill.inputs
+    source, file = backfill.inputs
     assert source.name == origin.name and source.namespace == origin.namespace
+    assert (file.namespace, file.name) == ("file", str(tmp_path / "history.parquet"))
     assert "temp" in [field.name for field in source.facets["schema"].fields]
 
 

@@ -283,8 +283,9 @@ async fn saved_training_sets_are_listed_page_by_page_and_a_client_that_hangs_up_
     assert_eq!(from_status(&service.list_training_sets(wrong).await.expect_err("no token")).reason, "BAD_PAGE_TOKEN");
     assert!(server.client.verify_training_set("set_1", |_| ()).await.expect("verified").is_same);
     let lineage = server.client.get_training_set_lineage("set_1").await.expect("told");
+    assert_eq!(lineage.downstream, [], "there is no consumer");
     let edges: Vec<(&str, &str)> =
-        lineage.iter().map(|edge| (edge.from_name.as_str(), edge.to_name.as_str())).collect();
+        lineage.upstream.iter().map(|edge| (edge.from_name.as_str(), edge.to_name.as_str())).collect();
     assert!(edges.contains(&("weather", "airport_weather")), "{edges:?}");
     assert_eq!(edges.last(), Some(&("delay_model@1", "set_1@1")));
     // Whoever knows its name needs no command.

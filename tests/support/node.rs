@@ -413,6 +413,7 @@ impl TestNode {
             to: None,
             ignore_extra: false,
             validate_only: false,
+            origins: Vec::new(),
         }
     }
 

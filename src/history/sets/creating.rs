@@ -15,11 +15,11 @@ use super::super::failure::JoinError;
 use super::super::report::TableVersion;
 use super::super::work::blocking;
 use super::super::zip::StatusCounts;
-use super::jobs::{Admission, Kept, Progress, Walk};
+use super::jobs::{Admission, Kept, Progress, Tells, Walk};
 use super::prepared::{Prepared, StoredRequest};
 use super::saved::{SavedSet, SavedTable};
 use super::statistics::{ColumnStatistics, Counting};
-use super::{Needs, TrainingSets, hold_services, too_many, uses_of};
+use super::{Needs, TrainingSets, hold_services, too_many};
 use crate::error::{Error, Result};
 use crate::registry::uses::UseHold;
 use crate::runs::{Run, Telling, Written};
@@ -134,8 +134,7 @@ impl TrainingSets {
                 return Err(too_many(told).with("limit", limit));
             }
             let (next, set) = catalog.with(tenant, set);
-            let services = uses_of(&inner.registry, tenant, &set);
-            let needs = Needs { spine_id: set.spine, spine: Some(prepared.spine), _services: services };
+            let needs = Needs::of(&inner.registry, tenant, &set, Some(prepared.spine));
             sets.persist(&mut persisted, next).await?;
             let key = (tenant.clone(), set.name.clone(), set.version);
             inner.needs.lock().unwrap_or_else(PoisonError::into_inner).insert(key, needs);
@@ -160,8 +159,8 @@ impl Creation {
     /// Makes it and keeps it. Dropping the future stops it, and then nothing is kept.
     pub async fn finish(&self, admission: Admission) -> Result<Created> {
         let inner = &self.making.sets.inner;
-        let (name, services) = (self.name.clone(), self.making.prepared.request.services.clone());
-        let run = Run::TrainingSet { name, services, begun: self.making.sets.now() };
+        let (name, made_of) = (self.name.clone(), self.making.prepared.plan.made_of.clone());
+        let run = Run::TrainingSet { name, made_of, begun: self.making.sets.now() };
         let telling = Telling::begin(inner.watcher.clone(), self.permit.tenant().clone(), run);
         let outcome = self.make(admission).await;
         let written =
@@ -174,7 +173,7 @@ impl Creation {
     async fn make(&self, admission: Admission) -> Result<Created> {
         let Making { sets, prepared, .. } = &self.making;
         let making = async {
-            let kept = sets.found(prepared, admission).await?;
+            let kept = sets.found(prepared, admission, Tells::Nothing).await?;
             let made = self.making.answer(kept.clone()).await?;
             Ok::<_, Error>((kept, made))
         };

@@ -17,9 +17,9 @@ use hydrant_storage::value::{DataType, ScalarType};
 
 use super::super::failure::JoinError;
 use super::super::work::blocking;
-use super::TrainingSets;
 use super::saved::LostRows;
 use super::spines::StoredSpine;
+use super::{Needs, TrainingSets};
 use crate::error::{Error, Result};
 use crate::registry::catalog::Lookup;
 
@@ -150,9 +150,12 @@ impl TrainingSets {
 
     fn hold_instead(&self, tenant: &Name, old: SpineId, new: &Arc<StoredSpine>) {
         let mut needs = self.inner.needs.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((of, ..), needs) in needs.iter_mut() {
-            if of == tenant && needs.spine_id == old {
-                (needs.spine_id, needs.spine) = (new.id, Some(new.clone()));
+        let catalog = self.inner.catalog.load();
+        for ((of, name, version), needs) in needs.iter_mut().filter(|(_, needs)| needs.spine_id == old) {
+            if of == tenant
+                && let Ok(set) = catalog.find(tenant, name, Some(*version))
+            {
+                *needs = Needs::of(&self.inner.registry, tenant, set, Some(new.clone()));
             }
         }
     }

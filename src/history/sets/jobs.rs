@@ -19,8 +19,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::super::execute::Findings;
-use super::super::failure::JoinError;
+use super::super::failure::{JoinError, STOPPED};
 use super::super::report::TableVersion;
+use super::super::service::pulled;
 use super::super::spill::SpillSpace;
 use super::super::spine::SpineWriter;
 use super::super::work::{Stop, begin, blocking_until};
@@ -184,6 +185,14 @@ impl Walk {
     }
 }
 
+/// Whether a walk is told of as a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tells {
+    Itself,
+    /// It is part of something that is told of, or that was.
+    Nothing,
+}
+
 fn key_of(prepared: &Prepared) -> Key {
     (prepared.tenant.clone(), prepared.request.clone())
 }
@@ -191,10 +200,10 @@ fn key_of(prepared: &Prepared) -> Key {
 impl TrainingSets {
     /// What counts for each row of a prepared training set: as it was found before, by a walk under way,
     /// or by a new one. Dropping the future ends a walk that nobody else waits for.
-    pub(super) async fn found(&self, prepared: &Prepared, admission: Admission) -> Result<Arc<Kept>> {
+    pub(super) async fn found(&self, prepared: &Prepared, admission: Admission, tells: Tells) -> Result<Arc<Kept>> {
         let (mut admission, mut has_waited) = (Some(admission), false);
         loop {
-            let walking = match self.known_or_begun(prepared, &mut admission) {
+            let walking = match self.known_or_begun(prepared, &mut admission, tells) {
                 Known::Found(kept) => return Ok(kept),
                 Known::Walking(walking) => walking,
                 Known::Nothing => return Err(Error::internal("a walk was begun, and is not there")),
@@ -221,11 +230,11 @@ impl TrainingSets {
         let walk = Walk::new(prepared, stop);
         // Nobody else sets it.
         let _ = told.set(walk.clone());
-        self.walk(prepared.clone(), admission, walk).await
+        self.walk(prepared.clone(), admission, walk, Tells::Nothing).await
     }
 
     /// Takes the admission where it begins a walk.
-    fn known_or_begun(&self, prepared: &Prepared, admission: &mut Option<Admission>) -> Known {
+    fn known_or_begun(&self, prepared: &Prepared, admission: &mut Option<Admission>, tells: Tells) -> Known {
         let mut table = self.jobs().lock();
         let key = key_of(prepared);
         match table.get_mut(&key) {
@@ -241,19 +250,19 @@ impl TrainingSets {
             None => {}
         }
         let Some(admission) = admission.take() else { return Known::Nothing };
-        let walking = self.begin_walk(prepared, admission);
+        let walking = self.begin_walk(prepared, admission, tells);
         table.insert(key, Job::Walking(Arc::downgrade(&walking)));
         Known::Walking(walking)
     }
 
-    fn begin_walk(&self, prepared: &Prepared, admission: Admission) -> Arc<Walking> {
+    fn begin_walk(&self, prepared: &Prepared, admission: Admission, tells: Tells) -> Arc<Walking> {
         let (sender, outcome) = watch::channel(None);
         let walk = Walk::new(prepared, Stop::default());
         let (sets, prepared, begun) = (self.clone(), prepared.clone(), walk.clone());
         let forgotten = self.jobs().forgotten.load(Ordering::Relaxed);
         let task = tokio::spawn(async move {
             let key = key_of(&prepared);
-            let walked = sets.walk(prepared, admission, begun).await;
+            let walked = sets.walk(prepared, admission, begun, tells).await;
             {
                 let mut table = sets.jobs().lock();
                 let is_current = sets.jobs().forgotten.load(Ordering::Relaxed) == forgotten;
@@ -274,9 +283,21 @@ impl TrainingSets {
         Arc::new(Walking { outcome, walk, task: task.abort_handle() })
     }
 
-    async fn walk(&self, prepared: Prepared, admission: Admission, walk: Walk) -> Result<Arc<Kept>> {
-        let Walk { counts, stop } = walk;
+    async fn walk(&self, prepared: Prepared, admission: Admission, walk: Walk, tells: Tells) -> Result<Arc<Kept>> {
         let permit = admission().await?;
+        let rows = prepared.rows();
+        let telling = || self.history().inner.telling(&prepared.tenant, &prepared.plan);
+        let telling = (tells == Tells::Itself).then(telling);
+        // Given up, it is dropped, which is told too.
+        let walked = self.walk_admitted(prepared, permit, walk).await;
+        if let Some(telling) = telling {
+            telling.end(walked.as_ref().map(|_| pulled(rows)), STOPPED);
+        }
+        walked
+    }
+
+    async fn walk_admitted(&self, prepared: Prepared, permit: Permit, walk: Walk) -> Result<Arc<Kept>> {
+        let Walk { counts, stop } = walk;
         let history = self.history().inner.clone();
         let budget = history.budget(&permit);
         let memory = permit.hold_training_memory(budget.memory)?;

@@ -28,6 +28,7 @@ use crate::clock::StoreTime;
 use crate::cluster::{MetadataError, MetadataStore, Versioned};
 use crate::error::{Code, Error, Result};
 use crate::registry::Registry;
+use crate::registry::graph::Used;
 use crate::registry::masking::Masking;
 use crate::registry::uses::UseHold;
 use crate::runs::Watcher;
@@ -106,7 +107,8 @@ struct Needs {
     spine_id: SpineId,
     /// `None`: it is not there, which was told at the start, until it is put again.
     spine: Option<Arc<StoredSpine>>,
-    _services: Vec<UseHold>,
+    /// Versions of services stay by it, and lineage tells them and the spine.
+    _uses: Vec<UseHold>,
 }
 
 impl TrainingSets {
@@ -129,8 +131,7 @@ impl TrainingSets {
             let spine = spines.get(tenant, set.spine).inspect_err(|_| {
                 tracing::error!(%tenant, training_set = set.reference(), spine = %set.spine, "its spine is not there");
             });
-            let needs = Needs { spine_id: set.spine, spine: spine.ok(), _services: uses_of(&registry, tenant, set) };
-            ((tenant.clone(), set.name.clone(), set.version), needs)
+            ((tenant.clone(), set.name.clone(), set.version), Needs::of(&registry, tenant, set, spine.ok()))
         });
         let needs = Mutex::new(needs.collect());
         let inner = Inner {
@@ -281,17 +282,22 @@ impl TrainingSets {
     }
 }
 
-/// Keeps the versions of the services that a saved training set is of.
-fn uses_of(registry: &Registry, tenant: &Name, set: &SavedSet) -> Vec<UseHold> {
-    hold_services(registry, tenant, &set.services, &set.reference())
+impl Needs {
+    fn of(registry: &Registry, tenant: &Name, set: &SavedSet, spine: Option<Arc<StoredSpine>>) -> Self {
+        let mut uses = hold_services(registry, tenant, &set.services, &set.reference());
+        uses.push(registry.uses().hold(tenant, Used::Spine(set.spine.to_string()), &set.reference()));
+        Self { spine_id: set.spine, spine, _uses: uses }
+    }
 }
 
+/// Keeps the versions of the services that a training set is of. Those of other tenants are kept by nobody
+/// but their owners; lineage tells them.
 fn hold_services(registry: &Registry, tenant: &Name, services: &[String], training_set: &str) -> Vec<UseHold> {
     let parsed = services.iter().filter_map(|service| {
         let (name, number) = service.split_once('@')?;
-        Some((name.parse::<Name>().ok()?, number.parse::<u32>().ok()?))
+        Some(Used::Service { name: name.to_owned(), number: number.parse().ok()? })
     });
-    parsed.map(|(service, number)| registry.uses().hold(tenant, &service, number, training_set)).collect()
+    parsed.map(|used| registry.uses().hold(tenant, used, training_set)).collect()
 }
 
 fn too_many(told: impl Into<String>) -> Error {

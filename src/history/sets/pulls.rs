@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::super::failure::JoinError;
 use super::super::work::{Stop, Waiter, begin};
 use super::TrainingSets;
-use super::jobs::{Admission, Kept};
+use super::jobs::{Admission, Kept, Tells};
 use super::prepared::Prepared;
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, Permit};
@@ -129,7 +129,10 @@ impl TrainingSets {
         permit.require(Action::ReadHistory)?;
         prepared.check_rows(&rows)?;
         let waiting = self.pulls().line_up(permit.tenant())?;
-        let kept = permit.while_known(self.found(prepared, admission)).await??;
+        // One that is saved was told of when it was, whoever makes it again.
+        let is_saved = self.inner.catalog.load().of(permit.tenant()).any(|set| set.is_made_by(&prepared.request));
+        let tells = if is_saved { Tells::Nothing } else { Tells::Itself };
+        let kept = permit.while_known(self.found(prepared, admission, tells)).await??;
         // A walk may take longer than one waits for a place.
         let place = waiting.enter().await?;
         // Once, however many endpoints there are.

@@ -9,7 +9,7 @@ use hydrant_storage::spines::SpineId;
 use serde::{Deserialize, Serialize};
 
 use super::super::asof::Mode;
-use super::prepared::StoredRequest;
+use super::prepared::{FixedRequest, StoredRequest};
 use super::statistics::ColumnStatistics;
 use crate::error::{Error, Result};
 
@@ -253,6 +253,24 @@ impl SavedSet {
             with_status: self.with_status,
             with_event_time: self.with_event_time,
         }
+    }
+
+    /// Whether a request makes it, and nothing else.
+    pub fn is_made_by(&self, request: &FixedRequest) -> bool {
+        if self.spine != request.spine || self.masked != request.masked {
+            return false;
+        }
+        let asked = StoredRequest {
+            spine: request.spine,
+            services: request.services.clone(),
+            features: request.features.clone(),
+            event_time: request.event_time.clone(),
+            mode: request.mode,
+            cutoff: Some(request.cutoff),
+            with_status: request.with_status,
+            with_event_time: request.with_event_time,
+        };
+        self.request() == asked
     }
 
     /// Whether it is the same rows asked for in the same way, whenever that was.

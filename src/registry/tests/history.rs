@@ -136,7 +136,7 @@ async fn a_way_back_that_data_or_users_do_not_allow_is_refused_as_a_whole_naming
 
     let registry = flights().await;
     let empty = 1;
-    let _hold = registry.uses().hold(&name("default"), &name("delay_model"), 1, "flights@2");
+    let _hold = registry.uses().hold(&name("default"), version_1(), "flights@2");
     let before = registry.snapshot();
     let refused = back_to(&registry, empty).await.expect_err("a training set needs the service");
     assert_eq!(refused.reason, "DEFINITION_IN_USE");

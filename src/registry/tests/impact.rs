@@ -31,7 +31,7 @@ const ALL: &str =
 #[tokio::test]
 async fn each_difference_is_classified_and_names_services_training_sets_and_consumers_downstream() {
     let registry = world().await;
-    let _hold = registry.uses().hold(&name("default"), &name("delay_model"), 1, "flights@2");
+    let _hold = registry.uses().hold(&name("default"), version_1(), "flights@2");
     let changed = flights_with(&[
         ("  online: true\n", "  online: false\n"),
         ("default: 0.0", "default: 1.5"),
@@ -149,7 +149,7 @@ async fn pruning_spares_what_a_definition_of_the_same_request_refers_to_by_refus
 #[tokio::test]
 async fn pruning_leaves_what_saved_training_sets_need() {
     let registry = flights().await;
-    let hold = registry.uses().hold(&name("default"), &name("delay_model"), 1, "flights@2");
+    let hold = registry.uses().hold(&name("default"), version_1(), "flights@2");
     let other =
         "{apiVersion: hydrant/v1, kind: FeatureService, metadata: {name: other}, spec: {features: [airport_weather]}}";
     let plan = planned(&registry, &definitions(other), Prune::KindsOfRequest);

@@ -12,7 +12,7 @@ async fn world() -> (Registry, super::super::uses::UseHold) {
     let windy = "{apiVersion: hydrant/v1, kind: FeatureService, metadata: {name: windy}, spec: {features: ['airport_weather:wind']}}";
     apply(&registry, definitions(windy)).await.expect("it fits");
     apply(&registry, definitions(CONSUMERS)).await.expect("what they use is there");
-    let hold = registry.uses().hold(&name("default"), &name("delay_model"), 1, "flights@2");
+    let hold = registry.uses().hold(&name("default"), version_1(), "flights@2");
     (registry, hold)
 }
 
@@ -71,6 +71,40 @@ async fn a_service_is_made_of_the_features_that_it_takes_and_of_the_keys_and_tim
     assert_eq!(names, ["delay_model@1", "delay_model@2"]);
     assert!(reached(&graph, "delay_model", Direction::Both).contains(&"weather.temp".to_owned()));
     assert_eq!(reached(&graph, "delay_model@2", Direction::Down), ["delay_board"]);
+}
+
+#[tokio::test]
+async fn a_training_set_is_made_of_services_and_a_spine_and_may_train_the_consumers_of_all_its_services() {
+    let (registry, _hold) = world().await;
+    let hold = |used, set| registry.uses().hold(&name("default"), used, set);
+    let shared = || Used::Service { name: "acme/model".to_owned(), number: 3 };
+    let windy = || Used::Service { name: "windy".to_owned(), number: 1 };
+    let spine = || Used::Spine("5f1e".to_owned());
+    let _holds = [
+        hold(spine(), "flights@2"),
+        hold(spine(), "mixed@1"),
+        hold(shared(), "mixed@1"),
+        hold(windy(), "mixed@1"),
+        hold(version_1(), "both@1"),
+        hold(windy(), "both@1"),
+        hold(shared(), "theirs@1"),
+    ];
+    let graph = graph(&registry);
+    let up = reached(&graph, "flights", Direction::Up);
+    for of in ["delay_model@1", "5f1e", "airport_weather", "airport_weather:temp", "weather", "weather.temp"] {
+        assert!(up.contains(&of.to_owned()), "{of}: {up:?}");
+    }
+    assert_eq!(reached(&graph, "flights@2", Direction::Down), ["delay_board", "delay_predictor"]);
+    // No consumer uses both services, and none can use another tenant's.
+    for set in ["both@1", "mixed@1", "theirs@1"] {
+        assert_eq!(reached(&graph, set, Direction::Down), [""; 0], "{set}");
+    }
+    // Of what another tenant shares the name is known, and nothing that it is made of.
+    assert_eq!(reached(&graph, "theirs@1", Direction::Up), ["acme/model@3"]);
+    assert_eq!(reached(&graph, "acme/model", Direction::Down), ["mixed@1", "theirs@1"]);
+    let of_another = &graph.nodes[graph.named("acme/model@3", None).expect("it is there")[0]];
+    assert_eq!((of_another.kind, of_another.owner.as_str()), (NodeKind::FeatureService, "tenant acme"));
+    assert_eq!(reached(&graph, "5f1e", Direction::Down)[..2], ["flights@2", "mixed@1"]);
 }
 
 #[tokio::test]

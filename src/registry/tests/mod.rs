@@ -23,6 +23,7 @@ use hydrant_storage::names::Name;
 
 use super::catalog::TenantCatalog;
 use super::definition::{Definition, Kind};
+use super::graph::Used;
 use super::{Registry, RevisionBarrier, yaml};
 use crate::clock::{ManualClock, StoreTime};
 use crate::cluster::LocalMetadata;
@@ -180,6 +181,11 @@ fn delete_permit() -> Permit {
 
 async fn delete(registry: &Registry, kind: Kind, target: &str) -> Result<u64> {
     registry.delete(&delete_permit(), kind, &name(target), String::new()).await
+}
+
+/// What a training set of the first version of the service uses.
+fn version_1() -> Used {
+    Used::Service { name: "delay_model".to_owned(), number: 1 }
 }
 
 /// The violations of a refusal as `path: message` lines.

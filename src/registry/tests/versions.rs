@@ -5,6 +5,7 @@ use crate::error::Code;
 use crate::registry::catalog::{Standing, View};
 use crate::registry::plan::{Class, Plan};
 use crate::registry::revisions::What;
+use crate::registry::{BuildProgress, BuildStep, Built};
 
 const VIEW: &str = "airport_weather";
 
@@ -55,6 +56,31 @@ const TEMP: &str =
     "    - {name: temp, description: \"Air temperature, °F\"}             # type taken from the source's column\n";
 
 #[tokio::test]
+async fn how_far_a_version_is_is_told_until_it_is_served_and_what_is_to_be_applied_again_then() {
+    let registry = flights().await;
+    let changed = without_service(&[(TEMP, ""), (WIND, BREEZE)]);
+    let plan = registry.plan(&permit(Action::ReadDefinitions), &changed).expect("valid");
+    let of_view = plan.changes.iter().find(|change| change.name.as_str() == VIEW).expect("it changes");
+    assert_eq!((of_view.coming_version, &of_view.apply_again), (Some(2), &vec![name("delay_model")]));
+    let others = plan.changes.iter().filter(|change| change.name.as_str() != VIEW);
+    assert!(others.into_iter().all(|change| change.coming_version.is_none() && change.apply_again.is_empty()));
+    apply(&registry, changed.clone()).await.expect("a new version");
+    let next = building(&registry).expect("it is being built");
+    let described = || registry.get(&permit(Action::ReadDefinitions), Kind::FeatureView, &name(VIEW)).expect("there");
+    assert_eq!((described().served, described().built), (Some(1), None), "nobody has begun");
+    for (step, rows) in [(BuildStep::History, 3), (BuildStep::History, 9), (BuildStep::Online, 0)] {
+        let progress = BuildProgress { step, rows: Arc::new(rows.into()), total_rows: 9 };
+        registry.tell_progress(next.id, Some(progress));
+        assert_eq!(described().built, Some(Built { step, rows, total_rows: 9 }));
+    }
+    build(&registry).await.expect("it is complete");
+    assert_eq!((described().served, described().built), (None, None), "it is served");
+    // What is gone back to is there at once.
+    let plan = registry.plan(&permit(Action::ReadDefinitions), &without_service(&[])).expect("valid");
+    assert!(plan.changes.iter().all(|change| change.coming_version.is_none() && change.apply_again.is_empty()));
+}
+
+#[tokio::test]
 async fn a_feature_is_removed_or_renamed_by_a_new_version_and_reads_go_by_the_old_one_until_it_is_built() {
     let files = LossyFiles::new(1);
     let registry = open(&files).await.expect("an empty disk opens");
@@ -90,7 +116,7 @@ async fn a_feature_is_removed_or_renamed_by_a_new_version_and_reads_go_by_the_ol
         ))
     };
     let refused = apply(&registry, service("breeze")).await.expect_err("it is not served");
-    assert!(lines(&refused)[0].contains("apply the service once that is served"), "{refused:?}");
+    assert!(lines(&refused)[0].contains("and the service once the next one is served"), "{refused:?}");
 
     // It is durable, and switched to once.
     drop(registry);

@@ -139,10 +139,10 @@ impl Client {
     }
 
     /// What a saved training set is made of.
-    pub async fn get_training_set_lineage(&self, name: &str) -> Result<Vec<v1::LineageEdge>, Refusal> {
+    pub async fn get_training_set_lineage(&self, name: &str) -> Result<v1::GetLineageResponse, Refusal> {
         let request = v1::GetLineageRequest { kind: v1::Kind::TrainingSet.into(), name: name.to_owned() };
         let answer = self.registry().get_lineage(self.request(request)).await;
-        Ok(self.answer(answer)?.upstream)
+        self.answer(answer)
     }
 
     /// Every version of every saved training set, page after page.

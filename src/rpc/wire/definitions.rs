@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use hydrant_proto::v1;
 use hydrant_proto::v1::definition::Spec as WireSpec;
+use hydrant_proto::v1::definition_status::BuildStep as BuildStepOnWire;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
@@ -20,8 +21,9 @@ use crate::registry::definition::{
 };
 use crate::registry::listing::Described;
 use crate::registry::promise::FreshnessSpec;
+use crate::registry::selection::is_of_another;
 use crate::registry::world::Unread;
-use crate::registry::{MAX_DEFINITIONS, values};
+use crate::registry::{BuildStep, MAX_DEFINITIONS, values};
 
 /// Definitions as they came in. A refusal lists every place that doesn't fit, as
 /// `definitions[2].spec.features[0].type`.
@@ -53,7 +55,14 @@ pub fn decode_kind(kind: i32) -> Result<Kind> {
         Ok(v1::Kind::FeatureService) => Ok(Kind::FeatureService),
         Ok(v1::Kind::Tenant) => Ok(Kind::Tenant),
         Ok(v1::Kind::Consumer) => Ok(Kind::Consumer),
-        Ok(v1::Kind::Unspecified | v1::Kind::TrainingSet | v1::Kind::Column | v1::Kind::Feature | v1::Kind::Share)
+        Ok(
+            v1::Kind::Unspecified
+            | v1::Kind::TrainingSet
+            | v1::Kind::Column
+            | v1::Kind::Feature
+            | v1::Kind::Share
+            | v1::Kind::Spine,
+        )
         | Err(_) => Err(Error::invalid("UNKNOWN_KIND", format!("there is no kind {kind}"))
             .hint("use ENTITY, SOURCE, FEATURE_VIEW, FEATURE_SERVICE, CONSUMER or TENANT")),
     }
@@ -100,6 +109,12 @@ pub fn decode_name(field: &str, text: &str) -> Result<Name> {
 
 /// A definition's name, for a service or a view perhaps with a version: `name` or `name@N`.
 pub fn decode_versioned_name(kind: Kind, text: &str) -> Result<(Name, Option<u32>)> {
+    if is_of_another(text) {
+        let message =
+            format!("'{}' names what another tenant has, whose definitions are that tenant's", shortened(text));
+        return Err(Error::invalid("INVALID_NAME", message)
+            .hint("`hydrant share list --with-me` shows what other tenants share with yours, and `hydrant share get` its keys and columns"));
+    }
     let Some((name, number)) = text.split_once('@') else { return Ok((decode_name("name", text)?, None)) };
     let shown = shortened(text);
     if !matches!(kind, Kind::FeatureService | Kind::FeatureView) {
@@ -182,8 +197,14 @@ pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
         versions: versions.clone(),
         refilling_from_micros: *refilling_from,
         served_version: *served,
-        built_rows: built.map(|(rows, _)| rows),
-        rows_to_build: built.map(|(_, all)| all),
+        built_rows: built.map(|built| built.rows),
+        rows_to_build: built.map(|built| built.total_rows),
+        build_step: match built.map(|built| built.step) {
+            None => BuildStepOnWire::Unspecified,
+            Some(BuildStep::History) => BuildStepOnWire::BuildHistory,
+            Some(BuildStep::Online) => BuildStepOnWire::BuildOnline,
+        }
+        .into(),
     }
 }
 

@@ -13,6 +13,7 @@ mod tests;
 
 pub use self::find::{Format, Wanted, open};
 pub use self::parquet_file::{Batches, ParquetFile};
+pub use self::place::dataset;
 
 /// Why something of others can't be read. Every message begins with its location.
 #[derive(Clone, Debug, thiserror::Error)]

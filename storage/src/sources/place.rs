@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::MicrosoftAzureBuilder;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path as ObjectPath;
 use url::Url;
@@ -87,6 +87,36 @@ pub(super) fn parse(written: &str) -> Result<Place, SourceError> {
     let path = ObjectPath::from_url_path(url.path()).map_err(|error| SourceError::unreadable(&told, &error))?;
     let bucket = format!("{}/", &url[..url::Position::BeforePath]);
     Ok(Place::Store(StorePlace { store, bucket, path, is_folder: url.path().ends_with('/') }))
+}
+
+/// How lineage services call what lies at a path or URL, by the naming of OpenLineage
+/// (<https://openlineage.io/docs/spec/naming>): `file` and the whole path, or what leads to the bucket and the
+/// path in it. Nothing is looked for there.
+pub fn dataset(written: &str) -> Result<(String, String), SourceError> {
+    let place = match parse(written)? {
+        Place::Local(path) => {
+            let whole = std::path::absolute(&path).map_err(|error| SourceError::unreadable(written, &error))?;
+            let whole = whole.display().to_string();
+            // A folder is called the same however it is written.
+            let name = if whole == "/" { whole.as_str() } else { whole.trim_end_matches('/') };
+            return Ok(("file".to_owned(), name.to_owned()));
+        }
+        Place::Store(place) => place,
+    };
+    let bucket = place.bucket.trim_end_matches('/');
+    let (scheme, authority) = bucket.split_once("://").unwrap_or(("", bucket));
+    let namespace = match scheme {
+        "s3a" => format!("s3://{authority}"),
+        "s3" | "gs" => bucket.to_owned(),
+        // Some write the account, others leave it to the environment.
+        _ if authority.contains('@') => format!("abfss://{authority}"),
+        _ => match MicrosoftAzureBuilder::from_env().get_config_value(&AzureConfigKey::AccountName) {
+            Some(account) => format!("abfss://{authority}@{account}.dfs.core.windows.net"),
+            None => format!("az://{authority}"),
+        },
+    };
+    let name = place.path.to_string();
+    Ok((namespace, if name.is_empty() { "/".to_owned() } else { name }))
 }
 
 /// What a store's client says, without what URLs carry behind their paths, such as signatures.

@@ -15,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 use super::object::Object;
 use super::parquet_file::Bytewise;
 use super::place::{self, Place};
-use super::{Format, ParquetFile, SourceError, Wanted, open};
+use super::{Format, ParquetFile, SourceError, Wanted, dataset, open};
 
 /// A file of one column, `id`, and a longer one, in row groups of so many rows.
 fn parquet(ids: Range<i64>, group_rows: usize) -> Vec<u8> {
@@ -191,6 +191,25 @@ fn urls_name_a_bucket_and_a_path_and_no_secret() {
         let refused = place::parse(written).expect_err(written).to_string();
         assert!(!refused.contains("hunter2"), "{refused}");
     }
+}
+
+#[test]
+fn lineage_services_are_told_the_names_that_others_have_for_it() {
+    for (written, namespace, name) in [
+        ("s3://bucket/a/b.parquet", "s3://bucket", "a/b.parquet"),
+        ("s3a://bucket/a/", "s3://bucket", "a"),
+        ("gs://bucket", "gs://bucket", "/"),
+        ("abfss://lake@account.dfs.core.windows.net/a/b", "abfss://lake@account.dfs.core.windows.net", "a/b"),
+        ("/data/rows.parquet", "file", "/data/rows.parquet"),
+        ("/data/./rows/", "file", "/data/rows"),
+        ("file:///data/rows.parquet", "file", "/data/rows.parquet"),
+    ] {
+        let told = dataset(written).unwrap_or_else(|error| panic!("{written}: {error}"));
+        assert_eq!(told, (namespace.to_owned(), name.to_owned()), "{written}");
+    }
+    let (namespace, name) = dataset("rows.parquet").expect("a path");
+    assert!(namespace == "file" && name.starts_with('/') && name.ends_with("/rows.parquet"), "{name}");
+    assert!(dataset("s3://bucket/a?X-Amz-Signature=hunter2").is_err());
 }
 
 #[test]

@@ -25,6 +25,15 @@ async fn a_saved_training_set_and_a_consumer_are_downstream_of_the_columns_that_
     node.save("set", stored(id, &["model"], AS_KNOWN)).await;
     for _ in 0..2 {
         let (graph, _) = node.use_cases().registry.graph(&node.permit(Action::ReadDefinitions)).expect("it is there");
+        let around = |direction| {
+            let part = graph.around(&graph.named("set", None).expect("it is saved"), direction).expect("small");
+            part.nodes.into_iter().map(|node| node.name).collect::<Vec<_>>()
+        };
+        let up = around(Direction::Up);
+        for of in ["clicks.amount", "facts", "user_facts", "user_facts:plan", "model@1", id.to_string().as_str()] {
+            assert!(up.iter().any(|name| name == of), "it is made of {of}: {up:?}");
+        }
+        assert_eq!(around(Direction::Down), ["set@1", "churn_model"]);
         let down = |of: &str| {
             let part = graph.around(&graph.named(of, None).expect("it is there"), Direction::Down).expect("small");
             part.nodes.into_iter().map(|node| node.name).collect::<Vec<_>>()

@@ -273,6 +273,21 @@ async fn what_is_shared_is_read_online_and_trained_on_under_its_owner_s_name_bes
     let train = permit(&world.node, &world.rival, Action::ReadHistory);
     let set = world.save(&world.rival).await;
     assert_eq!(set.services, ["default/model@1"]);
+    // Its lineage tells the reader the name by which it reads, and its owner nothing of who trains.
+    let lineage = |who: &Identity, of: &str| {
+        let read = permit(&world.node, who, Action::ReadDefinitions);
+        let (graph, _) = world.node.use_cases().registry.graph(&read)?;
+        let part = graph.around(&graph.named(of, None)?, Direction::Both)?;
+        Ok::<_, Error>(part.nodes.into_iter().map(|node| node.name).collect::<Vec<_>>())
+    };
+    let spine = set.spine.to_string();
+    let told = ["default/model@1", spine.as_str(), "people@1"];
+    assert_eq!(lineage(&world.rival, "people").expect("it is the rival's"), told);
+    for of in ["people", spine.as_str()] {
+        let refused = lineage(&Identity::loopback(), of).expect_err("it isn't the owner's");
+        assert_eq!(refused.reason, "LINEAGE_NODE_NOT_FOUND");
+    }
+    assert!(!lineage(&Identity::loopback(), "model").expect("it is there").contains(&"people@1".to_owned()));
     sets.prepare_saved(&train, &set_name("people"), None).await.expect("as long as it is shared");
     world.withdraw(2, Duration::ZERO).await.expect("withdrawn");
     let refused = sets.prepare_saved(&train, &set_name("people"), None).await.expect_err("no longer");

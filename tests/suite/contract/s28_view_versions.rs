@@ -1,5 +1,7 @@
 //! Contract, section 28: a new version of a view is built beside the one that is served.
 
+use hydrant::registry::BuildStep;
+use hydrant::registry::definition::Kind;
 use serde_json::{Value as Json, json};
 
 use super::SHOP;
@@ -273,6 +275,38 @@ spec:
         node.land().await;
         node.restart().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_tells_how_far_it_is_until_it_is_served() {
+    let node = busy().await;
+    node.apply(&facts_of(RENAMED)).await;
+    let read = node.permit(hydrant::tenancy::Action::ReadDefinitions);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut seen: Vec<BuildStep> = Vec::new();
+    loop {
+        let described = node.use_cases().registry.get(&read, Kind::FeatureView, &set_name("user_facts"));
+        let described = described.expect("it is there");
+        match (described.served, described.built) {
+            (Some(1), Some(built)) => {
+                assert!(built.rows <= built.total_rows, "{built:?}");
+                if seen.last() != Some(&built.step) {
+                    seen.push(built.step);
+                }
+            }
+            // Once it has begun, it is told without a gap.
+            (Some(1), None) => assert!(seen.is_empty() || node.catalog().views["user_facts"].version == 2),
+            (served, built) => {
+                assert_eq!((served, built.is_none()), (None, true));
+                break;
+            }
+        }
+        assert!(std::time::Instant::now() < deadline, "not built");
+        tokio::task::yield_now().await;
+    }
+    let in_order = [BuildStep::History, BuildStep::Online];
+    assert!(in_order.starts_with(&seen) || in_order.ends_with(&seen), "{seen:?}");
+    drop(read);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,15 +4,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hydrant::access::NewKey;
+use hydrant::backfill::BackfillRequest;
 use hydrant::config::{ByteSize, Config, Span};
 use hydrant::error::Error;
-use hydrant::history::sets::{Creation, NewSet};
+use hydrant::history::sets::{Admission, Creation, NewSet};
+use hydrant::history::{HistoricalRequest, Mode};
 use hydrant::openlineage::OpenLineage;
-use hydrant::tenancy::Action;
+use hydrant::registry::shares::{NewShare, Shared};
+use hydrant::registry::tenants::Expected;
+use hydrant::runs::Origin;
+use hydrant::tenancy::{Action, Authenticates as _, Demand, Role};
 use serde_json::{Value as Json, json};
 
-use super::SHOP;
-use crate::support::node::{AS_KNOWN, DAY, HOUR, SECOND, START, TestNode};
+use super::{SHOP, new_key};
+use crate::support::node::{AS_KNOWN, DAY, HOUR, SECOND, START, TestNode, definitions_of};
 use crate::support::sets::stored;
 use crate::support::table;
 use crate::support::webhook::{Answer, Receiver};
@@ -152,6 +158,171 @@ async fn a_whole_story_is_told_with_what_was_read_and_written_column_by_column()
     assert_eq!(origin(set, "traits__rank"), ("default.view.traits".to_owned(), "rank".to_owned()));
     assert_eq!((rows(set), &set["facets"]["version"]["datasetVersion"]), (&json!(2), &json!("1")));
     assert!(receiver.nothing_more());
+}
+
+/// The next two events, of one run, which are its beginning and its end.
+async fn told_whole(receiver: &mut Receiver) -> Json {
+    let (started, ended) = (receiver.next().await.body, receiver.next().await.body);
+    assert_eq!((which(&started).0.as_str(), which(&ended).0.as_str()), ("START", "COMPLETE"));
+    assert_eq!(which(&started).2, which(&ended).2);
+    assert_eq!(which(&started).1, which(&ended).1);
+    ended
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_set_that_is_not_kept_is_told_once_however_it_is_pulled() {
+    let mut receiver = Receiver::start().await;
+    let node = start(&receiver).await;
+    let spine = table::spine_at(&json!({"user_id": 1}), &[START, START + 1, START + 2]);
+    node.train(&["scoring", "user_facts:level"], &spine, AS_KNOWN).await;
+    let pulled = told_whole(&mut receiver).await;
+    assert_eq!(which(&pulled).1, "default.pulled_training_set.scoring+user_facts");
+    for view in ["default.view.traits", "default.view.user_facts"] {
+        dataset(&pulled, "inputs", view);
+    }
+    let set = dataset(&pulled, "outputs", "default.pulled_training_set.scoring+user_facts");
+    assert_eq!(origin(set, "traits__rank"), ("default.view.traits".to_owned(), "rank".to_owned()));
+    assert_eq!(origin(set, "user_facts__level"), ("default.view.user_facts".to_owned(), "level".to_owned()));
+    assert_eq!(rows(set), 3);
+
+    // By endpoints, in whatever order and however often.
+    let id = node.store(&spine).await;
+    let prepared = node.prepare(stored(id, &["scoring"], AS_KNOWN)).await;
+    for rows in [1..3, 0..1, 0..1] {
+        node.pull(&prepared, rows).await;
+    }
+    let walked = told_whole(&mut receiver).await;
+    assert_eq!(which(&walked).1, "default.pulled_training_set.scoring");
+    assert_ne!(which(&walked).2, which(&pulled).2);
+    assert_eq!(rows(dataset(&walked, "outputs", "default.pulled_training_set.scoring")), 3);
+
+    // One that is saved is told as that, and not again whoever pulls or verifies it.
+    node.save("seen", stored(id, &["scoring"], AS_KNOWN)).await;
+    assert_eq!(which(&told_whole(&mut receiver).await).1, "default.training_set.seen");
+    node.sets().forget_found();
+    node.pull_saved("seen", 1, 2).await;
+    assert!(node.verify("seen", 1).await.is_same);
+
+    // One that nobody waits for any more.
+    let train = node.permit(Action::ReadHistory);
+    let request = HistoricalRequest {
+        services: vec!["scoring".to_owned()],
+        features: Vec::new(),
+        event_time: "at".to_owned(),
+        mode: Mode::AsKnown,
+        cutoff: None,
+        with_status: false,
+        with_event_time: false,
+        spine: spine.schema(),
+    };
+    let mut intake = node.use_cases().history.open(&train, request).expect("it is a right request");
+    intake.push(spine).await.expect("taken");
+    {
+        let mut given_up = std::pin::pin!(intake.finish());
+        assert!(futures::future::poll_immediate(&mut given_up).await.is_none(), "it has work to do");
+    }
+    let (started, aborted) = (receiver.next().await.body, receiver.next().await.body);
+    assert_eq!((which(&started).0.as_str(), which(&aborted).0.as_str()), ("START", "ABORT"));
+    assert_eq!(which(&started).1, "default.pulled_training_set.scoring");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_tenant_shares_is_told_by_the_names_that_its_reader_knows_and_no_others() {
+    let mut receiver = Receiver::start().await;
+    let node = start(&receiver).await;
+    let registry = node.use_cases().registry.clone();
+    let platform = node.permit(Action::ManageTenants);
+    let tenant = definitions_of("apiVersion: hydrant/v1\nkind: Tenant\nmetadata: {name: rival}\nspec: {}\n");
+    registry.apply_tenants(&platform, tenant, Expected::Any, None).await.expect("it is made");
+    let first = NewKey { tenant: Some("rival".parse().expect("a name")), ..new_key(&[Role::Admin]) };
+    let access = &node.use_cases().access;
+    let (_, token) = access.create(&platform, first).await.expect("they may");
+    let rival = access.authenticate(Some(&token.reveal())).expect("it is good");
+    let traits = Shared::View("traits".parse().expect("a name"));
+    for of in [Shared::Service("scoring".parse().expect("a name")), traits] {
+        let new = NewShare { of, to: "rival".parse().expect("a name"), may_train: true, with_pii: false };
+        registry.create_share(&node.permit(Action::ChangeDefinitions), new, false).await.expect("an owner may");
+    }
+    let train = node.use_cases().tenancy.authorize(&rival, Action::ReadHistory).expect("an admin may");
+    let spine = table::spine_at(&json!({"user_id": 1}), &[START]);
+    let request = |services: &[&str], features: &[&str]| HistoricalRequest {
+        services: services.iter().map(|service| (*service).to_owned()).collect(),
+        features: features.iter().map(|feature| (*feature).to_owned()).collect(),
+        event_time: "at".to_owned(),
+        mode: Mode::AsKnown,
+        cutoff: None,
+        with_status: false,
+        with_event_time: false,
+        spine: spine.schema(),
+    };
+    let mut told = Vec::new();
+    node.join_by(&train, request(&["default/scoring"], &[]), &spine).await.expect("it is shared");
+    told.push((told_whole(&mut receiver).await, "rival.pulled_training_set.default/scoring"));
+    let sets = node.sets();
+    let mut upload = sets.spines().begin(train.clone(), spine.schema()).await.expect("there is room");
+    upload.push(spine.clone()).await.expect("taken");
+    let id = upload.finish().await.expect("stored").spine.id;
+    let new = NewSet { name: "people".parse().expect("a name"), request: stored(id, &["default/scoring"], AS_KNOWN) };
+    let (tenancy, who) = (node.use_cases().tenancy.clone(), rival.clone());
+    let admission: Admission = Box::new(move || {
+        Box::pin(async move { tenancy.admit(&who, Action::ReadHistory, Demand { cost: 1, ..Demand::default() }).await })
+    });
+    sets.create(&train, new).await.expect("it may train").finish(admission).await.expect("made");
+    told.push((told_whole(&mut receiver).await, "rival.training_set.people"));
+    for (event, output) in &told {
+        let shared = dataset(event, "inputs", "rival.shared.default/scoring");
+        assert_eq!(event["inputs"].as_array().map(Vec::len), Some(1));
+        let columns = &shared["facets"]["schema"]["fields"];
+        assert_eq!(columns[0], json!({"name": "default__traits__rank", "type": "int64"}));
+        assert_eq!(
+            (columns.as_array().map(Vec::len), &shared["facets"]["version"]["datasetVersion"]),
+            (Some(2), &json!("1"))
+        );
+        let set = dataset(event, "outputs", output);
+        let from = ("rival.shared.default/scoring".to_owned(), "default__traits__rank".to_owned());
+        assert_eq!(origin(set, "default__traits__rank"), from);
+    }
+    node.join_by(&train, request(&[], &["default/traits:plan"]), &spine).await.expect("it is shared");
+    let of_view = told_whole(&mut receiver).await;
+    dataset(&of_view, "inputs", "rival.shared.default/traits");
+    assert_eq!(which(&of_view).1, "rival.pulled_training_set.default/traits");
+    told.push((of_view, ""));
+    for (event, _) in &told {
+        let text = event.to_string();
+        for unknown in ["facts", "level", "ops@example.com", "default.view", "default.source"] {
+            assert!(!text.contains(unknown), "{unknown}: {text}");
+        }
+    }
+    drop((train, registry, platform));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_tells_the_files_that_its_rows_come_from() {
+    let mut receiver = Receiver::start().await;
+    let node = start(&receiver).await;
+    let batches = [node.batch("facts", &json!([fact(1, START - DAY)]))];
+    let origin = |namespace: &str, name: &str, version: Option<&str>| Origin {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        version: version.map(str::to_owned),
+    };
+    let origins = vec![origin("file", "/data/facts.parquet", None), origin("s3://lake", "facts", Some("7"))];
+    let request = BackfillRequest { origins, ..node.backfill_of("facts", "first", &batches) };
+    node.backfill(request, &batches).await.expect("good rows");
+    for kind in ["START", "COMPLETE"] {
+        let told = receiver.next().await.body;
+        assert_eq!(told["eventType"], kind);
+        dataset(&told, "inputs", "default.source.facts");
+        assert_eq!(dataset(&told, "inputs", "/data/facts.parquet")["namespace"], "file");
+        let table = dataset(&told, "inputs", "facts");
+        let version = &table["facets"]["version"]["datasetVersion"];
+        assert_eq!((&table["namespace"], version), (&json!("s3://lake"), &json!("7")));
+    }
+
+    let secret = vec![origin("https://host?sig=hunter2", "facts", None)];
+    let request = BackfillRequest { origins: secret, ..node.backfill_of("facts", "second", &batches) };
+    let refused = node.backfill(request, &batches).await.expect_err("it may be a secret");
+    assert!(refused.reason == "BAD_BACKFILL" && !format!("{refused:?}").contains("hunter2"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
