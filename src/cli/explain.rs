@@ -90,6 +90,7 @@ fn missing(failure: &Failure) -> Option<(Kind, &str)> {
             let kind = metadata("kind")?;
             Some((Kind::ALL.into_iter().find(|known| known.as_str() == kind)?, metadata("name")?))
         }
+        "VIEW_NOT_FOUND" => Some((Kind::FeatureView, metadata("view")?)),
         "SERVICE_NOT_FOUND" => Some((Kind::FeatureService, metadata("service")?.split('@').next()?)),
         _ => None,
     }

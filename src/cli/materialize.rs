@@ -54,7 +54,7 @@ pub(super) async fn bring_online(
     let done = done.await;
     bar.finish_and_clear();
     done.map_err(|refusal| match Failure::from(refusal) {
-        failure if failure.hint.is_none() => failure.hint(GO_ON),
+        failure if failure.hint.is_none() && failure.reason != "VIEW_NOT_FOUND" => failure.hint(GO_ON),
         failure => failure,
     })
 }

@@ -1,5 +1,5 @@
 //! `hydrant share`: views and services that tenants let one another read. Shares are named by their number,
-//! those of other tenants by `OWNER/NUMBER`.
+//! those of other tenants by `OWNER/NUMBER`, or by the names that requests have for what they share.
 
 use hydrant_proto::v1;
 use serde_json::{Value, json};
@@ -88,9 +88,9 @@ struct ListArgs {
 
 /// Show a share, its keys and its columns
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  hydrant share get 3\n  hydrant share get acme/3")]
+#[command(after_help = "Examples:\n  hydrant share get 3\n  hydrant share get acme/delay_model")]
 struct GetArgs {
-    /// Its number; of another tenant OWNER/NUMBER
+    /// Its number; of another tenant OWNER/NUMBER, or the name that requests have for it, OWNER/NAME
     share: String,
 
     #[command(flatten)]
@@ -187,14 +187,24 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     }
 }
 
-/// The resource name of a share as people name it: the owner is the caller's tenant unless it is given.
-async fn resource(client: &Client, named: &str) -> Result<String, Failure> {
-    if named.starts_with("tenants/") {
-        return Ok(named.to_owned());
+/// The resource name of a share as people name it: the owner is the caller's tenant unless it is given. What
+/// another tenant shares is also known by the name that requests have for it.
+async fn resource(client: &Client, written: &str) -> Result<String, Failure> {
+    if written.starts_with("tenants/") {
+        return Ok(written.to_owned());
     }
-    match named.split_once('/') {
+    match written.split_once('/') {
+        Some((_, name)) if !name.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let shares = client.list_shares(true).await?;
+            let is_meant = |share: &&v1::Share| !share.ended && named(share).trim_end_matches(":*") == written;
+            let found = shares.iter().find(is_meant).map(|share| share.name.clone());
+            found.ok_or_else(|| {
+                Failure::new("SHARE_NOT_FOUND", format!("no tenant shares '{written}' with yours"))
+                    .hint("`hydrant share list --with-me` shows what other tenants share with yours")
+            })
+        }
         Some((owner, number)) => Ok(format!("tenants/{owner}/shares/{number}")),
-        None => Ok(format!("tenants/{}/shares/{named}", client.who_am_i().await?.tenant)),
+        None => Ok(format!("tenants/{}/shares/{written}", client.who_am_i().await?.tenant)),
     }
 }
 

@@ -27,6 +27,7 @@ use crate::one_at_a_time::OneAtATime;
 use crate::partition::Partitions;
 use crate::registry::SnapshotReader;
 use crate::registry::catalog::View;
+use crate::registry::selection::is_of_another;
 use crate::runs::{Run, Telling, Watcher, Written};
 use crate::tenancy::{Action, Permit};
 
@@ -102,8 +103,13 @@ impl Materialize {
         let inner = self.inner.clone();
         let snapshot = inner.parts.snapshots.load();
         let versions: Vec<Arc<View>> = snapshot.tenant(permit.tenant())?.versions_of(view).cloned().collect();
-        let found =
-            versions.first().ok_or_else(|| Error::not_found("VIEW_NOT_FOUND", format!("there is no view '{view}'")))?;
+        let found = versions.first().ok_or_else(|| {
+            let missing = Error::not_found("VIEW_NOT_FOUND", format!("there is no view '{view}'")).with("view", view);
+            match is_of_another(view) {
+                true => missing.hint("what another tenant shares is brought online by that tenant"),
+                false => missing,
+            }
+        })?;
         if !found.offline {
             let message = format!("view '{view}' keeps no history (offline: false) to bring online");
             return Err(Error::new(Code::FailedPrecondition, "VIEW_WITHOUT_HISTORY", message).with("view", view));

@@ -236,10 +236,21 @@ async fn what_another_tenant_shares_is_listed_read_and_gone_by_command() {
     let of = |service: &'static str| ["online", "get", "--service", service, "--key", "origin=EWR"];
     assert_eq!(hint(&of("default/model@9")), "the versions that are shared, the newest first: 1");
     for command in ["get", "describe", "delete"] {
-        assert!(hint(&[command, "service", "default/model"]).contains("`hydrant share get`"), "{command}");
+        assert!(hint(&[command, "service", "default/model"]).contains("`hydrant share get OWNER/NAME`"), "{command}");
     }
     assert!(hint(&["lineage", "default/model"]).contains("`hydrant share list --with-me`"));
     assert!(hint(&["usage", "default/model"]).contains("is told to that tenant"));
+    assert!(hint(&["materialize", "default/airport_weather"]).contains("by that tenant"));
+    assert_eq!(
+        hint(&["materialize", "airport_weather"]),
+        "there is none yet: `hydrant apply -f DIR` makes what DIR defines"
+    );
+    assert_eq!(
+        guarded.succeed(&admin, &["share", "get", "default/model"]),
+        shown,
+        "by the name that requests have for it"
+    );
+    assert!(hint(&["share", "get", "default/modell"]).contains("`hydrant share list --with-me`"));
     let columns = weather_columns(&[Some("EWR")], &[Some(START)]);
     let spine = write_parquet(&guarded.folder.path().join("spine.parquet"), columns);
     let train = ["training-set", "create", "set", "--service", "default/modell", "--spine", &spine];

@@ -113,7 +113,7 @@ pub fn decode_versioned_name(kind: Kind, text: &str) -> Result<(Name, Option<u32
         let message =
             format!("'{}' names what another tenant has, whose definitions are that tenant's", shortened(text));
         return Err(Error::invalid("INVALID_NAME", message)
-            .hint("`hydrant share list --with-me` shows what other tenants share with yours, and `hydrant share get` its keys and columns"));
+            .hint("`hydrant share list --with-me` shows what other tenants share with yours, and `hydrant share get OWNER/NAME` its keys and columns"));
     }
     let Some((name, number)) = text.split_once('@') else { return Ok((decode_name("name", text)?, None)) };
     let shown = shortened(text);
