@@ -234,12 +234,17 @@ fn result_json(file: &str, report: &v1::TrainingSetReport, elapsed: Duration) ->
     json
 }
 
+/// Before which instants rows are missing; "always" where it is before all.
+pub(super) fn lacks_before(at: i64) -> String {
+    if at == i64::MAX { "always".to_owned() } else { time::show(at) }
+}
+
 fn report_json(report: &v1::TrainingSetReport) -> Json {
     let table = |table: &v1::TableVersion| {
         json!({
             "view": format!("{}@{}", table.view, table.view_version), "delta_version": table.delta_version,
             "tail_rows": table.tail_rows, "definition_revision": table.definition_revision,
-            "lacks_before": table.lacks_before.map(time::show),
+            "lacks_before": table.lacks_before.map(lacks_before),
         })
     };
     json!({

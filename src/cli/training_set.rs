@@ -434,7 +434,7 @@ fn document(set: &v1::TrainingSet) -> Json {
         json!({
             "view": format!("{}@{}", table.view, table.view_version), "delta_version": table.delta_version,
             "tail_rows": table.tail_rows, "definition_revision": table.definition_revision,
-            "lacks_before": table.lacks_before.map(time::show),
+            "lacks_before": table.lacks_before.map(historical::lacks_before),
         })
     };
     let column = |column: &v1::TrainingSetColumn| json!({"name": column.name, "type": column.r#type});

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hydrant_storage::history::{HistoryError, HistoryTable, HistoryViewSpec, Pace as HowFast};
@@ -49,18 +49,18 @@ pub(super) struct Worksite {
     pub options: CompactionOptions,
     pub metrics: Arc<CompactionMetrics>,
     pub ending: Arc<Ending>,
+    pub retained: Mutex<Retained>,
 }
 
 #[derive(Debug)]
 pub(super) struct Rounds {
     site: Arc<Worksite>,
     resting: Resting,
-    retained: Retained,
 }
 
 impl Rounds {
     pub fn new(site: Arc<Worksite>) -> Self {
-        Self { site, resting: Resting::default(), retained: Retained::default() }
+        Self { site, resting: Resting::default() }
     }
 
     /// Forgets which tables have failed.
@@ -71,7 +71,7 @@ impl Rounds {
     /// Until nothing is left to do, or the process ends.
     pub async fn work(&mut self) -> Compacted {
         let mut done = Compacted::default();
-        let horizons = self.horizons(&mut done).await;
+        self.open_dropped(&mut done).await;
         let mut goes_on = true;
         while goes_on {
             goes_on = false;
@@ -84,10 +84,8 @@ impl Rounds {
                     continue;
                 }
                 let (site, of_step) = (self.site.clone(), table.clone());
-                let before = horizons.get(&directory).copied();
-                let before = before.filter(|before| !self.retained.is_done(&directory, *before));
                 // A panic is this table's failure, and not the end of compaction.
-                let step = tokio::spawn(async move { site.step(&of_step, before).await });
+                let step = tokio::spawn(async move { site.step(&of_step).await });
                 match step.await.unwrap_or_else(|panic| Err(HistoryError::Run(Box::new(panic)))) {
                     Ok(step) => {
                         done.merges += step.merges;
@@ -95,9 +93,6 @@ impl Rounds {
                         done.rows_too_old += step.rows_too_old;
                         goes_on |= step != Compacted::default();
                         self.resting.succeeded(&directory);
-                        if let Some(before) = before.filter(|_| step.rows_too_old == 0) {
-                            self.retained.done(directory, before);
-                        }
                     }
                     Err(HistoryError::GivenUp) => return done,
                     Err(error) => {
@@ -110,26 +105,25 @@ impl Rounds {
         done
     }
 
-    /// Of tables whose rows go some day, before which instant they are to go now. They are opened: nobody else
-    /// opens those of versions that were dropped.
-    async fn horizons(&mut self, done: &mut Compacted) -> HashMap<PathBuf, Micros> {
+    /// Opens the tables of dropped versions whose rows go some day: nobody else does.
+    async fn open_dropped(&mut self, done: &mut Compacted) {
         let site = self.site.clone();
-        let (snapshot, now) = (site.parts.snapshots.load(), site.parts.store_time.read());
-        let mut horizons = HashMap::new();
-        for (spec, retention) in snapshot.tenants.values().flat_map(|tenant| tenant.tables_with_retention()) {
+        let snapshot = site.parts.snapshots.load();
+        for (spec, _) in snapshot.tenants.values().flat_map(|tenant| tenant.tables_with_retention()) {
             let directory = spec.directory();
             if self.resting.rests(&directory, Instant::now()) {
                 continue;
             }
-            match site.parts.tables.table(spec.clone()).await {
-                Ok(_) => drop(horizons.insert(directory, horizon(now, retention))),
-                Err(error) => {
-                    done.failures += 1;
-                    self.tell(&spec, directory, &error);
-                }
+            let (of_opening, wanted) = (site.clone(), spec.clone());
+            let opening = tokio::spawn(async move {
+                let tables = &of_opening.parts.tables;
+                if tables.is_there(&wanted).await? { tables.table(wanted).await.map(drop) } else { Ok(()) }
+            });
+            if let Err(error) = opening.await.unwrap_or_else(|panic| Err(HistoryError::Run(Box::new(panic)))) {
+                done.failures += 1;
+                self.tell(&spec, directory, &error);
             }
         }
-        horizons
     }
 
     fn tell(&mut self, spec: &HistoryViewSpec, directory: PathBuf, error: &HistoryError) {
@@ -148,9 +142,9 @@ impl Rounds {
 }
 
 impl Worksite {
-    /// One step of a table: deletes some files, frees one from rows that happened before an instant, where they
-    /// are to go, and makes a merge.
-    async fn step(&self, table: &HistoryTable, before: Option<Micros>) -> Result<Compacted, HistoryError> {
+    /// One step of a table: deletes some files, frees one from rows that are too old, and makes a merge, also
+    /// where freeing has failed.
+    async fn step(&self, table: &HistoryTable) -> Result<Compacted, HistoryError> {
         let mut done = Compacted::default();
         let snapshot = table.snapshot();
         let (tenant, view) = (&snapshot.spec().tenant, &snapshot.spec().view);
@@ -161,32 +155,58 @@ impl Worksite {
             self.metrics.note_deleted(tenant, &deleted);
             done.deleted_files += deleted.files as u64;
         }
-        if let Some(before) = before {
-            done.rows_too_old = self.take_out_older(table, before).await?;
+        let taken_out = self.take_out_older(table).await;
+        if let Some(merge) = table.merge(self.options.merging, self.pace()).await? {
+            let report = table.commit(merge, self.parts.store_time.read()).await?;
+            self.metrics.note_merge(tenant, &report);
+            done.merges += 1;
+            let (runs, removed, files, bytes) = (report.runs, report.removed_files, report.files, report.bytes);
+            tracing::info!(%view, runs, removed_files = removed, rows = report.rows, files, bytes, "history was compacted");
         }
-        let Some(merge) = table.merge(self.options.merging, self.pace()).await? else {
-            return Ok(done);
-        };
-        let report = table.commit(merge, self.parts.store_time.read()).await?;
-        self.metrics.note_merge(tenant, &report);
-        done.merges += 1;
-        let (runs, removed, files, bytes) = (report.runs, report.removed_files, report.files, report.bytes);
-        tracing::info!(%view, runs, removed_files = removed, rows = report.rows, files, bytes, "history was compacted");
+        done.rows_too_old = taken_out?;
         Ok(done)
     }
 
-    /// Takes rows out of a table's next file that has any which happened before an instant; how many those are.
-    async fn take_out_older(&self, table: &HistoryTable, before: Micros) -> Result<u64, HistoryError> {
-        let Some(merge) = table.without_older(before, self.pace()).await? else { return Ok(0) };
-        let (rows, snapshot) = (merge.rows_too_old(), table.snapshot());
-        let HistoryViewSpec { tenant, view, version, .. } = snapshot.spec().as_ref();
-        // Where a power cut comes between the two, more is said to be gone than is.
-        let told = RowsTooOld { tenant: tenant.clone(), view: view.clone(), version: *version, before };
-        self.parts.losses.note(&told).await.map_err(|error| HistoryError::Run(Box::new(error)))?;
+    /// Takes rows out of a table's next file that has any which are too old; how many those are.
+    async fn take_out_older(&self, table: &HistoryTable) -> Result<u64, HistoryError> {
+        let snapshot = table.snapshot();
+        let (spec, directory) = (snapshot.spec(), snapshot.spec().directory());
+        let Some(before) = self.horizon_of(spec) else { return Ok(0) };
+        if self.retained().is_done(&directory, before, snapshot.delta_version) {
+            return Ok(0);
+        }
+        let Some(merge) = table.without_older(before, self.pace()).await? else {
+            self.retained().done(directory, before, snapshot.delta_version);
+            return Ok(0);
+        };
+        let HistoryViewSpec { tenant, view, version, .. } = spec.as_ref();
+        if !self.retained().is_noted(&directory, before) {
+            // Where a power cut comes between the two, more is said to be gone than is.
+            let told = RowsTooOld { tenant: tenant.clone(), view: view.clone(), version: *version, before };
+            self.parts.losses.note(&told).await.map_err(|error| HistoryError::Run(Box::new(error)))?;
+            self.retained().noted(directory, before);
+        }
+        // Somebody may have found meanwhile that the view is to keep them for longer.
+        if self.horizon_of(spec).is_none_or(|now| now < before) {
+            return Ok(0);
+        }
+        let rows = merge.rows_too_old();
         table.commit(merge, self.parts.store_time.read()).await?;
         self.metrics.rows_too_old.add_for(tenant, rows);
         tracing::info!(%tenant, %view, version, rows, before = rfc3339(before), "rows that were too old are out of history");
         Ok(rows)
+    }
+
+    /// Rows of a table that happened before are to go, as views are defined now.
+    fn horizon_of(&self, spec: &HistoryViewSpec) -> Option<Micros> {
+        let snapshot = self.parts.snapshots.load();
+        let mut kept = snapshot.tenant(&spec.tenant).ok()?.tables_with_retention();
+        let (_, retention) = kept.find(|(table, _)| (&table.view, table.version) == (&spec.view, spec.version))?;
+        Some(horizon(self.parts.store_time.read(), retention))
+    }
+
+    fn retained(&self) -> MutexGuard<'_, Retained> {
+        self.retained.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pace(&self) -> HowFast {

@@ -39,7 +39,13 @@ impl Compaction {
     pub fn start(parts: CompactionParts, options: CompactionOptions) -> Result<Self> {
         let not_started = |error: std::io::Error| Error::internal(format!("compaction can't be started: {error}"));
         let (metrics, ending) = (Arc::<CompactionMetrics>::default(), Arc::<Ending>::default());
-        let site = Worksite { parts, options: options.clone(), metrics: metrics.clone(), ending: ending.clone() };
+        let site = Worksite {
+            parts,
+            options: options.clone(),
+            metrics: metrics.clone(),
+            ending: ending.clone(),
+            retained: Mutex::default(),
+        };
         let site = Arc::new(site);
         let (asking, asked) = mpsc::channel(MAX_WAITING);
         let (started, outcome) = std::sync::mpsc::sync_channel(1);

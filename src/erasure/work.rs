@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Rows that a partition deletes at a time.
 const ROWS_AT_A_TIME: usize = 512;
 /// Rows whose keys are held at a time: for more, all rows are gone through once more.
-const ROWS_PER_SCAN: usize = 1 << 16;
+const ROWS_PER_SCAN: usize = 1 << 14;
 /// Rows that are counted in one partition.
 const MOST_COUNTED: usize = 1 << 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

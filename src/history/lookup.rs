@@ -88,7 +88,12 @@ fn find_rows(rows: &ViewRows, keys: &[Vec<u8>], t: Micros, stop: &Stop) -> Resul
         place_of[index] = wanted.len() - 1;
     }
 
+    // Of older rows some are gone, and which those are says nothing.
+    let kept_from = rows.table().retained_from.unwrap_or(Micros::MIN);
     find_in_tails(rows, &mut wanted, t, stop)?;
+    wanted.iter_mut().for_each(|wanted| {
+        wanted.found.take_if(|row| row.header().version.event_time < kept_from);
+    });
     let slots: SlotSet = wanted.iter().map(|wanted| wanted.slot).collect();
     let mut keys = SoughtKeys::default();
     wanted.iter().for_each(|wanted| keys.push(wanted.slot, wanted.key, t));
@@ -101,6 +106,9 @@ fn find_rows(rows: &ViewRows, keys: &[Vec<u8>], t: Micros, stop: &Stop) -> Resul
         let mut cursor = MergedRuns::new(vec![Box::new(Stoppable::new(run, stop))], None)?;
         for wanted in &mut wanted {
             let Some(row) = row_at(&mut cursor, wanted, t, stop)? else { continue };
+            if row.version().event_time < kept_from {
+                continue;
+            }
             if wanted.is_less_than(&row) {
                 wanted.found = Some(row.pack(&view.layout)?);
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hydrant_storage::history::{
-    Chain, HistoryError, HistoryTables, MergedRuns, Run, RunBatch, Sought, TableSnapshot, TailRun, tail_rows,
+    Chain, HistoryError, HistoryTables, MergedRuns, Run, RunBatch, Since, Sought, TableSnapshot, TailRun, tail_rows,
     tail_rows_of,
 };
 use hydrant_storage::keys::SlotRange;
@@ -125,11 +125,11 @@ impl ViewRows {
         share: Share,
         stop: &Stop,
     ) -> Result<MergedRuns, JoinError> {
-        let (slots, cutoff) = (Some(wanted.slots), wanted.cutoff);
+        let (slots, cutoff, kept_from) = (Some(wanted.slots), wanted.cutoff, self.table.retained_from);
         let open = |chain: &Chain<'_>| {
             stop.check()?;
             let run = self.table.open_chain_in_order(chain, projection, sought, cutoff)?;
-            Ok(OpenRun { bytes: run.open_bytes(), run: Box::new(Stoppable::new(run, stop)) })
+            Ok(OpenRun { bytes: run.open_bytes(), run: Box::new(Since::new(Stoppable::new(run, stop), kept_from)) })
         };
         let mut chains = self.table.chains_with(slots, cutoff);
         // Where not all can be open at once, those that are merged on disk are the small ones.
@@ -145,11 +145,11 @@ impl ViewRows {
         runs.push(match &sought.keys {
             Some(keys) => {
                 let rows = tail_rows_of(shared, tenant, id, landed, keys.clone());
-                Box::new(Stoppable::new(self.tail_run(rows, projection, cutoff, share), stop))
+                Box::new(Since::new(Stoppable::new(self.tail_run(rows, projection, cutoff, share), stop), kept_from))
             }
             None => {
                 let rows = tail_rows(shared, tenant, id, landed);
-                Box::new(Stoppable::new(self.tail_run(rows, projection, cutoff, share), stop))
+                Box::new(Since::new(Stoppable::new(self.tail_run(rows, projection, cutoff, share), stop), kept_from))
             }
         });
         Ok(MergedRuns::new(runs, cutoff)?)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 use hydrant_storage::cast::to_exact;
-use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, Run, SlotSet, Sought, TailRun};
+use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, Run, Since, SlotSet, Sought, TailRun};
 use hydrant_storage::keys::{KeyReader, slot_of};
 use hydrant_storage::names::Name;
 use hydrant_storage::order::{CellStatus, Micros, Position, RowVersion, is_expired, missing_cell_status, row_status};
@@ -402,17 +402,19 @@ fn rows_of_key(rows: &ViewRows, key: &[u8], asked: Asked, most: usize, stop: &St
     let sought = Arc::new(Sought::of_slots(Some(&slots)));
     let all: Vec<usize> = (0..view.features.len()).collect();
     let mut seen = Seen { winner: None, winner_has_landed: false, losers: BinaryHeap::new(), most, rows: 0 };
+    let kept_from = rows.table().retained_from;
     for chain in rows.table().chains_with(Some(&slots), None) {
         stop.check()?;
-        let run = rows.table().open_chain_for(&chain, &all, &sought)?;
-        seen.take_all(Box::new(Stoppable::new(run, stop)), true, (slot, key), asked, stop)?;
+        let run = Since::new(Stoppable::new(rows.table().open_chain_for(&chain, &all, &sought)?, stop), kept_from);
+        seen.take_all(Box::new(run), true, (slot, key), asked, stop)?;
     }
     let landed = rows.table().landed_through;
     for mut tail in rows.key_tails().filter(|tail| tail.range().contains(slot)) {
         tail.seek_key(slot, key);
         let tail = tail.map(|row| row.map_err(|error| HistoryError::Tail(Box::new(error))));
         let run = TailRun::new(tail, view.layout.clone(), all.clone(), landed + 1..=u64::MAX);
-        seen.take_all(Box::new(Stoppable::new(run, stop)), false, (slot, key), asked, stop)?;
+        let run = Since::new(Stoppable::new(run, stop), kept_from);
+        seen.take_all(Box::new(run), false, (slot, key), asked, stop)?;
     }
     Ok(seen)
 }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use hydrant_storage::names::{TenantId, ViewId};
 use hydrant_storage::partition::{ViewPolicies, ViewPolicy};
 
-use crate::registry::catalog::{Snapshot, View};
+use crate::registry::catalog::{Snapshot, View, retention_step};
 
 /// The frame through which each view's rows are in history: landing states it after a commit, and
 /// partitions don't keep a tail of what lies at or before it.
@@ -54,6 +54,8 @@ impl CatalogPolicies {
         let views = snapshot.tenants.values().flat_map(|tenant| tenant.all_views());
         let policies = views.map(|view| {
             let View { longest_ttl, retention, online, offline, .. } = **view;
+            // By then they are out of history too, and no read of the past asks it in vain.
+            let retention = retention.map(|kept| kept.saturating_add(retention_step(kept)));
             let policy = ViewPolicy { longest_ttl, retention, online, offline, landed: 0 };
             ((view.tenant, view.id), policy)
         });

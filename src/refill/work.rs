@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hydrant_storage::history::{HistoryError, MergedRuns, RowAt, SlotSet, Sought, TableSnapshot};
 use hydrant_storage::names::Name;
-use hydrant_storage::order::{RowVersion, is_expired};
+use hydrant_storage::order::{Micros, RowVersion, is_expired};
 use hydrant_storage::partition::Stub;
 use hydrant_storage::record::{Origin, RowRecord};
 use tokio::runtime::Handle;
@@ -53,6 +53,7 @@ impl Task {
         runtime.block_on(self.parts.lands.land_now())?;
         let table = runtime.block_on(self.parts.tables.table(self.view.history_spec(&self.tenant)));
         let table = table.map_err(|error| history_error(&error))?.snapshot();
+        let kept_from = table.retained_from.unwrap_or(Micros::MIN);
         let mut work = Work { task: self, runtime, stopping, table, missing: 0 };
         let mut refilled = 0;
         for partition in self.parts.partitions.handles() {
@@ -60,7 +61,10 @@ impl Task {
             loop {
                 let view = partition.view().map_err(Error::from)?;
                 let now = self.parts.store_time.read();
-                let counts = |version: &RowVersion| !is_expired(version.event_time, now, self.refill.ttl);
+                // What history keeps no more stays a stub until it goes too.
+                let is_kept = |version: &RowVersion| version.event_time >= kept_from;
+                let counts =
+                    |version: &RowVersion| is_kept(version) && !is_expired(version.event_time, now, self.refill.ttl);
                 let stubs = view.stubs((self.view.tenant, self.view.id), last.as_ref(), STUBS, counts);
                 let stubs = stubs.map_err(|error| unavailable(format!("the online store can't be read: {error}")))?;
                 drop(view);

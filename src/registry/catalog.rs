@@ -140,6 +140,11 @@ pub struct View {
     pub standing: Standing,
 }
 
+/// A view's retention is kept in steps of this length: so much later than that rows go at the latest.
+pub fn retention_step(retention: Micros) -> Micros {
+    (retention / 20).max(1)
+}
+
 /// A version of a view that is defined no more, and how its rows are stored.
 #[derive(Debug)]
 pub struct DroppedView {

@@ -15,8 +15,9 @@ use crate::error::Result;
 /// be too many.
 pub(super) fn note(before: &TenantState, after: &mut TenantState) -> Result<()> {
     let kept: HashSet<ViewId> = after.views.values().flat_map(ViewState::all).map(|version| version.id).collect();
-    let gone = before.views.values().flat_map(ViewState::all).filter(|version| !kept.contains(&version.id));
-    let dropped: Vec<DroppedVersion> = gone.map(|version| of_version(before, version)).collect();
+    let all = before.views.values().flat_map(|view| view.all().map(move |version| (view, version)));
+    let gone = all.filter(|(_, version)| !kept.contains(&version.id));
+    let dropped: Vec<DroppedVersion> = gone.map(|(view, version)| of_version(before, view, version)).collect();
     if dropped.is_empty() {
         return Ok(());
     }
@@ -24,7 +25,7 @@ pub(super) fn note(before: &TenantState, after: &mut TenantState) -> Result<()> 
     limits::check_dropped(&after.dropped)
 }
 
-fn of_version(tenant: &TenantState, version: &ViewState) -> DroppedVersion {
+fn of_version(tenant: &TenantState, view: &ViewState, version: &ViewState) -> DroppedVersion {
     let spec = version.spec();
     let mut join_keys = Vec::new();
     for stored in spec.entities.iter().filter_map(|entity| tenant.entities.get(entity)) {
@@ -40,6 +41,7 @@ fn of_version(tenant: &TenantState, version: &ViewState) -> DroppedVersion {
         join_keys,
         features: version.row.iter().map(|feature| (feature.name.clone(), feature.data_type)).collect(),
         offline: spec.offline,
-        retention: spec.retention,
+        // As long as the view was there, all of its versions went by this.
+        retention: view.newest_spec().retention,
     }
 }

@@ -164,13 +164,14 @@ impl TrainingSetService for TrainingSetRpc {
         let verification = std::sync::Arc::new(
             self.verify(&layers::caller(request.extensions()), &request.get_ref().name).await.map_err(to_status)?,
         );
-        let (making, set) = (verification.clone(), verification.set().clone());
+        let making = verification.clone();
         let made = Box::pin(async move { making.finish(admission).await });
         let progress = move || {
             let (progress, rows_done) = verification.progress();
             Told::Progress(encode_progress(verification.prepared(), &progress, rows_done))
         };
         let told = told_until(made, progress, move |verified| {
+            let set = verified.set;
             Ok(Told::Verified(v1::VerifiedTrainingSet {
                 name: set.reference(),
                 is_same: verified.is_same,

@@ -62,7 +62,7 @@ pub(super) async fn run(args: PullArgs, server: &Server) -> Result<Done, Failure
     let started = Instant::now();
     let output = ReservedOutput::new(&args.output)?;
     let client = server.connect().await?;
-    let set = client.get_training_set(&args.name).await?;
+    let mut set = client.get_training_set(&args.name).await?;
     // The version that was just shown, whatever is saved meanwhile.
     let command = v1::TrainingSetCommand { name: reference(&set), endpoint_rows: 0 };
     let endpoints = client.endpoints(v1::flight_command::Command::TrainingSet(command)).await?;
@@ -99,6 +99,10 @@ pub(super) async fn run(args: PullArgs, server: &Server) -> Result<Done, Failure
         return Err(has_lost(&reference(&set), &set.lost, &set.too_old));
     }
     let is_same = rows == set.rows && found == set.content_hash;
+    if !is_same {
+        // Rows may have gone meanwhile, and it says so since.
+        set = client.get_training_set(&reference(&set)).await?;
+    }
     // Nor where rows are gone that it was made of, as they may be.
     if is_whole && !is_same && (rows != set.rows || set.too_old.is_empty()) {
         return Err(differs(&reference(&set), &set.content_hash, &found));

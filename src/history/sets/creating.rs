@@ -60,13 +60,15 @@ pub struct Verification {
     walk: OnceLock<Walk>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Verified {
     /// The rows have the hash that they had.
     pub is_same: bool,
     /// Of the rows as they are now.
     pub content_hash: String,
     pub rows: u64,
+    /// With what it has lost until the end.
+    pub set: SavedSet,
 }
 
 /// A prepared training set, made from its first row to its last.
@@ -114,7 +116,7 @@ impl TrainingSets {
     }
 
     /// Keeps a set under the next number of its name; runs to its end even if nobody waits for it.
-    async fn save(&self, permit: Permit, prepared: Prepared, set: SavedSet) -> Result<Created> {
+    async fn save(&self, permit: Permit, prepared: Prepared, mut set: SavedSet) -> Result<Created> {
         let sets = self.clone();
         // Whoever asked may go while it is saved, and the services must stay.
         let meanwhile = hold_services(&self.inner.registry, permit.tenant(), &set.services, set.name.as_str());
@@ -124,6 +126,7 @@ impl TrainingSets {
             let mut persisted = inner.writer.lock().await;
             // An erasure may have taken rows of it since it was read.
             inner.spines.get(tenant, set.spine)?;
+            sets.note_what_went(tenant, &mut set);
             let catalog = inner.catalog.load_full();
             if let Some(newest) = catalog.find(tenant, &set.name, None).ok().filter(|newest| newest.is_same_as(&set)) {
                 return Ok(Created { set: newest.clone(), is_new: false });
@@ -248,7 +251,12 @@ impl Verification {
             self.making.answer(kept).await
         };
         let Outcome { content_hash, rows, .. } = self.permit.while_known(making).await??.outcome;
-        Ok(Verified { is_same: content_hash == self.set.content_hash && rows == self.set.rows, content_hash, rows })
+        let is_same = content_hash == self.set.content_hash && rows == self.set.rows;
+        // What it has lost may have been noted meanwhile.
+        let (tenant, version) = (&self.making.prepared.tenant, Some(self.set.version));
+        let newest = self.making.sets.inner.catalog.load().find(tenant, &self.set.name, version).cloned();
+        let set = newest.unwrap_or_else(|_| self.set.clone());
+        Ok(Verified { is_same, content_hash, rows, set })
     }
 }
 

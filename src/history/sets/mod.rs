@@ -12,7 +12,7 @@ mod spines;
 mod statistics;
 mod too_old;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -97,6 +97,9 @@ struct Inner {
     writer: tokio::sync::Mutex<u64>,
     /// What saved training sets need, so that it stays.
     needs: Mutex<BTreeMap<SetKey, Needs>>,
+    /// Of which versions of views rows have begun to go since the start: those before an instant. Changed by who
+    /// holds the writer.
+    going: Mutex<HashMap<(Name, Name, u32), Micros>>,
 }
 
 /// Tenant, name and version.
@@ -147,6 +150,7 @@ impl TrainingSets {
             catalog: ArcSwap::from_pointee(catalog),
             writer: tokio::sync::Mutex::new(version),
             needs,
+            going: Mutex::default(),
         };
         let sets = Self { inner: Arc::new(inner) };
         sets.spines().sweep();

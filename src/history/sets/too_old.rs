@@ -2,13 +2,13 @@
 //! long: noted before the rows go, by all sets that may have had them. A set is made of history whenever
 //! it is pulled, so nothing of it changes here.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use hydrant_storage::names::{Name, TenantId};
 use hydrant_storage::order::Micros;
 
 use super::TrainingSets;
-use super::saved::{SavedSet, TooOld};
+use super::saved::{SavedSet, SavedTable, TooOld};
 use crate::error::Result;
 use crate::registry::catalog::{Lookup, Snapshot};
 
@@ -26,24 +26,41 @@ impl TrainingSets {
     pub async fn note_too_old(&self, rows: RowsOfView<'_>) -> Result<u64> {
         let mut persisted = self.inner.writer.lock().await;
         let (now, snapshot) = (self.now(), self.inner.registry.snapshot());
-        let (next, changed) = self.inner.catalog.load_full().with_too_old(|tenant, set| {
-            let is_own = tenant == rows.tenant;
-            let view = if is_own { rows.view.to_string() } else { format!("{}/{}", rows.tenant, rows.view) };
-            let noted = TooOld { view, view_version: rows.version, before: rows.before, at: now };
-            loses(&snapshot, tenant, set, rows).then_some(noted)
-        });
+        let (next, changed) = self
+            .inner
+            .catalog
+            .load_full()
+            .with_too_old(|tenant, set| loses(&snapshot, tenant, set, rows).then(|| too_old(tenant, rows, now)));
         if changed > 0 {
             self.persist(&mut persisted, next).await?;
         }
-        // What walks have found before would still have them.
-        let sets = self.clone();
-        super::super::work::blocking(move |_| {
-            sets.forget_found();
-            Ok(())
-        })
-        .await?;
+        let of_view = (rows.tenant.clone(), rows.view.clone(), rows.version);
+        self.inner.going.lock().unwrap_or_else(PoisonError::into_inner).insert(of_view, rows.before);
         Ok(changed)
     }
+
+    /// Notes in a set that is about to be saved what has gone since it was begun, as far as it didn't find that
+    /// out by itself. The writer is held.
+    pub(super) fn note_what_went(&self, tenant: &Name, set: &mut SavedSet) {
+        let snapshot = self.inner.registry.snapshot();
+        let going = self.inner.going.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((owner, view, version), before) in going.iter() {
+            let rows = RowsOfView { tenant: owner, view, version: *version, before: *before };
+            let is_known = |table: &SavedTable| {
+                (table.view.as_str(), table.view_version) == (view.as_str(), *version)
+                    && table.lacks_before.is_some_and(|lacks| lacks > *before)
+            };
+            if !set.tables.iter().any(is_known) && loses(&snapshot, tenant, set, rows) {
+                set.too_old.push(too_old(tenant, rows, self.now()));
+            }
+        }
+    }
+}
+
+fn too_old(tenant: &Name, rows: RowsOfView<'_>, now: Micros) -> TooOld {
+    let RowsOfView { tenant: owner, view, version, before } = rows;
+    let view = if tenant == owner { view.to_string() } else { format!("{owner}/{view}") };
+    TooOld { view, view_version: version, before, at: now }
 }
 
 /// Whether a set may have had one of the rows: for an instant of its spine at which it counted, or to tell
@@ -52,17 +69,16 @@ fn loses(snapshot: &Arc<Snapshot>, tenant: &Name, set: &SavedSet, rows: RowsOfVi
     let owner = snapshot.tenant(rows.tenant).map(|owner| owner.id);
     let selection = snapshot.tenant(tenant).and_then(|tenant| snapshot.select(tenant, &set.services, &[]));
     let Ok((owner, selection)) = owner.and_then(|owner: TenantId| Ok((owner, selection?))) else {
-        // What it reads can't be found out, such as by a share that has ended; then it can't be pulled either.
-        let is_of_view =
-            |table: &super::SavedTable| table.view == rows.view.as_str() && table.view_version == rows.version;
-        return tenant == rows.tenant && set.tables.iter().any(is_of_view);
+        // What it reads can't be found out, such as by a share that has ended and may be given again.
+        let is_of_view = |table: &SavedTable| table.view == rows.view.as_str() && table.view_version == rows.version;
+        return set.tables.iter().any(is_of_view);
     };
     let is_of_view = |lookup: &&Lookup| {
         lookup.view.tenant == owner && lookup.view.name == *rows.view && lookup.view.version == rows.version
     };
     let counts = |lookup: &Lookup| {
         let until = lookup.ttl.map_or(Micros::MAX, |ttl| rows.before.saturating_add(ttl));
-        set.with_status || set.first_time.is_none_or(|first| first < until)
+        set.with_status || set.with_event_time || set.first_time.is_none_or(|first| first < until)
     };
     selection.lookups.iter().filter(is_of_view).any(counts)
 }

@@ -252,7 +252,8 @@ impl DeltaLog {
             Replacement::Erasure => DeltaOperation::Delete { predicate: None },
             Replacement::Retention { before } => {
                 let predicate = Some(format!("{} < {before}", schema::EVENT_TIME));
-                properties = properties.with_application_transaction(gone_before(before, now));
+                let latest = self.retained_from().await?.map_or(before, |known| known.max(before));
+                properties = properties.with_application_transaction(gone_before(latest, now));
                 DeltaOperation::Delete { predicate }
             }
         };

@@ -4,6 +4,7 @@
 
 use crate::history::compaction::{Merge, MergeKind, Pace};
 use crate::history::leaving::Leaves;
+use crate::history::outputs::Outputs;
 use crate::history::snapshot::{DataFile, TableSnapshot};
 use crate::history::table::{blocking, finished};
 use crate::history::{HistoryError, HistoryTable, RunBatch};
@@ -11,8 +12,9 @@ use crate::order::Micros;
 
 impl HistoryTable {
     /// Writes the next file that holds rows which happened before an instant without them; `None`: no file
-    /// does. What is written is durable and not yet the table's: see [`HistoryTable::commit`]. Landings go
-    /// on meanwhile; merges wait. Dropping the future doesn't interrupt it, but for what `pace` says.
+    /// does. A file that can't be read or written is passed over as long as there are others. What is written
+    /// is durable and not yet the table's: see [`HistoryTable::commit`]. Landings go on meanwhile; merges wait.
+    /// Dropping the future doesn't interrupt it, but for what `pace` says.
     ///
     /// # Errors
     /// Nothing has changed, and nothing is left.
@@ -23,11 +25,11 @@ impl HistoryTable {
             inner.check_synced()?;
             let snapshot = inner.current();
             let write = move || {
-                let leaves = |batch: &RunBatch, row: usize| batch.event_times[row] < before;
-                let Some(found) = snapshot.next_with_older(before, &leaves)? else { return Ok(None) };
-                let outputs = snapshot.write_without(std::slice::from_ref(&found), &leaves, pace.as_mut())?;
-                let kind = MergeKind::Retention { before, rows: found.1 };
-                Ok(Some(Merge { runs: 0, inputs: vec![found.0], outputs, kind, _alone: alone }))
+                let Some((file, rows, outputs)) = snapshot.next_without_older(before, &mut pace)? else {
+                    return Ok(None);
+                };
+                let kind = MergeKind::Retention { before, rows };
+                Ok(Some(Merge { runs: 0, inputs: vec![file], outputs, kind, _alone: alone }))
             };
             blocking(write).await
         };
@@ -36,17 +38,42 @@ impl HistoryTable {
 }
 
 impl TableSnapshot {
-    /// The first file with rows from before an instant, and how many those are.
-    fn next_with_older(&self, before: Micros, leaves: Leaves<'_>) -> Result<Option<(DataFile, u64)>, HistoryError> {
+    /// The first file with rows from before an instant, how many those are, and what is written without them.
+    fn next_without_older(
+        &self,
+        before: Micros,
+        pace: &mut Pace,
+    ) -> Result<Option<(DataFile, u64, Outputs)>, HistoryError> {
+        let leaves = |batch: &RunBatch, row: usize| batch.event_times[row] < before;
+        let mut failure = None;
         for file in &self.files {
-            if self.open_run(file, &[], None)?.first_event_time().is_some_and(|first| first >= before) {
-                continue;
-            }
-            let rows = self.count_leaving(file, None, leaves)?;
-            if rows > 0 {
-                return Ok(Some((file.clone(), rows)));
+            match self.without_leaving(file, before, &leaves, pace) {
+                Ok(None) => {}
+                Ok(Some((rows, outputs))) => return Ok(Some((file.clone(), rows, outputs))),
+                Err(HistoryError::GivenUp) => return Err(HistoryError::GivenUp),
+                Err(error) => {
+                    failure.get_or_insert(error);
+                }
             }
         }
-        Ok(None)
+        failure.map_or(Ok(None), Err)
+    }
+
+    fn without_leaving(
+        &self,
+        file: &DataFile,
+        before: Micros,
+        leaves: Leaves<'_>,
+        pace: &mut Pace,
+    ) -> Result<Option<(u64, Outputs)>, HistoryError> {
+        if self.open_run(file, &[], None)?.first_event_time().is_some_and(|first| first >= before) {
+            return Ok(None);
+        }
+        let rows = self.count_leaving(file, None, leaves)?;
+        if rows == 0 {
+            return Ok(None);
+        }
+        let found = [(file.clone(), rows)];
+        Ok(Some((rows, self.write_without(&found, leaves, pace.as_mut())?)))
     }
 }

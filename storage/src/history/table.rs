@@ -1,7 +1,8 @@
 //! A history table, and the one place from which it is committed to. Rows land exactly once, since the
 //! file that holds them and the frame through which they have landed become part of the table in
 //! one commit; compaction puts files in the place of others in one commit too; a crash at any moment
-//! leaves the table of before or of after. It never changes rows that have landed.
+//! leaves the table of before or of after. Rows that have landed never change; they leave it only by an erasure
+//! or for their age.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};

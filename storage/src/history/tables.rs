@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 
 use crate::files::Files;
 use crate::history::footers::Footers;
-use crate::history::table::finished;
+use crate::history::table::{blocking, finished};
 use crate::history::writer::FileShape;
 use crate::history::{HistoryError, HistoryTable, HistoryViewSpec};
 
@@ -63,6 +63,12 @@ impl HistoryTables {
             table.add_features(features).await?;
         }
         Ok(table)
+    }
+
+    /// Whether a view has a table, opened or not.
+    pub async fn is_there(&self, spec: &HistoryViewSpec) -> Result<bool, HistoryError> {
+        let (files, directory) = (self.files.clone(), self.root.join(spec.directory()));
+        blocking(move || files.exists(&directory).map_err(HistoryError::io(&directory))).await
     }
 
     /// All tables that have been opened, in the order of their directories.
