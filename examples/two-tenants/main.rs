@@ -118,11 +118,11 @@ async fn chapters(server: &Server, webhook: &mut Webhook) -> Result<()> {
 
     title("Nothing new comes for two seconds: the promise is broken, and somebody is told");
     bank.ingest(12.0).await?;
-    let fired = webhook.next_of("firing", "last_purchase", PATIENCE).await?;
+    let fired = webhook.next_of("firing", ("bank", "last_purchase"), PATIENCE).await?;
     println!("the webhook is told: {fired}");
     bank.succeed(&["sla"]).await?;
     // Rows come again, and keep coming.
-    let resolved = webhook.next_of("resolved", "last_purchase", PATIENCE);
+    let resolved = webhook.next_of("resolved", ("bank", "last_purchase"), PATIENCE);
     tokio::pin!(resolved);
     let resolved = loop {
         bank.ingest_silently(14.0).await?;

@@ -31,14 +31,15 @@ impl Webhook {
     }
 
     /// The next alert of this status about a view, told in a line.
-    pub async fn next_of(&mut self, status: &str, view: &str, patience: Duration) -> Result<String> {
+    pub async fn next_of(&mut self, status: &str, (tenant, view): (&str, &str), patience: Duration) -> Result<String> {
         let wanted = async {
             while let Some(notification) = self.received.recv().await {
                 let alerts = notification["alerts"].as_array().cloned().unwrap_or_default();
-                let about = |alert: &&Json| alert["status"] == status && alert["labels"]["view"] == view;
+                // Another tenant has a view of the same name, whose promise is another one.
+                let is_it = |labels: &Json| labels["tenant"] == tenant && labels["view"] == view;
+                let about = |alert: &&Json| alert["status"] == status && is_it(&alert["labels"]);
                 if let Some(alert) = alerts.iter().find(about) {
                     let name = alert["labels"]["alertname"].as_str().unwrap_or_default();
-                    let tenant = alert["labels"]["tenant"].as_str().unwrap_or_default();
                     return Ok(format!("{status}: {name} of {tenant}/{view}"));
                 }
             }
