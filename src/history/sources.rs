@@ -11,7 +11,7 @@ use hydrant_storage::history::{
     tail_rows_of,
 };
 use hydrant_storage::keys::SlotRange;
-use hydrant_storage::order::Micros;
+use hydrant_storage::order::{Micros, none_counts_from};
 use hydrant_storage::partition::{ReadView, TailRow, TailRows};
 
 use super::failure::{JoinError, history_error};
@@ -196,8 +196,6 @@ impl ViewRows {
     /// What was read, for the report of a spine whose least event time is `first_time`, under ttls of which
     /// the longest is `ttl`.
     pub fn version(&self, first_time: Micros, ttl: Option<Micros>) -> TableVersion {
-        // Until then a row counted that happened just before.
-        let whole_from = |from: Micros| ttl.and_then(|ttl| from.checked_add(ttl)).unwrap_or(Micros::MAX);
         let has_files = !self.table.files.is_empty();
         TableVersion {
             view: self.view.name.to_string(),
@@ -205,7 +203,11 @@ impl ViewRows {
             delta_version: has_files.then(|| i64::try_from(self.table.delta_version).unwrap_or(i64::MAX)),
             tail_rows: self.tail_rows.load(Ordering::Relaxed),
             definition_revision: self.view.applied.revision,
-            lacks_before: self.table.retained_from.map(whole_from).filter(|until| first_time < *until),
+            lacks_before: self
+                .table
+                .retained_from
+                .map(|from| none_counts_from(from, ttl))
+                .filter(|until| first_time < *until),
         }
     }
 }

@@ -49,6 +49,11 @@ pub fn is_expired(event_time: Micros, t: Micros, ttl: Option<Micros>) -> bool {
     ttl.is_some_and(|ttl| event_time.checked_add(ttl).is_some_and(|last| t > last))
 }
 
+/// From which instant on no row counts that happened before `before`; without a ttl there is none.
+pub fn none_counts_from(before: Micros, ttl: Option<Micros>) -> Micros {
+    ttl.map_or(Micros::MAX, |ttl| before.saturating_add(ttl))
+}
+
 /// Whether a cell holds a value, and if not, why. The numbers are those of the wire and of the
 /// status columns of a training set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -136,6 +141,9 @@ mod tests {
         assert!(!is_expired(100, 110, Some(10)));
         assert!(is_expired(100, 111, Some(10)));
         assert!(!is_expired(100, i64::MAX, None));
+        let from = none_counts_from(100, Some(10));
+        assert!(is_expired(99, from, Some(10)) && !is_expired(99, from - 1, Some(10)));
+        assert_eq!((none_counts_from(100, None), none_counts_from(i64::MAX, Some(1))), (i64::MAX, i64::MAX));
         assert!(!is_expired(i64::MAX - 5, i64::MAX, Some(10)));
         assert!(!is_expired(i64::MIN, i64::MIN, Some(0)));
     }

@@ -5,7 +5,7 @@
 use std::sync::{Arc, PoisonError};
 
 use hydrant_storage::names::{Name, TenantId};
-use hydrant_storage::order::Micros;
+use hydrant_storage::order::{Micros, none_counts_from};
 
 use super::TrainingSets;
 use super::saved::{SavedSet, SavedTable, TooOld};
@@ -77,7 +77,7 @@ fn loses(snapshot: &Arc<Snapshot>, tenant: &Name, set: &SavedSet, rows: RowsOfVi
         lookup.view.tenant == owner && lookup.view.name == *rows.view && lookup.view.version == rows.version
     };
     let counts = |lookup: &Lookup| {
-        let until = lookup.ttl.map_or(Micros::MAX, |ttl| rows.before.saturating_add(ttl));
+        let until = none_counts_from(rows.before, lookup.ttl);
         set.with_status || set.with_event_time || set.first_time.is_none_or(|first| first < until)
     };
     selection.lookups.iter().filter(is_of_view).any(counts)
