@@ -14,10 +14,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hydrant_storage::history::HistoryTables;
-use hydrant_storage::names::Name;
-use hydrant_storage::order::Micros;
 
-pub use hydrant_storage::history::MergeOptions;
+pub use hydrant_storage::history::{MergeOptions, RowsTooOld};
 pub use metrics::CompactionMetrics;
 pub use worker::Compaction;
 
@@ -68,20 +66,10 @@ pub struct CompactionParts {
     pub losses: Arc<dyn NotesLosses>,
 }
 
-/// Rows of a version of a view that are about to go, since the view doesn't keep them for longer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RowsTooOld {
-    pub tenant: Name,
-    pub view: Name,
-    pub version: u32,
-    /// Those that happened before.
-    pub before: Micros,
-}
-
 /// Who has to say afterwards that rows are gone: saved training sets.
 #[async_trait]
 pub trait NotesLosses: Send + Sync + Debug {
-    /// Rows are only taken out of history once this has succeeded, as often as it takes.
+    /// They are about to go, and are only taken out of history once this has succeeded.
     async fn note(&self, rows: &RowsTooOld) -> Result<()>;
 }
 

@@ -109,7 +109,7 @@ impl Rounds {
     async fn open_dropped(&mut self, done: &mut Compacted) {
         let site = self.site.clone();
         let snapshot = site.parts.snapshots.load();
-        for (spec, _) in snapshot.tenants.values().flat_map(|tenant| tenant.tables_with_retention()) {
+        for spec in snapshot.tenants.values().flat_map(|tenant| tenant.dropped_tables_with_retention()) {
             let directory = spec.directory();
             if self.resting.rests(&directory, Instant::now()) {
                 continue;
@@ -200,8 +200,7 @@ impl Worksite {
     /// Rows of a table that happened before are to go, as views are defined now.
     fn horizon_of(&self, spec: &HistoryViewSpec) -> Option<Micros> {
         let snapshot = self.parts.snapshots.load();
-        let mut kept = snapshot.tenant(&spec.tenant).ok()?.tables_with_retention();
-        let (_, retention) = kept.find(|(table, _)| (&table.view, table.version) == (&spec.view, spec.version))?;
+        let retention = snapshot.tenant(&spec.tenant).ok()?.retention_of(&spec.view, spec.version)?;
         Some(horizon(self.parts.store_time.read(), retention))
     }
 

@@ -37,7 +37,7 @@ pub use digest::ContentDigest;
 pub use explain::Explained;
 pub use failure::JoinError;
 pub use metrics::HistoryMetrics;
-pub use report::{Report, TableVersion, joined};
+pub use report::{Report, TableVersion};
 pub use service::{HistoricalRequest, History, HistoryOptions, HistoryParts, SpineIntake};
 pub use stream::HistoricalStream;
 pub use why::{Cause, Lost, Rule, ToldRow, Why, WhyCell, WhyLookup, WhyRequest};

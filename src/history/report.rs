@@ -42,22 +42,6 @@ pub struct TableVersion {
     pub lacks_before: Option<Micros>,
 }
 
-impl TableVersion {
-    /// Said where values may be missing, with what to do.
-    pub fn warning_of(view: &str, lacks_before: Option<Micros>) -> Option<String> {
-        let before = lacks_before?;
-        let when = if before == Micros::MAX {
-            "at all instants".to_owned()
-        } else {
-            format!("at instants before {}", rfc3339(before))
-        };
-        Some(format!(
-            "{when}, rows of {view} that counted may be gone: the view keeps rows only for so long (`retention`), so cells \
-             are NOT_FOUND that had a value. Leave such rows of the spine out"
-        ))
-    }
-}
-
 impl Report {
     /// From this share of differing pairs on, an `as_known` training set is probably not what was
     /// meant. It is small, since it is over all views, and the rows of one may be missing altogether.
@@ -68,35 +52,53 @@ impl Report {
         share(self.differing_rows, self.row_view_pairs)
     }
 
-    /// Said loudly where the choice of mode left much out, with the way out.
+    /// What people are to be warned of: a choice of mode that left much out, and rows that history keeps no more,
+    /// each with the way out.
     pub fn warning(&self) -> Option<String> {
-        let of_tables =
-            self.tables.iter().filter_map(|table| TableVersion::warning_of(&table.view, table.lacks_before));
-        let of_mode = Self::warning_of(self.mode, self.differing_rows, self.row_view_pairs);
-        joined(of_mode.into_iter().chain(of_tables))
+        let tables = self.tables.iter().map(|table| (table.view.as_str(), table.lacks_before));
+        Self::warning_of(self.mode, self.differing_rows, self.row_view_pairs, tables)
     }
 
-    /// The same of these numbers.
-    pub fn warning_of(mode: Mode, differing_rows: u64, row_view_pairs: u64) -> Option<String> {
-        let share = share(differing_rows, row_view_pairs);
-        (mode == Mode::AsKnown && share >= Self::LOUD_SHARE).then(|| {
-            format!(
-                "{} of {} (row, view) pairs ({:.1} %) leave out a row that had happened by the spine row's time and became \
-                 known later. If later corrections should count, ask for `final` (`--final`). If history was loaded as \
-                 news, load its files again with known time `event` (`hydrant ingest … --known event`): then it is found, \
-                 though the rows of the first load stay and are still counted here",
-                differing_rows,
-                row_view_pairs,
-                100.0 * share
-            )
-        })
+    /// The same of these numbers, and of tables by their views and what they lack.
+    pub fn warning_of<'a>(
+        mode: Mode,
+        differing_rows: u64,
+        row_view_pairs: u64,
+        tables: impl Iterator<Item = (&'a str, Option<Micros>)>,
+    ) -> Option<String> {
+        let left_out = left_out(mode, differing_rows, row_view_pairs);
+        let missing = tables.filter_map(|(view, lacks_before)| Some(missing(view, lacks_before?)));
+        let all: Vec<String> = left_out.into_iter().chain(missing).collect();
+        (!all.is_empty()).then(|| all.join("\n"))
     }
 }
 
-/// What people are warned of, in one text.
-pub fn joined(warnings: impl Iterator<Item = String>) -> Option<String> {
-    let all: Vec<String> = warnings.collect();
-    (!all.is_empty()).then(|| all.join("\n"))
+/// Said loudly.
+fn left_out(mode: Mode, differing_rows: u64, row_view_pairs: u64) -> Option<String> {
+    let share = share(differing_rows, row_view_pairs);
+    (mode == Mode::AsKnown && share >= Report::LOUD_SHARE).then(|| {
+        format!(
+            "{} of {} (row, view) pairs ({:.1} %) leave out a row that had happened by the spine row's time and became \
+             known later. If later corrections should count, ask for `final` (`--final`). If history was loaded as \
+             news, load its files again with known time `event` (`hydrant ingest … --known event`): then it is found, \
+             though the rows of the first load stay and are still counted here",
+            differing_rows,
+            row_view_pairs,
+            100.0 * share
+        )
+    })
+}
+
+/// Where values may be missing that were there.
+fn missing(view: &str, before: Micros) -> String {
+    let when = match before {
+        Micros::MAX => "at all instants".to_owned(),
+        before => format!("at instants before {}", rfc3339(before)),
+    };
+    format!(
+        "{when}, rows of {view} that counted may be gone: the view keeps rows only for so long (`retention`), so cells \
+         are NOT_FOUND that had a value. Leave such rows of the spine out"
+    )
 }
 
 fn share(differing_rows: u64, row_view_pairs: u64) -> f64 {

@@ -280,12 +280,19 @@ impl TenantCatalog {
         defined.chain(dropped.map(|view| (view.id, view.history_spec(&self.name))))
     }
 
-    /// Of these the tables whose rows go when they are old enough, and when that is.
-    pub fn tables_with_retention(&self) -> impl Iterator<Item = (HistoryViewSpec, Micros)> {
-        let defined = self.all_views().filter(|view| view.offline);
-        let defined = defined.filter_map(|view| Some((view.history_spec(&self.name), view.retention?)));
-        let dropped = self.dropped.iter().filter(|view| view.offline);
-        defined.chain(dropped.filter_map(|view| Some((view.history_spec(&self.name), view.retention?))))
+    /// Of these the tables of versions that are defined no more and whose rows go some day all the same.
+    pub fn dropped_tables_with_retention(&self) -> impl Iterator<Item = HistoryViewSpec> {
+        let dropped = self.dropped.iter().filter(|view| view.offline && view.retention.is_some());
+        dropped.map(|view| view.history_spec(&self.name))
+    }
+
+    /// How long rows of a version of a view are kept, be it defined or not; `None`: for ever.
+    pub fn retention_of(&self, view: &Name, version: u32) -> Option<Micros> {
+        let mut defined = self.versions_of(view.as_str());
+        if let Some(defined) = defined.find(|defined| defined.version == version) {
+            return defined.retention;
+        }
+        self.dropped.iter().find(|dropped| (&dropped.name, dropped.version) == (view, version))?.retention
     }
 }
 

@@ -23,7 +23,7 @@ use crate::history::sets::{
     Admission, ColumnStatistics, Creation, LostRows, NewSet, Prepared, Progress, SavedSet, SavedTable, StoredRequest,
     TooOld, Verification,
 };
-use crate::history::{Mode, Report, TableVersion, joined};
+use crate::history::{Mode, Report};
 use crate::tenancy::{Action, Demand};
 
 /// How often it is told how far the work is.
@@ -123,10 +123,9 @@ impl TrainingSetService for TrainingSetRpc {
         };
         let told = told_until(made, progress, |created| {
             let set = &created.set;
-            let of_mode = Report::warning_of(set.mode(), set.differing_rows, set.row_view_pairs);
-            let of_tables =
-                set.tables.iter().filter_map(|table| TableVersion::warning_of(&table.view, table.lacks_before));
-            let warning = joined(of_mode.into_iter().chain(of_tables)).unwrap_or_default();
+            let tables = set.tables.iter().map(|table| (table.view.as_str(), table.lacks_before));
+            let warning = Report::warning_of(set.mode(), set.differing_rows, set.row_view_pairs, tables);
+            let warning = warning.unwrap_or_default();
             let training_set = Some(encode_set(set));
             Ok(Told::Created(v1::CreatedTrainingSet { training_set, was_there: !created.is_new, warning }))
         });

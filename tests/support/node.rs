@@ -464,17 +464,7 @@ impl TestNode {
     }
 
     pub async fn try_train(&self, what: &[&str], spine: &RecordBatch, ask: Ask) -> Result<Training> {
-        let (services, features) = split(what);
-        let request = HistoricalRequest {
-            services,
-            features,
-            event_time: "at".to_owned(),
-            mode: ask.mode,
-            cutoff: ask.cutoff,
-            with_status: true,
-            with_event_time: true,
-            spine: spine.schema(),
-        };
+        let request = HistoricalRequest { with_status: true, with_event_time: true, ..training_of(what, spine, ask) };
         self.join(request, spine).await
     }
 
@@ -578,6 +568,21 @@ impl Training {
         let statuses = self.statuses(name);
         let statuses: Vec<&str> = statuses.iter().map(String::as_str).collect();
         table::shown_column(self.array(name), planned.data_type, &statuses)
+    }
+}
+
+/// A training set of values alone.
+pub fn training_of(what: &[&str], spine: &RecordBatch, ask: Ask) -> HistoricalRequest {
+    let (services, features) = split(what);
+    HistoricalRequest {
+        services,
+        features,
+        event_time: "at".to_owned(),
+        mode: ask.mode,
+        cutoff: ask.cutoff,
+        with_status: false,
+        with_event_time: false,
+        spine: spine.schema(),
     }
 }
 

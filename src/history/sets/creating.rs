@@ -230,10 +230,6 @@ impl Creation {
 }
 
 impl Verification {
-    pub fn set(&self) -> &SavedSet {
-        &self.set
-    }
-
     pub fn prepared(&self) -> &Prepared {
         &self.making.prepared
     }

@@ -12,13 +12,14 @@ mod spines;
 mod statistics;
 mod too_old;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use hydrant_storage::files::Files;
+use hydrant_storage::history::RowsTooOld;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::spines::{SpineId, SpineShelf};
@@ -43,7 +44,6 @@ pub use pulls::{PullOptions, PulledRows};
 pub use saved::{LostRows, SavedSet, SavedTable, TooOld};
 pub use spines::{Put, SpineOptions, SpineUpload, Spines, SpinesHeld, StoredSpine};
 pub use statistics::{ColumnStatistics, NumberStatistics};
-pub use too_old::RowsOfView;
 
 use self::jobs::Jobs;
 use self::pulls::Pulls;
@@ -97,9 +97,8 @@ struct Inner {
     writer: tokio::sync::Mutex<u64>,
     /// What saved training sets need, so that it stays.
     needs: Mutex<BTreeMap<SetKey, Needs>>,
-    /// Of which versions of views rows have begun to go since the start: those before an instant. Changed by who
-    /// holds the writer.
-    going: Mutex<HashMap<(Name, Name, u32), Micros>>,
+    /// Which rows have begun to go since the start, one for each version of a view. Changed by who holds the writer.
+    going: Mutex<Vec<RowsTooOld>>,
 }
 
 /// Tenant, name and version.

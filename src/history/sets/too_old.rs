@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, PoisonError};
 
+use hydrant_storage::history::RowsTooOld;
 use hydrant_storage::names::{Name, TenantId};
 use hydrant_storage::order::{Micros, none_counts_from};
 
@@ -12,18 +13,9 @@ use super::saved::{SavedSet, SavedTable, TooOld};
 use crate::error::Result;
 use crate::registry::catalog::{Lookup, Snapshot};
 
-/// Rows of a version of a view that are about to go: those that happened before an instant.
-#[derive(Clone, Copy, Debug)]
-pub struct RowsOfView<'a> {
-    pub tenant: &'a Name,
-    pub view: &'a Name,
-    pub version: u32,
-    pub before: Micros,
-}
-
 impl TrainingSets {
     /// Notes in every saved set that may lose values what it loses; how many those are.
-    pub async fn note_too_old(&self, rows: RowsOfView<'_>) -> Result<u64> {
+    pub async fn note_too_old(&self, rows: &RowsTooOld) -> Result<u64> {
         let mut persisted = self.inner.writer.lock().await;
         let (now, snapshot) = (self.now(), self.inner.registry.snapshot());
         let (next, changed) = self
@@ -34,8 +26,9 @@ impl TrainingSets {
         if changed > 0 {
             self.persist(&mut persisted, next).await?;
         }
-        let of_view = (rows.tenant.clone(), rows.view.clone(), rows.version);
-        self.inner.going.lock().unwrap_or_else(PoisonError::into_inner).insert(of_view, rows.before);
+        let mut going = self.inner.going.lock().unwrap_or_else(PoisonError::into_inner);
+        going.retain(|known| !is_of_same_version(known, rows));
+        going.push(rows.clone());
         Ok(changed)
     }
 
@@ -44,11 +37,9 @@ impl TrainingSets {
     pub(super) fn note_what_went(&self, tenant: &Name, set: &mut SavedSet) {
         let snapshot = self.inner.registry.snapshot();
         let going = self.inner.going.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((owner, view, version), before) in going.iter() {
-            let rows = RowsOfView { tenant: owner, view, version: *version, before: *before };
+        for rows in going.iter() {
             let is_known = |table: &SavedTable| {
-                (table.view.as_str(), table.view_version) == (view.as_str(), *version)
-                    && table.lacks_before.is_some_and(|lacks| lacks > *before)
+                is_of_version(table, rows) && table.lacks_before.is_some_and(|lacks| lacks > rows.before)
             };
             if !set.tables.iter().any(is_known) && loses(&snapshot, tenant, set, rows) {
                 set.too_old.push(too_old(tenant, rows, self.now()));
@@ -57,24 +48,32 @@ impl TrainingSets {
     }
 }
 
-fn too_old(tenant: &Name, rows: RowsOfView<'_>, now: Micros) -> TooOld {
-    let RowsOfView { tenant: owner, view, version, before } = rows;
+fn is_of_same_version(one: &RowsTooOld, other: &RowsTooOld) -> bool {
+    (&one.tenant, &one.view, one.version) == (&other.tenant, &other.view, other.version)
+}
+
+/// A table is told of by its view's name alone, also where that is another tenant's.
+fn is_of_version(table: &SavedTable, rows: &RowsTooOld) -> bool {
+    (table.view.as_str(), table.view_version) == (rows.view.as_str(), rows.version)
+}
+
+fn too_old(tenant: &Name, rows: &RowsTooOld, now: Micros) -> TooOld {
+    let RowsTooOld { tenant: owner, view, version, before } = rows;
     let view = if tenant == owner { view.to_string() } else { format!("{owner}/{view}") };
-    TooOld { view, view_version: version, before, at: now }
+    TooOld { view, view_version: *version, before: *before, at: now }
 }
 
 /// Whether a set may have had one of the rows: for an instant of its spine at which it counted, or to tell
 /// that it had expired.
-fn loses(snapshot: &Arc<Snapshot>, tenant: &Name, set: &SavedSet, rows: RowsOfView<'_>) -> bool {
-    let owner = snapshot.tenant(rows.tenant).map(|owner| owner.id);
+fn loses(snapshot: &Arc<Snapshot>, tenant: &Name, set: &SavedSet, rows: &RowsTooOld) -> bool {
+    let owner = snapshot.tenant(&rows.tenant).map(|owner| owner.id);
     let selection = snapshot.tenant(tenant).and_then(|tenant| snapshot.select(tenant, &set.services, &[]));
     let Ok((owner, selection)) = owner.and_then(|owner: TenantId| Ok((owner, selection?))) else {
         // What it reads can't be found out, such as by a share that has ended and may be given again.
-        let is_of_view = |table: &SavedTable| table.view == rows.view.as_str() && table.view_version == rows.version;
-        return set.tables.iter().any(is_of_view);
+        return set.tables.iter().any(|table| is_of_version(table, rows));
     };
     let is_of_view = |lookup: &&Lookup| {
-        lookup.view.tenant == owner && lookup.view.name == *rows.view && lookup.view.version == rows.version
+        lookup.view.tenant == owner && lookup.view.name == rows.view && lookup.view.version == rows.version
     };
     let counts = |lookup: &Lookup| {
         let until = none_counts_from(rows.before, lookup.ttl);

@@ -44,6 +44,7 @@ pub use distinct_keys::DistinctKeys;
 pub use erasing::ErasedFromTable;
 pub use merge::MergedRuns;
 pub use parquet_run::ParquetRun;
+pub use retaining::RowsTooOld;
 pub use run::{RowAt, Run, RunBatch, SlotSet};
 pub use schema::HistoryViewSpec;
 pub use schema::absent;

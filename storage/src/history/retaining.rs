@@ -8,7 +8,18 @@ use crate::history::outputs::Outputs;
 use crate::history::snapshot::{DataFile, TableSnapshot};
 use crate::history::table::{blocking, finished};
 use crate::history::{HistoryError, HistoryTable, RunBatch};
+use crate::names::Name;
 use crate::order::Micros;
+
+/// Rows of a version of a view that go since the view doesn't keep them for longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsTooOld {
+    pub tenant: Name,
+    pub view: Name,
+    pub version: u32,
+    /// Those that happened before.
+    pub before: Micros,
+}
 
 impl HistoryTable {
     /// Writes the next file that holds rows which happened before an instant without them; `None`: no file

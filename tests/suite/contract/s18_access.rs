@@ -9,8 +9,6 @@ use arrow_array::cast::AsArray as _;
 use arrow_array::types::Float64Type;
 use hydrant::access::{Access, NewKey, Token};
 use hydrant::error::{Code, Error};
-use hydrant::history::HistoricalRequest;
-use hydrant::history::Mode;
 use hydrant::registry::definition::Kind;
 use hydrant::registry::tenants::Expected;
 use hydrant::serving::OnlineRequest;
@@ -19,7 +17,7 @@ use hydrant_storage::names::Name;
 use serde_json::json;
 
 use super::{SHOP, new_key};
-use crate::support::node::{HOUR, MINUTE, START, TestNode, definitions_of};
+use crate::support::node::{AS_KNOWN, HOUR, MINUTE, START, TestNode, definitions_of, training_of};
 use crate::support::table;
 
 const TENANT: &str = "
@@ -238,16 +236,7 @@ async fn two_tenants_use_the_same_names_and_see_only_their_own() {
             node.land().await;
         }
         let spine = table::spine(&json!([{"user_id": 1, "at": node.now()}]));
-        let request = HistoricalRequest {
-            services: Vec::new(),
-            features: vec!["user_clicks:amount".to_owned()],
-            event_time: "at".to_owned(),
-            mode: Mode::AsKnown,
-            cutoff: None,
-            with_status: false,
-            with_event_time: false,
-            spine: spine.schema(),
-        };
+        let request = training_of(&["user_clicks:amount"], &spine, AS_KNOWN);
         let mut intake = use_cases.history.open(&read(Action::ReadHistory), request.clone()).expect("its own");
         intake.push(spine.clone()).await.expect("good keys");
         let mut stream = intake.finish().await.expect("made");

@@ -10,7 +10,7 @@ use hydrant_storage::order::CellStatus;
 use serde_json::json;
 
 use super::new_key;
-use crate::support::node::{HOUR, START, TestNode};
+use crate::support::node::{AS_KNOWN, HOUR, START, TestNode, training_of};
 use crate::support::table;
 
 const PEOPLE: &str = "
@@ -68,16 +68,8 @@ fn permit(node: &TestNode, who: &Identity, action: Action) -> Permit {
 
 fn training(node: &TestNode) -> (HistoricalRequest, arrow_array::RecordBatch) {
     let spine = table::spine_at(&json!({"user_id": 7}), &[node.now()]);
-    let request = HistoricalRequest {
-        services: vec!["model".to_owned()],
-        features: Vec::new(),
-        event_time: "at".to_owned(),
-        mode: Mode::AsKnown,
-        cutoff: None,
-        with_status: true,
-        with_event_time: true,
-        spine: spine.schema(),
-    };
+    let request =
+        HistoricalRequest { with_status: true, with_event_time: true, ..training_of(&["model"], &spine, AS_KNOWN) };
     (request, spine)
 }
 

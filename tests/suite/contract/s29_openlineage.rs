@@ -9,7 +9,6 @@ use hydrant::backfill::BackfillRequest;
 use hydrant::config::{ByteSize, Config, Span};
 use hydrant::error::Error;
 use hydrant::history::sets::{Admission, Creation, NewSet};
-use hydrant::history::{HistoricalRequest, Mode};
 use hydrant::openlineage::OpenLineage;
 use hydrant::registry::shares::{NewShare, Shared};
 use hydrant::registry::tenants::Expected;
@@ -18,7 +17,7 @@ use hydrant::tenancy::{Action, Authenticates as _, Demand, Role};
 use serde_json::{Value as Json, json};
 
 use super::{SHOP, new_key};
-use crate::support::node::{AS_KNOWN, DAY, HOUR, SECOND, START, TestNode, definitions_of};
+use crate::support::node::{AS_KNOWN, DAY, HOUR, SECOND, START, TestNode, definitions_of, training_of};
 use crate::support::sets::stored;
 use crate::support::table;
 use crate::support::webhook::{Answer, Receiver};
@@ -205,16 +204,7 @@ async fn a_training_set_that_is_not_kept_is_told_once_however_it_is_pulled() {
 
     // One that nobody waits for any more.
     let train = node.permit(Action::ReadHistory);
-    let request = HistoricalRequest {
-        services: vec!["scoring".to_owned()],
-        features: Vec::new(),
-        event_time: "at".to_owned(),
-        mode: Mode::AsKnown,
-        cutoff: None,
-        with_status: false,
-        with_event_time: false,
-        spine: spine.schema(),
-    };
+    let request = training_of(&["scoring"], &spine, AS_KNOWN);
     let mut intake = node.use_cases().history.open(&train, request).expect("it is a right request");
     intake.push(spine).await.expect("taken");
     {
@@ -245,18 +235,9 @@ async fn what_another_tenant_shares_is_told_by_the_names_that_its_reader_knows_a
     }
     let train = node.use_cases().tenancy.authorize(&rival, Action::ReadHistory).expect("an admin may");
     let spine = table::spine_at(&json!({"user_id": 1}), &[START]);
-    let request = |services: &[&str], features: &[&str]| HistoricalRequest {
-        services: services.iter().map(|service| (*service).to_owned()).collect(),
-        features: features.iter().map(|feature| (*feature).to_owned()).collect(),
-        event_time: "at".to_owned(),
-        mode: Mode::AsKnown,
-        cutoff: None,
-        with_status: false,
-        with_event_time: false,
-        spine: spine.schema(),
-    };
+    let request = |what: &str| training_of(&[what], &spine, AS_KNOWN);
     let mut told = Vec::new();
-    node.join_by(&train, request(&["default/scoring"], &[]), &spine).await.expect("it is shared");
+    node.join_by(&train, request("default/scoring"), &spine).await.expect("it is shared");
     told.push((told_whole(&mut receiver).await, "rival.pulled_training_set.default/scoring"));
     let sets = node.sets();
     let mut upload = sets.spines().begin(train.clone(), spine.schema()).await.expect("there is room");
@@ -282,7 +263,7 @@ async fn what_another_tenant_shares_is_told_by_the_names_that_its_reader_knows_a
         let from = ("rival.shared.default/scoring".to_owned(), "default__traits__rank".to_owned());
         assert_eq!(origin(set, "default__traits__rank"), from);
     }
-    node.join_by(&train, request(&[], &["default/traits:plan"]), &spine).await.expect("it is shared");
+    node.join_by(&train, request("default/traits:plan"), &spine).await.expect("it is shared");
     let of_view = told_whole(&mut receiver).await;
     dataset(&of_view, "inputs", "rival.shared.default/traits");
     assert_eq!(which(&of_view).1, "rival.pulled_training_set.default/traits");

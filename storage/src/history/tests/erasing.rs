@@ -13,12 +13,7 @@ const LANDINGS: u64 = 4;
 const THROUGH: u64 = 3;
 
 fn all_rows() -> Vec<Row> {
-    let spec = small_spec();
-    let draw = |frame: u64, ordinal: u32| {
-        let row = row((ordinal % 7) as u16, i64::from(ordinal), 0, frame, ordinal);
-        with_values(row, &spec, 1, frame * 31 + u64::from(ordinal))
-    };
-    (1..=LANDINGS).flat_map(|frame| (0..20).map(move |ordinal| (frame, ordinal))).map(|(f, o)| draw(f, o)).collect()
+    rows_of_landings(LANDINGS, i64::from)
 }
 
 fn whole() -> ErasedKey {
@@ -39,19 +34,6 @@ fn left(erased: &ErasedKey) -> Vec<Row> {
     of_frames(&all_rows().into_iter().filter(stays).collect::<Vec<_>>(), 1, LANDINGS)
 }
 
-/// Landings, some of which are merged, so that older files lie there too.
-async fn landed(files: &LossyFiles) {
-    let (spec, rows) = (small_spec(), all_rows());
-    let table = open(files, &spec).await;
-    for through in 1..=LANDINGS {
-        let landing = of_frames(&rows, through, through);
-        table.land(ModelRun::new(&spec, &landing, 9), through, 0).await.expect("landed");
-        if through == 2 {
-            compact(&table, EAGER, 0).await.expect("merged").expect("two runs");
-        }
-    }
-}
-
 /// Exactly the files that the table names.
 fn assert_no_other_files(files: &LossyFiles, table: &HistoryTable) {
     let mut named: Vec<String> = table.snapshot().files.iter().map(|file| file.name.clone()).collect();
@@ -67,7 +49,7 @@ fn erased_rows_are_in_no_file_and_all_others_stay_in_their_order() {
     block_on(async {
         for erased in [whole(), part()] {
             let files = LossyFiles::new(1);
-            landed(&files).await;
+            land_all(&files, &all_rows()).await;
             let table = open(&files, &small_spec()).await;
             let before = table.count_erasable(vec![erased.clone()]).await.expect("counted");
             let expected = left(&erased);
@@ -91,7 +73,7 @@ fn a_power_cut_at_any_operation_of_an_erasure_is_made_good_by_doing_it_again() {
     block_on(async {
         let erased = whole();
         let before = LossyFiles::new(3);
-        landed(&before).await;
+        land_all(&before, &all_rows()).await;
         for operation in 0.. {
             let files = before.after_power_cut(operation);
             let table = open(&files, &small_spec()).await;
@@ -118,7 +100,7 @@ fn a_power_cut_at_any_operation_of_an_erasure_is_made_good_by_doing_it_again() {
 fn a_reader_who_takes_too_long_is_told_that_rows_were_erased() {
     block_on(async {
         let files = LossyFiles::new(4);
-        landed(&files).await;
+        land_all(&files, &all_rows()).await;
         let table = open(&files, &small_spec()).await;
         let old = table.snapshot();
         table.erase(vec![whole()], 5, Duration::ZERO).await.expect("erased");

@@ -26,7 +26,7 @@ use super::{
     CompactReport, HistoryError, HistoryTable, HistoryViewSpec, MergeOptions, MergedRuns, Pace, RowAt, Run, RunBatch,
     SlotSet, TableSnapshot,
 };
-use crate::files::Files;
+use crate::files::{Files, LossyFiles};
 use crate::keys::encode_values;
 use crate::names::Name;
 use crate::order::{Position, RowVersion};
@@ -262,6 +262,30 @@ pub(super) fn open_runs(
 ) -> Result<Vec<Box<dyn Run>>, HistoryError> {
     let open = |chain| Ok(Box::new(snapshot.open_chain(&chain, projection, slots)?) as Box<dyn Run>);
     snapshot.chains_with(slots, cutoff).into_iter().map(open).collect()
+}
+
+/// Twenty rows of each frame, which happened when their ordinals say.
+pub(super) fn rows_of_landings(landings: u64, event_time: impl Fn(u32) -> i64) -> Vec<Row> {
+    let spec = small_spec();
+    let draw = |frame: u64, ordinal: u32| {
+        let row = row((ordinal % 7) as u16, event_time(ordinal), 0, frame, ordinal);
+        with_values(row, &spec, 1, frame * 31 + u64::from(ordinal))
+    };
+    (1..=landings).flat_map(|frame| (0..20).map(move |ordinal| (frame, ordinal))).map(|(f, o)| draw(f, o)).collect()
+}
+
+/// A landing for each frame, the first two of which are merged, so that older files lie there too.
+pub(super) async fn land_all(files: &LossyFiles, rows: &[Row]) {
+    let spec = small_spec();
+    let table = open(files, &spec).await;
+    let last = rows.iter().map(|row| row.version.position.frame).max().expect("there are rows");
+    for through in 1..=last {
+        let landing = of_frames(rows, through, through);
+        table.land(ModelRun::new(&spec, &landing, 9), through, 0).await.expect("landed");
+        if through == 2 {
+            compact(&table, EAGER, 0).await.expect("merged").expect("two runs");
+        }
+    }
 }
 
 /// Merges as soon as it can be done, into files that are as small as can be.

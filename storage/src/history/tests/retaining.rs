@@ -10,30 +10,12 @@ const LANDINGS: u64 = 4;
 const BEFORE: Micros = 12;
 
 fn all_rows() -> Vec<Row> {
-    let spec = small_spec();
-    let draw = |frame: u64, ordinal: u32| {
-        let row = row((ordinal % 7) as u16, i64::from(ordinal * 3 % 20), 0, frame, ordinal);
-        with_values(row, &spec, 1, frame * 31 + u64::from(ordinal))
-    };
-    (1..=LANDINGS).flat_map(|frame| (0..20).map(move |ordinal| (frame, ordinal))).map(|(f, o)| draw(f, o)).collect()
+    rows_of_landings(LANDINGS, |ordinal| i64::from(ordinal * 3 % 20))
 }
 
 fn left() -> Vec<Row> {
     let young = all_rows().into_iter().filter(|row| row.version.event_time >= BEFORE);
     of_frames(&young.collect::<Vec<_>>(), 1, LANDINGS)
-}
-
-/// Landings, some of which are merged.
-async fn landed(files: &LossyFiles) {
-    let (spec, rows) = (small_spec(), all_rows());
-    let table = open(files, &spec).await;
-    for through in 1..=LANDINGS {
-        let landing = of_frames(&rows, through, through);
-        table.land(ModelRun::new(&spec, &landing, 9), through, 0).await.expect("landed");
-        if through == 2 {
-            compact(&table, EAGER, 0).await.expect("merged").expect("two runs");
-        }
-    }
 }
 
 async fn take_out(table: &HistoryTable, before: Micros) -> Result<u64, HistoryError> {
@@ -49,7 +31,7 @@ async fn take_out(table: &HistoryTable, before: Micros) -> Result<u64, HistoryEr
 fn rows_that_are_too_old_are_taken_out_and_all_others_stay_in_their_order() {
     block_on(async {
         let files = LossyFiles::new(1);
-        landed(&files).await;
+        land_all(&files, &all_rows()).await;
         let table = open(&files, &small_spec()).await;
         let old = table.snapshot();
         assert_eq!(old.retained_from, None);
@@ -77,7 +59,7 @@ fn rows_that_are_too_old_are_taken_out_and_all_others_stay_in_their_order() {
 fn a_power_cut_at_any_operation_leaves_a_file_with_its_old_rows_or_without() {
     block_on(async {
         let before = LossyFiles::new(3);
-        landed(&before).await;
+        land_all(&before, &all_rows()).await;
         for operation in 0.. {
             let files = before.after_power_cut(operation);
             let table = open(&files, &small_spec()).await;
