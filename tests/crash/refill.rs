@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use hydrant::clock::{Clock as _, SystemClock};
 use hydrant::registry::definition::Definition;
 use hydrant::registry::documents;
@@ -31,7 +31,9 @@ interval = "100ms"
 
 const SOURCE: &str = "clicks";
 const KEYS: usize = 20_000;
-const ROWS_OF_A_REQUEST: usize = 2_000;
+const ROWS_OF_A_REQUEST: usize = 1_000;
+/// Bytes of a value that is never read: with them a refill lasts longer than the first waits for a kill.
+const TITLE: usize = 2_048;
 /// How old each key's row is, in microseconds: older than the first ttl, younger than the second.
 const AGE: i64 = 7_200_000_000;
 const OLD_TTL: &str = "1h";
@@ -58,13 +60,13 @@ pub async fn is_refilled_however_often_it_is_killed(seed: u64) {
 
     let mut kills_before_the_end = 0;
     let begun = std::time::Instant::now();
-    let mut least_wait = 0;
+    let mut least_wait = 0_usize;
     loop {
         assert!(begun.elapsed() < PATIENCE * 2, "it is never refilled");
         let server = setup.start().await;
         let client = server.client().await;
-        // Each time a little later, so that some kills fall on every part of the work.
-        let wait = Duration::from_millis(random.below(150) as u64 + least_wait);
+        // Each time a little later, so that some kills fall on every part of the work; the first one at once.
+        let wait = Duration::from_millis(random.below(least_wait + 1) as u64 + least_wait as u64);
         tokio::time::sleep(wait).await;
         least_wait += 10;
         let seen = read_all(&client, &written).await;
@@ -88,9 +90,9 @@ fn definitions(ttl: &str) -> Vec<Definition> {
         json!({"apiVersion": "hydrant/v1", "kind": "Source", "metadata": {"name": SOURCE},
                "spec": {"type": "push", "eventTime": "clicked_at", "knownTime": "event",
                         "columns": [{"name": "visitor", "type": "int64"}, {"name": "clicked_at", "type": "timestamp"},
-                                    {"name": "page", "type": "int64"}]}}),
+                                    {"name": "page", "type": "int64"}, {"name": "title", "type": "string"}]}}),
         json!({"apiVersion": "hydrant/v1", "kind": "FeatureView", "metadata": {"name": "last_click"},
-               "spec": {"entities": ["visitor"], "source": SOURCE, "ttl": ttl, "features": [{"name": "page"}]}}),
+               "spec": {"entities": ["visitor"], "source": SOURCE, "ttl": ttl, "features": [{"name": "page"}, {"name": "title"}]}}),
     ];
     documents.iter().map(|document| documents::from_json(document).expect("a definition")).collect()
 }
@@ -103,10 +105,12 @@ async fn write(client: &Client) -> v1::Position {
         let visitors = first as i64..(first + ROWS_OF_A_REQUEST) as i64;
         let pages: ArrayRef = Arc::new(Int64Array::from_iter_values(visitors.clone().map(page_of)));
         let times = TimestampMicrosecondArray::from_iter_values(visitors.clone().map(|_| clicked_at));
-        let columns: [(&str, ArrayRef); 3] = [
+        let titles = StringArray::from_iter_values(visitors.clone().map(|visitor| format!("{visitor:TITLE$}")));
+        let columns: [(&str, ArrayRef); 4] = [
             ("visitor", Arc::new(Int64Array::from_iter_values(visitors))),
             ("clicked_at", Arc::new(times.with_timezone("UTC"))),
             ("page", pages),
+            ("title", Arc::new(titles)),
         ];
         let columns = rows::columns(&RecordBatch::try_from_iter(columns).expect("columns of one length"));
         let request = v1::IngestRequest {
