@@ -82,6 +82,25 @@ install_python_packages() {
   echo "$wanted" >.venv/requirements.sha256
 }
 
+# OpenLineage publishes its JSON schemas with no package of its own. This crate carries them, as they are,
+# for its tests; it is unpacked and not built.
+install_openlineage_schemas() {
+  local crate=datafusion-openlineage version=0.0.12 into=.venv/openlineage-schemas
+  [ "$(cat "$into/version" 2>/dev/null)" = "$version" ] && return 0
+  echo "setup: unpacking OpenLineage's schemas into $into" >&2
+  quietly cargo info --color never "$crate@$version"
+  local schemas
+  schemas=$(compgen -G "${CARGO_HOME:-$HOME/.cargo}/registry/src/*/$crate-$version/tests/schemas/openlineage" | head -1)
+  [ -n "$schemas" ] || fail "$crate $version has no schemas of OpenLineage where they were"
+  rm -rf "$into"
+  mkdir -p "$into"
+  cp "$schemas/OpenLineage.json" "$schemas"/facets/*.json "$into"
+  echo "$version" >"$into/version"
+}
+
 install_debian_packages
 install_rust_components
-$build_only || install_python_packages
+if ! $build_only; then
+  install_python_packages
+  install_openlineage_schemas
+fi

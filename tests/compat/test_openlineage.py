@@ -1,6 +1,6 @@
-"""Events of lineage as OpenLineage's own client understands them: every part of every event becomes one of
-the classes that are generated from the official schemas (2-0-2), with its fields and types and no other, and
-says the version of the schema that the class is of.
+"""Events of lineage as the official JSON schemas (2-0-2) and OpenLineage's own client understand them: every
+event is valid by its schema and by those of its facets, and every part of it becomes one of the client's
+classes, with its fields and types and no other, and says the version of the schema that the class is of.
 """
 
 import http.server
@@ -15,9 +15,11 @@ import attr
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from jsonschema import ValidationError
 from openlineage.client import event_v2, facet_v2
 from openlineage.client.generated import base
 
+import openlineage_schemas
 from server import PATIENCE
 
 DEFINITIONS = """
@@ -173,7 +175,7 @@ def rows(*temps):
 
 
 def story(serve, receiver, folder: Path):
-    """What is told of a store that is filled, brought online and trained on, and of a training set that fails."""
+    """What is told of a store that is filled, brought online and trained on, and of a backfill that fails."""
     (folder / "key").write_text("key-of-a-test\n")
     server = serve(
         openlineage__url=receiver.url,
@@ -184,9 +186,13 @@ def story(serve, receiver, folder: Path):
     definitions.write_text(DEFINITIONS)
     server.apply(definitions)
     server.put("weather", rows(1.5, 2.5))
-    history, spine = folder / "history.parquet", folder / "spine.parquet"
+    history, timeless, spine = (folder / f"{name}.parquet" for name in ("history", "timeless", "spine"))
     parquet.write_table(rows(3.5, 4.5, 5.5), history)
     server.hydrant("backfill", "weather", history)
+    times = pa.nulls(1, pa.timestamp("us", "UTC"))
+    parquet.write_table(rows(6.5).set_column(1, "event_timestamp", times), timeless)
+    with pytest.raises(AssertionError, match="event_timestamp"):
+        server.hydrant("backfill", "weather", timeless)
     at = pa.array([NOON, NOON + HOUR], pa.timestamp("us", "UTC"))
     parquet.write_table(pa.table({"origin": ["EWR", "JFK"], "at": at}), spine)
     asked = ["--service", "delay_model", "--spine", spine, "--event-time", "at"]
@@ -199,19 +205,34 @@ def story(serve, receiver, folder: Path):
         "training_set.flights",
         "pulled_training_set.delay_model",
     ]
-    return receiver.until({("COMPLETE", f"default.{job}") for job in jobs})
+    ends = {("COMPLETE", f"default.{job}") for job in jobs}
+    return receiver.until(ends | {("FAIL", "default.backfill.weather")})
 
 
 def test_the_client_reads_every_event_of_a_whole_story(serve, receiver, tmp_path):
     events = story(serve, receiver, tmp_path)
+    checked = set().union(*(openlineage_schemas.validate(event) for event in events))
+    assert checked == {
+        "ProcessingEngineRunFacet",
+        "JobTypeJobFacet",
+        "SchemaDatasetFacet",
+        "DatasourceDatasetFacet",
+        "ColumnLineageDatasetFacet",
+        "ErrorMessageRunFacet",
+        "OutputStatisticsOutputDatasetFacet",
+    }
     made = [run_event(event) for event in events]
     assert all(isinstance(event, base.RunEvent) for event in made)
     by_job = {}
     for event in made:
         by_job.setdefault((event.job.name, event.run.runId), []).append(event)
-    for of_run in by_job.values():
-        assert [event.eventType.value for event in of_run] == ["START", "COMPLETE"]
-    backfill = next(of[1] for (job, _), of in by_job.items() if job == "default.backfill.weather")
+    ends = {of_run: [event.eventType.value for event in of] for of_run, of in by_job.items()}
+    failed = [of_run for of_run, told in ends.items() if told == ["START", "FAIL"]]
+    assert [job for job, _ in failed] == ["default.backfill.weather"]
+    assert all(told == ["START", "COMPLETE"] for of_run, told in ends.items() if of_run not in failed)
+    (backfill,) = (
+        of[1] for (job, run), of in by_job.items() if job == "default.backfill.weather" and (job, run) not in failed
+    )
     (view,) = backfill.outputs
     assert view.outputFacets["outputStatistics"].rowCount == 3
     (origin,) = view.facets["columnLineage"].fields["celsius"].inputFields
@@ -234,3 +255,15 @@ def test_what_is_not_of_the_schema_would_be_noticed(serve, receiver, tmp_path):
     ):
         with pytest.raises((AssertionError, KeyError, TypeError, ValueError)):
             run_event({**event, **broken})
+    openlineage_schemas.validate(event)
+    for broken in (
+        {"run": {**event["run"], "runId": "no uuid"}},
+        {"eventType": "BEGIN"},
+        {"eventTime": "yesterday"},
+        {"producer": "no URI"},
+        {"job": {**event["job"], "facets": {"jobType": {**event["job"]["facets"]["jobType"], "integration": 5}}}},
+        {"job": {"namespace": "a", "name": "b", "facets": {"jobType": {}}}},
+        {"inputs": [{"namespace": "a"}]},
+    ):
+        with pytest.raises((AssertionError, KeyError, ValidationError)):
+            openlineage_schemas.validate({**event, **broken})
