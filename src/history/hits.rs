@@ -19,6 +19,8 @@ use super::work::Stop;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ranges {
     starts: Vec<u64>,
+    /// Rows of the first, and of most others.
+    rows: u64,
 }
 
 /// Takes the rows found by one walk, in any order of ordinals.
@@ -82,7 +84,8 @@ enum Stored {
 impl Ranges {
     /// `starts` ascend from 0.
     pub fn new(starts: Vec<u64>) -> Self {
-        Self { starts }
+        let rows = starts.get(1).copied().unwrap_or(u64::MAX);
+        Self { starts, rows }
     }
 
     pub fn count(&self) -> usize {
@@ -94,7 +97,12 @@ impl Ranges {
     }
 
     fn of(&self, ordinal: u64) -> usize {
-        self.starts.partition_point(|start| *start <= ordinal) - 1
+        let likely = (ordinal / self.rows) as usize;
+        let is_in_it = |start: &u64| *start <= ordinal && self.starts.get(likely + 1).is_none_or(|next| ordinal < *next);
+        match self.starts.get(likely).filter(|start| is_in_it(start)) {
+            Some(_) => likely,
+            None => self.starts.partition_point(|start| *start <= ordinal) - 1,
+        }
     }
 }
 

@@ -66,8 +66,11 @@ pub struct SortedSpine {
 
 /// A sorted run is read in pieces of this many rows.
 const CHUNK_ROWS: usize = 4_096;
-/// Entries that are sorted in some ten milliseconds.
-const SORTED_AT_ONCE: usize = 1 << 19;
+/// So few entries are sorted sooner by comparing them than by their digits.
+const COMPARED: usize = 1_024;
+/// How many bits entries are moved by at once.
+const DIGIT_BITS: u32 = 8;
+const DIGITS: usize = 1 << DIGIT_BITS;
 /// How many runs are merged at once; more are merged in several passes.
 const FAN_IN: usize = 64;
 
@@ -263,7 +266,7 @@ impl MemoryRun {
         for entry in &mut entries {
             *entry = entry.with_key(ranks[entry.key() as usize]);
         }
-        sort_unless_stopped(&mut entries, SORTED_AT_ONCE, stop)?;
+        sort_unless_stopped(&mut entries, COMPARED, stop)?;
         Ok(Self { keys, entries, first_ordinal })
     }
 
@@ -280,17 +283,53 @@ impl MemoryRun {
     }
 }
 
-/// Sorts no more entries at a time than so many, so that a stop is seen soon.
-fn sort_unless_stopped(entries: &mut [Entry], at_once: usize, stop: &Stop) -> Result<(), JoinError> {
+/// Sorts by eight bits at a time, from the highest in which any two differ, and no more than so many by
+/// comparing them; in place, and so that a stop is seen soon.
+fn sort_unless_stopped(entries: &mut [Entry], compared: usize, stop: &Stop) -> Result<(), JoinError> {
     stop.check()?;
-    if entries.len() <= at_once {
+    let Some((first, _)) = entries.split_first().filter(|(_, others)| others.len() >= compared) else {
         entries.sort_unstable();
         return Ok(());
+    };
+    let differing = entries.iter().fold(0, |differing, entry| differing | (entry.0 ^ first.0));
+    let Some(highest) = differing.checked_ilog2() else { return Ok(()) };
+    let mut rest = entries;
+    for count in move_by_digit(rest, (highest + 1).saturating_sub(DIGIT_BITS)) {
+        let (of_digit, others) = rest.split_at_mut(count);
+        sort_unless_stopped(of_digit, compared, stop)?;
+        rest = others;
     }
-    let middle = entries.len() / 2;
-    let (less, _, greater) = entries.select_nth_unstable(middle);
-    sort_unless_stopped(less, at_once, stop)?;
-    sort_unless_stopped(greater, at_once, stop)
+    Ok(())
+}
+
+/// Moves entries behind those whose digit from bit `shift` on is less (American flag sort; `McIlroy`, Bostic
+/// and `McIlroy` 1993): how many have each digit.
+fn move_by_digit(entries: &mut [Entry], shift: u32) -> [usize; DIGITS] {
+    let digit = |entry: &Entry| (entry.0 >> shift) as usize % DIGITS;
+    let mut counts = [0; DIGITS];
+    for entry in entries.iter() {
+        counts[digit(entry)] += 1;
+    }
+    let (mut next, mut ends, mut end) = ([0; DIGITS], [0; DIGITS], 0);
+    for of in 0..DIGITS {
+        next[of] = end;
+        end += counts[of];
+        ends[of] = end;
+    }
+    for of in 0..DIGITS {
+        while next[of] < ends[of] {
+            let mut entry = entries[next[of]];
+            loop {
+                let belongs = digit(&entry);
+                std::mem::swap(&mut entry, &mut entries[next[belongs]]);
+                next[belongs] += 1;
+                if belongs == of {
+                    break;
+                }
+            }
+        }
+    }
+    counts
 }
 
 /// Merges runs until they can be merged at once, unless stopped.
@@ -549,15 +588,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_sorted_a_few_at_a_time_are_sorted(
-            entries in prop::collection::vec((0u32..5, -3i64..3, any::<u32>()), 0..200),
-            at_once in 1usize..40,
+        fn entries_sorted_by_their_digits_are_sorted(
+            entries in prop::collection::vec(
+                (prop_oneof![0u32..5, any::<u32>()], prop_oneof![-3i64..3, any::<i64>()], prop_oneof![0u32..3, any::<u32>()]),
+                0..300,
+            ),
+            compared in 1usize..40,
         ) {
             let mut entries: Vec<Entry> =
                 entries.into_iter().map(|(key, time, ordinal)| Entry::new(key, time, ordinal)).collect();
             let mut expected = entries.clone();
             expected.sort();
-            sort_unless_stopped(&mut entries, at_once, &Stop::default()).expect("nobody stops it");
+            sort_unless_stopped(&mut entries, compared, &Stop::default()).expect("nobody stops it");
             prop_assert_eq!(entries, expected);
         }
     }

@@ -14,7 +14,6 @@ use arrow_buffer::{BooleanBuffer, ScalarBuffer};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
-use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 
 use crate::files::Files;
@@ -46,7 +45,7 @@ pub struct ParquetRun {
     /// The columns that hold one number in all rows of the row group that is being read: its statistics
     /// tell it, or what took the file in, and the column's bytes are left alone.
     constants: HashMap<&'static str, i64>,
-    /// Whether each row of that row group was known when it happened, so that one column tells both.
+    /// Whether each row was known when it happened, so that one column tells both.
     known_at_once: bool,
     /// What holds for all rows, whatever the file's columns say.
     taken_in: Option<TakenIn>,
@@ -141,7 +140,7 @@ impl ParquetRun {
             groups,
             rows: None,
             constants: HashMap::new(),
-            known_at_once: false,
+            known_at_once: facts.known_at_once,
             taken_in: facts.taken_in,
             stand_ins,
             repeated: HashMap::new(),
@@ -198,8 +197,6 @@ impl ParquetRun {
             self.constants.extend(stand_ins.constants());
         }
         self.repeated = repeated(&self.constants, self.batch_rows);
-        let is_known = self.constants.contains_key(schema::KNOWN_TIME);
-        self.known_at_once = !is_known && group.wanted_rows() == total && self.is_known_at_once(row_group)?;
         let parquet = footer.metadata.parquet_schema();
         let is_spared =
             |name: &str| self.constants.contains_key(name) || (self.known_at_once && name == schema::KNOWN_TIME);
@@ -217,34 +214,6 @@ impl ParquetRun {
             .map_err(|error| self.reader.error(&error))?;
         self.rows = Some(rows);
         Ok(())
-    }
-
-    /// Whether the columns of event and known times are the same bytes, as they are of history that was
-    /// loaded later: then they are encoded in the same way, and hold the same. To compare them takes a
-    /// tenth of what decoding one does.
-    fn is_known_at_once(&self, group: &RowGroupMetaData) -> Result<bool, HistoryError> {
-        let column = |name: &str| group.columns().iter().find(|column| column.column_path().parts() == [name]);
-        let Some((event, known)) = column(schema::EVENT_TIME).zip(column(schema::KNOWN_TIME)) else { return Ok(false) };
-        let is_alike = event.compressed_size() == known.compressed_size()
-            && event.uncompressed_size() == known.uncompressed_size()
-            && event.num_values() == known.num_values()
-            && event.compression() == known.compression()
-            && event.encodings().eq(known.encodings())
-            && event.dictionary_page_offset().map(|offset| event.data_page_offset() - offset)
-                == known.dictionary_page_offset().map(|offset| known.data_page_offset() - offset);
-        if !is_alike {
-            return Ok(false);
-        }
-        let ((event, length), (known, _)) = (event.byte_range(), known.byte_range());
-        for from in (0..length).step_by(READ_AHEAD) {
-            let piece = READ_AHEAD.min(usize::try_from(length - from).unwrap_or(READ_AHEAD));
-            let read =
-                |start: u64| self.reader.get_bytes(start + from, piece).map_err(|error| self.reader.error(&error));
-            if read(event)? != read(known)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     fn to_run_batch(&self, batch: &RecordBatch) -> Result<RunBatch, HistoryError> {

@@ -109,6 +109,8 @@ impl StagedFile {
             first_ingest_time: ingest_time,
             last_ingest_time: ingest_time,
             taken_in: Some(taken),
+            // When they are known was not known when they were written.
+            known_at_once: self.facts.known_at_once && !taken.known_on_arrival,
             place,
             ..self.facts
         };

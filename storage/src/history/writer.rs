@@ -12,7 +12,7 @@ use arrow_buffer::ScalarBuffer;
 use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
@@ -66,6 +66,10 @@ pub(crate) struct FileFacts {
     /// Of a file that a backfill has taken in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_in: Option<TakenIn>,
+    /// Whether each row was known when it happened, so that one column tells both times. Not said of files
+    /// that were written before this was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub known_at_once: bool,
 }
 
 /// What all rows of a file have in common that a backfill has taken in, in the place of what its columns
@@ -218,6 +222,7 @@ pub(crate) struct RowChecks {
     slots: Option<(u16, u16)>,
     seen_frames: (u64, u64),
     ingest_times: (Micros, Micros),
+    known_at_once: bool,
 }
 
 impl RowChecks {
@@ -238,7 +243,7 @@ impl RowChecks {
 
     fn after(frames: Option<RangeInclusive<u64>>, previous: Option<Arc<RunBatch>>) -> Self {
         let (seen_frames, ingest_times) = ((u64::MAX, 0), (Micros::MAX, Micros::MIN));
-        Self { frames, previous, rows: 0, slots: None, seen_frames, ingest_times }
+        Self { frames, previous, rows: 0, slots: None, seen_frames, ingest_times, known_at_once: true }
     }
 
     fn check(&mut self, batch: &RunBatch) -> Result<(), HistoryError> {
@@ -274,6 +279,7 @@ impl RowChecks {
         if let (Some(first), Some(last)) = (batch.slots.first(), batch.slots.last()) {
             self.slots = Some((self.slots.map_or(*first, |(first, _)| first), *last));
         }
+        self.known_at_once &= batch.known_times == batch.event_times;
         self.rows += batch.rows() as u64;
         Ok(())
     }
@@ -291,6 +297,7 @@ impl RowChecks {
             end,
             place,
             taken_in: None,
+            known_at_once: self.known_at_once,
         }
     }
 }
@@ -403,7 +410,14 @@ fn table_properties(spec: &HistoryViewSpec, shape: FileShape) -> WriterPropertie
     for column in &columns {
         properties = column_properties(properties, &column.name, column.data_type);
     }
-    properties.build()
+    // Within a key they ascend, so that differences are shorter than times, and read in a quarter of the time.
+    // What other engines may not know, no column of a view's own has.
+    let event_time = || ColumnPath::from(schema::EVENT_TIME);
+    properties
+        .set_column_dictionary_enabled(event_time(), false)
+        .set_column_encoding(event_time(), Encoding::DELTA_BINARY_PACKED)
+        .set_column_compression(event_time(), Compression::LZ4_RAW)
+        .build()
 }
 
 fn column_properties(properties: WriterPropertiesBuilder, name: &str, data_type: DataType) -> WriterPropertiesBuilder {
