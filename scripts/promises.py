@@ -61,6 +61,8 @@ def under_load():
         yield online("writes", of, "rows/s acknowledged / 20,000", "at least 0.98")
         yield online("writes", of, "p99, µs", "under 10000")
         yield online("writes", of, "p99.9, µs", "under 20000")
+    of = "ads, uniform, 25 %, while history is loaded by a backfill"
+    yield online("backfill", of, "p99, µs", "under 10000")
     for workload in ("point", "ads"):
         of = f"{workload}, uniform, data 10 times the block cache, direct I/O"
         yield online("disk", of, "p99 at 50 %, µs", "under 10000")

@@ -43,6 +43,7 @@ fn seconds(part: Part, options: &Options, rows: f64) -> f64 {
         Part::Bursts => 2.0 * START_AGAIN + fill + 3.0 * warm_up + 7.0 * PREPARE + (9.0 + SEARCH) * one + 10.0,
         Part::Overload => PREPARE + 3.0 * one,
         Part::Writes => 3.0 * START_AGAIN + fill + warm_up + 2.0 * 8.0 + 6.0 * one,
+        Part::Backfill => START_AGAIN + 2.0 * PREPARE + warm_up + 10.0 + 4.0 * one,
         Part::Disk => 2.0 * (START_AGAIN + warm_up + PREPARE + (6.0 + 2.0 * SEARCH) * one),
         Part::Tenants => 15.0 + 2.0 * PREPARE + warm_up + (6.0 + SEARCH) * one,
         Part::Growth => {

@@ -5,6 +5,7 @@
 //!
 //!     cargo bench --bench online -- --keys 1000000 --seconds 3 --parts cpu,latency
 
+mod backfill;
 mod bursts;
 mod costs;
 mod disk;
@@ -79,7 +80,7 @@ struct Options {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "cpu,services,bursts,latency,overload,writes,disk,tenants,growth,feast"
+        default_value = "cpu,services,bursts,latency,overload,writes,backfill,disk,tenants,growth,feast"
     )]
     parts: Vec<Part>,
     /// Entity keys of each view where growth begins; it ends at 16 times as many.
@@ -107,6 +108,8 @@ enum Part {
     Overload,
     /// Reads while rows are written, and backups made.
     Writes,
+    /// Reads while history is loaded.
+    Backfill,
     /// Data ten times the block cache, past the page cache.
     Disk,
     /// A greedy neighbour, by API keys.
@@ -210,6 +213,7 @@ impl Run {
                     Part::Bursts => bursts::measure(self).await,
                     Part::Services => services::measure(self).await,
                     Part::Writes => writes::measure(self).await,
+                    Part::Backfill => backfill::measure(self).await,
                     Part::Disk => disk::measure(self).await,
                     Part::Tenants | Part::Growth | Part::Feast => bail!("it has servers of its own"),
                 }

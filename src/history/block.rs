@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use arrow_array::{Array, ArrayRef, UInt16Array};
+use arrow_array::{Array, ArrayRef, UInt16Array, UInt32Array};
 use arrow_select::interleave::interleave;
+use arrow_select::take::take;
 use hydrant_storage::slices::slice_bytes;
 
 use super::failure::JoinError;
@@ -17,6 +18,7 @@ pub struct Block {
     pub feature_counts: UInt16Array,
     pub features: Vec<ArrayRef>,
     bytes: usize,
+    row_bytes: usize,
 }
 
 /// One row of a block.
@@ -37,12 +39,18 @@ pub struct Gather {
 impl Block {
     pub fn new(feature_counts: UInt16Array, features: Vec<ArrayRef>) -> Self {
         let bytes = features.iter().map(|array| slice_bytes(array)).sum::<usize>() + 2 * feature_counts.len();
-        Self { feature_counts, features, bytes }
+        let row_bytes = bytes / feature_counts.len().max(1);
+        Self { feature_counts, features, bytes, row_bytes }
     }
 
     /// The memory that it holds.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Of that, what one row takes, on average.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
     }
 }
 
@@ -80,13 +88,29 @@ impl Gather {
 
     /// Each feature's values of the rows (block, index), in the order given.
     pub fn features(&self, rows: &[(usize, usize)]) -> Result<Vec<ArrayRef>, JoinError> {
-        let Some(first) = self.blocks.first() else { return Ok(Vec::new()) };
-        let mut gathered = Vec::with_capacity(first.features.len());
-        for feature in 0..first.features.len() {
-            let arrays: Vec<&dyn Array> = self.blocks.iter().map(|block| block.features[feature].as_ref()).collect();
-            gathered.push(interleave(&arrays, rows)?);
-        }
-        Ok(gathered)
+        (0..self.feature_count()).map(|feature| self.feature(feature, rows)).collect()
+    }
+
+    /// The same of rows that ascend, mostly, in the order that `places` says: their numbers.
+    pub fn features_at(&self, rows: &[(usize, usize)], places: &UInt32Array) -> Result<Vec<ArrayRef>, JoinError> {
+        let at_places = |feature: usize| {
+            if self.blocks[0].features[feature].data_type().is_primitive() {
+                // Blocks are read from front to end, and only what comes of that, which is little, out of order.
+                return Ok(take(&self.feature(feature, rows)?, places, None)?);
+            }
+            let rows_at: Vec<_> = places.values().iter().map(|place| rows[*place as usize]).collect();
+            self.feature(feature, &rows_at)
+        };
+        (0..self.feature_count()).map(at_places).collect()
+    }
+
+    fn feature_count(&self) -> usize {
+        self.blocks.first().map_or(0, |block| block.features.len())
+    }
+
+    fn feature(&self, feature: usize, rows: &[(usize, usize)]) -> Result<ArrayRef, JoinError> {
+        let arrays: Vec<&dyn Array> = self.blocks.iter().map(|block| block.features[feature].as_ref()).collect();
+        Ok(interleave(&arrays, rows)?)
     }
 
     pub fn clear(&mut self) {

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt16Array, UInt64Array};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt16Array, UInt32Array, UInt64Array};
 use hydrant_storage::order::Micros;
 use hydrant_storage::slices::slice_bytes;
 
@@ -28,8 +28,10 @@ pub struct Ranges {
 pub struct HitWriter {
     ranges: Arc<Ranges>,
     gather: Gather,
-    pending: Vec<Vec<PendingHit>>,
-    pending_rows: usize,
+    /// In the order in which they were found.
+    pending: Vec<PendingHit>,
+    /// How many of them are of each range.
+    pending_of: Vec<u32>,
     /// What the pending rows' features will take once they are gathered, about: many may be of one row.
     pending_features: usize,
     hits: Hits,
@@ -70,9 +72,10 @@ const PENDING_ROWS: usize = 65_536;
 struct PendingHit {
     ordinal: u64,
     event_time: Micros,
+    range: u32,
+    block: u32,
+    index: u32,
     feature_count: u16,
-    block: usize,
-    index: usize,
 }
 
 #[derive(Debug)]
@@ -98,7 +101,8 @@ impl Ranges {
 
     fn of(&self, ordinal: u64) -> usize {
         let likely = (ordinal / self.rows) as usize;
-        let is_in_it = |start: &u64| *start <= ordinal && self.starts.get(likely + 1).is_none_or(|next| ordinal < *next);
+        let is_in_it =
+            |start: &u64| *start <= ordinal && self.starts.get(likely + 1).is_none_or(|next| ordinal < *next);
         match self.starts.get(likely).filter(|start| is_in_it(start)) {
             Some(_) => likely,
             None => self.starts.partition_point(|start| *start <= ordinal) - 1,
@@ -131,14 +135,14 @@ impl HitWriter {
         space: &Arc<SpillSpace>,
         stop: &Stop,
     ) -> Self {
-        let pending = (0..ranges.count()).map(|_| Vec::new()).collect();
+        let pending_of = vec![0; ranges.count()];
         let stored = (0..ranges.count()).map(|_| Vec::new()).collect();
         let hits = Hits { stored, held_bytes: 0, spill: SpillFile::new(space) };
         Self {
             ranges,
             gather: Gather::default(),
-            pending,
-            pending_rows: 0,
+            pending: Vec::new(),
+            pending_of,
             pending_features: 0,
             hits,
             pending_bytes,
@@ -148,15 +152,16 @@ impl HitWriter {
     }
 
     pub fn push(&mut self, ordinal: u64, row: &Candidate) -> Result<(), JoinError> {
-        let block = self.gather.number_of(&row.row.block);
+        let block = self.gather.number_of(&row.row.block) as u32;
         let (event_time, feature_count) = (row.seen.version.event_time, row.row.feature_count());
-        let hit = PendingHit { ordinal, event_time, feature_count, block, index: row.row.index as usize };
-        self.pending[self.ranges.of(ordinal)].push(hit);
-        self.pending_rows += 1;
-        self.pending_features += row.row.block.bytes() / row.row.block.feature_counts.len().max(1);
+        let range = self.ranges.of(ordinal);
+        self.pending_of[range] += 1;
+        let range = range as u32;
+        self.pending.push(PendingHit { ordinal, event_time, range, block, index: row.row.index, feature_count });
+        self.pending_features += row.row.block.row_bytes();
         let taken = self.gather.bytes() + self.pending_features;
-        let pending_bytes = taken + self.pending_rows * size_of::<PendingHit>();
-        if self.pending_rows >= PENDING_ROWS || pending_bytes > self.pending_bytes { self.flush() } else { Ok(()) }
+        let pending_bytes = taken + size_of_val(self.pending.as_slice());
+        if self.pending.len() >= PENDING_ROWS || pending_bytes > self.pending_bytes { self.flush() } else { Ok(()) }
     }
 
     pub fn finish(mut self) -> Result<Hits, JoinError> {
@@ -165,23 +170,55 @@ impl HitWriter {
     }
 
     fn flush(&mut self) -> Result<(), JoinError> {
-        let mut gathered = 0;
-        for (range, pending) in self.pending.iter_mut().enumerate() {
-            if !pending.is_empty() {
-                let batch = to_batch(pending, &self.gather)?;
-                gathered += batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
-                self.hits.stored[range].push(Stored::Memory(batch));
-                pending.clear();
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let batch = self.to_batch()?;
+        let gathered = batch.columns().iter().map(|column| slice_bytes(column)).sum::<usize>();
+        let mut from = 0;
+        for (stored, rows) in self.hits.stored.iter_mut().zip(&mut self.pending_of) {
+            let rows = std::mem::take(rows) as usize;
+            if rows > 0 {
+                stored.push(Stored::Memory(batch.slice(from, rows)));
+                from += rows;
             }
         }
         self.gather.clear();
-        (self.pending_rows, self.pending_features) = (0, 0);
+        self.pending.clear();
+        self.pending_features = 0;
         self.hits.held_bytes += gathered;
         if self.memory.hold(gathered) {
             self.memory.release(self.hits.held_bytes);
             self.hits.put_down(&self.stop)?;
         }
         Ok(())
+    }
+
+    /// The pending hits, those of each range side by side.
+    fn to_batch(&self) -> Result<RecordBatch, JoinError> {
+        let first_of = self.pending_of.iter().scan(0, |end, rows| {
+            *end += rows;
+            Some(*end - rows)
+        });
+        let mut next_of: Vec<u32> = first_of.collect();
+        let mut places = vec![0; self.pending.len()];
+        for (place, hit) in (0..).zip(&self.pending) {
+            let next = &mut next_of[hit.range as usize];
+            places[*next as usize] = place;
+            *next += 1;
+        }
+        let rows: Vec<(usize, usize)> =
+            self.pending.iter().map(|hit| (hit.block as usize, hit.index as usize)).collect();
+        let places = UInt32Array::from(places);
+        let in_order = || places.values().iter().map(|place| &self.pending[*place as usize]);
+        let mut columns: Vec<(String, ArrayRef)> = vec![
+            ("ordinal".into(), Arc::new(UInt64Array::from_iter_values(in_order().map(|hit| hit.ordinal)))),
+            ("event".into(), Arc::new(Int64Array::from_iter_values(in_order().map(|hit| hit.event_time)))),
+            ("count".into(), Arc::new(UInt16Array::from_iter_values(in_order().map(|hit| hit.feature_count)))),
+        ];
+        let features = self.gather.features_at(&rows, &places)?;
+        columns.extend(features.into_iter().enumerate().map(|(n, array)| (format!("f{n}"), array)));
+        Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))?)
     }
 }
 
@@ -206,17 +243,6 @@ impl Hits {
         self.held_bytes = 0;
         Ok(())
     }
-}
-
-fn to_batch(hits: &[PendingHit], gather: &Gather) -> Result<RecordBatch, JoinError> {
-    let rows: Vec<(usize, usize)> = hits.iter().map(|hit| (hit.block, hit.index)).collect();
-    let mut columns: Vec<(String, ArrayRef)> = vec![
-        ("ordinal".into(), Arc::new(UInt64Array::from_iter_values(hits.iter().map(|hit| hit.ordinal)))),
-        ("event".into(), Arc::new(Int64Array::from_iter_values(hits.iter().map(|hit| hit.event_time)))),
-        ("count".into(), Arc::new(UInt16Array::from_iter_values(hits.iter().map(|hit| hit.feature_count)))),
-    ];
-    columns.extend(gather.features(&rows)?.into_iter().enumerate().map(|(n, array)| (format!("f{n}"), array)));
-    Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))?)
 }
 
 fn from_batch(batch: &RecordBatch) -> Result<HitBatch, JoinError> {
