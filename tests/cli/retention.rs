@@ -1,9 +1,12 @@
 //! Retention as the command line tells it: what a plan says of rows that go, how it is asked before they do, and
 //! what answers say that lack some. The rows are of 2013, and so older than any retention here.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value as Json, json};
 
 use crate::scene::{DEFINITIONS, HOUR, START, Scene, text};
+use crate::server::Server;
 
 fn keeping(ttl: &str, retention: &str) -> String {
     DEFINITIONS.replace("  ttl: 3h\n", &format!("  ttl: {ttl}\n{retention}"))
@@ -89,4 +92,42 @@ async fn rows_that_come_too_old_are_told_of() {
         let shown = scene.succeed(&arguments);
         assert!(shown.contains(told), "{arguments:?}: {shown}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_gone_is_told_by_why_and_by_the_plan_of_a_longer_ttl() {
+    let server = Server::start_with(&[("HYDRANT_COMPACTION__INTERVAL", "100ms")]).await.expect("the server starts");
+    let scene = Scene { server, folder: tempfile::tempdir().expect("a folder") };
+    let all = scene.file("all.yaml", DEFINITIONS);
+    scene.succeed(&["apply", "-f", all.to_str().expect("UTF-8")]);
+    let weather = scene.weather(&[Some("EWR")], &[Some(START)]);
+    scene.succeed(&["backfill", "weather", &weather]);
+    let kept = scene.file("kept.yaml", &keeping("3h", "  retention: 4h\n"));
+    let file = kept.to_str().expect("UTF-8");
+    assert!(scene.succeed(&["plan", "-f", file]).contains("that is about 1 of 1 rows in history"));
+    scene.succeed(&["apply", "-f", file, "--yes"]);
+
+    let why = ["why", "--service", "model", "--key", "origin=EWR", "--at", "2013-12-30T21:00:00Z"];
+    let patience = Instant::now() + Duration::from_secs(60);
+    let told = loop {
+        let told = parsed(&scene.succeed(&[&why[..], &["-o", "json"]].concat()));
+        if told["views"][0]["rows"] == 0 {
+            break told;
+        }
+        assert!(Instant::now() < patience, "the row is still there");
+    };
+    assert_eq!(told["views"][0]["features"]["airport_weather__temp"]["cause"], "PERHAPS_GONE");
+    assert!(told["views"][0]["lacks_before"].is_string(), "{told}");
+    let shown = scene.succeed(&why);
+    assert!(shown.contains("no row counts, and one that did may be gone by the view's retention"), "{shown}");
+    assert!(shown.contains("Instants from ") && shown.contains(" on are whole"), "{shown}");
+
+    let longer = scene.file("longer.yaml", &keeping("5h", "  retention: 5h\n"));
+    let plan = scene.succeed(&["plan", "-f", longer.to_str().expect("UTF-8")]);
+    let gone = "are gone for good and don't come back: answers for instants before ";
+    assert_eq!(plan.matches(gone).count(), 2, "of the ttl and of the retention: {plan}");
+    assert!(scene.succeed(&["describe", "view", "airport_weather"]).contains("rowsGoneBefore"));
+    // What is gone stays gone by a way back too, which takes nothing and asks nobody.
+    let before = scene.succeed(&["rollback", "--to-revision", "2", "--dry-run"]);
+    assert!(before.contains("retention: 4h -> for ever\n") && before.contains("don't come back"), "{before}");
 }
