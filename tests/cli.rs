@@ -19,6 +19,8 @@ mod diff;
 mod process;
 #[path = "cli/quota.rs"]
 mod quota;
+#[path = "cli/retention.rs"]
+mod retention;
 #[path = "cli/scene.rs"]
 mod scene;
 #[path = "cli/score.rs"]

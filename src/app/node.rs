@@ -24,7 +24,7 @@ use super::options::{
     ingest_settings, landing_options, log_options, partition_options, partition_settings, serving_settings,
     sets_options,
 };
-use super::retention::SetsWithRowsTooOld;
+use super::retention::{SetsWithRowsTooOld, note_gone};
 use super::sweeper::Sweeper;
 use super::{AppError, opening, refused, start_check};
 use crate::access::Access;
@@ -111,6 +111,7 @@ impl Node {
 
         let tables = Arc::new(HistoryTables::new(files.clone(), directory.history()));
         let landed = landed_frames(&snapshots.load(), &tables).await.map_err(opening("history"))?;
+        note_gone(&snapshots, &tables);
         start_check::history_within_log(newest_in(&tables), log_end).map_err(opening("history"))?;
 
         let storage = partition_options(config);

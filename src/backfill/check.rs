@@ -41,6 +41,8 @@ pub(super) struct Checked {
 pub(super) struct CheckedView {
     pub rows: RunBatch,
     pub null_keys: u64,
+    /// Of the rows those that are older than the view's retention.
+    pub too_old: u64,
 }
 
 /// Checks a batch whose first row has the number `first_row` in the whole backfill.
@@ -66,7 +68,7 @@ pub(super) fn check(
     };
     let times = resolve(columns.times(&source.event_time)?, &target.known_time, known_column, latest, &mut bad_rows);
     let deleted = columns.deleted.clone().filter(|deleted| deleted.true_count() > 0);
-    let of_batch = OfBatch { rows, numbers: &numbers, columns: &columns, times: &times, deleted, max_key_bytes };
+    let of_batch = OfBatch { rows, now, numbers: &numbers, columns: &columns, times: &times, deleted, max_key_bytes };
     let mut is_part_of_a_view = vec![false; rows];
     let mut views = Vec::with_capacity(target.views.len());
     for view in &target.views {
@@ -123,6 +125,7 @@ fn select(target: &Target, batch: RecordBatch, first_row: u64) -> Result<(Record
 /// What all views of a batch have in common.
 struct OfBatch<'a> {
     rows: usize,
+    now: Micros,
     numbers: &'a Numbers,
     columns: &'a SourceColumns,
     times: &'a RowTimes,
@@ -164,7 +167,9 @@ impl OfBatch<'_> {
             0 => batch,
             _ => batch.filtered(keys.kept).map_err(|error| Error::internal(error.to_string()))?,
         };
-        Ok(CheckedView { rows: batch, null_keys: keys.null })
+        let is_too_old = |since: Micros| batch.event_times.iter().filter(|time| **time < since).count() as u64;
+        let too_old = view.kept_since(self.now).map_or(0, is_too_old);
+        Ok(CheckedView { rows: batch, null_keys: keys.null, too_old })
     }
 
     /// The view's features in its order, null where a row deletes.

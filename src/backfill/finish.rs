@@ -118,12 +118,13 @@ impl Finishing {
 
     /// Rows that were only to be checked, and passed.
     pub(super) fn of_valid(target: &Target, piece: &Piece) -> Self {
-        let counts = target.views.iter().zip(&piece.null_keys).zip(&piece.only_counted);
+        let counts = target.views.iter().zip(&piece.counts).zip(&piece.only_counted);
         let counts = counts.filter(|((view, _), _)| view.is_served());
-        let views = counts.map(|((view, null_keys), rows)| BackfilledView {
+        let views = counts.map(|((view, counts), rows)| BackfilledView {
             view: view.name.clone(),
             rows: *rows,
-            null_keys: *null_keys,
+            null_keys: counts.null_keys,
+            too_old: counts.too_old,
             bytes: 0,
             online: view.online,
         });
@@ -376,7 +377,8 @@ impl Whole {
             BackfilledView {
                 view: view.name.clone(),
                 rows: of_view.map_or(0, StagedView::rows),
-                null_keys: of_view.map_or(0, |view| view.null_keys),
+                null_keys: of_view.map_or(0, |view| view.counts.null_keys),
+                too_old: of_view.map_or(0, |view| view.counts.too_old),
                 bytes: files.map(|file| file.bytes).sum(),
                 online: view.online,
             }

@@ -257,7 +257,8 @@ impl Taken {
         }
         self.piece.selected += selected;
         for (index, view) in views.into_iter().enumerate() {
-            self.piece.null_keys[index] += view.null_keys;
+            self.piece.counts[index].null_keys += view.null_keys;
+            self.piece.counts[index].too_old += view.too_old;
             if self.ledger.is_some() {
                 self.piece.views[index].push(view.rows);
             } else {

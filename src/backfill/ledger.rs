@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::AddAssign;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -35,7 +36,25 @@ pub(super) struct Manifest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StagedView {
     pub runs: Vec<StagedFile>,
+    #[serde(flatten)]
+    pub counts: ViewCounts,
+}
+
+/// What is told of a view's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ViewCounts {
+    /// Rows that are no part of it.
     pub null_keys: u64,
+    /// Of its rows those that are older than its retention.
+    #[serde(default)]
+    pub too_old: u64,
+}
+
+impl AddAssign for ViewCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.null_keys += other.null_keys;
+        self.too_old += other.too_old;
+    }
 }
 
 impl StagedView {
@@ -49,7 +68,7 @@ impl StagedView {
 pub(super) struct Piece {
     /// For each view of the target, in its order.
     pub views: Vec<StagedRows>,
-    pub null_keys: Vec<u64>,
+    pub counts: Vec<ViewCounts>,
     /// Rows that are not kept, since they are only to be checked.
     pub only_counted: Vec<u64>,
     pub selected: u64,
@@ -61,7 +80,13 @@ impl Piece {
     pub fn new(target: &Target, through: u64) -> Self {
         let views = target.views.len();
         let rows = (0..views).map(|_| StagedRows::default()).collect();
-        Self { views: rows, null_keys: vec![0; views], only_counted: vec![0; views], selected: 0, through }
+        Self {
+            views: rows,
+            counts: vec![ViewCounts::default(); views],
+            only_counted: vec![0; views],
+            selected: 0,
+            through,
+        }
     }
 
     pub fn bytes(&self) -> usize {
@@ -123,11 +148,11 @@ impl PieceWriter {
 
     /// Sorts and writes rows. Blocks.
     pub fn write(self, target: &Target, piece: Piece) -> Result<WrittenPiece> {
-        let Piece { views, null_keys, selected, through, .. } = piece;
+        let Piece { views, counts, selected, through, .. } = piece;
         let mut written = WrittenPiece { views: BTreeMap::new(), selected, through };
-        for (((view, rows), null_keys), number) in target.views.iter().zip(views).zip(null_keys).zip(self.next_run..) {
+        for (((view, rows), counts), number) in target.views.iter().zip(views).zip(counts).zip(self.next_run..) {
             let staged = written.views.entry(view.id.0).or_default();
-            staged.null_keys = null_keys;
+            staged.counts = counts;
             if rows.is_empty() {
                 continue;
             }
@@ -184,7 +209,7 @@ impl Ledger {
         for (view, staged) in piece.views {
             let known = manifest.views.entry(view).or_default();
             known.runs.extend(staged.runs);
-            known.null_keys += staged.null_keys;
+            known.counts += staged.counts;
         }
         manifest.rows = piece.through;
         manifest.selected += piece.selected;

@@ -151,6 +151,8 @@ pub struct BackfilledView {
     pub rows: u64,
     /// Rows that are no part of the view because its key is null in them.
     pub null_keys: u64,
+    /// Of its rows those that are older than its retention, and go soon.
+    pub too_old: u64,
     /// Bytes of its files.
     pub bytes: u64,
     pub online: bool,
@@ -222,6 +224,7 @@ impl Backfills {
             view: view.name.clone(),
             rows: 0,
             null_keys: 0,
+            too_old: 0,
             bytes: 0,
             online: view.online,
         };

@@ -10,7 +10,8 @@ use super::{Done, Failure, Server};
 /// Apply definitions: all of them or none
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  hydrant apply -f definitions\n  hydrant apply -f definitions --prune --revision 7"
+    after_help = "Examples:\n  hydrant apply -f definitions\n  hydrant apply -f definitions --prune --revision 7\n\n\
+    A retention that is set or shortened takes rows for good: that is asked about, unless --yes is given."
 )]
 pub struct Args {
     /// Folder of YAML definitions, or a file; may be given again
@@ -25,6 +26,10 @@ pub struct Args {
     #[arg(long)]
     prune: bool,
 
+    /// Apply without asking where a retention takes rows for good
+    #[arg(long)]
+    yes: bool,
+
     #[command(flatten)]
     pub output: ResultOutput,
 }
@@ -32,11 +37,12 @@ pub struct Args {
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let files = DefinitionFiles::read(&args.files, args.output.format)?;
     // A plan tells every problem; a refusal only as many as fit.
-    let (client, _, refusal) = plan::made(&files, args.prune, server).await?;
+    let (client, planned, refusal) = plan::made(&files, args.prune, server).await?;
     if let Some(refusal) = refusal {
         return Err(files.failure(Some(refusal)));
     }
-    let applied = client.apply_with(&files.definitions(), args.prune, args.revision).await;
+    let revision = planned.confirm(args.yes, args.revision, "look with `hydrant plan`, then give --yes")?;
+    let applied = client.apply_with(&files.definitions(), args.prune, revision).await;
     let applied = applied.map_err(|error| files.failure(Some(error.into())))?;
     let shown = Changes::of(applied.changes, applied.registry_revision)?;
     output::print_as(args.output.format, &shown.json(), || shown.done_text())?;

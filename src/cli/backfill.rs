@@ -21,6 +21,7 @@ use crate::error::Violation;
 use crate::registry::definition::{Kind, KnownTimeRule};
 use crate::rpc::client::{Client, Refusal};
 use crate::rpc::wire::definitions::{decode_known_time, encode_known_time, encode_request_known_time};
+use crate::rpc::wire::retention::text_of_what_is_too_old;
 use crate::runs::{MAX_ORIGINS, Origin};
 
 /// Load files straight into history, and bring it online
@@ -283,6 +284,9 @@ impl Backfill {
         for view in report.views.iter().filter(|view| view.null_keys > 0) {
             text.push_str(&format!("\n  {} no part of {}: a key is null", counted(view.null_keys, "row"), view.view));
         }
+        for view in report.views.iter().filter(|view| view.too_old > 0) {
+            text.push_str(&format!("\n  {}", text_of_what_is_too_old(&view.view, view.too_old)));
+        }
         text
     }
 
@@ -293,7 +297,12 @@ impl Backfill {
             Outcome::Valid => "valid",
             Outcome::Unspecified => "unknown",
         };
-        let view = |view: &v1::BackfilledView| json!({"view": view.view, "rows": view.rows, "null_keys": view.null_keys, "bytes": view.bytes});
+        let view = |view: &v1::BackfilledView| {
+            json!({
+                "view": view.view, "rows": view.rows, "null_keys": view.null_keys, "too_old": view.too_old,
+                "bytes": view.bytes,
+            })
+        };
         json!({
             "source": self.command.source,
             "files": self.files.iter().map(|file| file.path().display().to_string()).collect::<Vec<_>>(),

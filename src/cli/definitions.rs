@@ -10,7 +10,7 @@ use hydrant_proto::v1;
 use hydrant_proto::v1::definition_status::BuildStep;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Failure, Format, output, time};
+use super::{Failure, Format, output, plan, time};
 use crate::config::durations;
 use crate::error::Violation;
 use crate::registry::definition::{Definition, Kind};
@@ -239,6 +239,12 @@ fn status_json(status: v1::DefinitionStatus) -> Json {
             BuildStep::Unspecified | BuildStep::BuildHistory => "history",
         };
         json.insert("built".to_owned(), json!({"step": step, "rows": rows, "of": all}));
+    }
+    if !status.held_back.is_empty() {
+        json.insert("heldBack".to_owned(), plan::held_back_json(&status.held_back));
+    }
+    if let Some(before) = status.rows_gone_before_micros {
+        json.insert("rowsGoneBefore".to_owned(), json!(time::show(before)));
     }
     if status.columns.is_empty() && !status.versions.is_empty() {
         json.insert("versions".to_owned(), json!(status.versions));

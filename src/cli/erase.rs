@@ -1,7 +1,6 @@
 //! `hydrant erase`: an entity key erased from everywhere, with what was found place by place, and the
 //! erasures that there were. It never prints a key.
 
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use hydrant_proto::v1;
@@ -9,7 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::keys::{self, KeyArgument, KeyTypes};
 use super::output::{self, ResultOutput};
-use super::{Done, Failure, Format, Server, definitions, time};
+use super::{Done, Failure, Format, Server, confirm, definitions, time};
 use crate::registry::definition::Kind;
 use crate::rpc::wire::columns::encode_column;
 
@@ -115,16 +114,8 @@ async fn erase(args: Args, server: &Server) -> Result<Done, Failure> {
             })?;
             return Ok(Done::Done);
         }
-        if !std::io::stdin().is_terminal() {
-            let message = "this erases rows for good, and nobody is there to be asked";
-            return Err(Failure::new("NOT_CONFIRMED", message).hint("look with --dry-run, then give --yes"));
-        }
-        eprint!("{}\nerase all of it for good? [y/N] ", places(&found));
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).map_err(|error| Failure::new("NOT_CONFIRMED", error.to_string()))?;
-        if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            return Err(Failure::new("NOT_CONFIRMED", "nothing was changed"));
-        }
+        let hint = "look with --dry-run, then give --yes";
+        confirm::ask(&places(&found), "erases rows", "erase all of it for good", hint)?;
     }
     let mut erasure = client.erase_key(request(false)).await?;
     let mut told = String::new();

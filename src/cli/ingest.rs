@@ -25,6 +25,7 @@ use crate::error::{Code, Violation};
 use crate::registry::definition::{Kind, KnownTimeRule, SourceSpec, Spec};
 use crate::rpc::client::{Client, Refusal};
 use crate::rpc::wire::definitions::{decode_known_time, encode_known_time, encode_request_known_time};
+use crate::rpc::wire::retention::text_of_what_is_too_old;
 
 /// Load Parquet files into a source
 #[derive(Debug, clap::Args)]
@@ -130,8 +131,8 @@ struct Report {
     rows: u64,
     applied: u64,
     seconds: f64,
-    /// Per view: its name, its rows, and those whose key is null.
-    views: Vec<(String, u64, u64)>,
+    /// Summed up over its requests.
+    views: Vec<v1::ViewRows>,
 }
 
 impl Sender {
@@ -282,12 +283,13 @@ impl Report {
             self.applied += answer.rows;
         }
         for view in &answer.views {
-            match self.views.iter_mut().find(|(name, ..)| *name == view.view) {
-                Some((_, rows, null_keys)) => {
-                    *rows += view.rows;
-                    *null_keys += view.null_keys;
+            match self.views.iter_mut().find(|known| known.view == view.view) {
+                Some(known) => {
+                    known.rows += view.rows;
+                    known.null_keys += view.null_keys;
+                    known.too_old += view.too_old;
                 }
-                None => self.views.push((view.view.clone(), view.rows, view.null_keys)),
+                None => self.views.push(view.clone()),
             }
         }
     }
@@ -313,15 +315,21 @@ impl Report {
             output::seconds(duration),
             output::rate(self.rows, duration),
         );
-        for (view, _, null_keys) in self.views.iter().filter(|(.., null_keys)| *null_keys > 0) {
+        for v1::ViewRows { view, null_keys, .. } in self.views.iter().filter(|view| view.null_keys > 0) {
             text.push_str(&format!("\n  {} no part of {view}: a key is null", counted(*null_keys, "row")));
+        }
+        for view in self.views.iter().filter(|view| view.too_old > 0) {
+            text.push_str(&format!("\n  {}", text_of_what_is_too_old(&view.view, view.too_old)));
         }
         text
     }
 
     fn json(&self) -> Json {
-        let view =
-            |(view, rows, null_keys): &(String, u64, u64)| json!({"view": view, "rows": rows, "null_keys": null_keys});
+        let view = |view: &v1::ViewRows| {
+            json!({
+                "view": view.view, "rows": view.rows, "null_keys": view.null_keys, "too_old": view.too_old,
+            })
+        };
         json!({
             "file": self.file.display().to_string(), "source": self.source, "rows": self.rows, "applied": self.applied,
             "already_applied": self.rows - self.applied, "seconds": self.seconds,
@@ -499,7 +507,7 @@ mod tests {
     #[test]
     fn a_file_ingested_before_is_reported_as_no_change() {
         let mut report = Report { file: "w.parquet".into(), source: "weather".into(), ..Report::default() };
-        let views = vec![v1::ViewRows { view: "airport_weather".into(), rows: 5, null_keys: 2 }];
+        let views = vec![v1::ViewRows { view: "airport_weather".into(), rows: 5, null_keys: 2, too_old: 1 }];
         let answer = |outcome: Outcome| v1::IngestResponse {
             outcome: outcome.into(),
             rows: 7,
@@ -515,6 +523,8 @@ mod tests {
             shown.starts_with("w.parquet -> weather: 7 rows (7 ingested before) in 0.50 s, 28 rows a second, visible"),
             "{shown}"
         );
-        assert!(shown.ends_with("4 rows no part of airport_weather: a key is null"), "{shown}");
+        assert!(shown.contains("\n  4 rows no part of airport_weather: a key is null\n"), "{shown}");
+        let too_old = "\n  2 rows of airport_weather are older than its retention and will not be kept";
+        assert!(shown.ends_with(too_old), "{shown}");
     }
 }

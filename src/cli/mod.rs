@@ -35,6 +35,7 @@ pub mod whoami;
 pub mod why;
 
 mod catalog;
+mod confirm;
 mod definitions;
 mod explain;
 mod failure;

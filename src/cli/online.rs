@@ -18,9 +18,10 @@ use super::input::ParquetInput;
 use super::key_file::KeyFile;
 use super::keys::{self, KeyArgument};
 use super::output::{self, Format, ResultOutput, Tone};
-use super::{Done, Failure, Server, time};
+use super::{Done, Failure, Server, historical, time};
 use crate::registry::values;
 use crate::rpc::wire::columns::{data_type_of, decode_column, encode_column};
+use crate::rpc::wire::retention::text_of_what_lacks;
 
 /// Read features online
 #[derive(Debug, clap::Args)]
@@ -129,7 +130,15 @@ async fn get(args: GetArgs, server: &Server) -> Result<Done, Failure> {
     let response = client.get_online_features(request).await?;
     let answer = Answer::of(response, keys, &catalog.mappings())?;
     output::print_as(args.output.format, &answer.json(), || answer.text())?;
+    for warning in lacking(&answer.provenance) {
+        output::warn(&warning, args.output.format);
+    }
     Ok(Done::Done)
+}
+
+/// What an answer may lack, view by view.
+fn lacking(provenance: &v1::Provenance) -> impl Iterator<Item = String> {
+    provenance.views.iter().filter_map(|view| Some(text_of_what_lacks(&view.view, view.lacks_before?)))
 }
 
 /// The columns of a file that are keys of the service.
@@ -228,6 +237,9 @@ impl Answer {
                 json.insert("newest_event_time".to_owned(), json!(time::show(newest)));
             }
             json.insert("complete_through".to_owned(), json!(time::show(view.complete_through)));
+            if let Some(whole_from) = view.lacks_before {
+                json.insert("lacks_before".to_owned(), json!(historical::lacks_before(whole_from)));
+            }
             (view.view.clone(), Json::Object(json))
         };
         let mut json = json!({
@@ -340,6 +352,7 @@ mod tests {
                     view: "airport_weather".into(),
                     newest_event_time: Some(1_388_444_400_000_000),
                     complete_through: 1_767_607_200_000_000,
+                    lacks_before: Some(1_388_451_600_000_000),
                 }],
                 rows_from_history: 0,
                 freshness: Vec::new(),
@@ -364,7 +377,9 @@ mod tests {
                     "planes__seats": {"value": "0", "status": "NOT_FOUND"}}},
             ],
             "service": "delay_model@1", "registry_revision": 7, "t": "2013-12-31T00:30:00Z",
-            "views": {"airport_weather": {"newest_event_time": "2013-12-30T23:00:00Z", "complete_through": "2026-01-05T10:00:00Z"}},
+            "views": {"airport_weather": {
+                "newest_event_time": "2013-12-30T23:00:00Z", "complete_through": "2026-01-05T10:00:00Z",
+                "lacks_before": "2013-12-31T01:00:00Z"}},
         });
         assert_eq!(answer().json(), expected);
     }

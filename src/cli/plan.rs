@@ -9,9 +9,11 @@ use serde_json::{Value as Json, json};
 
 use super::definitions::{DefinitionFiles, reference};
 use super::output::{self, ResultOutput, Tone};
-use super::{Done, Failure, Server, time};
+use super::{Done, Failure, Server, confirm, historical, time};
+use crate::config::durations;
 use crate::rpc::client::{Client, Refusal, refused_changes};
 use crate::rpc::wire::reads::reads_text;
+use crate::rpc::wire::retention::{lines_of_what_goes, text_of_what_is_gone};
 
 /// Show what applying definitions would change
 #[derive(Debug, clap::Args)]
@@ -120,6 +122,8 @@ struct Difference {
     touches: Vec<String>,
     /// Of what it is about, as far as it is told.
     reads: Option<v1::Reads>,
+    rows_that_go: Option<v1::RowsThatGo>,
+    rows_gone: Option<v1::RowsGone>,
 }
 
 impl Changes {
@@ -131,6 +135,8 @@ impl Changes {
                 text: difference.text,
                 why: difference.why,
                 reads: difference.reads,
+                rows_that_go: difference.rows_that_go,
+                rows_gone: difference.rows_gone,
             })
         };
         let change = |change: v1::Change| {
@@ -152,6 +158,25 @@ impl Changes {
         self.changes.iter().any(|change| change.action != Action::Unchanged)
     }
 
+    /// Asks where a retention takes rows for good, unless that was said to be meant; at which revision the change is
+    /// to be made then: what somebody has said yes to is what was planned.
+    pub fn confirm(&self, is_meant: bool, revision: Option<u64>, hint: &str) -> Result<Option<u64>, Failure> {
+        let mut about = String::new();
+        for change in &self.changes {
+            for difference in &change.differences {
+                if let Some(rows) = &difference.rows_that_go {
+                    about.push_str(&format!("~ {}\n    {}\n", change.reference, difference.text));
+                    lines_of_what_goes(rows).iter().for_each(|line| about.push_str(&format!("        {line}\n")));
+                }
+            }
+        }
+        if is_meant || about.is_empty() {
+            return Ok(revision);
+        }
+        confirm::ask(&about, "takes rows", "have these rows go for good", hint)?;
+        Ok(Some(revision.unwrap_or(self.revision)))
+    }
+
     pub fn json(&self) -> Json {
         let difference = |difference: &Difference| {
             let mut json = json!({
@@ -162,6 +187,15 @@ impl Changes {
             }
             if let Some(reads) = &difference.reads {
                 json["reads"] = reads_json(reads);
+            }
+            if let Some(rows) = &difference.rows_that_go {
+                json["rows_that_go"] = what_goes_json(rows);
+            }
+            if let Some(gone) = &difference.rows_gone {
+                json["rows_gone"] = json!({
+                    "before": time::show(gone.before_micros),
+                    "lacks_before": historical::lacks_before(gone.lacks_before_micros),
+                });
             }
             json
         };
@@ -265,6 +299,12 @@ impl Difference {
         if let Some((asks, tone)) = asks {
             text.push_str(&output::on_stdout(&format!("        {asks}\n"), tone));
         }
+        for line in self.rows_that_go.iter().flat_map(lines_of_what_goes) {
+            text.push_str(&output::on_stdout(&format!("        {line}\n"), Tone::Bad));
+        }
+        if let Some(gone) = &self.rows_gone {
+            text.push_str(&output::on_stdout(&format!("        {}\n", text_of_what_is_gone(gone)), Tone::Bad));
+        }
         if !self.touches.is_empty() {
             text.push_str(&format!("        touches {}\n", self.touches.join(", ")));
         }
@@ -273,6 +313,28 @@ impl Difference {
         }
         text
     }
+}
+
+/// What a retention takes, for programs.
+fn what_goes_json(rows: &v1::RowsThatGo) -> Json {
+    let mut json = json!({
+        "before": rows.before_micros.map(time::show), "declared_before": time::show(rows.declared_before_micros),
+        "held_back": held_back_json(&rows.held_back), "training_sets": rows.training_sets,
+        "training_sets_more": rows.training_sets_more,
+    });
+    if let Some(about) = rows.rows_about {
+        (json["rows_about"], json["of_rows"]) = (json!(about), json!(rows.of_rows));
+    }
+    json
+}
+
+/// What keeps rows for longer than their retention, for programs.
+pub(super) fn held_back_json(held_back: &[v1::HeldBack]) -> Json {
+    let one = |held: &v1::HeldBack| {
+        let ttl = held.ttl_micros.and_then(|ttl| i64::try_from(ttl).ok()).map(durations::format);
+        json!({"service": held.service, "version": held.view_version, "ttl": ttl})
+    };
+    held_back.iter().map(one).collect()
 }
 
 /// `Consumer/delay_predictor (ml@example.com)`, and the number of those beyond.
@@ -311,6 +373,7 @@ mod tests {
                     readers: 2,
                     ..Default::default()
                 }),
+                ..v1::Difference::default()
             }],
             ..v1::Change::default()
         };

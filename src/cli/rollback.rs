@@ -11,7 +11,9 @@ use super::{Done, Failure, Server};
 #[command(
     after_help = "Examples:\n  hydrant rollback --to-revision 7 --dry-run\n  hydrant rollback --to-revision 7\n\n\
     What was defined since is deleted, what was deleted is defined again, as a new revision. What the rows that are \
-    there or those who use a definition don't allow is refused. Versions of services stay and go on counting."
+    there or those who use a definition don't allow is refused. Versions of services stay and go on counting. Rows \
+    that are gone by a retention stay gone; one that becomes shorter takes more, which is asked about unless --yes \
+    is given."
 )]
 pub struct Args {
     /// The revision to go back to; `hydrant history` lists them
@@ -26,22 +28,26 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     revision: Option<u64>,
 
+    /// Go back without asking where a retention takes rows for good
+    #[arg(long)]
+    yes: bool,
+
     #[command(flatten)]
     pub output: ResultOutput,
 }
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
-    let request = |validate_only| v1::RollbackRequest {
+    let request = |validate_only, expected_revision| v1::RollbackRequest {
         to_revision: args.to_revision,
         validate_only,
-        expected_revision: args.revision,
+        expected_revision,
     };
     // A plan tells every reason; a refusal only as many as fit.
-    let planned = client.rollback(request(true)).await?;
+    let planned = client.rollback(request(true, args.revision)).await?;
     let refusal = refusal_of(planned.refusals);
+    let shown = Changes::of(planned.changes, planned.registry_revision)?;
     if args.dry_run || refusal.is_some() {
-        let shown = Changes::of(planned.changes, planned.registry_revision)?;
         if args.dry_run {
             output::print_as(args.output.format, &shown.json(), || shown.text())?;
         }
@@ -50,7 +56,8 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
             None => Ok(Done::Done),
         };
     }
-    let applied = client.rollback(request(false)).await?;
+    let revision = shown.confirm(args.yes, args.revision, "look with --dry-run, then give --yes")?;
+    let applied = client.rollback(request(false, revision)).await?;
     let shown = Changes::of(applied.changes, applied.registry_revision)?;
     output::print_as(args.output.format, &shown.json(), || shown.done_text())?;
     Ok(Done::Done)

@@ -11,9 +11,10 @@ use serde_json::{Map, Value as Json, json};
 use super::catalog::Catalog;
 use super::keys::{self, KeyArgument};
 use super::output::{self, ResultOutput, Tone};
-use super::{Done, Failure, Server, time};
+use super::{Done, Failure, Server, historical, time};
 use crate::registry::values;
 use crate::rpc::wire::columns::{decode_column, encode_column};
+use crate::rpc::wire::retention::text_of_what_lacks;
 
 /// Explain a value: the row that counted, and the rows that lost to it
 #[derive(Debug, clap::Args)]
@@ -133,6 +134,11 @@ impl Answer {
             let mut values = self.values_of(number).map(|(told, _)| told.status()).peekable();
             let is_masked = values.peek().is_some() && values.all(|status| status == v1::CellStatus::Masked);
             text.push_str(&format!("\n\n{}\n", self.winner(view, is_masked)));
+            // A row that counts is the right one: those that are gone are older.
+            if let Some(whole_from) = view.lacks_before.filter(|_| view.winner.is_none() && !is_masked) {
+                let told = format!("  {}\n", text_of_what_lacks(&view.view, whole_from));
+                text.push_str(&output::on_stdout(&told, Tone::Bad));
+            }
             if !view.losers.is_empty() {
                 let shown = view.losers.len() as u64;
                 let of = match view.rows - u64::from(view.winner.is_some()) {
@@ -217,6 +223,9 @@ impl Answer {
                 let age = view.winner.as_ref().map_or(0, |row| self.told.at.saturating_sub(row.event_time));
                 format!("{} old, and the ttl is {}", time::age(0, age), time::age(0, view.ttl.unwrap_or_default()))
             }
+            v1::StatusCause::PerhapsGone => {
+                "no row counts, and one that did may be gone by the view's retention".to_owned()
+            }
             v1::StatusCause::NotGranted => "personal (pii), and you have no grant for it".to_owned(),
             v1::StatusCause::Unspecified => "not told".to_owned(),
         };
@@ -258,7 +267,7 @@ impl Answer {
                 "view": format!("{}@{}", view.view, view.view_version), "key": key, "ttl_micros": view.ttl,
                 "features": self.values_of(number).map(feature).collect::<Map<_, _>>(),
                 "winner": view.winner.as_ref().map(row), "losers": view.losers.iter().map(lost).collect::<Vec<_>>(),
-                "rows": view.rows,
+                "rows": view.rows, "lacks_before": view.lacks_before.map(historical::lacks_before),
             })
         };
         json!({

@@ -1,13 +1,11 @@
-//! From which instant on a view keeps its rows. It moves in steps, so that files are written anew only now
-//! and then: rows go once they are as old as the view says, and a step later at the latest, plus the time
-//! that it takes.
+//! What is known of tables whose rows go after a time. The instant before which they go moves in steps, so that
+//! files are written anew only now and then: rows go once they are as old as the view says, and a step later at
+//! the latest, plus the time that it takes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use hydrant_storage::order::Micros;
-
-use crate::registry::catalog::retention_step;
 
 /// What is known of each table, by its directory.
 #[derive(Debug, Default)]
@@ -37,17 +35,12 @@ impl Retained {
     }
 }
 
-/// Rows that happened before are to go now.
-pub(super) fn horizon(now: Micros, retention: Micros) -> Micros {
-    let step = retention_step(retention);
-    now.saturating_sub(retention).div_euclid(step).saturating_mul(step)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::registry::catalog::{retention_horizon, retention_step};
 
     proptest! {
         #[test]
@@ -55,7 +48,7 @@ mod tests {
             now in 0..i64::MAX / 4,
             retention in 1..i64::MAX / 4,
         ) {
-            let before = horizon(now, retention);
+            let before = retention_horizon(now, retention);
             prop_assert!(before <= now - retention, "none goes that is younger");
             prop_assert!(now - retention - before < retention_step(retention), "none stays for much longer");
             prop_assert!(retention_step(retention) <= (retention / 20).max(1));

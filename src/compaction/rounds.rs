@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use hydrant_storage::history::{HistoryError, HistoryTable, HistoryViewSpec, Pace as HowFast};
 use hydrant_storage::order::Micros;
 
-use super::retention::{Retained, horizon};
+use super::retention::Retained;
 use super::{Compacted, CompactionMetrics, CompactionOptions, CompactionParts, RowsTooOld};
 use crate::clock::rfc3339;
 use crate::pace::{Ending, Pace};
+use crate::registry::catalog::retention_horizon;
 
 /// How long a table is left alone after its first failure, and at most.
 const FIRST_REST: Duration = Duration::from_mins(1);
@@ -191,6 +192,7 @@ impl Worksite {
             return Ok(0);
         }
         let rows = merge.rows_too_old();
+        self.note_gone(spec, before);
         table.commit(merge, self.parts.store_time.read()).await?;
         self.metrics.rows_too_old.add_for(tenant, rows);
         tracing::info!(%tenant, %view, version, rows, before = rfc3339(before), "rows that were too old are out of history");
@@ -201,7 +203,17 @@ impl Worksite {
     fn horizon_of(&self, spec: &HistoryViewSpec) -> Option<Micros> {
         let snapshot = self.parts.snapshots.load();
         let retention = snapshot.tenant(&spec.tenant).ok()?.retention_of(&spec.view, spec.version)?;
-        Some(horizon(self.parts.store_time.read(), retention))
+        Some(retention_horizon(self.parts.store_time.read(), retention))
+    }
+
+    /// Of a version that is defined no more nobody reads.
+    fn note_gone(&self, spec: &HistoryViewSpec, before: Micros) {
+        let snapshot = self.parts.snapshots.load();
+        let Ok(tenant) = snapshot.tenant(&spec.tenant) else { return };
+        let mut versions = tenant.versions_of(spec.view.as_str());
+        if let Some(version) = versions.find(|version| version.version == spec.version) {
+            self.parts.snapshots.gone().note(version.id, before);
+        }
     }
 
     fn retained(&self) -> MutexGuard<'_, Retained> {

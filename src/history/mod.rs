@@ -11,6 +11,7 @@ mod explain;
 mod failure;
 mod fan_in;
 mod hits;
+mod keeping;
 mod lookup;
 mod made_of;
 mod metrics;

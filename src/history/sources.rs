@@ -203,12 +203,14 @@ impl ViewRows {
             delta_version: has_files.then(|| i64::try_from(self.table.delta_version).unwrap_or(i64::MAX)),
             tail_rows: self.tail_rows.load(Ordering::Relaxed),
             definition_revision: self.view.applied.revision,
-            lacks_before: self
-                .table
-                .retained_from
-                .map(|from| none_counts_from(from, ttl))
-                .filter(|until| first_time < *until),
+            lacks_before: self.lacks_before(first_time, ttl),
         }
+    }
+
+    /// Rows that counted under a ttl at an instant may be gone; from which one on none is. `None`: none is gone.
+    pub fn lacks_before(&self, at: Micros, ttl: Option<Micros>) -> Option<Micros> {
+        let whole_from = self.table.retained_from.map(|from| none_counts_from(from, ttl));
+        whole_from.filter(|whole_from| at < *whole_from)
     }
 }
 

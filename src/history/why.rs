@@ -81,6 +81,9 @@ pub struct WhyLookup {
     pub losers: Vec<Lost>,
     /// Of the key, whatever became of them.
     pub rows: u64,
+    /// The instant lies before this one, and rows that counted may be gone by the view's retention; `None`: none
+    /// are. A row that counts is the right one all the same: those that are gone are older.
+    pub lacks_before: Option<Micros>,
 }
 
 /// What is known of a row.
@@ -141,6 +144,8 @@ pub enum Cause {
     NoRow,
     /// There are rows of the key, and none of them counts.
     NoneCounts,
+    /// No row of the key counts, and one that did may be gone by the view's retention.
+    PerhapsGone,
     Deleted,
     /// The row was written before the feature was added.
     OlderThanFeature,
@@ -345,11 +350,16 @@ fn explain(
             Some(key) if selection.is_read(number) => rows_of_key(&views[number], key, asked, most, stop)?,
             _ => Seen { winner: None, winner_has_landed: false, losers: BinaryHeap::new(), most: 0, rows: 0 },
         };
+        let lacks_before = views[number].lacks_before(at, lookup.ttl);
         for index in &columns_of[number] {
             let column = &selection.columns[*index];
             let (status, cause, value) = match column.is_masked {
                 true => (CellStatus::Masked, Cause::Masked, Value::Null),
                 false => cell(&seen, keys[number].is_none(), column.feature, column.data_type, asked, lookup.ttl)?,
+            };
+            let cause = match cause {
+                Cause::NoRow | Cause::NoneCounts if lacks_before.is_some() => Cause::PerhapsGone,
+                cause => cause,
             };
             let default = column.default.as_ref().filter(|_| status.takes_default());
             let explained = WhyCell {
@@ -384,7 +394,7 @@ fn explain(
             losers.push(Lost { row: told(version, row)?, rule });
         }
         let (view, keys) = (lookup.view.clone(), lookup.keys.clone());
-        lookups.push(WhyLookup { view, keys, ttl: lookup.ttl, winner, losers, rows: seen.rows });
+        lookups.push(WhyLookup { view, keys, ttl: lookup.ttl, winner, losers, rows: seen.rows, lacks_before });
     }
     // In the order of the request, whichever lookups they are of.
     cells.sort_by_key(|(index, _)| *index);

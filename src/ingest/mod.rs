@@ -111,6 +111,8 @@ pub struct ViewRows {
     pub rows: usize,
     /// Rows that are no part of the view because its key is null in them.
     pub null_keys: usize,
+    /// Of its rows those that are older than its retention, and go soon.
+    pub too_old: usize,
 }
 
 /// The use case. Cheap to clone.

@@ -41,7 +41,7 @@ pub(super) fn prepare_rows(
         _ => None,
     };
     let times = resolve(columns.times(&source.event_time)?, rule, known_column, latest, &mut bad_rows);
-    let mut records = Records::new(rows, &times, columns.deleted.as_ref(), settings);
+    let mut records = Records::new(rows, &times, columns.deleted.as_ref(), (now, settings));
     for view in &source.views {
         records.add_view(view, &columns, &mut bad_rows)?;
     }
@@ -91,7 +91,7 @@ pub(super) fn prepare_deletes(
     let event_column = TimeColumn { name: "event_times", micros: &event, nulls: None };
     let times = resolve(event_column, rule, None, latest, &mut bad_rows);
     let all_deleted = BooleanArray::from(vec![true; rows]);
-    let mut records = Records::new(rows, &times, Some(&all_deleted), settings);
+    let mut records = Records::new(rows, &times, Some(&all_deleted), (now, settings));
     for version in tenant.versions_of(&request.view) {
         records.add_keys(version, &keys, None, &mut bad_rows)?;
     }
@@ -172,6 +172,7 @@ struct Records<'a> {
     times: &'a RowTimes,
     deleted: Option<&'a BooleanArray>,
     settings: &'a IngestSettings,
+    now: Micros,
     buffer: Vec<u8>,
     drafts: Vec<Draft>,
     views: Vec<ViewRows>,
@@ -187,13 +188,19 @@ struct Draft {
 }
 
 impl<'a> Records<'a> {
-    fn new(rows: usize, times: &'a RowTimes, deleted: Option<&'a BooleanArray>, settings: &'a IngestSettings) -> Self {
+    fn new(
+        rows: usize,
+        times: &'a RowTimes,
+        deleted: Option<&'a BooleanArray>,
+        (now, settings): (Micros, &'a IngestSettings),
+    ) -> Self {
         let is_part_of_a_view = vec![false; rows];
         Self {
             rows,
             times,
             deleted,
             settings,
+            now,
             buffer: Vec::new(),
             drafts: Vec::with_capacity(rows),
             views: Vec::new(),
@@ -225,7 +232,8 @@ impl<'a> Records<'a> {
         let types: Vec<ScalarType> = view.join_keys.iter().map(|key| key.key_type).collect();
         let reader = KeyReader::new(keys, &types)
             .map_err(|error| Error::internal(format!("key columns of exact types could not be read: {error}")))?;
-        let mut counts = ViewRows { view: view.name.clone(), rows: 0, null_keys: 0 };
+        let mut counts = ViewRows { view: view.name.clone(), rows: 0, null_keys: 0, too_old: 0 };
+        let kept_since = view.kept_since(self.now);
         for row in 0..self.rows {
             let key_at = self.buffer.len();
             if !reader.encode(row, &mut self.buffer) {
@@ -271,6 +279,7 @@ impl<'a> Records<'a> {
             };
             self.drafts.push(Draft { record, key_at, body_at, end: self.buffer.len() });
             counts.rows += 1;
+            counts.too_old += usize::from(kept_since.is_some_and(|since| self.times.event[row] < since));
         }
         // What is told is told of the version that the view's name stands for.
         if view.is_served() {

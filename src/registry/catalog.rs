@@ -145,6 +145,12 @@ pub fn retention_step(retention: Micros) -> Micros {
     (retention / 20).max(1)
 }
 
+/// Rows that happened before are to go now.
+pub fn retention_horizon(now: Micros, retention: Micros) -> Micros {
+    let step = retention_step(retention);
+    now.saturating_sub(retention).div_euclid(step).saturating_mul(step)
+}
+
 /// A version of a view that is defined no more, and how its rows are stored.
 #[derive(Debug)]
 pub struct DroppedView {
@@ -297,6 +303,11 @@ impl TenantCatalog {
 }
 
 impl View {
+    /// Rows that happened before are older than its retention, and go soon after they have come; `None`: none.
+    pub fn kept_since(&self, now: Micros) -> Option<Micros> {
+        self.retention.map(|kept| now.saturating_sub(kept))
+    }
+
     /// Whether it is the version that the view's name stands for.
     pub fn is_served(&self) -> bool {
         self.standing == Standing::Served

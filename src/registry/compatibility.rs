@@ -200,9 +200,12 @@ fn view_feature(
     }
 }
 
-/// How a ttl is shown.
+/// How no limit of time is shown.
+pub(super) const FOR_EVER: &str = "for ever";
+
+/// How a ttl or a retention is shown.
 pub(super) fn ttl_text(ttl: Option<Micros>) -> String {
-    ttl.map_or_else(|| "for ever".to_owned(), durations::format)
+    ttl.map_or_else(|| FOR_EVER.to_owned(), durations::format)
 }
 
 /// Whether a ttl lets rows count longer than another.

@@ -4,17 +4,21 @@
 use std::collections::{BTreeMap, HashMap};
 
 use hydrant_storage::names::Name;
-use hydrant_storage::order::Micros;
 
-use super::compatibility::ttl_text;
+use super::compatibility::{FOR_EVER, ttl_text};
 use super::definition::{Definition, FeatureSpec, FeatureViewSpec, Kind, SourceSpec, SourceType, Spec, TypedName};
 use super::documents::{known_time_to_json, service_feature_to_json};
+use super::plan::Difference;
 use super::promise::FreshnessSpec;
 use super::state::{FrozenService, RowFeature, ServiceState, TenantState};
 use crate::config::durations;
 
 /// Under which key it is told that a version is being built.
 pub(super) const NEXT_VERSION: &str = "new version";
+
+/// Under which keys it is told how long a view's rows count, and how long they are kept.
+pub(super) const TTL: &str = "ttl";
+pub(super) const RETENTION: &str = "retention";
 
 /// One line for each thing that differs between two states of a definition; of one that is new, one
 /// line for each thing it says, and of one that is gone none.
@@ -32,7 +36,10 @@ pub(super) fn lines_of(before: Option<&Definition>, after: Option<&Definition>) 
 fn between(before: Option<Facts>, after: Option<Facts>) -> Vec<Line> {
     let Some(after) = after else { return Vec::new() };
     let Some(before) = before else {
-        let line = |(key, value): (String, String)| Line { text: format!("{key}: {value}"), key };
+        let line = |(key, value): (String, String)| {
+            let what = if key == RETENTION { and_what_then(&value) } else { "" };
+            Line { text: format!("{key}: {value}{what}"), key }
+        };
         return after.into_iter().map(line).collect();
     };
     let before_by_key: HashMap<&str, &str> = before.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -41,7 +48,10 @@ fn between(before: Option<Facts>, after: Option<Facts>) -> Vec<Line> {
     for (key, value) in &after {
         match before_by_key.get(key.as_str()) {
             Some(known) if known == value => {}
-            Some(known) => lines.push(Line { key: key.clone(), text: format!("{key}: {known} -> {value}") }),
+            Some(known) => {
+                let what = if key == RETENTION { and_what_then(value) } else { "" };
+                lines.push(Line { key: key.clone(), text: format!("{key}: {known} -> {value}{what}") });
+            }
             None => lines.push(Line { key: key.clone(), text: format!("+ {key}: {value}") }),
         }
     }
@@ -58,6 +68,13 @@ pub(super) struct Line {
     pub key: String,
     /// Such as `ttl: 3h -> 2h`.
     pub text: String,
+}
+
+impl Difference {
+    /// Whether its text is the line of a key.
+    pub(super) fn is_of(&self, key: &str) -> bool {
+        self.text.strip_prefix(key).is_some_and(|rest| rest.starts_with(": "))
+    }
 }
 
 type Facts = Vec<(String, String)>;
@@ -145,18 +162,16 @@ fn add_source(facts: &mut Facts, spec: &SourceSpec) {
     );
 }
 
-fn retention_text(retention: Option<Micros>) -> String {
-    retention.map_or_else(
-        || "for ever".to_owned(),
-        |retention| format!("{}, then rows are gone for good", durations::format(retention)),
-    )
+/// What becomes of rows after the time for which they are kept.
+fn and_what_then(retention: &str) -> &'static str {
+    if retention == FOR_EVER { "" } else { ", then rows are gone for good" }
 }
 
 fn add_view(facts: &mut Facts, spec: &FeatureViewSpec) {
     add(facts, "entities", spec.entities.iter().map(Name::as_str).collect::<Vec<_>>().join(", "));
     add(facts, "source", spec.source.as_str());
-    add(facts, "ttl", ttl_text(spec.ttl));
-    add(facts, "retention", retention_text(spec.retention));
+    add(facts, TTL, ttl_text(spec.ttl));
+    add(facts, RETENTION, ttl_text(spec.retention));
     for feature in &spec.features {
         add_feature(facts, feature);
     }

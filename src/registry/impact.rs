@@ -48,7 +48,8 @@ impl<'a> Impact<'a> {
             let class = if line.key == NEXT_VERSION { Class::NewViewVersion } else { class };
             let why = incompatible.filter(|found| found.is_refused).map(|incompatible| incompatible.message.clone());
             let part = part_of(kind, name, &line.key);
-            Difference { touches: self.touched(kind, name, &line.key), text: line.text, class, why, part }
+            let touches = self.touched(kind, name, &line.key);
+            Difference { touches, text: line.text, class, why, part, keeping: None }
         };
         lines.into_iter().map(difference).collect()
     }

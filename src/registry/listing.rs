@@ -15,6 +15,7 @@ use super::builds::Built;
 use super::catalog::{Applied, Service, ServiceVersion, Standing, TenantCatalog, View};
 use super::definition::{FeatureServiceSpec, Kind, ServiceFeature, Spec};
 use super::deletion;
+use super::keeping::HeldBack;
 
 pub const DEFAULT_PAGE_SIZE: u32 = 100;
 /// A larger page size is read as this.
@@ -37,6 +38,27 @@ pub struct Described {
     pub served: Option<u32>,
     /// How far it is, while somebody is at it.
     pub built: Option<Built>,
+    /// Of a view with a retention that was asked for by itself: what keeps its rows for longer,
+    pub held_back: Vec<HeldBack>,
+    /// and before which instant rows are gone.
+    pub gone_before: Option<Micros>,
+}
+
+impl Described {
+    /// Of whatever has one version.
+    fn simple(applied: Applied) -> Self {
+        Self {
+            applied,
+            version: 1,
+            frozen: None,
+            versions: Vec::new(),
+            refilling_from: None,
+            served: None,
+            built: None,
+            held_back: Vec::new(),
+            gone_before: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -50,10 +72,7 @@ pub struct Page {
 }
 
 pub(super) fn get(catalog: &TenantCatalog, kind: Kind, name: &Name) -> Option<Described> {
-    let simple = |applied: &Applied| {
-        let (applied, versions) = (applied.clone(), Vec::new());
-        Described { applied, version: 1, frozen: None, versions, refilling_from: None, served: None, built: None }
-    };
+    let simple = |applied: &Applied| Described::simple(applied.clone());
     match kind {
         Kind::Tenant => (catalog.name == *name).then(|| simple(&catalog.applied)),
         Kind::Entity => catalog.entities.get(name).map(|entity| simple(&entity.applied)),
@@ -87,7 +106,7 @@ pub(super) fn get_version(catalog: &TenantCatalog, name: &Name, number: u32) -> 
         applied.definition.spec = Spec::FeatureService(as_written(frozen));
     }
     let (frozen, versions) = (Some(Arc::clone(frozen)), numbers(service));
-    Ok(Described { applied, version: number, frozen, versions, refilling_from: None, served: None, built: None })
+    Ok(Described { version: number, frozen, versions, ..Described::simple(applied) })
 }
 
 /// One version of a view, as its definition was applied last while it was served.

@@ -5,7 +5,9 @@
 pub mod catalog;
 pub mod definition;
 pub mod documents;
+pub mod gone;
 pub mod graph;
+pub mod keeping;
 pub mod limits;
 pub mod lineage;
 pub mod listing;
@@ -71,6 +73,7 @@ pub use self::validation::{MAX_DEFINITIONS, feeds};
 use self::builds::Builds;
 use self::catalog::{Snapshot, Standing};
 use self::definition::{Definition, Kind};
+use self::gone::Gone;
 use self::lineage::Lineage;
 use self::listing::{Described, Page};
 use self::plan::{Plan, Prune, Stamp};
@@ -101,6 +104,7 @@ pub struct Registry {
 pub struct SnapshotReader {
     newest: Arc<ArcSwap<Snapshot>>,
     reads: Reads,
+    gone: Gone,
 }
 
 /// Who makes rows by the definitions, and has to know when older ones no longer hold.
@@ -148,7 +152,7 @@ struct Drafted {
 impl SnapshotReader {
     /// A place that nobody publishes to.
     pub fn fixed(snapshot: Arc<Snapshot>) -> Self {
-        Self { newest: Arc::new(ArcSwap::new(snapshot)), reads: Reads::default() }
+        Self { newest: Arc::new(ArcSwap::new(snapshot)), reads: Reads::default(), gone: Gone::default() }
     }
 
     /// The newest snapshot. A request loads one and sees nothing else to its end.
@@ -159,6 +163,11 @@ impl SnapshotReader {
     /// Where reads of what the snapshots define are counted.
     pub fn reads(&self) -> &Reads {
         &self.reads
+    }
+
+    /// Which rows of what the snapshots define are gone by retention.
+    pub fn gone(&self) -> &Gone {
+        &self.gone
     }
 }
 
@@ -417,7 +426,12 @@ impl Registry {
     pub fn get(&self, permit: &Permit, kind: Kind, name: &Name) -> Result<Described> {
         require_definition(permit, kind, name)?;
         let snapshot = self.snapshot();
-        let described = described(&snapshot, permit, kind, name)?;
+        let mut described = described(&snapshot, permit, kind, name)?;
+        if kind == Kind::FeatureView {
+            let tenant = snapshot.tenant(permit.tenant())?;
+            described.held_back = keeping::held_back(tenant, name);
+            described.gone_before = keeping::gone_before(self.shared.snapshot.gone(), tenant, name);
+        }
         if described.served.is_none() {
             return Ok(described);
         }

@@ -17,6 +17,7 @@ use super::definition::{ConsumerSpec, Definition, Kind, Spec};
 use super::freeze::{self, FreezableView};
 use super::graph::{self, Graph, NodeKind, Touched};
 use super::impact::{Impact, hurting, part_of};
+use super::keeping::{self, Keeping};
 use super::revisions::Cause;
 use super::state::{FrozenService, Refilling, RowFeature, ServiceState, State, Stored, TenantState, ViewState};
 use super::succession::{self, Course};
@@ -69,6 +70,8 @@ pub struct Difference {
     pub part: Option<Part>,
     /// Who lies downstream of it.
     pub touches: Touches,
+    /// What becomes of rows by it, where it is about how long they are kept or count.
+    pub keeping: Option<Keeping>,
 }
 
 /// A definition or a part of it, as lineage names it; a service without a number is all its versions.
@@ -281,6 +284,7 @@ pub(super) fn draft(
         let (kind, name, action) = (*kind, name.clone(), *action);
         changes.push(Change { kind, name, action, differences, touches, affects, coming_version, apply_again });
     }
+    keeping::note(&mut changes, old, (tenant_name, &new), stamp.now)?;
     let plan = Plan { revision: state.revision, changes, refusals };
     if plan.is_empty() || !plan.refusals.is_empty() {
         return Ok((plan, None));

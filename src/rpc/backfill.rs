@@ -120,8 +120,8 @@ pub(super) fn encode_report(report: &BackfillReport) -> v1::BackfillReport {
 }
 
 fn encode_view(view: &BackfilledView) -> v1::BackfilledView {
-    let BackfilledView { ref view, rows, null_keys, bytes, online } = *view;
-    v1::BackfilledView { view: view.to_string(), rows, null_keys, bytes, online }
+    let BackfilledView { ref view, rows, null_keys, too_old, bytes, online } = *view;
+    v1::BackfilledView { view: view.to_string(), rows, null_keys, bytes, online, too_old }
 }
 
 fn encode_materialized(progress: Progress, done: bool) -> v1::MaterializeResponse {

@@ -11,7 +11,7 @@ use super::status::to_status;
 use super::usage::decode_span;
 use super::wire::definitions::{decode_kind, decode_name, encode_kind};
 use super::wire::plans::{decode_node_kind, encode_changes, encode_node_kind, encode_plan};
-use super::{Caller, UseCases, layers};
+use super::{Caller, UseCases, layers, retention};
 use crate::error::{Error, Result};
 use crate::registry::graph::NodeKind;
 use crate::registry::revisions::{Cause, What};
@@ -98,19 +98,18 @@ impl CatalogRpc {
             let permit = self.use_cases.rehearse(caller, Action::ReadDefinitions)?;
             let plan = registry.plan_rollback(&permit, request.to_revision, request.expected_revision).await?;
             let before = Before::ask(&self.use_cases, &permit).await?;
-            let v1::PlanResponse { changes, registry_revision, refusals, problems: _ } =
+            let v1::PlanResponse { mut changes, registry_revision, refusals, problems: _ } =
                 encode_plan(&plan, &before.reads_of(&plan).await?);
+            retention::tell(&self.use_cases, &permit, &plan, &mut changes).await?;
             return Ok(v1::RollbackResponse { changes, registry_revision, refusals });
         }
         let named = vec![format!("definitions of revision {}", request.to_revision)];
         let permit = self.use_cases.change(caller, Action::ChangeDefinitions, named).await?;
         let before = Before::ask(&self.use_cases, &permit).await?;
         let applied = registry.rollback(&permit, request.to_revision, request.expected_revision).await?;
-        Ok(v1::RollbackResponse {
-            changes: encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?),
-            registry_revision: applied.revision,
-            refusals: Vec::new(),
-        })
+        let mut changes = encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?);
+        retention::tell(&self.use_cases, &permit, &applied.plan, &mut changes).await?;
+        Ok(v1::RollbackResponse { changes, registry_revision: applied.revision, refusals: Vec::new() })
     }
 }
 

@@ -138,7 +138,7 @@ fn encode_why(why: Why) -> Result<v1::WhyResponse> {
 }
 
 fn encode_lookup(lookup: WhyLookup) -> v1::ExplainedView {
-    let WhyLookup { view, keys, ttl, winner, losers, rows } = lookup;
+    let WhyLookup { view, keys, ttl, winner, losers, rows, lacks_before } = lookup;
     let lost = |Lost { row, rule }: Lost| {
         let rule = match rule {
             Rule::AfterCutoff => v1::LostBy::AfterCutoff,
@@ -158,6 +158,7 @@ fn encode_lookup(lookup: WhyLookup) -> v1::ExplainedView {
         winner: winner.as_ref().map(encode_row),
         losers: losers.into_iter().map(lost).collect(),
         rows,
+        lacks_before,
     }
 }
 
@@ -187,6 +188,7 @@ fn encode_cell(cell: &WhyCell) -> Result<v1::ExplainedValue> {
         Cause::NullKey => v1::StatusCause::NullKey,
         Cause::NoRow => v1::StatusCause::NoRow,
         Cause::NoneCounts => v1::StatusCause::NoneCounts,
+        Cause::PerhapsGone => v1::StatusCause::PerhapsGone,
         Cause::Deleted => v1::StatusCause::Deleted,
         Cause::OlderThanFeature => v1::StatusCause::OlderThanFeature,
         Cause::Expired => v1::StatusCause::PastTtl,

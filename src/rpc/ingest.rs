@@ -190,6 +190,7 @@ pub(super) fn encode_report(report: IngestReport) -> v1::IngestResponse {
         view: rows.view.to_string(),
         rows: rows.rows as u64,
         null_keys: rows.null_keys as u64,
+        too_old: rows.too_old as u64,
     });
     v1::IngestResponse {
         position: report.frame.map(encode_position),

@@ -26,6 +26,7 @@ pub mod openlineage;
 pub mod quota;
 mod reads;
 pub mod registry;
+mod retention;
 pub mod server;
 pub mod sharing;
 pub mod status;

@@ -16,7 +16,7 @@ use super::wire::definitions::{
     encode_problem, encode_status,
 };
 use super::wire::plans::{encode_changes, encode_plan, encode_reads};
-use super::{Caller, UseCases, layers, tenants};
+use super::{Caller, UseCases, layers, retention, tenants};
 use crate::error::{Code, Error, Result};
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
@@ -146,7 +146,9 @@ impl RegistryRpc {
         match planned {
             Ok(plan) => {
                 let before = Before::ask(&self.use_cases, &permit).await?;
-                Ok(encode_plan(&plan, &before.reads_of(&plan).await?))
+                let mut planned = encode_plan(&plan, &before.reads_of(&plan).await?);
+                retention::tell(&self.use_cases, &permit, &plan, &mut planned.changes).await?;
+                Ok(planned)
             }
             Err(error) if error.code == Code::InvalidArgument && !error.violations.is_empty() => Ok(v1::PlanResponse {
                 registry_revision: registry.snapshot().revision,
@@ -171,7 +173,8 @@ impl RegistryRpc {
         let expected = request.expected_revision;
         let before = Before::ask(&self.use_cases, &permit).await?;
         let applied = self.use_cases.registry.apply_with(&permit, definitions, prune, expected).await?;
-        let changes = encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?);
+        let mut changes = encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?);
+        retention::tell(&self.use_cases, &permit, &applied.plan, &mut changes).await?;
         Ok(v1::ApplyResponse { changes, registry_revision: applied.revision })
     }
 

@@ -6,6 +6,7 @@ mod ages;
 mod answer;
 mod bulk;
 mod cells;
+mod gone;
 mod keys;
 mod metrics;
 mod misses;
@@ -124,13 +125,23 @@ pub struct ViewProvenance {
     /// Every row accepted up to this ingest time is in the answer: the minimum over the partitions
     /// touched, 0 if one of them did not answer.
     pub complete_through: Micros,
+    /// The read is of an instant before this one, at which rows that counted may be gone by the view's retention.
+    /// `None`: none are.
+    pub lacks_before: Option<Micros>,
 }
 
 impl ViewProvenance {
     /// Of a view of which nothing has been read yet.
     fn of(selected: &SelectedView) -> Self {
         let (view, owner) = (selected.view.name.clone(), selected.owner.clone());
-        Self { view, owner, version: selected.view.version, newest_event_time: None, complete_through: 0 }
+        Self {
+            view,
+            owner,
+            version: selected.view.version,
+            newest_event_time: None,
+            complete_through: 0,
+            lacks_before: None,
+        }
     }
 
     /// `name`, or `owner/name` of another tenant's.

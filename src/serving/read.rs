@@ -129,7 +129,8 @@ impl Serving {
         if missing > 0 {
             self.metrics.not_ready_keys.add_for(permit.tenant(), missing as u64);
         }
-        let views = reading.provenance(selection);
+        let mut views = reading.provenance(selection);
+        self.tell_gone(&mut views, selection, t, request.at.is_some());
         Ok(RowsRead { t, rows, views, from_history, not_ready })
     }
 

@@ -254,6 +254,10 @@ impl Worker {
         let pace = Box::new(move |_| !stopping.load(Ordering::Acquire) && is_due(&registry, &tenant, version));
         let rows = table.succeed(succession, HISTORY, self.parts.store_time.read(), pace).await;
         self.metrics.rows.add(rows.map_err(|error| history_error(&error))?);
+        // What is gone of the version that it is made of is not in it either.
+        if let Some(before) = table.snapshot().retained_from {
+            self.parts.registry.reader().gone().note(build.view.id, before);
+        }
         Ok(())
     }
 

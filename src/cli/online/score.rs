@@ -126,7 +126,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let summary = scoring.finish(total)?;
     let (path, elapsed) = (args.output.display().to_string(), started.elapsed());
     output::print_as(args.format, &summary.json(&path, elapsed), || summary.text(&path, elapsed))?;
-    if let Some(warning) = summary.warning() {
+    for warning in summary.warnings() {
         output::warn(&warning, args.format);
     }
     Ok(Done::Done)
@@ -264,6 +264,7 @@ impl ScoredFile {
         summary.count_cells(&features, &places)?;
         summary.rows += rows.num_rows() as u64;
         summary.rows_from_history += u64::from(provenance.rows_from_history);
+        summary.note_lacking(&provenance);
         (summary.service, summary.t) = (service.service, provenance.t);
         summary.registry_revision = provenance.registry_revision;
         let features = if self.with_status { features } else { without_statuses(&features, &places)? };

@@ -32,6 +32,14 @@ impl TrainingSets {
         Ok(changed)
     }
 
+    /// Which sets of a tenant would lose values if rows of its own went, by name and version. Those of others that
+    /// read them by a share are theirs to know.
+    pub fn would_lose(&self, rows: &RowsTooOld) -> Vec<String> {
+        let (catalog, snapshot) = (self.inner.catalog.load(), self.inner.registry.snapshot());
+        let losing = catalog.of(&rows.tenant).filter(|set| loses(&snapshot, &rows.tenant, set, rows));
+        losing.map(SavedSet::reference).collect()
+    }
+
     /// Notes in a set that is about to be saved what has gone since it was begun, as far as it didn't find that
     /// out by itself. The writer is held.
     pub(super) fn note_what_went(&self, tenant: &Name, set: &mut SavedSet) {

@@ -206,6 +206,7 @@ fn encode_provenance(provenance: &Provenance) -> v1::Provenance {
         view: view.reference(),
         newest_event_time: view.newest_event_time,
         complete_through: view.complete_through,
+        lacks_before: view.lacks_before,
     });
     v1::Provenance {
         t: provenance.t,

@@ -12,6 +12,7 @@ use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use hydrant_storage::value::DataType;
 
+use super::retention::encode_held_back;
 use crate::config::durations;
 use crate::error::{Error, Result, Violation};
 use crate::registry::catalog::ServiceVersion;
@@ -184,7 +185,8 @@ pub fn encode_definition(definition: &Definition) -> v1::Definition {
 
 /// What the server knows of a definition that was applied.
 pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
-    let Described { applied, version, frozen, versions, refilling_from, served, built } = described;
+    let Described { applied, version, frozen, versions, refilling_from, served, built, held_back, gone_before } =
+        described;
     v1::DefinitionStatus {
         version: *version,
         revision: applied.revision,
@@ -205,6 +207,8 @@ pub fn encode_status(described: &Described) -> v1::DefinitionStatus {
             Some(BuildStep::Online) => BuildStepOnWire::BuildOnline,
         }
         .into(),
+        held_back: held_back.iter().map(encode_held_back).collect(),
+        rows_gone_before_micros: *gone_before,
     }
 }
 

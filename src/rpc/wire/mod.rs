@@ -10,6 +10,7 @@ pub mod ipc;
 pub mod messages;
 pub mod plans;
 pub mod reads;
+pub mod retention;
 pub mod roles;
 
 use hydrant_proto::v1;

@@ -81,6 +81,8 @@ fn encode_difference(difference: &Difference, reads: &ReadsOfParts) -> v1::Diffe
         touches: difference.touches.named.iter().map(encode_touched).collect(),
         touches_more: encode_more(&difference.touches),
         reads: reads_of(difference.part.as_ref(), reads),
+        rows_that_go: None,
+        rows_gone: None,
     }
 }
 

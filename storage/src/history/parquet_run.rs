@@ -96,6 +96,24 @@ impl ParquetRun {
         groups.iter().map(first_event_time).try_fold(Micros::MAX, |first, of_group| Some(first.min(of_group?)))
     }
 
+    /// About how many rows of the file happened before: in each row group as if they were spread evenly from its
+    /// first to its last event time, and all where these aren't known.
+    pub(crate) fn rows_before(&self, before: Micros) -> u64 {
+        let about = |group: &RowGroupMetaData| {
+            let rows = u64::try_from(group.num_rows()).unwrap_or_default();
+            let Some((first, last)) = event_times(group) else { return rows };
+            if first >= before {
+                return 0;
+            }
+            if last < before {
+                return rows;
+            }
+            let (gone, all) = (i128::from(before) - i128::from(first), i128::from(last) - i128::from(first) + 1);
+            u64::try_from(i128::from(rows) * gone / all).unwrap_or(rows)
+        };
+        self.footer.metadata.metadata().row_groups().iter().map(about).sum()
+    }
+
     /// Opens a file for the rows that are looked for; others may come too.
     pub(crate) fn open(
         files: &Arc<dyn Files>,
@@ -412,9 +430,14 @@ impl StandIns {
 
 /// The least event time of a row group, where its statistics tell it.
 fn first_event_time(group: &RowGroupMetaData) -> Option<Micros> {
+    event_times(group).map(|(first, _)| first)
+}
+
+/// The least and the greatest.
+fn event_times(group: &RowGroupMetaData) -> Option<(Micros, Micros)> {
     let column = group.columns().iter().find(|column| column.column_path().parts() == [schema::EVENT_TIME])?;
     match column.statistics()? {
-        Statistics::Int64(values) => values.min_opt().copied(),
+        Statistics::Int64(values) => Some((*values.min_opt()?, *values.max_opt()?)),
         _ => None,
     }
 }

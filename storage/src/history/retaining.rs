@@ -49,6 +49,14 @@ impl HistoryTable {
 }
 
 impl TableSnapshot {
+    /// About how many of its rows happened before an instant, as the ends of its files tell. Blocks.
+    ///
+    /// # Errors
+    /// A file can't be read.
+    pub fn rows_before(&self, before: Micros) -> Result<u64, HistoryError> {
+        self.files.iter().map(|file| Ok(self.open_run(file, &[], None)?.rows_before(before))).sum()
+    }
+
     /// The first file with rows from before an instant, how many those are, and what is written without them.
     fn next_without_older(
         &self,

@@ -3,16 +3,24 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hydrant::backfill::BackfillRequest;
 use hydrant::config::Span;
 use hydrant::error::Code;
+use hydrant::history::sets::StoredRequest;
+use hydrant::history::{Cause, Mode, WhyLookup, WhyRequest};
+use hydrant::registry::catalog::retention_horizon;
 use hydrant::registry::definition::Kind;
+use hydrant::registry::keeping::{HeldBack, Keeping, RowsThatGo};
+use hydrant::serving::OnlineRequest;
 use hydrant::tenancy::Action;
+use hydrant_storage::history::RowsTooOld;
 use hydrant_storage::order::Micros;
+use hydrant_storage::value::{DataType, ScalarType, Value};
 use serde_json::{Value as Json, json};
 
-use crate::support::node::{AS_KNOWN, HOUR, MINUTE, START, TestNode, patience};
+use crate::support::node::{AS_KNOWN, HOUR, MINUTE, START, TestNode, definitions_of, patience};
 use crate::support::sets::{set_name, stored};
-use crate::support::table::{spine, spine_at};
+use crate::support::table::{column, spine, spine_at};
 
 const TTL: Micros = HOUR;
 const RETENTION: Micros = 4 * HOUR;
@@ -331,4 +339,167 @@ async fn rows_are_not_kept_for_a_shorter_time_than_they_count() {
     let node = TestNode::start(&kept()).await;
     let one = node.train(&["pages:page"], &spine_at(&key(1), &[START]), AS_KNOWN).await;
     assert_eq!(one.report.tables[0].lacks_before, None);
+}
+
+/// What an answer says that the view may lack; now, or at an instant.
+async fn told_lacking(node: &TestNode, at: Option<Micros>) -> Option<Micros> {
+    let question = node.question(&["pages:page"], &json!({"user_id": [3]}));
+    let answer = node.get(OnlineRequest { at, ..question }).await.expect("it is answered");
+    answer.0.provenance.views[0].lacks_before
+}
+
+/// Why a page is what it was at an instant.
+async fn explained(node: &TestNode, at: Micros) -> (Cause, WhyLookup) {
+    let user = column(DataType::Scalar(ScalarType::Int64), &[Value::Int64(3)]);
+    let request = WhyRequest {
+        services: Vec::new(),
+        features: vec!["pages:page".to_owned()],
+        columns: Vec::new(),
+        entities: vec![("user_id".to_owned(), user)],
+        at,
+        mode: Mode::AsKnown,
+        cutoff: None,
+        losers: 10,
+    };
+    let why = node.use_cases().history.why(&node.permit(Action::ReadOnline), request).await.expect("it is explained");
+    (why.cells[0].cause, why.lookups[0].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_online_answer_and_an_explanation_say_where_rows_are_gone_that_counted() {
+    let mut node = with_history(&kept()).await;
+    let early = START - 5 * HOUR;
+    assert_eq!(told_lacking(&node, None).await, None);
+    assert_eq!(explained(&node, early).await.0, Cause::Written);
+    assert!(take_out(&node).await > 0);
+    let trained = node.train(&["pages:page"], &spine_at(&key(3), &[early]), AS_KNOWN).await;
+    let whole_from = trained.report.tables[0].lacks_before.expect("rows are gone");
+    for _ in 0..2 {
+        assert_eq!(node.one_at("pages:page", key(3), early).await, "NOT_FOUND");
+        assert_eq!(told_lacking(&node, Some(early)).await, Some(whole_from), "as a training set says it");
+        assert_eq!(told_lacking(&node, Some(whole_from - 1)).await, Some(whole_from));
+        assert_eq!(told_lacking(&node, Some(whole_from)).await, None);
+        assert_eq!(told_lacking(&node, None).await, None, "what counts now is there");
+        let (cause, lookup) = explained(&node, early).await;
+        assert_eq!((cause, lookup.lacks_before, lookup.winner), (Cause::PerhapsGone, Some(whole_from), None));
+        let (cause, lookup) = explained(&node, whole_from).await;
+        assert_eq!((cause, lookup.lacks_before), (Cause::Written, None));
+        node.restart().await;
+    }
+    // A view that keeps all its rows lacks none, however long ago.
+    let node = with_history(&definitions("ttl: 1h,", "")).await;
+    assert_eq!(told_lacking(&node, Some(START - 500 * 24 * HOUR)).await, None);
+    assert_eq!(explained(&node, START - 500 * 24 * HOUR).await.0, Cause::NoneCounts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_only_the_online_store_has_let_go_is_told_too() {
+    let node = start(&kept()).await;
+    node.put("clicks", json!([click(3, START, "p")])).await;
+    node.set_clock(START + RETENTION + STEP + 2 * MINUTE).await;
+    let patience: Instant = patience();
+    while node.one_at("pages:page", key(3), START).await != "NOT_FOUND" {
+        assert!(Instant::now() < patience, "the row is still there");
+        tokio::task::yield_now().await;
+    }
+    let whole_from = told_lacking(&node, Some(START)).await.expect("it has gone");
+    assert!(whole_from > START + TTL && whole_from <= node.now() - RETENTION - STEP + TTL, "{whole_from}");
+}
+
+/// How the plan of definitions says that rows are kept otherwise, by the text of each difference.
+fn planned(node: &TestNode, definitions: &str) -> Vec<(String, Keeping)> {
+    let permit = node.permit(Action::ReadDefinitions);
+    let plan = node.use_cases().registry.plan(&permit, &definitions_of(definitions)).expect("they are good");
+    let differences = plan.changes.into_iter().flat_map(|change| change.differences);
+    differences.filter_map(|difference| Some((difference.text, difference.keeping?))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ttl_that_is_raised_after_rows_went_is_planned_as_what_it_is_and_reads_of_now_tell_it() {
+    let node = with_history(&kept()).await;
+    assert!(take_out(&node).await > 0);
+    let lacking = node.train(&["pages:page"], &spine_at(&key(3), &[START - 5 * HOUR]), AS_KNOWN).await;
+    let gone_before = lacking.report.tables[0].lacks_before.expect("rows are gone") - TTL;
+    let longer = definitions("ttl: 10h,", "retention: 10h,");
+    let back = |ttl: Micros| Keeping::ComesBack { ttl: Some(ttl) };
+    let expected = [
+        ("ttl: 1h -> 10h".to_owned(), back(10 * HOUR)),
+        ("retention: 4h -> 10h, then rows are gone for good".to_owned(), back(10 * HOUR)),
+    ];
+    assert_eq!(planned(&node, &longer), expected);
+    let described = |node: &TestNode| {
+        let (permit, name) = (node.permit(Action::ReadDefinitions), "pages".parse().expect("a name"));
+        node.use_cases().registry.get(&permit, Kind::FeatureView, &name).expect("it is there")
+    };
+    assert_eq!(described(&node).gone_before, Some(gone_before));
+    assert_eq!(told_lacking(&node, None).await, None);
+    node.apply(&longer).await;
+    node.refilled().await;
+    assert_eq!(told_lacking(&node, None).await, Some(gone_before + 10 * HOUR), "rows would count now that are gone");
+    node.set_clock(gone_before + 10 * HOUR).await;
+    assert_eq!(told_lacking(&node, None).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_of_a_shorter_retention_tells_what_goes_what_is_held_back_and_who_loses() {
+    let node = with_history(&definitions("ttl: 5h,", "")).await;
+    let early = spine(&json!([{"user_id": 1, "at": START - 5 * HOUR - 30 * MINUTE}]));
+    let late = spine(&json!([{"user_id": 1, "at": START}]));
+    for (name, spine) in [("early", &early), ("late", &late)] {
+        let request = stored(node.store(spine).await, &["model"], AS_KNOWN);
+        // With statuses a set may change at any instant.
+        node.save(name, StoredRequest { with_status: false, with_event_time: false, ..request }).await;
+    }
+    let [(text, Keeping::Goes(rows))] = <[_; 1]>::try_from(planned(&node, &kept())).expect("one difference") else {
+        panic!("rows go");
+    };
+    assert_eq!(text, "retention: for ever -> 4h, then rows are gone for good");
+    let (declared, held) = (retention_horizon(node.now(), RETENTION), retention_horizon(node.now(), 5 * HOUR));
+    let held_back = vec![HeldBack { service: "model@1".to_owned(), view_version: 1, ttl: Some(5 * HOUR) }];
+    let expected = RowsThatGo { declared_before: declared, versions: vec![(1, Some(held))], held_back };
+    assert_eq!(rows, expected);
+
+    let version = node.catalog().views["pages"].clone();
+    let (history, permit) = (node.use_cases().history.clone(), node.permit(Action::ReadDefinitions));
+    let about = async |before| {
+        let told = history.rows_before(&permit, &[(version.clone(), before)]).await;
+        told.expect("it is told").expect("few files")
+    };
+    let all = event_times(&node);
+    assert_eq!((about(None).await.about, about(None).await.of), (0, all.len() as u64));
+    for before in [START - 7 * HOUR, held, declared, START + 1] {
+        let go = all.iter().filter(|time| **time < before).count() as i64;
+        let told = about(Some(before)).await.about as i64;
+        assert!((told - go).abs() <= 2 * USERS, "{told} of {go}");
+    }
+    let (tenant, view) = ("default".parse().expect("a name"), "pages".parse().expect("a name"));
+    let losing = node.sets().would_lose(&RowsTooOld { tenant, view, version: 1, before: held });
+    assert_eq!(losing, ["early@1"]);
+
+    node.apply(&kept()).await;
+    let name = "pages".parse().expect("a name");
+    let described = node.use_cases().registry.get(&permit, Kind::FeatureView, &name).expect("it is there");
+    assert_eq!((described.held_back, described.gone_before), (rows.held_back, None));
+    let shorter = planned(&node, &definitions("ttl: 1h,", "retention: 3h,"));
+    let said_once = "retention: 4h -> 3h, then rows are gone for good";
+    assert!(matches!(&shorter[..], [(text, Keeping::Goes(_))] if text == said_once), "{shorter:?}");
+    let for_ever = planned(&node, &definitions("ttl: 1h,", ""));
+    assert_eq!(for_ever, [("retention: 4h -> for ever".to_owned(), Keeping::ComesBack { ttl: Some(TTL) })]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_come_too_old_are_counted() {
+    let node = start(&kept()).await;
+    let old = START - RETENTION;
+    let rows = json!([click(1, old - 1, "too old"), click(1, old + MINUTE, "just"), click(2, START, "new")]);
+    assert_eq!(node.put("clicks", rows.clone()).await.views[0].too_old, 1);
+    let batches = [node.batch("clicks", &rows)];
+    let request = node.backfill_of("clicks", "a", &batches);
+    for validate_only in [true, false] {
+        let request = BackfillRequest { validate_only, ..request.clone() };
+        let report = node.backfill(request, &batches).await.expect("good rows");
+        assert_eq!(report.views[0].too_old, 1);
+    }
+    node.apply(&definitions("ttl: 1h,", "")).await;
+    assert_eq!(node.put("clicks", rows).await.views[0].too_old, 0);
 }

@@ -1,17 +1,19 @@
 //! What came out of `hydrant online score`, counted answer by answer: for the file, for programs and
 //! for people.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, RecordBatch};
-use hydrant_proto::v1::CellStatus;
+use hydrant_proto::v1::{self, CellStatus};
 use hydrant_storage::order::Micros;
 use serde_json::{Map, Value as Json, json};
 
 use super::{status_place, unreadable};
 use crate::cli::output::{self, count, counted};
-use crate::cli::{Failure, time};
+use crate::cli::{Failure, historical, time};
+use crate::rpc::wire::retention::text_of_what_lacks;
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Summary {
@@ -27,6 +29,8 @@ pub(super) struct Summary {
     /// Cells that could not be read: the default or null stands in their place.
     not_ready: u64,
     damaged: u64,
+    /// Views whose rows are gone that may have counted, and from which instant on they are whole.
+    lacks_before: BTreeMap<String, Micros>,
 }
 
 impl Summary {
@@ -61,6 +65,16 @@ impl Summary {
         Ok(())
     }
 
+    /// Notes what an answer may lack.
+    pub fn note_lacking(&mut self, provenance: &v1::Provenance) {
+        for view in &provenance.views {
+            if let Some(whole_from) = view.lacks_before {
+                let known = self.lacks_before.entry(view.view.clone()).or_insert(whole_from);
+                *known = whole_from.max(*known);
+            }
+        }
+    }
+
     /// What is kept in the file, and told to programs.
     pub fn note(&self) -> Json {
         json!({
@@ -68,6 +82,9 @@ impl Summary {
             "registry_revision": self.registry_revision, "rows": self.rows,
             "rows_from_history": self.rows_from_history,
             "not_ready": self.not_ready, "damaged": self.damaged,
+            "lacks_before": self.lacks_before.iter()
+                .map(|(view, whole_from)| (view.clone(), json!(historical::lacks_before(*whole_from))))
+                .collect::<Map<_, _>>(),
         })
     }
 
@@ -103,12 +120,15 @@ impl Summary {
     }
 
     /// Whoever computes on the file has to know that some of its values are made up.
-    pub fn warning(&self) -> Option<String> {
-        let unread = self.unread()?;
-        Some(format!(
-            "cells that could not be read have the feature's default or null: {unread}; \
-             --with-status tells which, and --strict fails instead"
-        ))
+    pub fn warnings(&self) -> Vec<String> {
+        let unread = self.unread().map(|unread| {
+            format!(
+                "cells that could not be read have the feature's default or null: {unread}; \
+                 --with-status tells which, and --strict fails instead"
+            )
+        });
+        let lacking = self.lacks_before.iter().map(|(view, whole_from)| text_of_what_lacks(view, *whole_from));
+        unread.into_iter().chain(lacking).collect()
     }
 
     fn unread(&self) -> Option<String> {
@@ -141,7 +161,7 @@ mod tests {
     fn cells_that_could_not_be_read_are_counted_and_told_everywhere() {
         let mut summary = Summary::default();
         summary.count_cells(&answer(&[(Some(1.0), "PRESENT"), (None, "NOT_FOUND")], "temp__status"), &[1]).expect("a");
-        assert_eq!(summary.warning(), None);
+        assert!(summary.warnings().is_empty());
         assert!(!summary.text("out", Duration::from_secs(1)).contains("could not be read"));
         // A default stands in the place of what is damaged.
         let second = answer(&[(None, "NOT_READY"), (Some(0.0), "DAMAGED"), (None, "NOT_READY")], "temp__status");
@@ -152,7 +172,7 @@ mod tests {
             assert_eq!((&told["not_ready"], &told["damaged"]), (&json!(2), &json!(1)));
         }
         assert!(summary.text("out", Duration::from_secs(1)).contains("could not be read: 2 NOT_READY, 1 DAMAGED"));
-        assert!(summary.warning().expect("a warning").contains("2 NOT_READY, 1 DAMAGED"));
+        assert!(summary.warnings().concat().contains("2 NOT_READY, 1 DAMAGED"));
     }
 
     #[test]
