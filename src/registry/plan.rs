@@ -379,7 +379,14 @@ fn drafted(
     }
     for (index, definition) in definitions.iter().enumerate() {
         if let Spec::Consumer(spec) = &definition.spec {
-            check_consumer(&new, &world, definitions, spec, &format!("definitions[{index}].spec"), &mut invalid);
+            let mut missing = Violations::default();
+            check_consumer(&new, &world, definitions, spec, &format!("definitions[{index}].spec"), &mut missing);
+            // Whoever changes what it uses is to know whom to ask. That it has no owner is a problem of its own.
+            let owner = definition.metadata.owner.trim();
+            let asked = if owner.is_empty() { String::new() } else { format!("; the consumer's owner is {owner}") };
+            for Violation { path, message } in missing.into_vec() {
+                invalid.add(path, format!("{message}{asked}"));
+            }
         }
     }
     refuse(invalid, &incompatible)?;

@@ -7,10 +7,10 @@ use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, RecordBatch};
 use hydrant_proto::v1::CellStatus;
 use hydrant_storage::order::Micros;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 use super::{status_place, unreadable};
-use crate::cli::output::{self, count, counted};
+use crate::cli::output::{self, Nulls, count, counted};
 use crate::cli::{Failure, time};
 
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ pub(super) struct Summary {
     pub rows: u64,
     pub rows_from_history: u64,
     /// Cells without a value, by feature.
-    nulls: Vec<(String, u64)>,
+    nulls: Vec<Nulls>,
     /// Cells that could not be read: the default or null stands in their place.
     not_ready: u64,
     damaged: u64,
@@ -47,13 +47,16 @@ impl Summary {
                 return Err(unreadable(format!("feature '{name}' has no column of statuses")));
             };
             if self.nulls.len() <= index {
-                self.nulls.push((name.clone(), 0));
+                self.nulls.push(Nulls { feature: name.clone(), nulls: 0, is_masked: false });
             }
-            self.nulls[index].1 += values.null_count() as u64;
+            let of = &mut self.nulls[index];
+            of.nulls += values.null_count() as u64;
             for status in statuses.iter().flatten() {
                 match CellStatus::from_str_name(status) {
                     Some(CellStatus::NotReady) => self.not_ready += 1,
                     Some(CellStatus::Damaged) => self.damaged += 1,
+                    // Every cell of the column is, since it is a matter of who asks.
+                    Some(CellStatus::Masked) => of.is_masked = true,
                     _ => (),
                 }
             }
@@ -72,12 +75,10 @@ impl Summary {
     }
 
     pub fn json(&self, path: &str, elapsed: Duration) -> Json {
-        let nulls: Map<String, Json> =
-            self.nulls.iter().map(|(feature, nulls)| (feature.clone(), json!(nulls))).collect();
         let mut json = json!({"file": path, "seconds": elapsed.as_secs_f64()});
         if let (Json::Object(json), Json::Object(note)) = (&mut json, self.note()) {
             json.extend(note);
-            json.insert("nulls".to_owned(), Json::Object(nulls));
+            json.extend(output::nulls_json(&self.nulls).map(|(name, value)| (name.to_owned(), value)));
         }
         json
     }
@@ -98,7 +99,7 @@ impl Summary {
             text.push_str(&format!("cells that could not be read: {unread}\n"));
         }
         text.push('\n');
-        text.push_str(&output::nulls(self.nulls.iter().map(|(name, nulls)| (name.as_str(), *nulls)), self.rows));
+        text.push_str(&output::nulls(&self.nulls, self.rows));
         text
     }
 
@@ -153,6 +154,16 @@ mod tests {
         }
         assert!(summary.text("out", Duration::from_secs(1)).contains("could not be read: 2 NOT_READY, 1 DAMAGED"));
         assert!(summary.warning().expect("a warning").contains("2 NOT_READY, 1 DAMAGED"));
+    }
+
+    #[test]
+    fn what_is_masked_is_told_as_that_and_not_as_missing() {
+        let mut summary = Summary { rows: 2, ..Summary::default() };
+        summary.count_cells(&answer(&[(None, "MASKED"), (None, "MASKED")], "temp__status"), &[1]).expect("an answer");
+        let json = summary.json("out", Duration::from_secs(1));
+        assert_eq!((&json["nulls"], &json["masked"]), (&json!({}), &json!(["temp"])));
+        let text = summary.text("out", Duration::from_secs(1));
+        assert!(text.contains("masked") && !text.contains("100.0 %"), "{text}");
     }
 
     #[test]
