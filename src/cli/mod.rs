@@ -432,7 +432,6 @@ mod tests {
             "hydrant historical get --service s --spine s.parquet --event-time t",
             "hydrant historical explain --service s",
             "hydrant why --service s --at 2013-12-30T22:30:00Z",
-            "hydrant why --service s --key a=1",
             "hydrant why --service s --key a=1 --key a=2 --at 2013-12-30T22:30:00Z",
             "hydrant historical explain --service s --spine s.parquet",
             "hydrant historical explain --service s --spine s.parquet --event-time t --rows 5",

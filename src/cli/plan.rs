@@ -251,7 +251,9 @@ impl Change {
             (Class::NewServiceVersion, "a new version of the service"),
             (Class::NewViewVersion, "a new version of the view"),
         ] {
-            if differences.iter().any(|one| one.class == class && one.why.is_empty()) {
+            // Which version of a view is built is told by itself.
+            let is_told = class == Class::NewViewVersion && self.coming_version.is_some();
+            if !is_told && differences.iter().any(|one| one.class == class && one.why.is_empty()) {
                 text.push_str(&output::on_stdout(&format!("    asks for {asks}\n"), Tone::Faint));
             }
         }

@@ -60,7 +60,7 @@ fn renamed<'a>(before: Option<&'a Definition>, after: Option<&'a Definition>) ->
     };
     let mut renamed = Vec::new();
     for &from in &gone {
-        let of_column = |feature: &&&'a FeatureSpec| column(**feature) == column(from);
+        let of_column = |feature: &&&'a FeatureSpec| column(feature) == column(from);
         let (mut others, olds) = (new.iter().filter(of_column), gone.iter().filter(of_column).count());
         if let (Some(&to), None, 1) = (others.next(), others.next(), olds)
             && is_same(from, to)
