@@ -462,7 +462,6 @@ mod tests {
             "hydrant share create --view a",
             "hydrant share create --view a --to research --rights write",
             "hydrant share withdraw",
-            "hydrant quota get --keys",
             "hydrant quota get --key abcdefghjk",
             "hydrant quota set acme --key abcdefghjk --weight 3",
             "hydrant quota set acme",

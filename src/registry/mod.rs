@@ -29,6 +29,7 @@ pub mod yaml;
 mod build;
 mod builds;
 mod compatibility;
+mod consumers;
 mod deletion;
 mod details;
 mod dropped;
