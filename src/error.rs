@@ -133,6 +133,13 @@ impl Error {
     }
 }
 
+impl fmt::Display for QuotaUse {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = if self.quota.ends_with("_bytes") || self.quota.contains("_bytes_") { " bytes" } else { "" };
+        write!(formatter, "{} of {}{unit} are in use", self.usage, self.limit)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.message)

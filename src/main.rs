@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         }
     };
     match cli.command {
+        Command::Serve(args) if args.print_defaults => cli::exit_code(cli::serve::print_defaults(), Format::Table),
         Command::Serve(args) => {
             let served = cli::serve::config(args).and_then(|config| runtime.block_on(serve(config)));
             cli::exit_code(served.map(|()| Done::Done), Format::Table)

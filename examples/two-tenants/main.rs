@@ -113,7 +113,8 @@ async fn chapters(server: &Server, webhook: &mut Webhook) -> Result<()> {
     title("A change that would break somebody's model is stopped, and says whose");
     let broken = definitions_without_the_feature(server.folder())?;
     let told = bank.refused(&["apply", "-f", &broken]).await?;
-    ensure!(told.contains("fraud_model"), "it names who would be hurt");
+    let names_both = told.contains("fraud_model") && told.contains("risk@example.com");
+    ensure!(names_both, "it names who would be hurt, and the owner: {told}");
     bank.succeed(&["lineage", "purchases.amount", "--down"]).await?;
 
     title("Nothing new comes for two seconds: the promise is broken, and somebody is told");

@@ -45,6 +45,6 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let applied = client.apply_with(&files.definitions(), args.prune, revision).await;
     let applied = applied.map_err(|error| files.failure(Some(error.into())))?;
     let shown = Changes::of(applied.changes, applied.registry_revision)?;
-    output::print_as(args.output.format, &shown.json(), || shown.done_text())?;
+    output::print_as(args.output.format, &shown.done_json(), || shown.done_text())?;
     Ok(Done::Done)
 }

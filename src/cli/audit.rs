@@ -10,6 +10,8 @@ use crate::error::Violation;
 
 /// Records that are asked for at a time.
 const PAGE: u32 = 1_000;
+/// Names that a line of the table has.
+const NAMED: usize = 3;
 
 /// List and verify the audit log
 #[derive(Debug, clap::Args)]
@@ -179,9 +181,16 @@ fn row(record: &v1::AuditRecord) -> Vec<String> {
         printable(&record.caller),
         printable(&record.peer),
         printable(&record.action),
-        printable(&record.resources.join(", ")),
+        printable(&named(&record.resources)),
         printable(&outcome),
     ]
+}
+
+/// The first few; `-o json` has them all.
+fn named(resources: &[String]) -> String {
+    let more = resources.len().saturating_sub(NAMED);
+    let more = (more > 0).then(|| format!("{more} more"));
+    resources.iter().take(NAMED).cloned().chain(more).collect::<Vec<_>>().join(", ")
 }
 
 /// What strangers have sent must not move the cursor of who reads it.
@@ -218,4 +227,17 @@ fn shown(record: &v1::AuditRecord) -> Value {
         shown["revision_after"] = json!(after);
     }
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_a_few_and_counts_the_others() {
+        let resources = |count: usize| (0..count).map(|number| format!("Entity/e{number}")).collect::<Vec<_>>();
+        assert_eq!(named(&resources(0)), "");
+        assert_eq!(named(&resources(3)), "Entity/e0, Entity/e1, Entity/e2");
+        assert_eq!(named(&resources(25)), "Entity/e0, Entity/e1, Entity/e2, 22 more");
+    }
 }

@@ -10,18 +10,19 @@ use super::{Done, Failure, Server, plan};
 use crate::registry::definition::Kind;
 use crate::rpc::wire::reads::reads_text;
 
-/// Delete a definition that nothing uses, or one version of a service
+/// Delete a definition that nothing uses, or one version of a service or view
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  hydrant delete service delay_model@1    # this version, which is not the current one\n  \
-    hydrant delete service delay_model      # all its versions"
+    hydrant delete service delay_model      # all its versions\n  \
+    hydrant delete view airport_weather@1   # this version, in whose place a newer one is served"
 )]
 pub struct Args {
     /// What kind of definition; plurals will do
     #[arg(value_parser = KindParser)]
     kind: Kind,
 
-    /// NAME, or NAME@N for one version of a service
+    /// NAME, or NAME@N for one version of a service or view
     name: String,
 
     /// Delete only what still has this etag, as `get -o json` shows it

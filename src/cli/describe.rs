@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(value_parser = KindParser)]
     kind: Kind,
 
-    /// NAME, or NAME@N for one version of a service
+    /// NAME, or NAME@N for one version of a service or view
     name: String,
 
     #[command(flatten)]
@@ -26,8 +26,14 @@ pub struct Args {
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
     let mut shown = document(client.get_definition(args.kind, &args.name).await?)?;
-    let lineage = client.get_lineage(args.kind, &args.name).await?;
-    shown["lineage"] = json!({"upstream": edges(lineage.upstream)?, "downstream": edges(lineage.downstream)?});
+    match client.get_lineage(args.kind, &args.name).await {
+        Ok(lineage) => {
+            shown["lineage"] = json!({"upstream": edges(lineage.upstream)?, "downstream": edges(lineage.downstream)?});
+        }
+        // A key that is limited reads the definitions that it names, and not what these hang together with.
+        Err(refusal) if refusal.reason == "OUT_OF_REACH" => {}
+        Err(refusal) => return Err(refusal.into()),
+    }
     output::print_as(args.output.format, &shown, || text(&shown))?;
     Ok(Done::Done)
 }
@@ -72,6 +78,10 @@ fn text(shown: &Json) -> String {
         let mut rows: Vec<Vec<String>> = columns.as_array().into_iter().flatten().map(row).collect();
         rows.iter_mut().filter(|row| row[4].is_empty()).for_each(|row| row[4] = "for ever".to_owned());
         part("columns", &output::table(&["column", "type", "view", "feature", "ttl", "default"], &rows, &[]));
+    }
+    if shown.get("lineage").is_none() {
+        part("lineage", "not told to a key that is limited to views and services");
+        return text;
     }
     for (title, direction) in [("made of", "upstream"), ("used by", "downstream")] {
         let edges = shown["lineage"][direction].as_array().cloned().unwrap_or_default();

@@ -139,7 +139,8 @@ impl Keys {
                 Self::File(Box::new([KeyFile::of(input.clone(), &left.catalog)?, KeyFile::of(input, &right.catalog)?]))
             }
             None => {
-                let columns = left.catalog.key_types().and(right.catalog.key_types()).columns(&args.keys.rows)?;
+                let columns =
+                    left.catalog.key_types().clone().and(right.catalog.key_types()).columns(&args.keys.rows)?;
                 Self::Given([left.keys_of(&columns)?, right.keys_of(&columns)?])
             }
         };
@@ -224,7 +225,7 @@ impl Reader {
             return Err(Failure::new("NO_KEYS", message).hint(self.catalog.keyed_by()).with("key", first));
         }
         let wanted = self.catalog.keys();
-        Ok(given.iter().filter(|(name, _)| wanted.contains(name)).cloned().collect())
+        Ok(given.iter().filter(|(name, _)| wanted.contains(name.as_str())).cloned().collect())
     }
 
     /// Reads some keys. How long it took counts unless it is to warm up.

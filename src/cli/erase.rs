@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use super::keys::{self, KeyArgument, KeyTypes};
 use super::output::{self, ResultOutput};
 use super::{Done, Failure, Format, Server, confirm, definitions, time};
-use crate::registry::definition::Kind;
+use crate::registry::definition::{Definition, Kind};
 use crate::rpc::wire::columns::encode_column;
 
 /// Erase an entity key from everywhere
@@ -100,7 +100,11 @@ async fn erase(args: Args, server: &Server) -> Result<Done, Failure> {
     let (entity, key) = (args.entity.unwrap_or_default(), args.key.unwrap_or_else(|| KeyArgument(Vec::new())));
     let client = server.connect().await?;
     let entities = definitions::decode(client.list_definitions(Kind::Entity).await?)?;
-    let columns = KeyTypes::of(&entities).columns(std::slice::from_ref(&key))?;
+    // One that isn't there is the server's to refuse.
+    let is_meant = |one: &&Definition| one.metadata.name.as_str() == entity;
+    let is_there = entities.iter().any(|one| is_meant(&one));
+    let types = KeyTypes::of_entities(entities.iter().filter(|one| !is_there || is_meant(one)));
+    let columns = types.columns(std::slice::from_ref(&key))?;
     let keys: Vec<v1::Column> =
         columns.iter().map(|(name, column)| encode_column(name, column)).collect::<Result<_, _>>()?;
     let request = |validate_only| v1::EraseKeyRequest { entity: entity.clone(), keys: keys.clone(), validate_only };

@@ -17,7 +17,7 @@ pub struct Args {
     #[arg(value_parser = KindParser)]
     kind: Kind,
 
-    /// NAME, or NAME@N for one version of a service
+    /// NAME, or NAME@N for one version of a service or view
     name: Option<String>,
 
     #[command(flatten)]

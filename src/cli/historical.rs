@@ -12,13 +12,14 @@ use futures::StreamExt as _;
 use hydrant_proto::v1;
 use hydrant_storage::order::Micros;
 use indicatif::ProgressBar;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::input::{ParquetInput, ReservedOutput, is_same_file};
-use super::output::{self, Format, share};
+use super::output::{self, Format, Nulls, share};
 use super::{Done, Failure, Server, progress, time};
 use crate::error::Code;
+use crate::registry::selection::is_of_another;
 use crate::rpc::client::Refusal;
 
 /// Build training sets
@@ -198,9 +199,13 @@ fn summary(path: &str, report: &v1::TrainingSetReport, elapsed: Duration) -> Str
         report.content_hash,
         difference(report),
     );
-    let features = report.features.iter().map(|feature| (feature.feature.as_str(), feature.nulls));
-    text.push_str(&output::nulls(features, report.rows));
+    text.push_str(&output::nulls(&nulls(report), report.rows));
     text
+}
+
+fn nulls(report: &v1::TrainingSetReport) -> Vec<Nulls> {
+    let nulls = |of: &v1::FeatureNulls| Nulls { feature: of.feature.clone(), nulls: of.nulls, is_masked: of.masked };
+    report.features.iter().map(nulls).collect()
 }
 
 /// How often as known and final differ here, and which of the two the rows have.
@@ -224,12 +229,10 @@ pub(super) fn difference(report: &v1::TrainingSetReport) -> String {
 
 /// What is printed for programs: the report, and what came of this very run.
 fn result_json(file: &str, report: &v1::TrainingSetReport, elapsed: Duration) -> Json {
-    let nulls: Map<String, Json> =
-        report.features.iter().map(|feature| (feature.feature.clone(), json!(feature.nulls))).collect();
     let mut json = json!({"file": file, "seconds": elapsed.as_secs_f64()});
-    if let (Json::Object(json), Json::Object(report)) = (&mut json, report_json(report)) {
-        json.extend(report);
-        json.insert("nulls".to_owned(), Json::Object(nulls));
+    if let (Json::Object(json), Json::Object(known)) = (&mut json, report_json(report)) {
+        json.extend(known);
+        json.extend(output::nulls_json(&nulls(report)).map(|(name, value)| (name.to_owned(), value)));
     }
     json
 }
@@ -239,20 +242,23 @@ pub(super) fn lacks_before(at: i64) -> String {
     if at == i64::MAX { "always".to_owned() } else { time::show(at) }
 }
 
+/// What was read of a view; how many rows have not landed is told of one's own.
+pub(super) fn table_json(table: &v1::TableVersion) -> Json {
+    let tail_rows = (!is_of_another(&table.view)).then_some(table.tail_rows);
+    json!({
+        "view": format!("{}@{}", table.view, table.view_version), "delta_version": table.delta_version,
+        "tail_rows": tail_rows, "definition_revision": table.definition_revision,
+        "lacks_before": table.lacks_before.map(lacks_before),
+    })
+}
+
 fn report_json(report: &v1::TrainingSetReport) -> Json {
-    let table = |table: &v1::TableVersion| {
-        json!({
-            "view": format!("{}@{}", table.view, table.view_version), "delta_version": table.delta_version,
-            "tail_rows": table.tail_rows, "definition_revision": table.definition_revision,
-            "lacks_before": table.lacks_before.map(lacks_before),
-        })
-    };
     json!({
         "services": report.services, "mode": if report.r#final { "final" } else { "as_known" },
         "cutoff": time::show(report.cutoff), "registry_revision": report.registry_revision, "rows": report.rows,
         "differing_rows": report.differing_rows, "row_view_pairs": report.row_view_pairs,
         "spine_hash": report.spine_hash, "content_hash": report.content_hash,
-        "tables": report.tables.iter().map(table).collect::<Vec<_>>(),
+        "tables": report.tables.iter().map(table_json).collect::<Vec<_>>(),
     })
 }
 
@@ -267,7 +273,7 @@ mod tests {
             row_view_pairs: 7_000,
             r#final: is_final,
             services: vec!["delay_model@1".into()],
-            features: vec![v1::FeatureNulls { feature: "airport_weather__temp".into(), nulls: 25 }],
+            features: vec![v1::FeatureNulls { feature: "airport_weather__temp".into(), nulls: 25, masked: false }],
             ..Default::default()
         }
     }
@@ -281,6 +287,21 @@ mod tests {
         );
         let line = shown.lines().last().expect("a line per feature");
         assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["airport_weather__temp", "25", "2.5", "%"]);
+    }
+
+    #[test]
+    fn what_is_masked_is_told_as_that_and_not_as_missing() {
+        let mut report = report(0, false);
+        report.features.push(v1::FeatureNulls { feature: "profile__iban".into(), nulls: 1_000, masked: true });
+        let shown = summary("o.parquet", &report, Duration::from_millis(500));
+        let line = shown.lines().find(|line| line.starts_with("profile__iban")).expect("a line per feature");
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["profile__iban", "masked"]);
+        assert!(shown.ends_with("that you may not see") && !shown.contains("100.0 %"), "{shown}");
+        let json = result_json("o.parquet", &report, Duration::from_millis(500));
+        assert_eq!(
+            (&json["nulls"], &json["masked"]),
+            (&json!({"airport_weather__temp": 25}), &json!(["profile__iban"]))
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let client = server.connect().await?;
     let mut request = v1::ListRevisionsRequest {
         kind: args.kind.map_or(v1::Kind::Unspecified, encode_kind).into(),
-        name: args.name.unwrap_or_default(),
+        name: args.name.clone().unwrap_or_default(),
         page_size: args.limit,
         page_token: String::new(),
     };
@@ -51,6 +51,10 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         request.page_size = u32::try_from(wanted).unwrap_or(args.limit);
         request.page_token = page.next_page_token;
     };
+    if let (true, Some(kind), Some(name)) = (revisions.is_empty(), args.kind, &args.name) {
+        // Of what there is, changes may be too long ago to be recorded still.
+        client.get_definition(kind, name).await?;
+    }
     let told: Vec<Json> = revisions.iter().map(revision_json).collect::<Result<_, _>>()?;
     let shown = json!({
         "revisions": told, "oldest_revision": last.oldest_revision, "registry_revision": last.registry_revision,

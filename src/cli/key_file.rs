@@ -24,7 +24,7 @@ impl KeyFile {
         let (types, wanted) = (catalog.key_types(), catalog.keys());
         let names = input.schema().fields().iter().map(|field| field.name().clone());
         let columns: Vec<(String, DataType)> = names
-            .filter(|name| wanted.contains(name))
+            .filter(|name| wanted.contains(name.as_str()))
             .filter_map(|name| types.type_of(&name).map(|wanted| (name, wanted)))
             .collect();
         let missing = catalog.missing_keys(|name| columns.iter().any(|(given, _)| given == name));

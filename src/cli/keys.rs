@@ -10,7 +10,7 @@ use hydrant_storage::value::{DataType, ScalarType};
 use serde_json::Value as Json;
 
 use super::Failure;
-use crate::registry::definition::{Definition, Spec};
+use crate::registry::definition::{Definition, Spec, TypedName};
 use crate::registry::values;
 
 /// One `--key`: join keys and their values, in the order written.
@@ -18,8 +18,12 @@ use crate::registry::values;
 pub struct KeyArgument(pub Vec<(String, String)>);
 
 /// The request columns that carry keys, and their types.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeyTypes(BTreeMap<String, ScalarType>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTypes {
+    types: BTreeMap<String, ScalarType>,
+    /// For people: `the service`, `the entity`.
+    whose: &'static str,
+}
 
 /// Reads `origin=EWR,carrier=UA`; `\` makes the next character part of a value (`\,`, `\=`, `\\`).
 pub fn parse(text: &str) -> Result<KeyArgument, String> {
@@ -58,56 +62,45 @@ fn ends_in_a_name(value: &str) -> bool {
 }
 
 impl KeyTypes {
-    /// Collects join keys from entities, and from services the request columns that stand for them.
-    pub fn of(definitions: &[Definition]) -> Self {
-        let mut types = BTreeMap::new();
-        for definition in definitions {
-            if let Spec::Entity(entity) = &definition.spec {
-                for key in &entity.join_keys {
-                    if let DataType::Scalar(scalar) = key.data_type {
-                        types.insert(key.name.to_string(), scalar);
-                    }
-                }
-            }
-        }
-        let services = definitions.iter().filter_map(|definition| match &definition.spec {
-            Spec::FeatureService(service) => Some(service),
-            _ => None,
+    /// The join keys of entities.
+    pub fn of_entities<'a>(entities: impl Iterator<Item = &'a Definition>) -> Self {
+        let keys = entities.flat_map(|definition| match &definition.spec {
+            Spec::Entity(entity) => entity.join_keys.as_slice(),
+            _ => &[],
         });
-        for (join_key, column) in services.flat_map(|service| &service.features).flat_map(|feature| &feature.keys) {
-            if let Some(scalar) = types.get(join_key.as_str()).copied() {
-                types.entry(column.to_string()).or_insert(scalar);
-            }
-        }
-        Self(types)
+        let typed = |key: &TypedName| match key.data_type {
+            DataType::Scalar(scalar) => Some((key.name.to_string(), scalar)),
+            _ => None,
+        };
+        Self { types: keys.filter_map(typed).collect(), whose: "the entity" }
     }
 
-    /// Of names and names of types.
-    pub fn named<'a>(keys: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+    /// Those of a service: names and names of types.
+    pub fn of_service<'a>(keys: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
         let typed = |(name, data_type): (&str, &str)| match data_type.parse::<DataType>() {
             Ok(DataType::Scalar(scalar)) => Some((name.to_owned(), scalar)),
             _ => None,
         };
-        Self(keys.filter_map(typed).collect())
+        Self { types: keys.filter_map(typed).collect(), whose: "the service" }
     }
 
     /// With the columns of others.
     #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
+    pub fn and(mut self, other: &Self) -> Self {
+        self.types.extend(other.types.clone());
         self
     }
 
     /// The type of a request column, where it carries keys.
     pub fn type_of(&self, column: &str) -> Option<DataType> {
-        self.0.get(column).copied().map(DataType::Scalar)
+        self.types.get(column).copied().map(DataType::Scalar)
     }
 
     /// One column per name, one value a row. Every row must give the same names.
     pub fn columns(&self, rows: &[KeyArgument]) -> Result<Vec<(String, ArrayRef)>, Failure> {
         let first = rows.first().map(|row| row.0.as_slice()).unwrap_or_default();
         let column = |name: &String| {
-            let scalar = *self.0.get(name).ok_or_else(|| self.unknown(name))?;
+            let scalar = *self.types.get(name).ok_or_else(|| self.unknown(name))?;
             let mut builder = ColumnBuilder::new(DataType::Scalar(scalar), rows.len());
             for (index, row) in rows.iter().enumerate() {
                 let text = row.value(name).ok_or_else(|| {
@@ -136,8 +129,8 @@ impl KeyTypes {
     }
 
     fn unknown(&self, name: &str) -> Failure {
-        let known: Vec<&str> = self.0.keys().map(String::as_str).collect();
-        Failure::new("UNKNOWN_KEY", format!("'{name}' is no join key of any entity, and no column of the service"))
+        let known: Vec<&str> = self.types.keys().map(String::as_str).collect();
+        Failure::new("UNKNOWN_KEY", format!("'{name}' is no join key of {}", self.whose))
             .hint(format!("the join keys are: {}", known.join(", ")))
             .with("key", name)
     }
@@ -172,7 +165,8 @@ mod tests {
     }
 
     fn types(types: &[(&str, ScalarType)]) -> KeyTypes {
-        KeyTypes(types.iter().map(|(name, scalar)| ((*name).to_owned(), *scalar)).collect())
+        let types = types.iter().map(|(name, scalar)| ((*name).to_owned(), *scalar)).collect();
+        KeyTypes { types, whose: "the service" }
     }
 
     #[test]

@@ -128,7 +128,7 @@ async fn get(args: GetArgs, server: &Server) -> Result<Done, Failure> {
         ..v1::GetOnlineFeaturesRequest::default()
     };
     let response = client.get_online_features(request).await?;
-    let answer = Answer::of(response, keys, &catalog.mappings())?;
+    let answer = Answer::of(response, keys, catalog.mappings())?;
     output::print_as(args.output.format, &answer.json(), || answer.text())?;
     for warning in lacking(&answer.provenance) {
         output::warn(&warning, args.output.format);
@@ -236,7 +236,10 @@ impl Answer {
             if let Some(newest) = view.newest_event_time {
                 json.insert("newest_event_time".to_owned(), json!(time::show(newest)));
             }
-            json.insert("complete_through".to_owned(), json!(time::show(view.complete_through)));
+            // Of a view that was not looked up, since all of it is masked, nothing is told.
+            if view.complete_through > 0 {
+                json.insert("complete_through".to_owned(), json!(time::show(view.complete_through)));
+            }
             if let Some(whole_from) = view.lacks_before {
                 json.insert("lacks_before".to_owned(), json!(historical::lacks_before(whole_from)));
             }
@@ -382,6 +385,13 @@ mod tests {
                 "lacks_before": "2013-12-31T01:00:00Z"}},
         });
         assert_eq!(answer().json(), expected);
+    }
+
+    #[test]
+    fn of_a_view_that_was_not_looked_up_no_time_is_told() {
+        let mut masked = answer();
+        masked.provenance.views = vec![v1::ViewProvenance { view: "profile".into(), ..Default::default() }];
+        assert_eq!(masked.json()["views"], json!({"profile": {}}));
     }
 
     #[test]

@@ -213,11 +213,37 @@ pub fn rows_in(rows: u64, elapsed: Duration) -> String {
     format!("{} in {}, {} rows a second", counted(rows, "row"), seconds(elapsed), rate(rows, elapsed))
 }
 
-/// How many of so many cells of each feature have no value.
-pub fn nulls<'a>(features: impl Iterator<Item = (&'a str, u64)>, rows: u64) -> String {
-    let lines: Vec<Vec<String>> =
-        features.map(|(feature, nulls)| vec![feature.to_owned(), count(nulls), share(nulls, rows)]).collect();
-    table(&["feature", "nulls", "share"], &lines, &[1, 2])
+/// How many cells of a feature have no value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nulls {
+    pub feature: String,
+    pub nulls: u64,
+    /// The caller may not see it, so that none has a value.
+    pub is_masked: bool,
+}
+
+/// How many of so many cells of each feature have no value, or that it is masked.
+pub fn nulls(features: &[Nulls], rows: u64) -> String {
+    let line = |of: &Nulls| {
+        let (nulls, share) = match of.is_masked {
+            true => ("masked".to_owned(), String::new()),
+            false => (count(of.nulls), share(of.nulls, rows)),
+        };
+        vec![of.feature.clone(), nulls, share]
+    };
+    let mut text = table(&["feature", "nulls", "share"], &features.iter().map(line).collect::<Vec<_>>(), &[1, 2]);
+    if features.iter().any(|of| of.is_masked) {
+        text.push_str("\nmasked: personal data (pii) that you may not see");
+    }
+    text
+}
+
+/// The same for programs: what is masked is not among what is missing.
+pub fn nulls_json(features: &[Nulls]) -> [(&'static str, Value); 2] {
+    let (masked, seen): (Vec<&Nulls>, Vec<&Nulls>) = features.iter().partition(|of| of.is_masked);
+    let nulls: Map<String, Value> = seen.into_iter().map(|of| (of.feature.clone(), json!(of.nulls))).collect();
+    let masked: Vec<&str> = masked.into_iter().map(|of| of.feature.as_str()).collect();
+    [("nulls", Value::Object(nulls)), ("masked", json!(masked))]
 }
 
 /// Rows a second, rounded.

@@ -106,7 +106,7 @@ struct Change {
     reference: String,
     action: Action,
     differences: Vec<Difference>,
-    touches: Vec<String>,
+    touches: Touches,
     /// Of what is deleted, as far as it is told.
     reads: Option<v1::Reads>,
     affects: Vec<String>,
@@ -114,12 +114,19 @@ struct Change {
     apply_again: Vec<String>,
 }
 
+/// Who is downstream, and the number of those beyond who are not named.
+#[derive(Default)]
+struct Touches {
+    named: Vec<String>,
+    more: u32,
+}
+
 /// One thing that differs.
 struct Difference {
     text: String,
     class: Class,
     why: String,
-    touches: Vec<String>,
+    touches: Touches,
     /// Of what it is about, as far as it is told.
     reads: Option<v1::Reads>,
     rows_that_go: Option<v1::RowsThatGo>,
@@ -178,9 +185,20 @@ impl Changes {
     }
 
     pub fn json(&self) -> Json {
+        self.json_of(|_| true)
+    }
+
+    /// As [`json`](Self::json), of changes that were made: what is as it was is only counted.
+    pub fn done_json(&self) -> Json {
+        let mut json = self.json_of(|change| change.action != Action::Unchanged);
+        json["unchanged"] = json!(self.count(Action::Unchanged));
+        json
+    }
+
+    fn json_of(&self, is_shown: impl Fn(&Change) -> bool) -> Json {
         let difference = |difference: &Difference| {
             let mut json = json!({
-                "text": difference.text, "class": difference.class.as_str_name(), "touches": difference.touches,
+                "text": difference.text, "class": difference.class.as_str_name(), "touches": difference.touches.list(),
             });
             if !difference.why.is_empty() {
                 json["why"] = json!(difference.why);
@@ -204,7 +222,7 @@ impl Changes {
                 "definition": change.reference, "action": change.action.as_str_name(),
                 "details": change.differences.iter().map(|difference| &difference.text).collect::<Vec<_>>(),
                 "differences": change.differences.iter().map(difference).collect::<Vec<_>>(),
-                "touches": change.touches, "affects": change.affects,
+                "touches": change.touches.list(), "affects": change.affects,
             });
             if let Some(reads) = &change.reads {
                 json["reads"] = reads_json(reads);
@@ -214,7 +232,8 @@ impl Changes {
             }
             json
         };
-        json!({"changes": self.changes.iter().map(change).collect::<Vec<_>>(), "registry_revision": self.revision})
+        let changes: Vec<Json> = self.changes.iter().filter(|one| is_shown(one)).map(change).collect();
+        json!({"changes": changes, "registry_revision": self.revision})
     }
 
     /// A line for each change, what it is about under it, and the sum.
@@ -228,17 +247,7 @@ impl Changes {
                 Action::Unchanged | Action::Unspecified => continue,
             };
             text.push_str(&output::on_stdout(&format!("{sign} {}\n", change.reference), tone));
-            // What a new definition says stands in its file.
-            let differences = if change.action == Action::Create { &[][..] } else { &change.differences };
-            for difference in differences {
-                text.push_str(&difference.shown());
-            }
-            if !change.touches.is_empty() {
-                text.push_str(&format!("    touches {}\n", change.touches.join(", ")));
-            }
-            if let Some(reads) = &change.reads {
-                text.push_str(&format!("    {}\n", reads_text(reads)));
-            }
+            text.push_str(&change.differs());
             if !change.affects.is_empty() {
                 text.push_str(&format!("    affects {}\n", change.affects.join(", ")));
             }
@@ -266,6 +275,39 @@ impl Changes {
 }
 
 impl Change {
+    /// A line for each thing that differs; under them, once, what they ask for unless it is made in place, whom
+    /// they touch, and how much is read what they are about.
+    fn differs(&self) -> String {
+        // What a new definition says stands in its file.
+        let differences = if self.action == Action::Create { &[][..] } else { &self.differences };
+        let mut text: String = differences.iter().map(Difference::shown).collect();
+        for (class, asks) in [
+            (Class::NewServiceVersion, "a new version of the service"),
+            (Class::NewViewVersion, "a new version of the view"),
+        ] {
+            // Which version of a view is built is told by itself.
+            let is_told = class == Class::NewViewVersion && self.coming_version.is_some();
+            if !is_told && differences.iter().any(|one| one.class == class && one.why.is_empty()) {
+                text.push_str(&output::on_stdout(&format!("    asks for {asks}\n"), Tone::Faint));
+            }
+        }
+        let mut touches = Touches::default();
+        for one in differences.iter().map(|one| &one.touches).chain([&self.touches]) {
+            touches.add(one);
+        }
+        if !touches.named.is_empty() || touches.more > 0 {
+            text.push_str(&format!("    touches {}\n", touches.list().join(", ")));
+        }
+        let reads: Vec<&v1::Reads> =
+            differences.iter().filter_map(|one| one.reads.as_ref()).chain(&self.reads).collect();
+        if let Some(most) = reads.iter().max_by(|one, other| one.a_day.total_cmp(&other.a_day)) {
+            let is_one = reads.iter().all(|reads| reads == most);
+            let whose = if is_one { "" } else { "what is read most of it is " };
+            text.push_str(&format!("    {whose}{}\n", reads_text(most)));
+        }
+        text
+    }
+
     /// What goes on once it is applied, and what is to be done then.
     fn goes_on(&self) -> String {
         let Some(version) = self.coming_version else { return String::new() };
@@ -283,33 +325,20 @@ impl Change {
 }
 
 impl Difference {
-    /// The line; under it what it asks for unless it is made in place, why it can't be, whom it touches, and how
-    /// much is read what it is about.
+    /// The line, and under it why it can't be made, and which rows go or are gone.
     fn shown(&self) -> String {
-        let mut text = format!("    {}\n", self.text);
-        let asks = match self.class {
-            Class::Unspecified | Class::InPlace => None,
-            Class::NewServiceVersion => Some(("a new version of the service".to_owned(), Tone::Faint)),
-            Class::NewViewVersion if self.why.is_empty() => Some(("a new version of the view".to_owned(), Tone::Faint)),
-            Class::NewViewVersion => {
-                Some((format!("needs a new version of the view, which can't be built: {}", self.why), Tone::Bad))
+        let refused = match self.class {
+            Class::NewViewVersion if !self.why.is_empty() => {
+                Some(format!("needs a new version of the view, which can't be built: {}", self.why))
             }
-            Class::Refused => Some((format!("refused: {}", self.why), Tone::Bad)),
+            Class::Refused => Some(format!("refused: {}", self.why)),
+            _ => None,
         };
-        if let Some((asks, tone)) = asks {
-            text.push_str(&output::on_stdout(&format!("        {asks}\n"), tone));
-        }
-        for line in self.rows_that_go.iter().flat_map(lines_of_what_goes) {
+        let goes = self.rows_that_go.iter().flat_map(lines_of_what_goes);
+        let gone = self.rows_gone.as_ref().map(text_of_what_is_gone);
+        let mut text = format!("    {}\n", self.text);
+        for line in refused.into_iter().chain(goes).chain(gone) {
             text.push_str(&output::on_stdout(&format!("        {line}\n"), Tone::Bad));
-        }
-        if let Some(gone) = &self.rows_gone {
-            text.push_str(&output::on_stdout(&format!("        {}\n", text_of_what_is_gone(gone)), Tone::Bad));
-        }
-        if !self.touches.is_empty() {
-            text.push_str(&format!("        touches {}\n", self.touches.join(", ")));
-        }
-        if let Some(reads) = &self.reads {
-            text.push_str(&format!("        {}\n", reads_text(reads)));
         }
         text
     }
@@ -337,14 +366,30 @@ pub(super) fn held_back_json(held_back: &[v1::HeldBack]) -> Json {
     held_back.iter().map(one).collect()
 }
 
-/// `Consumer/delay_predictor (ml@example.com)`, and the number of those beyond.
-fn touched(touched: &[v1::Touched], more: u32) -> Result<Vec<String>, Failure> {
+impl Touches {
+    /// With the names of others too. How many of those beyond are the same isn't known.
+    fn add(&mut self, other: &Self) {
+        for name in &other.named {
+            if !self.named.contains(name) {
+                self.named.push(name.clone());
+            }
+        }
+        self.more = self.more.max(other.more);
+    }
+
+    fn list(&self) -> Vec<String> {
+        let more = (self.more > 0).then(|| format!("{} more", self.more));
+        self.named.iter().cloned().chain(more).collect()
+    }
+}
+
+/// Each as `Consumer/delay_predictor (ml@example.com)`.
+fn touched(touched: &[v1::Touched], more: u32) -> Result<Touches, Failure> {
     let shown = |one: &v1::Touched| {
         let reference = reference(one.kind, &one.name)?;
         Ok(if one.owner.is_empty() { reference } else { format!("{reference} ({})", one.owner) })
     };
-    let beyond = (more > 0).then(|| Ok(format!("{more} more")));
-    touched.iter().map(shown).chain(beyond).collect()
+    Ok(Touches { named: touched.iter().map(shown).collect::<Result<_, Failure>>()?, more })
 }
 
 #[cfg(test)]
@@ -389,8 +434,8 @@ mod tests {
 ~ FeatureView/view_1
     ttl: 3h -> 2h
         refused: not now
-        touches Consumer/predictor (ml@example.com), 3 more
-        read 2.5 times a day, last at 2013-12-30T23:00:00Z, by 2 readers
+    touches Consumer/predictor (ml@example.com), 3 more
+    read 2.5 times a day, last at 2013-12-30T23:00:00Z, by 2 readers
     affects FeatureService/delay_model
 1 to create, 1 to update, 1 unchanged (registry revision 7)";
         assert_eq!(shown.text(), expected);
@@ -405,6 +450,47 @@ mod tests {
         );
         let reads = &json["changes"][1]["differences"][0]["reads"];
         assert_eq!((&reads["a_day"], &reads["last_online"]), (&json!(2.5), &json!("2013-12-30T23:00:00Z")));
+    }
+
+    #[test]
+    fn what_several_differences_say_alike_is_told_once() {
+        let read = |a_day| {
+            let last_online_micros = Some(1_388_444_400_000_000);
+            v1::Reads { last_online_micros, a_day, readers: 1, ..Default::default() }
+        };
+        let difference = |column: &str, a_day: f64| v1::Difference {
+            text: format!("+ columns.{column}: float64"),
+            class: Class::NewServiceVersion.into(),
+            touches: vec![v1::Touched {
+                kind: v1::Kind::Consumer.into(),
+                name: "predictor".to_owned(),
+                owner: String::new(),
+            }],
+            reads: Some(read(a_day)),
+            ..v1::Difference::default()
+        };
+        let text = |differences: Vec<v1::Difference>| {
+            let kind = v1::Kind::FeatureService.into();
+            let (name, action) = ("model".to_owned(), Action::Update.into());
+            let change = v1::Change { kind, name, action, differences, ..v1::Change::default() };
+            Changes::of(vec![change], 7).expect("a known kind").text()
+        };
+        let shown = text(vec![difference("one", 2.0), difference("two", 2.0)]);
+        let reads = reads_text(&read(2.0));
+        let expected = format!(
+            "~ FeatureService/model\n    + columns.one: float64\n    + columns.two: float64\n    asks for a new version of \
+             the service\n    touches Consumer/predictor\n    {reads}\n0 to create, 1 to update, 0 unchanged (registry \
+             revision 7)"
+        );
+        assert_eq!(shown, expected);
+        let shown = text(vec![difference("one", 2.0), difference("two", 1.0)]);
+        assert!(shown.contains(&format!("    what is read most of it is {reads}\n")), "{shown}");
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_only_counted_where_changes_were_made() {
+        let json = changes(&[Action::Create, Action::Unchanged]).done_json();
+        assert_eq!((json["changes"].as_array().map(Vec::len), &json["unchanged"]), (Some(1), &json!(1)));
     }
 
     #[test]

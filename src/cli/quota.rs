@@ -36,8 +36,7 @@ enum Command {
     after_help = "Example:\n  hydrant quota get default -o json\n\nOf a rate, what a second took lately is in use."
 )]
 struct GetArgs {
-    /// Left out: every tenant that you may see
-    #[arg(required_if_eq("keys", "true"))]
+    /// Left out: every tenant that you may see; with --keys your own
     tenant: Option<String>,
 
     /// Of this key of the tenant, by its id
@@ -164,6 +163,7 @@ async fn get(args: GetArgs, server: &Server) -> Result<Done, Failure> {
     let tenants = match args.tenant {
         Some(tenant) if args.keys => client.list_key_quotas(&tenant).await?,
         Some(tenant) => vec![client.get_quotas(&named(tenant, args.key)).await?],
+        None if args.keys => client.list_key_quotas(&client.who_am_i().await?.tenant).await?,
         None => client.list_quotas().await?,
     };
     let documents = json!({ "tenants": tenants.iter().map(shown).collect::<Vec<_>>() });

@@ -59,6 +59,6 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let revision = shown.confirm(args.yes, args.revision, "look with --dry-run, then give --yes")?;
     let applied = client.rollback(request(false, revision)).await?;
     let shown = Changes::of(applied.changes, applied.registry_revision)?;
-    output::print_as(args.output.format, &shown.json(), || shown.done_text())?;
+    output::print_as(args.output.format, &shown.done_json(), || shown.done_text())?;
     Ok(Done::Done)
 }

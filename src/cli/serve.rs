@@ -3,14 +3,14 @@
 
 use std::path::PathBuf;
 
-use super::Failure;
 use super::server::NoServer;
-use crate::config::{Config, Loader};
+use super::{Done, Failure, output};
+use crate::config::{Config, Loader, REFERENCE};
 
 /// Run the server; with no file and no flags, on the embedded default
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  hydrant serve\n  hydrant serve --config hydrant.toml --data-dir data --grpc-addr 127.0.0.1:7600"
+    after_help = "Examples:\n  hydrant serve\n  hydrant serve --print-defaults > hydrant.toml\n  hydrant serve --config hydrant.toml --data-dir data --grpc-addr 127.0.0.1:7600"
 )]
 pub struct Args {
     /// Configuration file (TOML)
@@ -37,8 +37,18 @@ pub struct Args {
     #[arg(id = "insecure", long = "insecure")]
     insecure: bool,
 
+    /// Print every option with its default, commented, as a configuration file, and serve nothing
+    #[arg(long, exclusive = true)]
+    pub print_defaults: bool,
+
     #[command(flatten)]
     _server: NoServer,
+}
+
+/// Prints the configuration that holds where nothing else is said.
+pub fn print_defaults() -> Result<Done, Failure> {
+    output::print(REFERENCE)?;
+    Ok(Done::Done)
 }
 
 /// The configuration: the embedded default, the file, the environment, these flags; later wins.

@@ -16,6 +16,7 @@ use super::definitions::reference as edge_end;
 use super::input::ParquetInput;
 use super::output::{self, Format, ResultOutput, Tone};
 use super::{Done, Failure, Server, historical, progress, time};
+use crate::registry::selection::is_of_another;
 
 /// Save training sets, pull them again, and prove that they are the same
 #[derive(Debug, clap::Args)]
@@ -341,21 +342,24 @@ fn summary(set: &v1::TrainingSet) -> String {
         set.content_hash,
         historical::difference(&report),
     );
-    if set.lost.is_empty() {
+    if set.lost.is_empty() && !set.statistics.is_empty() {
         text.push_str(&statistics(set));
+        text.push('\n');
+    }
+    if !set.statistics_left_out.is_empty() {
+        text.push_str(&format!("statistics are not told {}\n", set.statistics_left_out));
     }
     let told = losses(&set.lost, &set.too_old);
     if !set.lost.is_empty() {
-        text.push_str(&format!("{told}; the content hash is of the rows before, and statistics are gone"));
+        text.push_str(&format!("{told}; the content hash is of the rows before, and statistics are gone\n"));
     } else if !set.too_old.is_empty() {
-        text.push_str(&format!("\n{told}; hash and statistics are of the set as it was saved"));
+        text.push_str(&format!("{told}; hash and statistics are of the set as it was saved\n"));
     }
     if !set.masked.is_empty() {
-        text.push_str(&format!(
-            "\nmasked, since who made it had no grant for personal data (pii): {}",
-            set.masked.join(", ")
-        ));
+        let masked = set.masked.join(", ");
+        text.push_str(&format!("masked, since who made it had no grant for personal data (pii): {masked}\n"));
     }
+    text.truncate(text.trim_end().len());
     text
 }
 
@@ -385,6 +389,9 @@ fn statistics(set: &v1::TrainingSet) -> String {
 fn described(set: &v1::TrainingSet, lineage: &Json) -> String {
     let title = output::on_stdout(&format!("TrainingSet/{}", reference(set)), Tone::Strong);
     let table = |table: &v1::TableVersion| {
+        if is_of_another(&table.view) {
+            return format!("  {}@{}", table.view, table.view_version);
+        }
         let landed =
             table.delta_version.map_or("nothing landed".to_owned(), |version| format!("Delta version {version}"));
         format!(
@@ -430,13 +437,6 @@ fn too_old_document(rows: &v1::RowsTooOld) -> Json {
 
 /// What is printed for programs, and kept in the metadata of a file that is pulled.
 fn document(set: &v1::TrainingSet) -> Json {
-    let table = |table: &v1::TableVersion| {
-        json!({
-            "view": format!("{}@{}", table.view, table.view_version), "delta_version": table.delta_version,
-            "tail_rows": table.tail_rows, "definition_revision": table.definition_revision,
-            "lacks_before": table.lacks_before.map(historical::lacks_before),
-        })
-    };
     let column = |column: &v1::TrainingSetColumn| json!({"name": column.name, "type": column.r#type});
     let statistics = |column: &v1::ColumnStatistics| {
         json!({
@@ -453,9 +453,10 @@ fn document(set: &v1::TrainingSet) -> Json {
         "registry_revision": set.registry_revision, "rows": set.rows, "differing_rows": set.differing_rows,
         "row_view_pairs": set.row_view_pairs, "spine": set.spine, "spine_hash": set.spine_hash,
         "event_time": set.event_time, "with_status": set.with_status, "with_event_time": set.with_event_time,
-        "content_hash": set.content_hash, "tables": set.tables.iter().map(table).collect::<Vec<_>>(),
+        "content_hash": set.content_hash, "tables": set.tables.iter().map(historical::table_json).collect::<Vec<_>>(),
         "columns": set.columns.iter().map(column).collect::<Vec<_>>(),
         "statistics": set.statistics.iter().map(statistics).collect::<Vec<_>>(),
+        "statistics_left_out": Some(&set.statistics_left_out).filter(|why| !why.is_empty()),
         "created": time::show(set.created_micros), "created_by": set.created_by, "masked": set.masked,
         "lost": set.lost.iter().map(lost_document).collect::<Vec<_>>(),
         "too_old": set.too_old.iter().map(too_old_document).collect::<Vec<_>>(),
@@ -498,6 +499,26 @@ mod tests {
         let line = shown.lines().last().expect("a line per feature");
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(words, ["airport_weather__temp", "float64", "25", "25", "0", "-1.5", "40.25", "100"]);
+    }
+
+    #[test]
+    fn statistics_that_are_not_told_are_said_to_be_left_out_and_why() {
+        let why = "of any column: there is no feature service 'bank/model'".to_owned();
+        let told = v1::TrainingSet { statistics: Vec::new(), statistics_left_out: why.clone(), ..set() };
+        let shown = summary(&told);
+        assert!(shown.ends_with(&format!("statistics are not told {why}")) && !shown.contains("FEATURE"), "{shown}");
+        assert_eq!(document(&told)["statistics_left_out"], json!(why));
+    }
+
+    #[test]
+    fn what_is_read_of_another_tenants_view_is_told_by_its_owners_name_and_without_its_rows() {
+        let table = |view: &str| v1::TableVersion { view: view.to_owned(), view_version: 1, ..Default::default() };
+        let told = v1::TrainingSet { tables: vec![table("bank/last_purchase"), table("last_purchase")], ..set() };
+        let shown = described(&told, &json!({}));
+        let read: Vec<&str> = shown.lines().filter(|line| line.contains("last_purchase@1")).collect();
+        assert_eq!(read, ["  bank/last_purchase@1", "  last_purchase@1: nothing landed, 0 rows not landed"]);
+        let tables = &document(&told)["tables"];
+        assert_eq!((&tables[0]["tail_rows"], &tables[1]["tail_rows"]), (&Json::Null, &json!(0)));
     }
 
     #[test]

@@ -31,9 +31,9 @@ pub struct Args {
     #[arg(long, value_name = "KEY=VALUE,…", value_parser = keys::parse)]
     key: KeyArgument,
 
-    /// The instant of the read, or of the training row (RFC 3339)
+    /// The instant of the read, or of the training row (RFC 3339); left out: now
     #[arg(long, value_name = "TIME", value_parser = time::parse)]
-    at: Micros,
+    at: Option<Micros>,
 
     /// Only this feature, as the service calls it: VIEW__FEATURE or ALIAS__FEATURE; may be given again
     #[arg(long = "feature", value_name = "FEATURE")]

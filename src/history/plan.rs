@@ -68,6 +68,8 @@ pub struct Sort {
 #[derive(Clone, Debug)]
 pub struct Join {
     pub view: Arc<View>,
+    /// What the caller calls the view: `name`, or `owner/name` of another tenant's.
+    pub name: String,
     /// Index into the sorts.
     pub sort: usize,
     /// The view's features that are read, ascending.
@@ -119,7 +121,7 @@ impl Plan {
             .lookups
             .iter()
             .enumerate()
-            .map(|(number, lookup)| plan.add_lookup(lookup, selection.is_read(number), &mut wrong))
+            .map(|(number, lookup)| plan.add_lookup(lookup, selection, number, &mut wrong))
             .collect();
         for column in &selection.columns {
             let (name, data_type, feature) = (column.name.clone(), column.data_type, column.feature);
@@ -174,7 +176,13 @@ impl Plan {
     }
 
     /// `None` where the spine doesn't fit, or where the lookup is not read.
-    fn add_lookup(&mut self, lookup: &Lookup, is_read: bool, wrong: &mut Vec<Violation>) -> Option<usize> {
+    fn add_lookup(
+        &mut self,
+        lookup: &Lookup,
+        selection: &Selection,
+        number: usize,
+        wrong: &mut Vec<Violation>,
+    ) -> Option<usize> {
         let Lookup { view, keys, ttl } = lookup;
         let mut parts = Vec::with_capacity(keys.len());
         for (column, join_key) in keys.iter().zip(&view.join_keys) {
@@ -187,7 +195,7 @@ impl Plan {
                 }
             }
         }
-        if parts.len() < view.join_keys.len() || !is_read {
+        if parts.len() < view.join_keys.len() || !selection.is_read(number) {
             return None;
         }
         let sort = position_or_push(
@@ -195,7 +203,7 @@ impl Plan {
             Sort { tenant: view.tenant, slot_seed: view.slot_seed, keys: parts },
             |a, b| a == b,
         );
-        let join = Join { view: view.clone(), sort, features: Vec::new() };
+        let join = Join { view: view.clone(), name: selection.name_of(view), sort, features: Vec::new() };
         let join = position_or_push(&mut self.joins, join, |a, b| a.view.id == b.view.id && a.sort == b.sort);
         let lookup = PlannedLookup { join, ttl: *ttl };
         Some(position_or_push(&mut self.lookups, lookup, |a, b| a.join == b.join && a.ttl == b.ttl))
@@ -234,13 +242,7 @@ impl fmt::Display for Plan {
             for (index, join) in self.joins.iter().enumerate().filter(|(_, join)| join.sort == number) {
                 let names: Vec<&str> =
                     join.features.iter().map(|feature| join.view.features[*feature].name.as_str()).collect();
-                writeln!(
-                    formatter,
-                    "    walk {}@v{}, reading {}",
-                    join.view.name,
-                    join.view.version,
-                    names.join(", ")
-                )?;
+                writeln!(formatter, "    walk {}@v{}, reading {}", join.name, join.view.version, names.join(", "))?;
                 for (lookup, planned) in self.lookups.iter().enumerate().filter(|(_, lookup)| lookup.join == index) {
                     let ttl = planned.ttl.map_or("no ttl".to_owned(), |ttl| format!("ttl {ttl} µs"));
                     let columns: Vec<&str> = self

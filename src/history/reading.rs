@@ -162,7 +162,7 @@ impl fmt::Display for Shown<'_> {
         for view in &reading.views {
             let join = &plan.joins[view.join];
             let (access, reason) = (view.access.as_str(), &view.reason);
-            writeln!(formatter, "  {access} {} beside sort {}: {reason}", join.view.name, join.sort)?;
+            writeln!(formatter, "  {access} {} beside sort {}: {reason}", join.name, join.sort)?;
         }
         Ok(())
     }

@@ -25,6 +25,8 @@ pub struct Report {
     pub tables: Vec<TableVersion>,
     /// Nulls in each output column, by its name.
     pub nulls: Vec<(String, u64)>,
+    /// The output columns that are masked.
+    pub masked: Vec<String>,
 }
 
 /// Which state of a view's history was read.
@@ -123,6 +125,7 @@ mod tests {
             content_hash: String::new(),
             tables: Vec::new(),
             nulls: Vec::new(),
+            masked: Vec::new(),
         };
         let warning = report(Mode::AsKnown, 120).warning().expect("a large share");
         assert!(warning.contains("60.0 %") && warning.contains("known time `event`"), "{warning}");

@@ -375,7 +375,9 @@ impl Task {
         let version = |view: &ViewRows| {
             let lookups = plan.lookups.iter().filter(|lookup| plan.joins[lookup.join].view.id == view.view().id);
             let mut ttls = lookups.map(|lookup| lookup.ttl);
-            view.version(first_time, ttls.try_fold(0, |longest: Micros, ttl| Some(longest.max(ttl?))))
+            let name = plan.joins.iter().find(|join| join.view.id == view.view().id).map(|join| join.name.as_str());
+            let ttl = ttls.try_fold(0, |longest: Micros, ttl| Some(longest.max(ttl?)));
+            view.version(name.unwrap_or_else(|| view.view().name.as_str()), first_time, ttl)
         };
         Ok((findings, views.values().map(version).collect()))
     }
@@ -400,6 +402,7 @@ pub(super) fn report(plan: &Plan, tables: Vec<TableVersion>, cutoff: Micros, out
         content_hash: outcome.content_hash,
         tables,
         nulls: names.zip(outcome.nulls).collect(),
+        masked: plan.masked().map(str::to_owned).collect(),
     }
 }
 

@@ -24,6 +24,7 @@ use crate::error::{Code, Error, Result};
 use crate::log::{LogError, WriteLog, wait_settled};
 use crate::partition::Partitions;
 use crate::registry::catalog::{Snapshot, View};
+use crate::registry::selection::is_of_another;
 
 /// All rows ingested at or before an instant, as they lie now.
 #[derive(Debug)]
@@ -194,14 +195,16 @@ impl ViewRows {
     }
 
     /// What was read, for the report of a spine whose least event time is `first_time`, under ttls of which
-    /// the longest is `ttl`.
-    pub fn version(&self, first_time: Micros, ttl: Option<Micros>) -> TableVersion {
-        let has_files = !self.table.files.is_empty();
+    /// the longest is `ttl`. Of a view that is another tenant's by its `name`, not how its table is kept and how
+    /// many rows wait to land: that is its owner's to know.
+    pub fn version(&self, name: &str, first_time: Micros, ttl: Option<Micros>) -> TableVersion {
+        let (is_told, has_files) = (!is_of_another(name), !self.table.files.is_empty());
+        let delta_version = || i64::try_from(self.table.delta_version).unwrap_or(i64::MAX);
         TableVersion {
-            view: self.view.name.to_string(),
+            view: name.to_owned(),
             view_version: self.view.version,
-            delta_version: has_files.then(|| i64::try_from(self.table.delta_version).unwrap_or(i64::MAX)),
-            tail_rows: self.tail_rows.load(Ordering::Relaxed),
+            delta_version: (is_told && has_files).then(delta_version),
+            tail_rows: if is_told { self.tail_rows.load(Ordering::Relaxed) } else { 0 },
             definition_revision: self.view.applied.revision,
             lacks_before: self.lacks_before(first_time, ttl),
         }

@@ -72,6 +72,8 @@ pub struct Why {
 #[derive(Clone, Debug)]
 pub struct WhyLookup {
     pub view: Arc<View>,
+    /// What the caller calls the view: `name`, or `owner/name` of another tenant's.
+    pub name: String,
     /// The request columns that are its key.
     pub keys: Vec<Name>,
     pub ttl: Option<Micros>,
@@ -393,8 +395,8 @@ fn explain(
             let rule = rule(version, row.ingest_time, won.map(|(version, _)| version), asked);
             losers.push(Lost { row: told(version, row)?, rule });
         }
-        let (view, keys) = (lookup.view.clone(), lookup.keys.clone());
-        lookups.push(WhyLookup { view, keys, ttl: lookup.ttl, winner, losers, rows: seen.rows, lacks_before });
+        let (view, name, keys) = (lookup.view.clone(), selection.name_of(&lookup.view), lookup.keys.clone());
+        lookups.push(WhyLookup { view, name, keys, ttl: lookup.ttl, winner, losers, rows: seen.rows, lacks_before });
     }
     // In the order of the request, whichever lookups they are of.
     cells.sort_by_key(|(index, _)| *index);

@@ -278,6 +278,11 @@ impl TenantCatalog {
         self.views.get(view).into_iter().chain(self.versions.get(view).into_iter().flatten())
     }
 
+    /// The version of a view that is served, and older ones, which services may still read.
+    pub fn read_versions_of(&self, view: &str) -> impl Iterator<Item = &Arc<View>> {
+        self.versions_of(view).filter(|version| !matches!(version.standing, Standing::Building { .. }))
+    }
+
     /// The tables of history of all versions of all views, of those that are defined no more too.
     pub fn history_tables(&self) -> impl Iterator<Item = (ViewId, HistoryViewSpec)> {
         let defined = self.all_views().filter(|view| view.offline);

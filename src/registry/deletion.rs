@@ -16,9 +16,25 @@ use super::{dropped, lineage};
 /// How many users a refusal lists.
 const SHOWN_USERS: usize = 20;
 
-/// The hint of refusals because of use.
+/// The hint of refusals because of use, whatever is in use.
 pub(super) const IN_USE_WAY_OUT: &str = "delete what uses it first; of a service every version counts (`hydrant delete service NAME@N` deletes one), so do \
      saved training sets (`hydrant training-set delete NAME@N`), shares (`hydrant share withdraw NUMBER`), and consumers, whose owners are named";
+
+/// The same of one definition, by what can use it.
+fn way_out(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Entity | Kind::Source => "delete the views that are named, or have them made of something else, first",
+        Kind::FeatureView => {
+            "delete what uses it first: of a service every version counts (`hydrant delete service NAME@N` deletes one), so \
+             do shares (`hydrant share withdraw NUMBER`), and consumers, whose owners are named"
+        }
+        Kind::FeatureService => {
+            "delete what uses it first: saved training sets (`hydrant training-set delete NAME@N`), shares (`hydrant share \
+             withdraw NUMBER`), and consumers, whose owners are named"
+        }
+        Kind::Consumer | Kind::Tenant => IN_USE_WAY_OUT,
+    }
+}
 
 /// How many versions a refusal lists.
 const SHOWN_VERSIONS: usize = 20;
@@ -193,7 +209,7 @@ fn training_sets(uses: &Uses, tenant: &Name, service: &Name, number: Option<u32>
 
 fn in_use(kind: Kind, name: &str, users: &[String]) -> Error {
     Error::new(Code::FailedPrecondition, "DEFINITION_IN_USE", in_use_text(kind, name, users))
-        .hint(IN_USE_WAY_OUT)
+        .hint(way_out(kind))
         .with("kind", kind.as_str())
         .with("name", name)
         .with("used_by", users.iter().take(SHOWN_USERS).cloned().collect::<Vec<_>>().join(", "))

@@ -15,6 +15,8 @@ use crate::config::durations;
 
 /// Under which key it is told that a version is being built.
 pub(super) const NEXT_VERSION: &str = "new version";
+/// Under which key a view's features are told in their order.
+const IN_ORDER: &str = "features in order";
 
 /// Under which keys it is told how long a view's rows count, and how long they are kept.
 pub(super) const TTL: &str = "ttl";
@@ -23,28 +25,78 @@ pub(super) const RETENTION: &str = "retention";
 /// One line for each thing that differs between two states of a definition; of one that is new, one
 /// line for each thing it says, and of one that is gone none.
 pub(super) fn lines(old: &TenantState, new: &TenantState, kind: Kind, name: &Name) -> Vec<Line> {
-    let before = old.stored(kind, name).map(|_| facts(old, kind, name));
-    let after = new.stored(kind, name).map(|_| facts(new, kind, name));
-    between(before, after)
+    let (before, after) = (old.stored(kind, name), new.stored(kind, name));
+    let renamed = renamed(before.map(|stored| &stored.definition), after.map(|stored| &stored.definition));
+    between(before.map(|_| facts(old, kind, name)), after.map(|_| facts(new, kind, name)), &renamed)
 }
 
 /// As [`lines`], between two definitions as they were written; `None`: there is none.
 pub(super) fn lines_of(before: Option<&Definition>, after: Option<&Definition>) -> Vec<Line> {
-    between(before.map(definition_facts), after.map(definition_facts))
+    between(before.map(definition_facts), after.map(definition_facts), &renamed(before, after))
 }
 
-fn between(before: Option<Facts>, after: Option<Facts>) -> Vec<Line> {
-    let Some(after) = after else { return Vec::new() };
-    let Some(before) = before else {
+/// A feature that is the same under another name.
+struct Renamed<'a> {
+    from: &'a Name,
+    to: &'a Name,
+    column: &'a Name,
+}
+
+/// The features of a view that only their names tell apart from what was there before. Where several could be
+/// meant by one, none is.
+fn renamed<'a>(before: Option<&'a Definition>, after: Option<&'a Definition>) -> Vec<Renamed<'a>> {
+    let spec = |definition: Option<&'a Definition>| match definition.map(|definition| &definition.spec) {
+        Some(Spec::FeatureView(spec)) => Some(spec),
+        _ => None,
+    };
+    let Some((before, after)) = spec(before).zip(spec(after)) else { return Vec::new() };
+    let column = |feature: &'a FeatureSpec| feature.column.as_ref().unwrap_or(&feature.name);
+    let only_in = |one: &'a FeatureViewSpec, other: &'a FeatureViewSpec| {
+        let is_in = |feature: &&FeatureSpec| other.features.iter().any(|known| known.name == feature.name);
+        one.features.iter().filter(move |feature| !is_in(feature)).collect::<Vec<_>>()
+    };
+    let (gone, new) = (only_in(before, after), only_in(after, before));
+    let is_same = |one: &FeatureSpec, other: &FeatureSpec| {
+        let said = |feature: &'_ FeatureSpec| {
+            (feature.data_type, feature.default.clone(), feature.description.clone(), feature.tags.clone())
+        };
+        said(one) == said(other)
+    };
+    let mut renamed = Vec::new();
+    for &from in &gone {
+        let of_column = |feature: &&&'a FeatureSpec| column(feature) == column(from);
+        let (mut others, olds) = (new.iter().filter(of_column), gone.iter().filter(of_column).count());
+        if let (Some(&to), None, 1) = (others.next(), others.next(), olds)
+            && is_same(from, to)
+        {
+            renamed.push(Renamed { from: &from.name, to: &to.name, column: column(to) });
+        }
+    }
+    renamed
+}
+
+fn between(before: Option<Facts>, after: Option<Facts>, renamed: &[Renamed<'_>]) -> Vec<Line> {
+    let Some(mut after) = after else { return Vec::new() };
+    let Some(mut before) = before else {
         let line = |(key, value): (String, String)| {
             let what = if key == RETENTION { and_what_then(&value) } else { "" };
             Line { text: format!("{key}: {value}{what}"), key }
         };
         return after.into_iter().map(line).collect();
     };
+    let mut lines = Vec::new();
+    for Renamed { from, to, column } in renamed {
+        let key = format!("features.{from}");
+        before.retain(|(known, _)| !known.starts_with(&format!("{key}.")));
+        after.retain(|(known, _)| !known.starts_with(&format!("features.{to}.")));
+        for (_, names) in before.iter_mut().filter(|(known, _)| known == IN_ORDER) {
+            let name = |name: &str| if name == from.as_str() { to.to_string() } else { name.to_owned() };
+            *names = names.split(", ").map(name).collect::<Vec<_>>().join(", ");
+        }
+        lines.push(Line { text: format!("{key} is called {to} (column {column})"), key });
+    }
     let before_by_key: HashMap<&str, &str> = before.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     let after_keys: HashMap<&str, &str> = after.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    let mut lines = Vec::new();
     for (key, value) in &after {
         match before_by_key.get(key.as_str()) {
             Some(known) if known == value => {}
@@ -176,7 +228,7 @@ fn add_view(facts: &mut Facts, spec: &FeatureViewSpec) {
         add_feature(facts, feature);
     }
     let names: Vec<&str> = spec.features.iter().map(|feature| feature.name.as_str()).collect();
-    add(facts, "features in order", names.join(", "));
+    add(facts, IN_ORDER, names.join(", "));
     add(facts, "online", spec.online.to_string());
     add(facts, "offline", spec.offline.to_string());
     let promised = |text: fn(&FreshnessSpec) -> String| spec.freshness.as_ref().map_or_else(|| "none".to_owned(), text);

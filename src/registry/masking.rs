@@ -98,24 +98,40 @@ fn ungranted(column: &str) -> Error {
 }
 
 /// PERMISSION_DENIED for a change after which something personal would be shown that is masked now: a
-/// tag taken away, or another feature of the same column of a source without it. For whoever may not
-/// see it.
+/// tag taken away, another feature of the same column of a source without it, or a view that is keyed by
+/// that column, since a key is given by whoever reads and is masked for nobody. For whoever may not see it.
 pub(super) fn refuse_unmasking(before: &Snapshot, after: &Snapshot) -> Result<()> {
     let (personal, shown): (Vec<Column<'_>>, Vec<Column<'_>>) = each_column(before).partition(|column| column.is_pii);
-    let personal: BTreeSet<SourceColumn<'_>> = personal.into_iter().map(|column| column.source).collect();
+    let personal: BTreeMap<SourceColumn<'_>, Column<'_>> =
+        personal.into_iter().map(|column| (column.source, column)).collect();
     if personal.is_empty() {
         return Ok(());
     }
     let shown: BTreeSet<(SourceColumn<'_>, &Name, &Name)> = shown.iter().map(Column::key).collect();
     let is_unmasked =
-        |column: &Column<'_>| !column.is_pii && personal.contains(&column.source) && !shown.contains(&column.key());
-    let Some(Column { view, feature, .. }) = each_column(after).find(is_unmasked) else { return Ok(()) };
-    let message =
-        format!("feature '{feature}' of view '{view}' would show what is personal (pii), which you may not see");
-    Err(Error::new(Code::PermissionDenied, "PII_NOT_GRANTED", message)
-        .hint("tag the feature `pii: \"true\"`, or ask somebody with the grant to make the change")
-        .with("view", view)
-        .with("feature", feature))
+        |column: &Column<'_>| !column.is_pii && personal.contains_key(&column.source) && !shown.contains(&column.key());
+    if let Some(Column { view, feature, .. }) = each_column(after).find(is_unmasked) {
+        let message =
+            format!("feature '{feature}' of view '{view}' would show what is personal (pii), which you may not see");
+        return Err(Error::new(Code::PermissionDenied, "PII_NOT_GRANTED", message)
+            .hint("tag the feature `pii: \"true\"`, or ask somebody with the grant to make the change")
+            .with("view", view)
+            .with("feature", feature));
+    }
+    let keyed: BTreeSet<(SourceColumn<'_>, &Name)> = each_key(before).collect();
+    for (source, view) in each_key(after).filter(|key| !keyed.contains(key)) {
+        let Some(Column { view: other, feature, .. }) = personal.get(&source) else { continue };
+        let key = source.2;
+        let message = format!(
+            "view '{view}' would be keyed by '{key}', which is personal (pii) as feature '{feature}' of view '{other}' \
+             and which you may not see; a key is not masked"
+        );
+        return Err(Error::new(Code::PermissionDenied, "PII_NOT_GRANTED", message)
+            .hint("key the view by something else, or ask somebody with the grant to make the change")
+            .with("view", view)
+            .with("key", key));
+    }
+    Ok(())
 }
 
 /// The tenant, the source and its column.
@@ -135,8 +151,12 @@ impl<'a> Column<'a> {
     }
 }
 
+fn each_view(snapshot: &Snapshot) -> impl Iterator<Item = &View> {
+    snapshot.tenants.values().flat_map(|tenant| tenant.all_views()).map(AsRef::as_ref)
+}
+
 fn each_column(snapshot: &Snapshot) -> impl Iterator<Item = Column<'_>> {
-    snapshot.tenants.values().flat_map(|tenant| tenant.all_views()).flat_map(|view| {
+    each_view(snapshot).flat_map(|view| {
         let tags = &view.applied.definition.metadata.tags;
         view.features.iter().map(move |feature| Column {
             source: (view.tenant, &view.source, &feature.column),
@@ -145,4 +165,10 @@ fn each_column(snapshot: &Snapshot) -> impl Iterator<Item = Column<'_>> {
             is_pii: is_pii(tags, feature),
         })
     })
+}
+
+/// The columns that views are keyed by, each with its view: a join key is the column of its name.
+fn each_key(snapshot: &Snapshot) -> impl Iterator<Item = (SourceColumn<'_>, &Name)> {
+    each_view(snapshot)
+        .flat_map(|view| view.join_keys.iter().map(move |key| ((view.tenant, &view.source, &key.name), &view.name)))
 }

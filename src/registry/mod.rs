@@ -31,6 +31,7 @@ pub mod yaml;
 mod build;
 mod builds;
 mod compatibility;
+mod consumers;
 mod deletion;
 mod details;
 mod dropped;
@@ -82,7 +83,6 @@ use self::recorded::ToRecord;
 use self::revisions::Cause;
 use self::state::State;
 use self::uses::Uses;
-use self::world::Unread;
 
 /// Under which the registry's state is kept.
 const METADATA_KEY: &str = "registry";
@@ -235,28 +235,6 @@ impl Registry {
     /// Follows the revision. A snapshot of it is published before it is told.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.shared.revision.subscribe()
-    }
-
-    /// What applying `definitions` would change, and why it can't be applied where it can't. Violations have paths such as
-    /// `definitions[2].spec.features[0].type`; all of them are listed.
-    pub fn plan(&self, permit: &Permit, definitions: &[Definition]) -> Result<Plan> {
-        self.plan_with(permit, definitions, Prune::Nothing)
-    }
-
-    /// As [`plan`](Self::plan), with what would go.
-    pub fn plan_with(&self, permit: &Permit, definitions: &[Definition], prune: Prune) -> Result<Plan> {
-        permit.require(Action::ReadDefinitions)?;
-        let state = self.shared.state.load_full();
-        let planned = plan::draft(&state, permit.tenant(), (definitions, prune), &self.stamp(permit), self.uses());
-        planned.map(|(plan, _)| plan)
-    }
-
-    /// Refuses as [`plan`](Self::plan) does what is wrong with `definitions`, beside which others
-    /// couldn't be read; references to these are taken to be right.
-    pub fn check_beside(&self, permit: &Permit, definitions: &[Definition], unread: &Unread) -> Result<()> {
-        permit.require(Action::ReadDefinitions)?;
-        let state = self.shared.state.load_full();
-        plan::check_beside(&state, permit.tenant(), definitions, unread, &self.stamp(permit))
     }
 
     /// Makes the definitions so, all of them or none, in whatever order they stand. ABORTED if
@@ -562,10 +540,7 @@ impl Shared {
             let Some(mut next) = next else { return Ok((outcome, None)) };
             let records = recorded::mark(&state, &mut next, &stamp);
             let state = next;
-            let snapshot = build::snapshot(&state).map_err(|detail| {
-                Error::internal(format!("a change would have made a state that doesn't fit together: {detail}"))
-            })?;
-            let snapshot = snapshot.timed_by(time);
+            let snapshot = snapshot_of(&state)?.timed_by(time);
             if !may_see_pii {
                 masking::refuse_unmasking(&before, &snapshot)?;
             }
@@ -590,6 +565,13 @@ impl Shared {
         tracing::info!(revision, "definitions changed");
         Ok((outcome, snapshot))
     }
+}
+
+/// What everyone would read of a drafted state.
+fn snapshot_of(drafted: &State) -> Result<Snapshot> {
+    build::snapshot(drafted).map_err(|detail| {
+        Error::internal(format!("a change would have made a state that doesn't fit together: {detail}"))
+    })
 }
 
 /// Of callers who are limited to views and services, to those.

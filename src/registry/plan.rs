@@ -13,7 +13,7 @@ use crate::error::{Code, Error, Result, Violation};
 use crate::tenancy::DefinitionLimits;
 
 use super::compatibility::{self, Incompatibilities, Incompatible};
-use super::definition::{ConsumerSpec, Definition, Kind, Spec};
+use super::definition::{Definition, Kind, Spec};
 use super::freeze::{self, FreezableView};
 use super::graph::{self, Graph, NodeKind, Touched};
 use super::impact::{Impact, hurting, part_of};
@@ -23,11 +23,8 @@ use super::state::{FrozenService, Refilling, RowFeature, ServiceState, State, St
 use super::succession::{self, Course};
 use super::uses::Uses;
 use super::validation::{self, ResolvedView, Violations, resolve_view};
-use super::world::{Referred, Unread, World};
-use super::{build, deletion, details, dropped, limits, lineage};
-
-/// How many versions a problem lists.
-const SHOWN_VERSIONS: usize = 20;
+use super::world::{Unread, World};
+use super::{build, consumers, deletion, details, dropped, limits, lineage};
 
 /// What would change, in the order in which kinds refer to one another, then by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -381,11 +378,7 @@ fn drafted(
             }
         }
     }
-    for (index, definition) in definitions.iter().enumerate() {
-        if let Spec::Consumer(spec) = &definition.spec {
-            check_consumer(&new, &world, definitions, spec, &format!("definitions[{index}].spec"), &mut invalid);
-        }
-    }
+    consumers::check(&new, &world, definitions, &mut invalid);
     refuse(invalid, &incompatible)?;
     Ok(Drafted { tenant: new, actions: drafting.actions, next_view: drafting.next_view, incompatible })
 }
@@ -465,51 +458,6 @@ fn check_compatibility(
         all.push(violations.0);
     }
     all
-}
-
-/// What a consumer uses has to be there once all else is in place.
-fn check_consumer(
-    new: &TenantState,
-    world: &World<'_>,
-    definitions: &[Definition],
-    spec: &ConsumerSpec,
-    path: &str,
-    violations: &mut Violations,
-) {
-    for (index, used) in spec.services.iter().enumerate() {
-        let path = format!("{path}.services[{index}]");
-        let name = &used.service;
-        if world.unread.covers(Kind::FeatureService, name) {
-            continue;
-        }
-        let Some(service) = new.services.get(name) else {
-            // One that is among the definitions and can't be frozen has problems of its own.
-            let is_given = |other: &Definition| other.kind() == Kind::FeatureService && other.name() == name;
-            if !definitions.iter().any(is_given) {
-                violations.add(path, format!("there is no feature service '{name}'"));
-            }
-            continue;
-        };
-        let numbers: Vec<u32> = service.versions.iter().map(|version| version.number).collect();
-        if let Some(number) = used.version.filter(|number| !numbers.contains(number)) {
-            let shown: Vec<String> = numbers.iter().rev().take(SHOWN_VERSIONS).map(ToString::to_string).collect();
-            let message = format!("feature service '{name}' has no version {number}; it has {}", shown.join(", "));
-            violations.add(path, message);
-        }
-    }
-    for (index, used) in spec.features.iter().enumerate() {
-        let path = format!("{path}.features[{index}]");
-        match world.view(&used.view) {
-            Referred::Unread => {}
-            Referred::Absent => violations.add(path, format!("there is no feature view '{}'", used.view)),
-            Referred::Read(view) => {
-                if !view.features.iter().any(|feature| feature.name == used.feature) {
-                    let message = format!("feature view '{}' has no feature '{}'", used.view, used.feature);
-                    violations.add(path, message);
-                }
-            }
-        }
-    }
 }
 
 fn refuse(invalid: Violations, incompatible: &[Vec<Incompatible>]) -> Result<()> {

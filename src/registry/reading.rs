@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use super::definition::Definition;
+use hydrant_storage::names::Name;
+
+use super::definition::{Definition, Kind};
 use super::graph::{self, Direction, Graph, NodeKind};
-use super::plan::{Plan, Prune};
+use super::plan::{self, Plan, Prune};
 use super::search::{self, Found, Query};
-use super::{RETRY_AFTER, Registry};
+use super::world::Unread;
+use super::{RETRY_AFTER, Registry, masking, snapshot_of};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, Permit};
 
@@ -70,6 +73,67 @@ impl Registry {
             });
             let found = search::find(tenant, (&shared.collect(), now), &query, page_size, &page_token)?;
             Ok((found, snapshot.revision))
+        };
+        self.apart(permit, work).await
+    }
+
+    /// What applying `definitions` would change, and why it can't be applied where it can't. Violations have paths such as
+    /// `definitions[2].spec.features[0].type`; all of them are listed.
+    pub fn plan(&self, permit: &Permit, definitions: &[Definition]) -> Result<Plan> {
+        self.plan_with(permit, definitions, Prune::Nothing)
+    }
+
+    /// As [`plan`](Self::plan), with what would go. PERMISSION_DENIED where the caller may not apply it, since it
+    /// would show what is personal.
+    pub fn plan_with(&self, permit: &Permit, definitions: &[Definition], prune: Prune) -> Result<Plan> {
+        permit.require(Action::ReadDefinitions)?;
+        let (state, before) = (self.shared.state.load_full(), self.snapshot());
+        let planned = plan::draft(&state, permit.tenant(), (definitions, prune), &self.stamp(permit), self.uses());
+        let (plan, next) = planned?;
+        if let Some(next) = next.filter(|_| !permit.may_see_pii()) {
+            masking::refuse_unmasking(&before, &snapshot_of(&next)?)?;
+        }
+        Ok(plan)
+    }
+
+    /// Refuses as [`plan`](Self::plan) does what is wrong with `definitions`, beside which others
+    /// couldn't be read; references to these are taken to be right.
+    pub fn check_beside(&self, permit: &Permit, definitions: &[Definition], unread: &Unread) -> Result<()> {
+        permit.require(Action::ReadDefinitions)?;
+        let state = self.shared.state.load_full();
+        plan::check_beside(&state, permit.tenant(), definitions, unread, &self.stamp(permit))
+    }
+
+    /// Which definitions applying `definitions` would change, as records name them, and the revision at which this
+    /// was found out. Where they can't be applied, those that differ from what is there.
+    pub async fn changed_by(
+        &self,
+        permit: &Permit,
+        definitions: &[Definition],
+        prune: Prune,
+    ) -> Result<(Vec<String>, u64)> {
+        let definitions = definitions.to_vec();
+        let work = move |registry: &Self, permit: &Permit| {
+            permit.require(Action::ChangeDefinitions)?;
+            let state = registry.shared.state.load_full();
+            let asked = (definitions.as_slice(), prune);
+            let named = |kind: Kind, name: &Name| format!("{}/{name}", kind.as_str());
+            let changed = match plan::draft(&state, permit.tenant(), asked, &registry.stamp(permit), registry.uses()) {
+                Ok((plan, _)) => {
+                    let changes = plan.changes.iter().filter(|change| change.action != plan::Action::Unchanged);
+                    changes.map(|change| named(change.kind, &change.name)).collect()
+                }
+                Err(_) => {
+                    let tenant = plan::tenant(&state, permit.tenant())?;
+                    let is_there = |one: &&Definition| {
+                        tenant.stored(one.kind(), one.name()).is_some_and(|stored| stored.definition == **one)
+                    };
+                    let differ = definitions.iter().filter(|one| !is_there(one));
+                    let pruned = (prune != Prune::Nothing).then(|| "whatever is pruned".to_owned());
+                    differ.map(|one| named(one.kind(), one.name())).chain(pruned).collect()
+                }
+            };
+            Ok((changed, state.revision))
         };
         self.apart(permit, work).await
     }

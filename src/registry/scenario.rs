@@ -270,7 +270,11 @@ fn read_expected(problems: &mut Problems, node: &Node, path: &str) -> Option<Exp
     let fields = problems.fields(node, path, &["value", "status"]);
     let value = fields.optional("value").map(|(node, _)| node.to_json());
     let (node, path) = fields.required(problems, "status")?;
-    let text = problems.text(node, &path)?;
+    // YAML reads the bare word NULL as a null, which is what is meant.
+    let text = match node.content {
+        Content::Null => CellStatus::Null.as_str().to_owned(),
+        _ => problems.text(node, &path)?,
+    };
     let possible = [CellStatus::Present, CellStatus::Null, CellStatus::NotFound, CellStatus::Expired];
     let status = possible.into_iter().find(|status| status.as_str() == text);
     if status.is_none() {
@@ -324,6 +328,17 @@ spec:
         let statuses: Vec<CellStatus> = first.values.iter().map(|(_, expected)| expected.status).collect();
         assert_eq!(statuses, [CellStatus::Present, CellStatus::Null, CellStatus::Expired]);
         assert_eq!((second.only, second.values[0].1.value.as_ref()), (Some(Read::Historical), None));
+    }
+
+    #[test]
+    fn the_status_null_is_read_as_it_is_listed_and_as_a_text() {
+        for written in ["NULL", "\"NULL\"", "null"] {
+            let text = TEST.replacen("{status: EXPIRED}", &format!("{{status: {written}}}"), 1);
+            assert_ne!(text, TEST);
+            let read = parse("a.test.yaml", &text).unwrap_or_else(|problems| panic!("{written}: {problems:?}"));
+            let expected = &read[0].expectations[1].values[0].1;
+            assert_eq!((expected.status, &expected.value), (CellStatus::Null, &None), "{written}");
+        }
     }
 
     #[test]

@@ -278,6 +278,12 @@ impl Selection {
         })
     }
 
+    /// What the caller calls a view of it: `name`, or `owner/name` of another tenant's.
+    pub fn name_of(&self, view: &View) -> String {
+        let selected = self.views.iter().find(|selected| selected.view.id == view.id);
+        selected.map_or_else(|| view.name.to_string(), SelectedView::reference)
+    }
+
     /// Where its reads are counted.
     pub fn reads(&self) -> &Arc<ReadsOf> {
         &self.reads

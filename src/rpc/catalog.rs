@@ -96,7 +96,8 @@ impl CatalogRpc {
         let registry = &self.use_cases.registry;
         if request.validate_only {
             let permit = self.use_cases.rehearse(caller, Action::ReadDefinitions)?;
-            let plan = registry.plan_rollback(&permit, request.to_revision, request.expected_revision).await?;
+            let plan = registry.plan_rollback(&permit, request.to_revision, request.expected_revision).await;
+            let plan = plan.inspect_err(|error| self.use_cases.note_refused(caller, error))?;
             let before = Before::ask(&self.use_cases, &permit).await?;
             let v1::PlanResponse { mut changes, registry_revision, refusals, problems: _ } =
                 encode_plan(&plan, &before.reads_of(&plan).await?);

@@ -20,6 +20,7 @@ use crate::history::reading::Access;
 use crate::history::{
     Cause, Explained, HistoricalRequest, Lost, Mode, Rule, ToldRow, Why, WhyCell, WhyLookup, WhyRequest,
 };
+use crate::registry::selection::is_of_another;
 use crate::tenancy::{Action, Demand};
 
 /// Rows that lost, of each view, unless the request says otherwise.
@@ -94,7 +95,7 @@ impl HistoryRpc {
                 features: request.features,
                 columns: request.columns,
                 entities,
-                at: request.at,
+                at: request.at.unwrap_or_else(|| self.use_cases.store_time.read()),
                 mode: if request.r#final { Mode::Final } else { Mode::AsKnown },
                 cutoff: request.cutoff,
                 losers: request.losers.map_or(LOSERS, |losers| usize::try_from(losers).unwrap_or(usize::MAX)),
@@ -138,7 +139,7 @@ fn encode_why(why: Why) -> Result<v1::WhyResponse> {
 }
 
 fn encode_lookup(lookup: WhyLookup) -> v1::ExplainedView {
-    let WhyLookup { view, keys, ttl, winner, losers, rows, lacks_before } = lookup;
+    let WhyLookup { view, name, keys, ttl, winner, losers, rows, lacks_before } = lookup;
     let lost = |Lost { row, rule }: Lost| {
         let rule = match rule {
             Rule::AfterCutoff => v1::LostBy::AfterCutoff,
@@ -151,7 +152,7 @@ fn encode_lookup(lookup: WhyLookup) -> v1::ExplainedView {
         v1::LostRow { row: Some(encode_row(&row)), rule: rule.into() }
     };
     v1::ExplainedView {
-        view: view.name.to_string(),
+        view: name,
         view_version: view.version,
         keys: keys.iter().map(ToString::to_string).collect(),
         ttl,
@@ -214,13 +215,20 @@ fn encode_explained(explained: &Explained) -> v1::ExplainTrainingSetResponse {
             Access::Seek => v1::Access::Seek,
             Access::Merge => v1::Access::Merge,
         };
-        v1::ViewReading {
-            view: join.view.name.to_string(),
+        let told = v1::ViewReading {
+            view: join.name.clone(),
             view_version: join.view.version,
             sort: count(join.sort),
             access: access.into(),
-            reason: of_view.reason.clone(),
             features: join.features.iter().map(|feature| join.view.features[*feature].name.to_string()).collect(),
+            ..Default::default()
+        };
+        // What there is of another tenant's view is that tenant's to know.
+        if is_of_another(&join.name) {
+            return v1::ViewReading { reason: "another tenant's: what there is of it is not told".to_owned(), ..told };
+        }
+        v1::ViewReading {
+            reason: of_view.reason.clone(),
             delta_version: of_view.table.delta_version.and_then(|version| i64::try_from(version).ok()),
             runs: of_view.table.runs.len() as u64,
             files: of_view.table.files,
@@ -229,6 +237,7 @@ fn encode_explained(explained: &Explained) -> v1::ExplainTrainingSetResponse {
             read_rows: of_view.rows,
             read_bytes: of_view.bytes,
             tail_rows: of_view.table.tail_rows,
+            ..told
         }
     });
     v1::ExplainTrainingSetResponse {

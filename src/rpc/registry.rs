@@ -18,6 +18,7 @@ use super::wire::definitions::{
 use super::wire::plans::{encode_changes, encode_plan, encode_reads};
 use super::{Caller, UseCases, layers, retention, tenants};
 use crate::error::{Code, Error, Result};
+use crate::registry::Applied;
 use crate::registry::definition::{Definition, Kind};
 use crate::registry::lineage::{Edge, Lineage};
 use crate::registry::listing::Described;
@@ -25,6 +26,10 @@ use crate::registry::plan::{Plan, Prune};
 use crate::registry::selection::is_of_another;
 use crate::registry::tenants::Expected;
 use crate::tenancy::{Action, Permit};
+
+/// How often it is found out anew what an apply changes, where others change definitions meanwhile. Beyond, all
+/// that it asks for is named.
+const NAMED_ANEW: usize = 3;
 
 /// The ports of the other listeners.
 #[derive(Clone, Copy, Debug)]
@@ -156,7 +161,11 @@ impl RegistryRpc {
                 refusals: Vec::new(),
                 problems: error.violations.iter().map(encode_problem).collect(),
             }),
-            Err(error) => Err(error),
+            Err(error) => {
+                // Commands don't apply what a plan refuses, so it is told here.
+                self.use_cases.note_refused(caller, &error);
+                Err(error)
+            }
         }
     }
 
@@ -164,18 +173,46 @@ impl RegistryRpc {
         if request.definitions.iter().any(tenants::is_tenant) {
             return tenants::make_so(&self.use_cases, caller, request).await;
         }
-        let definitions = decode_definitions(request.definitions);
         let prune = decode_prune(request.prune);
-        let mut named = names(definitions.iter().flatten());
-        named.extend((prune != Prune::Nothing).then(|| "whatever is pruned".to_owned()));
-        let permit = self.change(caller, named).await?;
-        let definitions = definitions?;
-        let expected = request.expected_revision;
+        let definitions = match decode_definitions(request.definitions) {
+            Ok(definitions) => definitions,
+            Err(error) => {
+                self.change(caller, Vec::new()).await?;
+                return Err(error);
+            }
+        };
+        let permit = self.use_cases.let_do(caller, Action::ChangeDefinitions)?;
         let before = Before::ask(&self.use_cases, &permit).await?;
-        let applied = self.use_cases.registry.apply_with(&permit, definitions, prune, expected).await?;
+        let applied = self.apply_named(caller, &permit, &definitions, prune, request.expected_revision).await?;
         let mut changes = encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?);
         retention::tell(&self.use_cases, &permit, &applied.plan, &mut changes).await?;
         Ok(v1::ApplyResponse { changes, registry_revision: applied.revision })
+    }
+
+    /// Applies what is written down before, by the names of what it changes and of nothing else.
+    async fn apply_named(
+        &self,
+        caller: &Caller,
+        permit: &Permit,
+        definitions: &[Definition],
+        prune: Prune,
+        expected: Option<u64>,
+    ) -> Result<Applied> {
+        let registry = &self.use_cases.registry;
+        for _ in 0..NAMED_ANEW {
+            let (named, revision) = registry.changed_by(permit, definitions, prune).await?;
+            self.use_cases.ask(caller, permit, named).await?;
+            let at = expected.or(Some(revision));
+            match registry.apply_with(permit, definitions.to_vec(), prune, at).await {
+                // Somebody else has changed something since: it may be other definitions that change now.
+                Err(error) if error.reason == "REVISION_MISMATCH" && expected.is_none() => {}
+                applied => return applied,
+            }
+        }
+        let mut named = names(definitions.iter());
+        named.extend((prune != Prune::Nothing).then(|| "whatever is pruned".to_owned()));
+        self.use_cases.ask(caller, permit, named).await?;
+        registry.apply_with(permit, definitions.to_vec(), prune, None).await
     }
 
     fn lineage(&self, caller: &Caller, request: &v1::GetLineageRequest) -> Result<v1::GetLineageResponse> {

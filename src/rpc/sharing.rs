@@ -32,8 +32,8 @@ impl SharingRpc {
     async fn create(&self, caller: &Caller, request: v1::CreateShareRequest) -> Result<v1::Share> {
         let validate_only = request.validate_only;
         let read = decode_new(request);
-        let resource = match &read {
-            Ok(new) => format!("Share/{} to {}", new.of, new.to),
+        let named = match &read {
+            Ok(new) => audited(&new.of, &new.to),
             Err(_) => "Share/?".to_owned(),
         };
         // What is refused is nothing that the other tenant is told of.
@@ -44,7 +44,7 @@ impl SharingRpc {
             }
             _ => None,
         };
-        let permit = self.leave(caller, resource, to.as_ref(), validate_only).await?;
+        let permit = self.leave(caller, vec![named], to.as_ref(), validate_only).await?;
         let told = self.use_cases.registry.create_share(&permit, read?, validate_only).await?;
         Ok(encode(told, permit.tenant()))
     }
@@ -71,12 +71,12 @@ impl SharingRpc {
         let registry = &self.use_cases.registry;
         let snapshot = registry.snapshot();
         let share = own.and_then(|(owner, number)| snapshot.tenants.get(owner)?.shares.get(number));
-        let resource = match (&read, share) {
-            (Ok(_), Some(share)) => format!("{name} ({} to {})", share.of, share.to),
-            (Ok(_), None) => name.chars().take(MAX_SHOWN).collect(),
-            (Err(_), _) => "Share/?".to_owned(),
+        let named = match (&read, share) {
+            (Ok(_), Some(share)) => vec![audited(&share.of, &share.to), name],
+            (Ok(_), None) => vec![name.chars().take(MAX_SHOWN).collect()],
+            (Err(_), _) => vec!["Share/?".to_owned()],
         };
-        let permit = self.leave(caller, resource, share.map(|share| &share.to), validate_only).await?;
+        let permit = self.leave(caller, named, share.map(|share| &share.to), validate_only).await?;
         let (owner, number) = read?;
         if owner != *permit.tenant() {
             // Whether it is another one's or nobody's.
@@ -88,13 +88,19 @@ impl SharingRpc {
     }
 
     /// Leave to change a share, once that is written down for both sides; or to find out whether it could be.
-    async fn leave(&self, caller: &Caller, resource: String, to: Option<&Name>, validate_only: bool) -> Result<Permit> {
+    async fn leave(
+        &self,
+        caller: &Caller,
+        named: Vec<String>,
+        to: Option<&Name>,
+        validate_only: bool,
+    ) -> Result<Permit> {
         if validate_only {
             return self.use_cases.rehearse(caller, Action::ChangeDefinitions);
         }
         let is_there = |to: &&Name| self.use_cases.registry.snapshot().tenants.contains_key(*to);
         let other = to.filter(is_there).filter(|to| *to != caller.identity.tenant());
-        self.use_cases.change_for(caller, Action::ChangeDefinitions, vec![resource], other).await
+        self.use_cases.change_for(caller, Action::ChangeDefinitions, named, other).await
     }
 }
 
@@ -122,6 +128,11 @@ impl SharingService for SharingRpc {
         let caller = layers::caller(request.extensions());
         self.withdraw(&caller, request.into_inner()).await.map(Response::new).map_err(to_status)
     }
+}
+
+/// As the audit log names a share, from the first record of it to the last.
+fn audited(of: &Shared, to: &Name) -> String {
+    format!("Share/{of} to {to}")
 }
 
 fn decode_new(request: v1::CreateShareRequest) -> Result<NewShare> {

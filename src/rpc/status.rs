@@ -348,8 +348,9 @@ fn bounded_violations(violations: &[Violation]) -> Vec<FieldViolation> {
 }
 
 fn quota_violation(quota: &QuotaUse) -> QuotaViolation {
+    let told = quota.to_string();
     let QuotaUse { subject, quota, usage, limit } = quota;
-    let mut violation = QuotaViolation::new(subject, format!("{usage} of {limit} are in use"));
+    let mut violation = QuotaViolation::new(subject, told);
     violation.quota_metric.clone_from(quota);
     violation.quota_id.clone_from(quota);
     violation.quota_value = i64::try_from(*limit).unwrap_or(i64::MAX);

@@ -68,7 +68,8 @@ impl TrainingSetRpc {
     fn get(&self, caller: &Caller, name: &str) -> Result<v1::TrainingSet> {
         let permit = self.use_cases.permit(caller, Action::ReadHistory)?;
         let (name, version) = decode_reference(name)?;
-        Ok(encode_set(&self.use_cases.training_sets.get(&permit, &name, version)?))
+        let (set, left_out) = self.use_cases.training_sets.describe(&permit, &name, version)?;
+        Ok(v1::TrainingSet { statistics_left_out: left_out.unwrap_or_default(), ..encode_set(&set) })
     }
 
     fn list(&self, caller: &Caller, request: &v1::ListTrainingSetsRequest) -> Result<v1::ListTrainingSetsResponse> {
@@ -304,6 +305,7 @@ fn encode_set(set: &SavedSet) -> v1::TrainingSet {
         masked: set.masked.clone(),
         lost: set.lost.iter().map(encode_lost).collect(),
         too_old: set.too_old.iter().map(encode_too_old).collect(),
+        statistics_left_out: String::new(),
     }
 }
 

@@ -226,19 +226,15 @@ impl Usage {
             Measure::Held => format!("has as much under way as its quota '{quota}' allows"),
             Measure::Kept | Measure::Each => format!("would have more than its quota '{quota}' allows"),
         };
-        let message = format!("{whose} {why}: {used} of {limit} are in use");
+        let in_use = QuotaUse { subject: subject.to_owned(), quota: quota.as_str().to_owned(), usage: used, limit };
+        let message = format!("{whose} {why}: {in_use}");
         let mut error = Error::new(Code::ResourceExhausted, "QUOTA_EXCEEDED", message)
             .with("tenant", tenant)
             .with("subject", subject)
             .with("quota", quota)
             .with("usage", used)
             .with("limit", limit);
-        error.quota = Some(Box::new(QuotaUse {
-            subject: subject.to_owned(),
-            quota: quota.as_str().to_owned(),
-            usage: used,
-            limit,
-        }));
+        error.quota = Some(Box::new(in_use));
         error.retry_after = retry_after;
         if retry_after.is_none() { error.hint(quota.way_out()) } else { error }
     }
@@ -283,6 +279,15 @@ mod tests {
             quota.check_limit(Quota::LEAST_TRAINING_MEMORY).expect("enough");
             let refused = quota.check_limit(Quota::MAX_LIMIT + 1).expect_err("no limit at all");
             assert_eq!(refused.reason, "BAD_QUOTA");
+        }
+    }
+
+    #[test]
+    fn what_is_counted_in_bytes_is_told_in_bytes() {
+        let told = |quota| Usage { quota, used: 1_456, limit: 1_024 }.exceeded("tenants/acme", None).message;
+        for quota in Quota::ALL {
+            let is_of_bytes = quota.as_str().contains("bytes");
+            assert_eq!(told(quota).ends_with("1456 of 1024 bytes are in use"), is_of_bytes, "{}", told(quota));
         }
     }
 

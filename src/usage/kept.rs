@@ -73,8 +73,9 @@ impl<'a> Defined<'a> {
         let (_, catalog) = self.0.get(&thing.owner)?;
         match &thing.of {
             Readable::Feature(view, feature) => {
-                let view = catalog.views.get(view)?;
-                has_feature(view, feature).then_some(view.applied.created)
+                let mut versions = catalog.read_versions_of(view.as_str());
+                let is_there = versions.any(|version| has_feature(version, feature));
+                catalog.views.get(view).filter(|_| is_there).map(|view| view.applied.created)
             }
             Readable::Service(service, number) => {
                 let service = catalog.services.get(service)?;

@@ -6,7 +6,7 @@ mod kept;
 mod so_far;
 mod stored;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
@@ -392,10 +392,10 @@ impl<'a> Listing<'a> {
 
 /// All that a tenant has that can be read, in order.
 fn things(tenant: &TenantCatalog) -> impl Iterator<Item = Readable> {
-    let features = tenant.views.values().flat_map(|view| {
-        let mut names: Vec<&Name> = view.features.iter().map(|feature| &feature.name).collect();
-        names.sort_unstable();
-        names.into_iter().map(|name| Readable::Feature(view.name.clone(), name.clone()))
+    let features = tenant.views.keys().flat_map(|view| {
+        let features = tenant.read_versions_of(view.as_str()).flat_map(|version| &version.features);
+        let names: BTreeSet<&Name> = features.map(|feature| &feature.name).collect();
+        names.into_iter().map(|name| Readable::Feature(view.clone(), name.clone()))
     });
     let versions = tenant.services.values().flat_map(|service| &service.versions);
     features.chain(versions.map(|version| Readable::Service(version.service.clone(), version.number)))

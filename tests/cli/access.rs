@@ -108,6 +108,11 @@ async fn a_tenant_and_its_keys_are_made_used_rotated_and_revoked_by_command() {
     assert!(told["hint"].as_str().is_some_and(|hint| hint.contains("role owner") && hint.contains("admin")), "{told}");
     assert_eq!(guarded.refused(&reader, &["get", "views"])["reason"], "OUT_OF_REACH");
     assert!(guarded.succeed(&reader, &["whoami"]).contains("limited to model"));
+    // What it names it may look at and read.
+    let described = guarded.succeed(&reader, &["describe", "service", "model"]);
+    assert!(described.contains("airport_weather__temp") && described.contains("not told to a key"), "{described}");
+    guarded.succeed(&reader, &["online", "get", "--service", "model", "--key", "origin=EWR"]);
+    assert_eq!(guarded.refused(&reader, &["describe", "view", "airport_weather"])["reason"], "OUT_OF_REACH");
 
     let id = std::fs::read_to_string(&reader).expect("a key")[4..14].to_owned();
     let rotated = guarded.succeed(&admin, &["key", "rotate", &id, "--overlap", "1h"]);
@@ -123,7 +128,9 @@ async fn a_tenant_and_its_keys_are_made_used_rotated_and_revoked_by_command() {
     let set = guarded.succeed(&admin, &[&of_key[..], &["requests_per_second=0"]].concat());
     assert!(set.contains(&format!("key {id} of tenant acme")) && !set.contains("storage_bytes"), "{set}");
     assert_eq!(guarded.refused(&rotated, &["get", "views"])["reason"], "QUOTA_EXCEEDED");
-    assert!(guarded.succeed(&admin, &["quota", "get", "acme", "--keys"]).contains(&id));
+    for keys in [&["quota", "get", "acme", "--keys"][..], &["quota", "get", "--keys"]] {
+        assert!(guarded.succeed(&admin, keys).contains(&id), "{keys:?}");
+    }
     guarded.succeed(&admin, &[&of_key[..], &["--unset", "requests_per_second"]].concat());
     assert_eq!(guarded.refused(&rotated, &["get", "views"])["reason"], "OUT_OF_REACH");
     guarded.succeed(&admin, &["key", "revoke", &id]);
@@ -165,6 +172,18 @@ async fn a_refusal_by_a_key_s_quota_or_its_tenant_s_says_what_is_in_use_and_when
         assert!(shown.contains(" of 1 are in use") && shown.contains("hint: try again in "), "{shown}");
         guarded.succeed(&first, &[set, &["--unset", "keys_per_second"]].concat());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_online_read_by_command_is_two_requests() {
+    let guarded = Guarded::start().await;
+    let first = guarded.first.clone();
+    let definitions = guarded.file("all.yaml", DEFINITIONS);
+    guarded.succeed(&first, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
+    let reader = guarded.give(&first, "reader", &["--role", "reader"]);
+    let id = std::fs::read_to_string(&reader).expect("a key")[4..14].to_owned();
+    guarded.succeed(&first, &["quota", "set", "default", "--key", &id, "requests_per_second=2"]);
+    guarded.succeed(&reader, &["online", "get", "--service", "model", "--key", "origin=EWR"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,6 +287,30 @@ async fn what_another_tenant_shares_is_listed_read_and_gone_by_command() {
         serde_json::from_str(&guarded.succeed(&owner, &["share", "withdraw", "1", "-o", "json"])).expect("JSON");
     assert_eq!((&ended["ended"], &ended["dry_run"]), (&json!(true), &json!(false)));
     assert_eq!(guarded.refused(&admin, &read)["reason"], "SERVICE_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_would_show_what_is_personal_is_refused_as_applying_it_is() {
+    let guarded = Guarded::start().await;
+    let first = guarded.first.clone();
+    let tagged =
+        guarded.file("tagged.yaml", &DEFINITIONS.replace("{name: temp}", "{name: temp, tags: {pii: \"true\"}}"));
+    guarded.succeed(&first, &["apply", "-f", tagged.to_str().expect("UTF-8")]);
+    let untagged = guarded.file("untagged.yaml", DEFINITIONS);
+    let told =
+        ["plan", "apply"].map(|command| guarded.refused(&first, &[command, "-f", untagged.to_str().expect("UTF-8")]));
+    assert_eq!((&told[0], &told[0]["reason"]), (&told[1], &json!("PII_NOT_GRANTED")));
+    // Records of what is refused are written within a second of the first.
+    let mut attempts = Json::Null;
+    for _ in 0..200 {
+        let listed = guarded.succeed(&first, &["audit", "list", "--outcome", "refused", "-o", "json"]);
+        attempts = serde_json::from_str(&listed).expect("JSON");
+        if attempts["records"][0].is_object() {
+            break;
+        }
+    }
+    let record = &attempts["records"][0];
+    assert_eq!((&record["action"], &record["reason"]), (&json!("RegistryService/Plan"), &json!("PII_NOT_GRANTED")));
 }
 
 #[test]

@@ -101,7 +101,7 @@ async fn a_plan_names_whom_a_breaking_change_would_hurt_and_is_told_as_refused()
         shown.contains("- columns.temp: float64\n        needs a new version of the view, which can't be built: "),
         "{shown}"
     );
-    assert!(shown.contains("        touches FeatureService/model@1, Consumer/predictor (ml@example.com)"), "{shown}");
+    assert!(shown.contains("\n    touches FeatureService/model@1, Consumer/predictor (ml@example.com)"), "{shown}");
     let told = text(&output.stderr);
     let hurt = "it would hurt FeatureService/model@1, Consumer/predictor (ml@example.com)";
     assert!(told.contains("has no column 'temp'") && told.contains(hurt), "{told}");
@@ -115,6 +115,13 @@ async fn a_plan_names_whom_a_breaking_change_would_hurt_and_is_told_as_refused()
     assert!(scene.refused(&["apply", "-f", plan[2]]).contains(hurt));
     let refused = scene.refused(&["delete", "service", "model"]);
     assert!(refused.contains("Consumer/predictor (ml@example.com)"), "{refused}");
+    // The way out is that of the kind.
+    assert!(
+        refused.contains("hydrant training-set delete") && !refused.contains("hydrant delete service"),
+        "{refused}"
+    );
+    let refused = scene.refused(&["delete", "entity", "airport"]);
+    assert!(refused.contains("delete the views that are named") && !refused.contains("hydrant share"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,9 +136,10 @@ async fn a_new_version_of_a_view_is_planned_built_shown_compared_and_gone_back_f
     let file = scene.file("renamed.yaml", &views("{name: warmth, column: temp}"));
     let file = file.to_str().expect("UTF-8");
     let shown = scene.succeed(&["plan", "-f", file]);
-    assert!(shown.contains("- features.temp.column: temp\n        a new version of the view\n"), "{shown}");
-    assert!(shown.contains("        touches FeatureService/model@1, Consumer/predictor (ml@example.com)"), "{shown}");
-    assert!(shown.contains("new version: 2, built from the history of version 1"), "{shown}");
+    let once =
+        "    features.temp is called warmth (column temp)\n    + new version: 2, built from the history of version 1";
+    assert!(shown.contains(once) && shown.matches("touches").count() == 1, "{shown}");
+    assert!(shown.contains("\n    touches FeatureService/model@1, Consumer/predictor (ml@example.com)"), "{shown}");
     let applied = scene.succeed(&["apply", "-f", file]);
     assert!(applied.contains("    version 2 is built in the background"), "{applied}");
     assert!(applied.contains("    apply again then, to have them read it: FeatureService/model\n"), "{applied}");
@@ -232,6 +240,8 @@ async fn history_tells_who_changed_what_and_a_rollback_goes_back() {
     assert!(scene.succeed(&["history"]).contains(&format!(", a rollback to {first}\n")));
     let refused = scene.refused_json(&["rollback", "--to-revision", "99", "-o", "json"]);
     assert_eq!(refused["reason"], "REVISION_NOT_FOUND");
+    let refused = scene.refused_json(&["history", "view", "nosuch", "-o", "json"]);
+    assert_eq!(refused["reason"], "DEFINITION_NOT_FOUND");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -91,7 +91,10 @@ async fn two_versions_are_held_against_each_other_over_a_file_of_keys() {
     for part in ["airport_weather__temp", "only in model@2: station__temp", "PRESENT and NOT_FOUND: 50 cells", "P99"] {
         assert!(shown.contains(part), "{part} is missing in:\n{shown}");
     }
-    assert!(shown.contains("origin=A100: 130.0 and 130.5") && shown.contains("they differ: 200 rows"), "{shown}");
+    assert!(
+        shown.contains("origin=A100: 130.0 and 130.5") && shown.contains("they differ; 200 rows compared"),
+        "{shown}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +107,7 @@ async fn a_difference_ends_with_3_where_that_is_asked_for_and_tolerance_says_wha
     let same = ["diff", "model@3", "model", "--key", "origin=A120", "--at", AT, "--exit-code"];
     let (code, shown) = ended(&same);
     assert_eq!(code, Some(0), "{shown}");
-    assert!(shown.contains("no difference: 1 row"), "{shown}");
+    assert!(shown.contains("no difference; 1 row compared"), "{shown}");
 
     let other = scene
         .file("third.yaml", &DEFINITIONS.replace("features: [airport_weather]", "features: [airport_weather:temp]"));

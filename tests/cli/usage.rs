@@ -51,14 +51,14 @@ async fn a_plan_an_apply_and_a_delete_tell_how_much_is_read_what_they_touch() {
     };
     let default = with("default.yaml", "- {name: temp}", "- {name: temp, default: 1.0}");
     let never = scene.succeed(&["plan", "-f", &default]);
-    assert!(never.contains("        never read since ") && never.contains(", when counting began\n"), "{never}");
+    assert!(never.contains("    never read since ") && never.contains(", when counting began\n"), "{never}");
     for _ in 0..3 {
         scene.succeed(&["online", "get", "--service", "model", "--key", "origin=EWR"]);
     }
     let read = "read 3.0 times a day, last at ";
     let shown = scene.succeed(&["plan", "-f", &default]);
     let lines: Vec<&str> = shown.lines().collect();
-    let line = lines.iter().position(|line| line.starts_with(&format!("        {read}"))).expect("a line of the reads");
+    let line = lines.iter().position(|line| line.starts_with(&format!("    {read}"))).expect("a line of the reads");
     assert!(
         lines[line - 1].contains("touches FeatureService/model@1") && lines[line].ends_with("by 1 reader"),
         "{shown}"
@@ -75,11 +75,11 @@ async fn a_plan_an_apply_and_a_delete_tell_how_much_is_read_what_they_touch() {
     let output = scene.run(&["plan", "-f", &breaking]);
     let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     assert!(
-        stdout.contains(&format!("        {read}")) && stderr.contains(&format!("; it was {read}")),
+        stdout.contains(&format!("    {read}")) && stderr.contains(&format!("; it was {read}")),
         "{stdout}{stderr}"
     );
     assert!(scene.refused(&["apply", "-f", &breaking]).contains(&format!("; it was {read}")));
-    assert!(scene.succeed(&["apply", "-f", &default]).contains(&format!("        {read}")));
+    assert!(scene.succeed(&["apply", "-f", &default]).contains(&format!("    {read}")));
     let refused = scene.refused_json(&["delete", "view", "airport_weather", "-o", "json"]);
     assert_eq!(refused["reason"], "DEFINITION_IN_USE");
     assert!(refused["message"].as_str().is_some_and(|told| told.contains(&format!("; it was {read}"))), "{refused}");

@@ -255,3 +255,15 @@ async fn an_ingest_that_broke_off_says_how_to_go_on_and_does() {
     assert!(applied > 0, "it had not come to the end");
     assert_eq!(ingest(), (ROWS, 0, ROWS));
 }
+
+#[test]
+fn every_option_is_printed_with_its_default_as_a_configuration_file() {
+    let serve = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hydrant"));
+        command.arg("serve").args(arguments).output().expect("it runs")
+    };
+    let printed = serve(&["--print-defaults"]);
+    assert!(printed.status.success());
+    assert_eq!(text(&printed.stdout), include_str!("../../src/config/default.toml"));
+    assert_eq!(serve(&["--print-defaults", "--insecure"]).status.code(), Some(2), "nothing is served");
+}

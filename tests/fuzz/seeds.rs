@@ -59,7 +59,7 @@ impl Seeds {
         let why = v1::WhyRequest {
             services: vec!["delay_model".to_owned()],
             entities: online().entities,
-            at: NOON,
+            at: Some(NOON),
             ..Default::default()
         };
         self.add("HistoryService/Why", &why);

@@ -596,7 +596,9 @@ async fn a_share_is_made_and_withdrawn_over_the_wire_and_both_tenants_find_it_in
     assert_eq!(told(&receivers, "rival"), [done("CreateShare"), attempt, done("WithdrawShare")].concat());
     let by_owner = receivers.iter().filter(|record| record.caller == "tenants/default").collect::<Vec<_>>();
     assert_eq!(by_owner.len(), 4, "{receivers:?}");
-    assert!(by_owner.iter().all(|record| record.peer.is_empty() && record.resources[0].contains("delay_model")));
+    let named: Vec<&str> = by_owner.iter().map(|record| record.resources[0].as_str()).collect();
+    assert!(named[0].contains("delay_model") && named.iter().all(|name| *name == named[0]), "one name: {named:?}");
+    assert!(by_owner.iter().all(|record| record.peer.is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

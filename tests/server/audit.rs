@@ -90,6 +90,40 @@ async fn every_change_is_told_with_who_what_from_where_and_what_came_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_apply_is_told_with_what_it_changes_and_nothing_else() {
+    let server = TestServer::start().await;
+    server.apply_weather().await;
+    let registry = server.client.clone();
+    let get = async |kind| registry.list_definitions(kind).await.expect("listed");
+    let mut definitions = Vec::new();
+    for kind in [Kind::Entity, Kind::Source, Kind::FeatureView, Kind::FeatureService] {
+        for definition in get(kind).await {
+            definitions.push(definition);
+        }
+    }
+    let mut definitions =
+        hydrant::rpc::wire::definitions::decode_definitions(definitions).expect("as they were applied");
+    assert!(definitions.len() > 2);
+    let newest = async || {
+        let filter = v1::ListAuditRecordsRequest { action: "Apply".to_owned(), page_size: 2, ..Default::default() };
+        told(&records(&server.client, filter).await).pop().expect("a record")
+    };
+    server.client.apply(&definitions, None).await.expect("nothing changes");
+    assert_eq!((newest().await.1, newest().await.2), ("done".to_owned(), String::new()));
+    let view = definitions.iter_mut().find(|definition| definition.kind() == Kind::FeatureView).expect("a view");
+    view.metadata.description = "another".to_owned();
+    let named = format!("FeatureView/{}", view.metadata.name);
+    server.client.apply(&definitions, None).await.expect("words change");
+    assert_eq!((newest().await.1, newest().await.2), ("done".to_owned(), named.clone()));
+    // What can't be planned is told by what differs from what is there.
+    let view = definitions.iter_mut().find(|definition| definition.kind() == Kind::FeatureView).expect("a view");
+    view.metadata.tags.insert("pii".to_owned(), "perhaps".to_owned());
+    server.client.apply(&definitions, None).await.expect_err("it is neither");
+    assert_eq!((newest().await.1, newest().await.2), ("failed: INVALID_DEFINITION".to_owned(), named));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_can_not_be_audited_is_not_made() {
     let server = TestServer::start().await;
     let audit = server.directory.path().join("audit");

@@ -30,7 +30,7 @@ async fn wrong_questions_about_history_are_refused_and_odd_ones_answered() {
     let good = || v1::WhyRequest {
         services: vec!["delay_model".into()],
         entities: entities.clone(),
-        at: NOON,
+        at: Some(NOON),
         ..Default::default()
     };
     let cases: Vec<(v1::WhyRequest, Code, &str)> = vec![
@@ -49,7 +49,11 @@ async fn wrong_questions_about_history_are_refused_and_odd_ones_answered() {
     }
     for at in [i64::MIN, i64::MAX] {
         for is_final in [false, true] {
-            let told = server.client.why(v1::WhyRequest { at, r#final: is_final, ..good() }).await.expect("explained");
+            let told = server
+                .client
+                .why(v1::WhyRequest { at: Some(at), r#final: is_final, ..good() })
+                .await
+                .expect("explained");
             assert_eq!(told.views[0].winner.is_some(), at > 0);
         }
     }

@@ -122,8 +122,8 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
     }
     let types = catalog.key_types();
     let source = match &args.keys {
-        Some(path) => KeySource::of_file(path, &wanted, &args.shared, &types)?,
-        None => KeySource::of_arguments(&args.key, &wanted, &args.shared, &types)?,
+        Some(path) => KeySource::of_file(path, &wanted, &args.shared, types)?,
+        None => KeySource::of_arguments(&args.key, &wanted, &args.shared, types)?,
     };
     let candidates = usize::try_from(args.candidates).unwrap_or(1);
     let drawing = Drawing { candidates, choice: args.choice(), seed: SEED };
@@ -180,9 +180,9 @@ pub(super) async fn run(args: Args, server: &Server, interrupt: &Interrupt) -> R
 /// The columns of keys that a request to the service has, in the order of their first use.
 fn request_columns(catalog: &Catalog) -> Vec<String> {
     let mut wanted: Vec<String> = Vec::new();
-    for name in catalog.mappings().into_values().flat_map(|(_, keys)| keys) {
-        if !wanted.contains(&name) {
-            wanted.push(name);
+    for name in catalog.mappings().values().flat_map(|(_, keys)| keys) {
+        if !wanted.contains(name) {
+            wanted.push(name.clone());
         }
     }
     wanted

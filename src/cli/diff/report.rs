@@ -95,7 +95,7 @@ impl Report {
             self.t.map_or_else(|| "each read at its own instant".to_owned(), |t| format!("at {}", time::show(t)));
         let verdict = if comparison.differs() { "they differ" } else { "no difference" };
         let rows = output::counted(comparison.rows, "row");
-        text.push_str(&output::on_stdout(&format!("\n\n{verdict}: {rows}, {instant}"), Tone::Faint));
+        text.push_str(&output::on_stdout(&format!("\n\n{verdict}; {rows} compared, {instant}"), Tone::Faint));
         text
     }
 }

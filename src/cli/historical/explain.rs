@@ -12,6 +12,7 @@ use super::super::input::ParquetInput;
 use super::super::output::{self, Format, Tone};
 use super::super::{Done, Failure, Server, time};
 use super::with_columns;
+use crate::registry::selection::is_of_another;
 
 /// Show how a training set would be made: what is read, how, and what it takes
 #[derive(Debug, clap::Args)]
@@ -88,16 +89,17 @@ fn text(explained: &v1::ExplainTrainingSetResponse) -> String {
         sorts.join(", by ")
     ));
     let line = |view: &v1::ViewReading| {
-        vec![
-            view.view.clone(),
-            how(view).to_owned(),
-            sorts.get(view.sort as usize).cloned().unwrap_or_default(),
+        let sort = sorts.get(view.sort as usize).cloned().unwrap_or_default();
+        let figures = [
             output::count(view.files),
             format!("{} of {}", output::count(view.read_rows), output::count(view.table_rows)),
             HumanBytes(view.read_bytes).to_string(),
             output::count(view.tail_rows),
-            view.reason.clone(),
-        ]
+        ];
+        // Of another tenant's none is told.
+        let figures = if is_of_another(&view.view) { Default::default() } else { figures };
+        let line = [view.view.clone(), how(view).to_owned(), sort].into_iter().chain(figures);
+        line.chain([view.reason.clone()]).collect::<Vec<String>>()
     };
     let lines: Vec<Vec<String>> = explained.views.iter().map(line).collect();
     let header = ["view", "how", "beside", "files", "rows", "bytes", "not landed", "why"];
@@ -126,12 +128,21 @@ fn how(view: &v1::ViewReading) -> &'static str {
 
 fn as_json(explained: &v1::ExplainTrainingSetResponse) -> Json {
     let view = |view: &v1::ViewReading| {
-        json!({
+        let mut shown = json!({
             "view": format!("{}@{}", view.view, view.view_version), "access": how(view), "reason": view.reason,
-            "sort": view.sort, "features": view.features, "delta_version": view.delta_version, "runs": view.runs,
-            "files": view.files, "table_rows": view.table_rows, "table_bytes": view.table_bytes,
-            "read_rows": view.read_rows, "read_bytes": view.read_bytes, "tail_rows": view.tail_rows,
-        })
+            "sort": view.sort, "features": view.features,
+        });
+        let figures = json!({
+            "delta_version": view.delta_version, "runs": view.runs, "files": view.files,
+            "table_rows": view.table_rows, "table_bytes": view.table_bytes, "read_rows": view.read_rows,
+            "read_bytes": view.read_bytes, "tail_rows": view.tail_rows,
+        });
+        if let (Json::Object(shown), Json::Object(figures)) = (&mut shown, figures)
+            && !is_of_another(&view.view)
+        {
+            shown.extend(figures);
+        }
+        shown
     };
     json!({
         "services": explained.services, "mode": if explained.r#final { "final" } else { "as_known" },
@@ -181,6 +192,24 @@ mod tests {
             "{line}"
         );
         assert!(shown.contains("nothing goes to disk") && shown.contains("2 threads, each sort in 1 part"), "{shown}");
+    }
+
+    #[test]
+    fn of_another_tenants_view_no_figures_are_told() {
+        let mut explained = explained();
+        explained.views[0] = v1::ViewReading {
+            view: "bank/last_purchase".into(),
+            reason: "another tenant's".into(),
+            access: v1::Access::Merge.into(),
+            ..Default::default()
+        };
+        let shown = text(&explained);
+        let line = shown.lines().find(|line| line.starts_with("bank/last_purchase")).expect("a line for each view");
+        assert_eq!(
+            line.split_whitespace().collect::<Vec<_>>(),
+            ["bank/last_purchase", "merge", "(origin)", "another", "tenant's"]
+        );
+        assert!(as_json(&explained)["views"][0].get("table_rows").is_none());
     }
 
     #[test]

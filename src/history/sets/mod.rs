@@ -184,6 +184,11 @@ impl TrainingSets {
 
     /// A saved training set: this version, or the newest.
     pub fn get(&self, permit: &Permit, name: &Name, version: Option<u32>) -> Result<SavedSet> {
+        self.describe(permit, name, version).map(|(set, _)| set)
+    }
+
+    /// The same, and why statistics of it are left out where some are.
+    pub fn describe(&self, permit: &Permit, name: &Name, version: Option<u32>) -> Result<(SavedSet, Option<String>)> {
         permit.require(Action::ReadHistory)?;
         let found = self.inner.catalog.load().find(permit.tenant(), name, version).cloned();
         if permit.identity().reach().is_none() {
@@ -198,22 +203,32 @@ impl TrainingSets {
     pub fn list(&self, permit: &Permit) -> Result<Vec<SavedSet>> {
         permit.require(Action::ReadHistory)?;
         permit.check_unlimited("list training sets")?;
-        Ok(self.inner.catalog.load().of(permit.tenant()).map(|set| self.told(permit, set.clone())).collect())
+        Ok(self.inner.catalog.load().of(permit.tenant()).map(|set| self.told(permit, set.clone()).0).collect())
     }
 
-    /// What a caller may know of a set: its statistics tell values of what is personal.
-    fn told(&self, permit: &Permit, mut set: SavedSet) -> SavedSet {
-        if !permit.may_see_pii() {
-            match self.personal_columns(permit, &set.services) {
-                Ok(personal) => {
-                    let masked = &set.masked;
-                    set.statistics.retain(|column| !personal.contains(&column.name) || masked.contains(&column.name));
-                }
-                // What can't be found out is not told.
-                Err(_) => set.statistics.clear(),
-            }
+    /// What a caller may know of a set, whose statistics tell values of what is personal; and which of them it may
+    /// not know, and why.
+    fn told(&self, permit: &Permit, mut set: SavedSet) -> (SavedSet, Option<String>) {
+        if permit.may_see_pii() || set.statistics.is_empty() {
+            return (set, None);
         }
-        set
+        let left_out = match self.personal_columns(permit, &set.services) {
+            Ok(personal) => {
+                let masked = &set.masked;
+                let is_hidden =
+                    |column: &ColumnStatistics| personal.contains(&column.name) && !masked.contains(&column.name);
+                let hidden: Vec<String> =
+                    set.statistics.extract_if(.., |column| is_hidden(column)).map(|column| column.name).collect();
+                (!hidden.is_empty())
+                    .then(|| format!("of {}, which is personal (pii) and which you may not see", hidden.join(", ")))
+            }
+            // What can't be found out is not told.
+            Err(error) => {
+                set.statistics.clear();
+                Some(format!("of any column: {}, so which are personal (pii) isn't known", error.message))
+            }
+        };
+        (set, left_out)
     }
 
     /// The columns of services that are personal as they are defined now.

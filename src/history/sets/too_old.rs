@@ -60,9 +60,11 @@ fn is_of_same_version(one: &RowsTooOld, other: &RowsTooOld) -> bool {
     (&one.tenant, &one.view, one.version) == (&other.tenant, &other.view, other.version)
 }
 
-/// A table is told of by its view's name alone, also where that is another tenant's.
+/// A table of another tenant's view is told with its owner; in sets that were saved before that, by the view's
+/// name alone.
 fn is_of_version(table: &SavedTable, rows: &RowsTooOld) -> bool {
-    (table.view.as_str(), table.view_version) == (rows.view.as_str(), rows.version)
+    let of_owner = table.view.strip_prefix(rows.tenant.as_str()).and_then(|rest| rest.strip_prefix('/'));
+    (of_owner.unwrap_or(&table.view), table.view_version) == (rows.view.as_str(), rows.version)
 }
 
 fn too_old(tenant: &Name, rows: &RowsTooOld, now: Micros) -> TooOld {

@@ -40,18 +40,22 @@ async fn a_consumer_of_what_is_not_there_is_refused_and_needs_an_owner_and_a_ver
         (
             "[delay_model@1]",
             "[delay_model@3]",
-            "definitions[0].spec.services[0]: feature service 'delay_model' has no version 3; it has 1",
+            "definitions[0].spec.services[0]: feature service 'delay_model' has no version 3; it has 1; the consumer's owner is ml@example.com",
         ),
-        ("[delay_model@1]", "[other]", "definitions[0].spec.services[0]: there is no feature service 'other'"),
+        (
+            "[delay_model@1]",
+            "[other]",
+            "definitions[0].spec.services[0]: there is no feature service 'other'; the consumer's owner is ml@example.com",
+        ),
         (
             "carrier_departures:dep_delay",
             "carriers:dep_delay",
-            "definitions[0].spec.features[0]: there is no feature view 'carriers'",
+            "definitions[0].spec.features[0]: there is no feature view 'carriers'; the consumer's owner is ml@example.com",
         ),
         (
             "carrier_departures:dep_delay",
             "carrier_departures:x",
-            "definitions[0].spec.features[0]: feature view 'carrier_departures' has no feature 'x'",
+            "definitions[0].spec.features[0]: feature view 'carrier_departures' has no feature 'x'; the consumer's owner is ml@example.com",
         ),
         (
             "[delay_model@1]",

@@ -131,8 +131,11 @@ fn encode_report(report: &Report) -> v1::TrainingSetReport {
         definition_revision: table.definition_revision,
         lacks_before: table.lacks_before,
     });
-    let features =
-        report.nulls.iter().map(|(feature, nulls)| v1::FeatureNulls { feature: feature.clone(), nulls: *nulls });
+    let features = report.nulls.iter().map(|(feature, nulls)| v1::FeatureNulls {
+        feature: feature.clone(),
+        nulls: *nulls,
+        masked: report.masked.contains(feature),
+    });
     v1::TrainingSetReport {
         rows: report.rows,
         differing_rows: report.differing_rows,

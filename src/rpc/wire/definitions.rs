@@ -15,7 +15,7 @@ use hydrant_storage::value::DataType;
 use super::retention::encode_held_back;
 use crate::config::durations;
 use crate::error::{Error, Result, Violation};
-use crate::registry::catalog::ServiceVersion;
+use crate::registry::catalog::{JoinKey, ServiceVersion};
 use crate::registry::definition::{
     ConsumerSpec, Definition, EntitySpec, FeatureServiceSpec, FeatureSpec, FeatureViewSpec, Kind, KnownTimeRule,
     Metadata, ServiceFeature, SourceSpec, SourceType, Spec, TenantSpec, TypedName,
@@ -503,6 +503,10 @@ fn encode_service_feature(feature: &ServiceFeature) -> v1::ServiceFeature {
 }
 
 fn encode_frozen_columns(version: &ServiceVersion) -> Vec<v1::FrozenColumn> {
+    let key = |(column, key): (&Name, &JoinKey)| v1::TypedName {
+        name: column.to_string(),
+        r#type: DataType::Scalar(key.key_type).to_string(),
+    };
     let encode = |column: &crate::registry::catalog::ServiceColumn| {
         let lookup = &version.lookups[column.lookup];
         let view = &lookup.view;
@@ -514,6 +518,7 @@ fn encode_frozen_columns(version: &ServiceVersion) -> Vec<v1::FrozenColumn> {
             feature: view.features[column.feature].name.to_string(),
             ttl_micros: encode_micros(lookup.ttl),
             default_json: column.default.as_ref().map(|default| values::to_json(default).to_string()),
+            keys: lookup.keys.iter().zip(&view.join_keys).map(key).collect(),
         }
     };
     version.columns.iter().map(encode).collect()

@@ -162,7 +162,7 @@ impl Caller {
                 services: vec!["model".to_owned()],
                 features: vec!["secret:name".to_owned()],
                 entities: vec![encode_column("user_id", &user).expect("an integer")],
-                at: self.times[number % 2] + 1,
+                at: Some(self.times[number % 2] + 1),
                 ..Default::default()
             };
             outs.push(self.ask("why", "hydrant.v1.HistoryService/Why", request.encode_to_vec(), EVERYTHING).await);

@@ -1,6 +1,6 @@
 //! Section 24, masking: what is personal is nobody's to see without the grant, wherever it is asked for.
 
-use hydrant::error::Code;
+use hydrant::error::{Code, Error};
 use hydrant::history::sets::{NewSet, StoredRequest};
 use hydrant::history::{HistoricalRequest, Mode, WhyRequest};
 use hydrant::serving::OnlineRequest;
@@ -169,6 +169,15 @@ async fn a_saved_training_set_is_pulled_unmasked_with_the_grant_only() {
     let (seen, masked) = (save(&node, &granted, "seen").await, save(&node, &other, "masked").await);
     assert_ne!(seen, masked, "they are two sets");
     let sets = &node.use_cases().training_sets;
+    let left_out = |who, called| {
+        let (set, left_out) =
+            sets.describe(&permit(&node, who, Action::ReadHistory), &name(called), None).expect("there");
+        (set.statistics.len(), left_out.unwrap_or_default())
+    };
+    assert_eq!(left_out(&granted, "seen"), (2, String::new()));
+    let (told, why) = left_out(&other, "seen");
+    assert!(told == 1 && why.contains("profile__income") && why.contains("personal"), "{why}");
+    assert_eq!(left_out(&other, "masked"), (2, String::new()), "what is masked tells nothing");
     let refused = sets.prepare_saved(&permit(&node, &other, Action::ReadHistory), &name("seen"), None).await;
     assert_eq!(refused.expect_err("it shows what is personal").reason, "PII_NOT_GRANTED");
     for who in [&granted, &other] {
@@ -183,14 +192,50 @@ async fn who_may_not_see_what_is_personal_can_not_take_its_tag_away() {
     let node = node().await;
     let definitions = untagged();
     let owner = somebody(&node, &[Role::Owner]).await;
+    refused_and_granted(&node, &owner, &definitions).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_see_what_is_personal_can_not_make_it_a_key() {
+    let node = node().await;
+    let owner = somebody(&node, &[Role::Owner]).await;
+    let by_visits = PEOPLE
+        .split("---")
+        .nth(2)
+        .expect("the view")
+        .replace("profile}", "by_visits}")
+        .replace("[user]", "[visitor]")
+        .replace(
+            "    - {name: income, default: 1.5, tags: {pii: \"true\"}}\n    - {name: visits}",
+            "    - {name: user_id}",
+        );
+    let entity = "apiVersion: hydrant/v1\nkind: Entity\nmetadata: {name: visitor}\nspec: {joinKeys: [{name: visits, type: int64}]}\n";
+    let keyed = format!("{entity}---{by_visits}");
+    node.apply(&PEOPLE.replace("- {name: visits}", "- {name: visits, tags: {pii: \"true\"}}")).await;
+    let told = refused_and_granted(&node, &owner, &keyed).await;
+    for name in ["by_visits", "'visits'", "'profile'"] {
+        assert!(told.message.contains(name), "{told:?}");
+    }
     let change = permit(&node, &owner, Action::ChangeDefinitions);
-    let definitions = crate::support::node::definitions_of(&definitions);
-    let refused =
-        node.use_cases().registry.apply(&change, definitions.clone(), None).await.expect_err("it would show it");
+    let again = crate::support::node::definitions_of(&keyed.replace("by_visits}", "by_visits, description: other}"));
+    node.use_cases().registry.apply(&change, again, None).await.expect("it is keyed by it already");
+}
+
+/// Plan and apply refuse a change to one who has no grant, in the same words, and allow it to one who has. The
+/// refusal.
+async fn refused_and_granted(node: &TestNode, owner: &Identity, definitions: &str) -> Error {
+    let registry = &node.use_cases().registry;
+    let definitions = crate::support::node::definitions_of(definitions);
+    let change = permit(node, owner, Action::ChangeDefinitions);
+    let refused = registry.apply(&change, definitions.clone(), None).await.expect_err("it would show it");
     assert_eq!((refused.code, refused.reason), (Code::PermissionDenied, "PII_NOT_GRANTED"));
-    let granted = somebody(&node, &[Role::Owner, Role::Pii]).await;
-    let change = permit(&node, &granted, Action::ChangeDefinitions);
-    node.use_cases().registry.apply(&change, definitions, None).await.expect("it is theirs to say");
+    let read = permit(node, owner, Action::ReadDefinitions);
+    let planned = registry.plan(&read, &definitions).expect_err("a plan says what apply would");
+    assert_eq!((planned.reason, &planned.message, &planned.hint), (refused.reason, &refused.message, &refused.hint));
+    let granted = somebody(node, &[Role::Owner, Role::Pii]).await;
+    registry.plan(&permit(node, &granted, Action::ReadDefinitions), &definitions).expect("it is theirs to say");
+    registry.apply(&permit(node, &granted, Action::ChangeDefinitions), definitions, None).await.expect("and to do");
+    refused
 }
 
 /// A training set saved by somebody; its hash.

@@ -273,6 +273,14 @@ async fn what_is_shared_is_read_online_and_trained_on_under_its_owner_s_name_bes
     let train = permit(&world.node, &world.rival, Action::ReadHistory);
     let set = world.save(&world.rival).await;
     assert_eq!(set.services, ["default/model@1"]);
+    // What was read is called as its reader calls it, and how many rows its owner has is not told.
+    let tables: Vec<_> =
+        set.tables.iter().map(|table| (table.view.as_str(), table.delta_version, table.tail_rows)).collect();
+    assert_eq!(tables, [("default/profile", None, 0)]);
+    let made = world.train(&world.rival, "default/model").await.expect("may");
+    assert_eq!((made.report.tables[0].view.as_str(), made.report.tables[0].tail_rows), ("default/profile", 0));
+    let own = world.train(&Identity::loopback(), "model").await.expect("may");
+    assert_eq!((own.report.tables[0].view.as_str(), own.report.tables[0].tail_rows), ("profile", 1));
     // Its lineage tells the reader the name by which it reads, and its owner nothing of who trains.
     let lineage = |who: &Identity, of: &str| {
         let read = permit(&world.node, who, Action::ReadDefinitions);
@@ -289,9 +297,15 @@ async fn what_is_shared_is_read_online_and_trained_on_under_its_owner_s_name_bes
     }
     assert!(!lineage(&Identity::loopback(), "model").expect("it is there").contains(&"people@1".to_owned()));
     sets.prepare_saved(&train, &set_name("people"), None).await.expect("as long as it is shared");
+    let (told, left_out) = sets.describe(&train, &set_name("people"), None).expect("it is the rival's");
+    assert!(!told.statistics.is_empty() && left_out.is_none(), "{left_out:?}");
     world.withdraw(2, Duration::ZERO).await.expect("withdrawn");
     let refused = sets.prepare_saved(&train, &set_name("people"), None).await.expect_err("no longer");
     assert_eq!(refused.reason, "SERVICE_NOT_FOUND");
+    let (told, left_out) = sets.describe(&train, &set_name("people"), None).expect("it is the rival's");
+    assert!(told.statistics.is_empty());
+    let why = left_out.expect("it says why there are none");
+    assert!(why.contains("there is no feature service 'default/model@1'"), "{why}");
     drop((train, sets));
     world.node.close().await;
 }

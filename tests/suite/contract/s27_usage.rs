@@ -350,3 +350,34 @@ async fn reads_stay_those_of_the_features_when_a_service_goes_and_are_not_those_
     }
     assert_eq!(counts(&node, "user_facts:plan").await, (1, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_an_older_version_of_a_view_has_is_told_as_long_as_that_version_is_there() {
+    let mut node = TestNode::start(SHOP).await;
+    let keys = json!({"user_id": [1], "friend_id": [2]});
+    node.read(&["model"], keys.clone()).await;
+    let tier = SHOP
+        .replace("{name: plan}, {name: level, default: -1}", "{name: tier, column: plan}, {name: level, default: -1}");
+    let (views, _) =
+        tier.split_once("---\napiVersion: hydrant/v1\nkind: FeatureService").expect("a service at the end");
+    node.apply(views).await;
+    node.built().await;
+    node.read(&["model@1"], keys).await;
+    for _ in 0..2 {
+        // Its owner has to know before the older version is deleted.
+        assert_eq!(counts(&node, "user_facts:plan").await, (2, 0));
+        assert_eq!(counts(&node, "user_facts:tier").await, (0, 0));
+        let usages = node.use_cases().usage.clone();
+        let all = usages.list(&node.permit(Action::ReadUsage), wanted("user_facts")).await.expect("listed");
+        let names: Vec<String> = all.usages.iter().map(|usage| usage.of.to_string()).collect();
+        assert_eq!(names, ["user_facts:level", "user_facts:plan", "user_facts:tier"]);
+        drop(usages);
+        node.restart().await;
+    }
+    let registry = node.use_cases().registry.clone();
+    let change = node.permit(Action::ChangeDefinitions);
+    registry.delete(&change, Kind::FeatureService, &name("model"), String::new()).await.expect("nothing uses it");
+    registry.delete_view_version(&change, &name("user_facts"), 1, String::new()).await.expect("nothing reads it");
+    let gone = node.use_cases().usage.list(&node.permit(Action::ReadUsage), wanted("user_facts:plan")).await;
+    assert_eq!(gone.expect_err("no version has it").reason, "USAGE_NOT_FOUND");
+}

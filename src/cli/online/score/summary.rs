@@ -11,7 +11,7 @@ use hydrant_storage::order::Micros;
 use serde_json::{Map, Value as Json, json};
 
 use super::{status_place, unreadable};
-use crate::cli::output::{self, count, counted};
+use crate::cli::output::{self, Nulls, count, counted};
 use crate::cli::{Failure, historical, time};
 use crate::rpc::wire::retention::text_of_what_lacks;
 
@@ -25,7 +25,7 @@ pub(super) struct Summary {
     pub rows: u64,
     pub rows_from_history: u64,
     /// Cells without a value, by feature.
-    nulls: Vec<(String, u64)>,
+    nulls: Vec<Nulls>,
     /// Cells that could not be read: the default or null stands in their place.
     not_ready: u64,
     damaged: u64,
@@ -51,13 +51,16 @@ impl Summary {
                 return Err(unreadable(format!("feature '{name}' has no column of statuses")));
             };
             if self.nulls.len() <= index {
-                self.nulls.push((name.clone(), 0));
+                self.nulls.push(Nulls { feature: name.clone(), nulls: 0, is_masked: false });
             }
-            self.nulls[index].1 += values.null_count() as u64;
+            let of = &mut self.nulls[index];
+            of.nulls += values.null_count() as u64;
             for status in statuses.iter().flatten() {
                 match CellStatus::from_str_name(status) {
                     Some(CellStatus::NotReady) => self.not_ready += 1,
                     Some(CellStatus::Damaged) => self.damaged += 1,
+                    // Every cell of the column is, since it is a matter of who asks.
+                    Some(CellStatus::Masked) => of.is_masked = true,
                     _ => (),
                 }
             }
@@ -89,12 +92,10 @@ impl Summary {
     }
 
     pub fn json(&self, path: &str, elapsed: Duration) -> Json {
-        let nulls: Map<String, Json> =
-            self.nulls.iter().map(|(feature, nulls)| (feature.clone(), json!(nulls))).collect();
         let mut json = json!({"file": path, "seconds": elapsed.as_secs_f64()});
         if let (Json::Object(json), Json::Object(note)) = (&mut json, self.note()) {
             json.extend(note);
-            json.insert("nulls".to_owned(), Json::Object(nulls));
+            json.extend(output::nulls_json(&self.nulls).map(|(name, value)| (name.to_owned(), value)));
         }
         json
     }
@@ -115,7 +116,7 @@ impl Summary {
             text.push_str(&format!("cells that could not be read: {unread}\n"));
         }
         text.push('\n');
-        text.push_str(&output::nulls(self.nulls.iter().map(|(name, nulls)| (name.as_str(), *nulls)), self.rows));
+        text.push_str(&output::nulls(&self.nulls, self.rows));
         text
     }
 
@@ -173,6 +174,16 @@ mod tests {
         }
         assert!(summary.text("out", Duration::from_secs(1)).contains("could not be read: 2 NOT_READY, 1 DAMAGED"));
         assert!(summary.warnings().concat().contains("2 NOT_READY, 1 DAMAGED"));
+    }
+
+    #[test]
+    fn what_is_masked_is_told_as_that_and_not_as_missing() {
+        let mut summary = Summary { rows: 2, ..Summary::default() };
+        summary.count_cells(&answer(&[(None, "MASKED"), (None, "MASKED")], "temp__status"), &[1]).expect("an answer");
+        let json = summary.json("out", Duration::from_secs(1));
+        assert_eq!((&json["nulls"], &json["masked"]), (&json!({}), &json!(["temp"])));
+        let text = summary.text("out", Duration::from_secs(1));
+        assert!(text.contains("masked") && !text.contains("100.0 %"), "{text}");
     }
 
     #[test]
