@@ -36,14 +36,20 @@ pub struct Args {
 
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let files = DefinitionFiles::read(&args.files, args.output.format)?;
-    // A plan tells every problem; a refusal only as many as fit.
-    let (client, planned, refusal) = plan::made(&files, args.prune, server).await?;
-    if let Some(refusal) = refusal {
-        return Err(files.failure(Some(refusal)));
-    }
-    let revision = planned.confirm(args.yes, args.revision, "look with `hydrant plan`, then give --yes")?;
-    let applied = client.apply_with(&files.definitions(), args.prune, revision).await;
-    let applied = applied.map_err(|error| files.failure(Some(error.into())))?;
+    let mut tries = 0;
+    let applied = loop {
+        tries += 1;
+        // A plan tells every problem; a refusal only as many as fit.
+        let (client, planned, refusal) = plan::made(&files, args.prune, server).await?;
+        if let Some(refusal) = refusal {
+            return Err(files.failure(Some(refusal)));
+        }
+        let revision = planned.confirm(args.yes, args.revision, "`hydrant plan`")?;
+        match client.apply_with(&files.definitions(), args.prune, revision).await {
+            Err(refusal) if Changes::is_outdated(&refusal, args.revision, tries) => {}
+            applied => break applied.map_err(|error| files.failure(Some(error.into())))?,
+        }
+    };
     let shown = Changes::of(applied.changes, applied.registry_revision)?;
     output::print_as(args.output.format, &shown.done_json(), || shown.done_text())?;
     Ok(Done::Done)

@@ -166,8 +166,8 @@ impl Changes {
     }
 
     /// Asks where a retention takes rows for good, unless that was said to be meant; at which revision the change is
-    /// to be made then: what somebody has said yes to is what was planned.
-    pub fn confirm(&self, is_meant: bool, revision: Option<u64>, hint: &str) -> Result<Option<u64>, Failure> {
+    /// to be made then: what is made is what was planned, so that nothing goes that nobody was asked about.
+    pub fn confirm(&self, is_meant: bool, revision: Option<u64>, look: &str) -> Result<Option<u64>, Failure> {
         let mut about = String::new();
         for change in &self.changes {
             for difference in &change.differences {
@@ -177,11 +177,21 @@ impl Changes {
                 }
             }
         }
-        if is_meant || about.is_empty() {
+        if is_meant {
             return Ok(revision);
         }
-        confirm::ask(&about, "takes rows", "have these rows go for good", hint)?;
+        if !about.is_empty() {
+            let hint = format!("look with {look}, then give --yes --revision {}", self.revision);
+            confirm::ask(&about, "takes rows", "have these rows go for good", &hint)?;
+        }
         Ok(Some(revision.unwrap_or(self.revision)))
+    }
+
+    /// Whether a change that was refused may be planned again: only because others changed something meanwhile.
+    pub fn is_outdated(refusal: &Refusal, revision: Option<u64>, tries: u32) -> bool {
+        /// Others change definitions, and builds end, but hardly so often within the time of one plan.
+        const MOST_TRIES: u32 = 5;
+        revision.is_none() && tries < MOST_TRIES && refusal.reason == "REVISION_MISMATCH"
     }
 
     pub fn json(&self) -> Json {

@@ -43,21 +43,28 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         validate_only,
         expected_revision,
     };
-    // A plan tells every reason; a refusal only as many as fit.
-    let planned = client.rollback(request(true, args.revision)).await?;
-    let refusal = refusal_of(planned.refusals);
-    let shown = Changes::of(planned.changes, planned.registry_revision)?;
-    if args.dry_run || refusal.is_some() {
-        if args.dry_run {
-            output::print_as(args.output.format, &shown.json(), || shown.text())?;
+    let mut tries = 0;
+    let applied = loop {
+        tries += 1;
+        // A plan tells every reason; a refusal only as many as fit.
+        let planned = client.rollback(request(true, args.revision)).await?;
+        let refusal = refusal_of(planned.refusals);
+        let shown = Changes::of(planned.changes, planned.registry_revision)?;
+        if args.dry_run || refusal.is_some() {
+            if args.dry_run {
+                output::print_as(args.output.format, &shown.json(), || shown.text())?;
+            }
+            return match refusal {
+                Some(refusal) => Err(refusal.into()),
+                None => Ok(Done::Done),
+            };
         }
-        return match refusal {
-            Some(refusal) => Err(refusal.into()),
-            None => Ok(Done::Done),
-        };
-    }
-    let revision = shown.confirm(args.yes, args.revision, "look with --dry-run, then give --yes")?;
-    let applied = client.rollback(request(false, revision)).await?;
+        let revision = shown.confirm(args.yes, args.revision, "--dry-run")?;
+        match client.rollback(request(false, revision)).await {
+            Err(refusal) if Changes::is_outdated(&refusal, args.revision, tries) => {}
+            applied => break applied?,
+        }
+    };
     let shown = Changes::of(applied.changes, applied.registry_revision)?;
     output::print_as(args.output.format, &shown.done_json(), || shown.done_text())?;
     Ok(Done::Done)

@@ -93,12 +93,15 @@ impl Gather {
 
     /// The same of rows that ascend, mostly, in the order that `places` says: their numbers.
     pub fn features_at(&self, rows: &[(usize, usize)], places: &UInt32Array) -> Result<Vec<ArrayRef>, JoinError> {
+        let mut rows_at: Vec<(usize, usize)> = Vec::new();
         let at_places = |feature: usize| {
             if self.blocks[0].features[feature].data_type().is_primitive() {
                 // Blocks are read from front to end, and only what comes of that, which is little, out of order.
                 return Ok(take(&self.feature(feature, rows)?, places, None)?);
             }
-            let rows_at: Vec<_> = places.values().iter().map(|place| rows[*place as usize]).collect();
+            if rows_at.is_empty() {
+                rows_at.extend(places.values().iter().map(|place| rows[*place as usize]));
+            }
             self.feature(feature, &rows_at)
         };
         (0..self.feature_count()).map(at_places).collect()

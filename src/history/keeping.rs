@@ -11,9 +11,6 @@ use crate::error::Result;
 use crate::registry::catalog::View;
 use crate::tenancy::Permit;
 
-/// Of more files the ends are not read for it.
-const MOST_FILES: usize = 1_000;
-
 /// Rows of history.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowsBefore {
@@ -25,12 +22,13 @@ pub struct RowsBefore {
 
 impl History {
     /// About how many rows of versions of a view happened before an instant, each before its own; of those without
-    /// an instant none is counted among them. `None`: they have too many files to look at. Errors where a table
-    /// can't be opened or a file not be read.
+    /// an instant none is counted among them. `None`: they have no history, or more files than may be looked at,
+    /// which are taken off `files`. Errors where a table can't be opened or a file not be read.
     pub async fn rows_before(
         &self,
         permit: &Permit,
         versions: &[(Arc<View>, Option<Micros>)],
+        files: &mut usize,
     ) -> Result<Option<RowsBefore>> {
         let parts = &self.inner.parts;
         let mut tables = Vec::with_capacity(versions.len());
@@ -39,9 +37,9 @@ impl History {
             let table = parts.tables.table(spec).await.map_err(super::failure::history_error)?;
             tables.push((table.snapshot(), *before));
         }
-        if tables.iter().map(|(table, _)| table.files.len()).sum::<usize>() > MOST_FILES {
-            return Ok(None);
-        }
+        let wanted = tables.iter().map(|(table, _)| table.files.len()).sum();
+        let Some(left) = files.checked_sub(wanted).filter(|_| !tables.is_empty()) else { return Ok(None) };
+        *files = left;
         blocking(move |stop| {
             let mut rows = RowsBefore::default();
             for (table, before) in tables {

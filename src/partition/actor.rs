@@ -158,7 +158,8 @@ impl PartitionActor {
         shared.tail_bytes.store(store.tail_bytes(), Ordering::Release);
         let replaying = PartitionState::Replaying { through: replay_through };
         shared.progress.send_modify(|progress| progress.state = replaying);
-        let policies = CatalogPolicies::new(&parts.snapshots.load(), parts.landed.clone());
+        let gone = parts.snapshots.gone().clone();
+        let policies = CatalogPolicies::new(&parts.snapshots.load(), parts.landed.clone(), gone);
         self.open = Some(Open {
             store,
             policies,
@@ -225,6 +226,7 @@ impl PartitionActor {
         let parts = self.parts.clone();
         let Some(open) = &mut self.open else { return Ok(false) };
         let now = parts.store_time.read();
+        open.policies.note_gone(now);
         let swept = open.store.sweep_expired(now, &open.policies, parts.settings.sweep_rows).map_err(store_failure)?;
         parts.metrics.rows_damaged.add(swept.damaged_rows as u64);
         parts.metrics.blocks_damaged.add(swept.damaged_blocks as u64);
@@ -278,7 +280,7 @@ impl Open {
         let snapshot = parts.snapshots.load();
         // A frame is applied under one revision.
         if snapshot.revision != self.policies.revision && self.store.unfinished_frame().is_none() {
-            self.policies = CatalogPolicies::new(&snapshot, parts.landed.clone());
+            self.policies = CatalogPolicies::new(&snapshot, parts.landed.clone(), parts.snapshots.gone().clone());
         }
         let (mut frames, mut rows_left) = (0, settings.apply_rows.max(1));
         while frames < settings.apply_frames && rows_left > 0 {

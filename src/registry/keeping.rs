@@ -2,11 +2,13 @@
 //! holds them back. It is a pure reading of definitions; which rows are gone already, and which training sets lose
 //! some, others know.
 
+use std::sync::Arc;
+
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 
 use super::build;
-use super::catalog::{Standing, TenantCatalog, retention_horizon};
+use super::catalog::{Standing, TenantCatalog, View, retention_horizon};
 use super::compatibility::is_longer;
 use super::definition::{Kind, Spec};
 use super::details::{RETENTION, TTL};
@@ -89,7 +91,10 @@ fn rows_that_go(catalog: &TenantCatalog, view: &Name, now: Micros) -> Option<Row
         let kept = catalog.retention_of(view, *version);
         (*version, kept.map(|kept| retention_horizon(now, kept)))
     };
-    let mut versions: Vec<u32> = catalog.versions_of(view.as_str()).map(|version| version.version).collect();
+    // What is being built has no rows of its own yet.
+    let is_built = |version: &&Arc<View>| !matches!(version.standing, Standing::Building { .. });
+    let built = catalog.versions_of(view.as_str()).filter(is_built);
+    let mut versions: Vec<u32> = built.map(|version| version.version).collect();
     versions.sort_unstable();
     Some(RowsThatGo {
         declared_before: retention_horizon(now, declared),
@@ -102,13 +107,14 @@ fn rows_that_go(catalog: &TenantCatalog, view: &Name, now: Micros) -> Option<Row
 /// where it has no retention.
 pub fn held_back(catalog: &TenantCatalog, view: &Name) -> Vec<HeldBack> {
     let Some(declared) = declared(catalog, view) else { return Vec::new() };
-    let mut held_back = Vec::new();
+    let mut held_back: Vec<HeldBack> = Vec::new();
     for version in catalog.services.values().flat_map(|service| &service.versions) {
         let lookups = version.lookups.iter().filter(|lookup| lookup.view.name == *view);
+        let of_earlier = held_back.len();
         for lookup in lookups.filter(|lookup| is_longer(lookup.ttl, Some(declared))) {
             let service = format!("{}@{}", version.service, version.number);
             let held = HeldBack { service, view_version: lookup.view.version, ttl: lookup.ttl };
-            if !held_back.contains(&held) {
+            if !held_back[of_earlier..].contains(&held) {
                 held_back.push(held);
             }
         }

@@ -109,7 +109,7 @@ impl CatalogRpc {
         let before = Before::ask(&self.use_cases, &permit).await?;
         let applied = registry.rollback(&permit, request.to_revision, request.expected_revision).await?;
         let mut changes = encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?);
-        retention::tell(&self.use_cases, &permit, &applied.plan, &mut changes).await?;
+        retention::tell_done(&self.use_cases, &permit, &applied.plan, &mut changes).await?;
         Ok(v1::RollbackResponse { changes, registry_revision: applied.revision, refusals: Vec::new() })
     }
 }

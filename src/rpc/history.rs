@@ -219,15 +219,15 @@ fn encode_explained(explained: &Explained) -> v1::ExplainTrainingSetResponse {
             view: join.name.clone(),
             view_version: join.view.version,
             sort: count(join.sort),
-            access: access.into(),
             features: join.features.iter().map(|feature| join.view.features[*feature].name.to_string()).collect(),
             ..Default::default()
         };
-        // What there is of another tenant's view is that tenant's to know.
+        // What there is of another tenant's view is that tenant's to know, and how it is read follows from that.
         if is_of_another(&join.name) {
             return v1::ViewReading { reason: "another tenant's: what there is of it is not told".to_owned(), ..told };
         }
         v1::ViewReading {
+            access: access.into(),
             reason: of_view.reason.clone(),
             delta_version: of_view.table.delta_version.and_then(|version| i64::try_from(version).ok()),
             runs: of_view.table.runs.len() as u64,

@@ -185,7 +185,7 @@ impl RegistryRpc {
         let before = Before::ask(&self.use_cases, &permit).await?;
         let applied = self.apply_named(caller, &permit, &definitions, prune, request.expected_revision).await?;
         let mut changes = encode_changes(&applied.plan, &before.reads_of(&applied.plan).await?);
-        retention::tell(&self.use_cases, &permit, &applied.plan, &mut changes).await?;
+        retention::tell_done(&self.use_cases, &permit, &applied.plan, &mut changes).await?;
         Ok(v1::ApplyResponse { changes, registry_revision: applied.revision })
     }
 

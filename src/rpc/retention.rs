@@ -20,8 +20,31 @@ use crate::tenancy::Permit;
 /// How many training sets a difference names.
 const SHOWN_SETS: usize = 20;
 
+/// Of how many files the ends are read to tell how many rows go.
+const MOST_FILES: usize = 1_000;
+
 /// Adds it to the changes of a plan, as they are on the wire.
 pub(super) async fn tell(use_cases: &UseCases, permit: &Permit, plan: &Plan, changes: &mut [v1::Change]) -> Result<()> {
+    tell_from(use_cases, permit, plan, changes, MOST_FILES).await
+}
+
+/// The same of changes that are made, and whose caller waits for no more than that: rows aren't counted.
+pub(super) async fn tell_done(
+    use_cases: &UseCases,
+    permit: &Permit,
+    plan: &Plan,
+    changes: &mut [v1::Change],
+) -> Result<()> {
+    tell_from(use_cases, permit, plan, changes, 0).await
+}
+
+async fn tell_from(
+    use_cases: &UseCases,
+    permit: &Permit,
+    plan: &Plan,
+    changes: &mut [v1::Change],
+    mut files: usize,
+) -> Result<()> {
     let snapshot = use_cases.registry.snapshot();
     let catalog = snapshot.tenant(permit.tenant())?;
     for (change, told) in plan.changes.iter().zip(changes) {
@@ -29,7 +52,8 @@ pub(super) async fn tell(use_cases: &UseCases, permit: &Permit, plan: &Plan, cha
             match &difference.keeping {
                 None => {}
                 Some(Keeping::Goes(rows)) => {
-                    told.rows_that_go = Some(rows_that_go(use_cases, permit, catalog, &change.name, rows).await);
+                    told.rows_that_go =
+                        Some(rows_that_go(use_cases, permit, (catalog, &change.name), rows, &mut files).await);
                 }
                 Some(Keeping::ComesBack { ttl }) => {
                     let reader = use_cases.registry.reader();
@@ -48,9 +72,9 @@ pub(super) async fn tell(use_cases: &UseCases, permit: &Permit, plan: &Plan, cha
 async fn rows_that_go(
     use_cases: &UseCases,
     permit: &Permit,
-    catalog: &TenantCatalog,
-    view: &Name,
+    (catalog, view): (&TenantCatalog, &Name),
     rows: &RowsThatGo,
+    files: &mut usize,
 ) -> v1::RowsThatGo {
     let mut losing = BTreeSet::new();
     for (version, before) in &rows.versions {
@@ -62,7 +86,7 @@ async fn rows_that_go(
     let before = |number: u32| rows.versions.iter().find(|(version, _)| *version == number).and_then(|(_, at)| *at);
     let versions: Vec<_> =
         catalog.versions_of(view.as_str()).map(|version| (Arc::clone(version), before(version.version))).collect();
-    let counted = use_cases.history.rows_before(permit, &versions).await.unwrap_or_else(|error| {
+    let counted = use_cases.history.rows_before(permit, &versions, files).await.unwrap_or_else(|error| {
         // The plan is good without it.
         tracing::warn!(%view, %error, "how many rows a retention takes can't be told");
         None

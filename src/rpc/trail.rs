@@ -14,7 +14,7 @@ use super::{Caller, UseCases};
 use crate::audit::{Asked, Conclusion, Entry};
 use crate::error::{Code, Error, Result};
 use crate::registry::Registry;
-use crate::tenancy::{Action, Demand, Permit};
+use crate::tenancy::{Action, Demand, OUT_OF_REACH, Permit};
 
 /// Whether the calls of a method are audited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +216,8 @@ impl UseCases {
 
     /// Tells the audit log of an attempt that was not allowed.
     pub(super) fn note_refused(&self, caller: &Caller, error: &Error) {
-        if matches!(error.code, Code::PermissionDenied | Code::Unauthenticated) {
+        // What is out of a key's reach is noted with the answer.
+        if matches!(error.code, Code::PermissionDenied | Code::Unauthenticated) && error.reason != OUT_OF_REACH {
             self.audit.note_refused(attempt(caller), error.reason);
         }
     }

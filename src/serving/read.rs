@@ -130,7 +130,7 @@ impl Serving {
             self.metrics.not_ready_keys.add_for(permit.tenant(), missing as u64);
         }
         let mut views = reading.provenance(selection);
-        self.tell_gone(&mut views, selection, t, request.at.is_some());
+        self.tell_gone(&mut views, selection, t);
         Ok(RowsRead { t, rows, views, from_history, not_ready })
     }
 

@@ -267,7 +267,7 @@ pub struct Guarded {
     /// Platform and admin of `default`.
     pub first: Client,
     /// The admin of `rival`.
-    rival: Client,
+    pub rival: Client,
 }
 
 impl Guarded {

@@ -81,7 +81,8 @@ async fn a_key_s_own_rate_is_refused_as_its_tenant_s_is_with_usage_limit_and_whe
             let which = (used.subject.as_str(), used.quota.as_str(), used.limit);
             assert_eq!(which, (subject.as_str(), quota, limit), "{told}");
             assert!(used.usage > 0, "{told}");
-            let said = format!("{called} has used up its quota '{quota}': {} of {limit} are in use", used.usage);
+            let unit = if quota.contains("bytes") { " bytes" } else { "" };
+            let said = format!("{called} has used up its quota '{quota}': {} of {limit}{unit} are in use", used.usage);
             assert!(refusal.message.contains(&said), "{told}");
             for (key, value) in [("tenant", "default"), ("subject", &subject), ("quota", quota)] {
                 assert!(refusal.metadata.contains(&(key.to_owned(), value.to_owned())), "{told}");

@@ -10,11 +10,12 @@ use arrow_select::concat::concat_batches;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use hydrant::error::Code;
-use hydrant::rpc::client::{ContentDigest, Refusal};
+use hydrant::rpc::client::{Client, ContentDigest, Refusal};
 use hydrant::rpc::status::from_status;
 use hydrant::rpc::v1;
 use prost::Message as _;
 
+use crate::access::Guarded;
 use crate::support::{HOUR, NOON, PATIENCE, TestServer};
 
 pub fn spine(rows: usize) -> RecordBatch {
@@ -296,4 +297,41 @@ async fn saved_training_sets_are_listed_page_by_page_and_a_client_that_hangs_up_
     let refusal = from_status(&flight.get_flight_info(descriptor("set_1@2")).await.expect_err("there is none"));
     assert_eq!(refusal.reason, "TRAINING_SET_NOT_FOUND");
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_view_that_another_tenant_shares_an_explanation_tells_nothing_of_how_much_there_is() {
+    let guarded = Guarded::start().await;
+    let share = v1::CreateShareRequest {
+        of: Some(v1::create_share_request::Of::Service("delay_model".to_owned())),
+        to: "rival".to_owned(),
+        rights: v1::share::Rights::ReadAndTrain.into(),
+        ..Default::default()
+    };
+    guarded.first.create_share(share).await.expect("an admin may");
+    let explained = async |client: &Client, service: &str, rows: u64| {
+        let command = v1::HistoricalFeaturesCommand {
+            services: vec![service.to_owned()],
+            event_time: "asked_at".to_owned(),
+            ..Default::default()
+        };
+        client.explain_training_set(command, None, rows).await.expect("it is explained").views
+    };
+    let owners = explained(&guarded.first, "delay_model", 1).await;
+    assert!(!owners.is_empty() && owners.iter().all(|view| view.access() != v1::Access::Unspecified), "{owners:?}");
+    // However many rows it would be for, by which the access changes.
+    for rows in [1, 1_000, 10_000_000] {
+        for view in explained(&guarded.rival, "default/delay_model", rows).await {
+            let said = v1::ViewReading {
+                view: view.view.clone(),
+                view_version: view.view_version,
+                sort: view.sort,
+                features: view.features.clone(),
+                reason: view.reason.clone(),
+                ..Default::default()
+            };
+            assert_eq!(view, said);
+            assert!(view.view.starts_with("default/") && view.reason.contains("not told"), "{view:?}");
+        }
+    }
 }

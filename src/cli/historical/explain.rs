@@ -122,7 +122,7 @@ fn how(view: &v1::ViewReading) -> &'static str {
     match view.access() {
         v1::Access::Seek => "seek",
         v1::Access::Merge => "merge",
-        v1::Access::Unspecified => "unknown",
+        v1::Access::Unspecified => "not told",
     }
 }
 
@@ -200,14 +200,13 @@ mod tests {
         explained.views[0] = v1::ViewReading {
             view: "bank/last_purchase".into(),
             reason: "another tenant's".into(),
-            access: v1::Access::Merge.into(),
             ..Default::default()
         };
         let shown = text(&explained);
         let line = shown.lines().find(|line| line.starts_with("bank/last_purchase")).expect("a line for each view");
         assert_eq!(
             line.split_whitespace().collect::<Vec<_>>(),
-            ["bank/last_purchase", "merge", "(origin)", "another", "tenant's"]
+            ["bank/last_purchase", "not", "told", "(origin)", "another", "tenant's"]
         );
         assert!(as_json(&explained)["views"][0].get("table_rows").is_none());
     }

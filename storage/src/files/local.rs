@@ -39,17 +39,8 @@ impl Files for LocalFiles {
                 format!("{length} bytes wanted at offset {offset}, {available} there"),
             ));
         }
-        // Into room that is not zeroed first: history is read by the gigabyte.
-        let mut bytes = Vec::with_capacity(length);
-        while bytes.len() < length {
-            let from = offset + bytes.len() as u64;
-            match rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), from) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        bytes.truncate(length);
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes)
     }
 

@@ -76,8 +76,8 @@ pub struct Applied {
 pub struct ViewPolicy {
     /// Rows older than this are kept online as header-only stubs.
     pub longest_ttl: Option<Micros>,
-    /// Of rows older than this, which is at least as long, nothing is kept. `None`: that never is.
-    pub retention: Option<Micros>,
+    /// Of rows that happened before, nothing is kept. `None`: of all there is.
+    pub gone_before: Option<Micros>,
     /// Whether its rows can be looked up.
     pub online: bool,
     /// Whether its rows go to history.

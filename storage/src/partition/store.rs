@@ -212,8 +212,9 @@ impl PartitionStore {
                 Ok(row) => {
                     let header = *row.header();
                     let policy = policies.policy(name.tenant, name.view);
-                    let is_past = |age: Option<Micros>| is_expired(header.version.event_time, now, age);
-                    if is_past(policy.and_then(|policy| policy.retention)) {
+                    let event_time = header.version.event_time;
+                    let is_past = |age: Option<Micros>| is_expired(event_time, now, age);
+                    if policy.and_then(|policy| policy.gone_before).is_some_and(|before| event_time < before) {
                         report.removed_rows += 1;
                         batch.delete_cf(self.database.latest(), stored_key);
                         changed.push(stored_key.to_vec());

@@ -41,7 +41,7 @@ impl ViewPolicies for Policies {
     }
 }
 
-const POLICY: ViewPolicy = ViewPolicy { longest_ttl: None, retention: None, online: true, offline: true, landed: 0 };
+const POLICY: ViewPolicy = ViewPolicy { longest_ttl: None, gone_before: None, online: true, offline: true, landed: 0 };
 
 impl Bench {
     fn new() -> Self {
