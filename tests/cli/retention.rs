@@ -12,6 +12,17 @@ fn keeping(ttl: &str, retention: &str) -> String {
     DEFINITIONS.replace("  ttl: 3h\n", &format!("  ttl: {ttl}\n{retention}"))
 }
 
+/// One row in history, on a server that soon lets rows go.
+async fn with_history() -> Scene {
+    let server = Server::start_with(&[("HYDRANT_COMPACTION__INTERVAL", "100ms")]).await.expect("the server starts");
+    let scene = Scene { server, folder: tempfile::tempdir().expect("a folder") };
+    let all = scene.file("all.yaml", DEFINITIONS);
+    scene.succeed(&["apply", "-f", all.to_str().expect("UTF-8")]);
+    let weather = scene.weather(&[Some("EWR")], &[Some(START)]);
+    scene.succeed(&["backfill", "weather", &weather]);
+    scene
+}
+
 fn parsed(text: &str) -> Json {
     serde_json::from_str(text).expect("JSON")
 }
@@ -59,7 +70,7 @@ async fn rows_go_only_once_somebody_has_said_yes_to_what_the_plan_tells() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_read_of_the_past_may_lack_is_told_beside_it() {
-    let scene = Scene::with_weather().await;
+    let scene = with_history().await;
     let at = "2013-12-30T23:00:00Z";
     let get = ["online", "get", "--service", "model", "--key", "origin=EWR", "--at", at];
     let whole = scene.run(&[&get[..], &["-o", "json"]].concat());
@@ -67,8 +78,12 @@ async fn what_a_read_of_the_past_may_lack_is_told_beside_it() {
     let kept = scene.file("kept.yaml", &keeping("3h", "  retention: 4h\n"));
     scene.succeed(&["apply", "-f", kept.to_str().expect("UTF-8"), "--yes"]);
     let told = "rows of airport_weather that counted at this instant may be gone for good";
-    let output = scene.run(&get);
-    assert!(output.status.success() && text(&output.stderr).contains(told), "{}", text(&output.stderr));
+    let patience = Instant::now() + Duration::from_secs(30);
+    let mut output = scene.run(&get);
+    while !text(&output.stderr).contains(told) {
+        assert!(Instant::now() < patience && output.status.success(), "{output:?}");
+        output = scene.run(&get);
+    }
     let output = scene.run(&[&get[..], &["-o", "json"]].concat());
     assert!(text(&output.stderr).contains(told));
     assert!(parsed(&text(&output.stdout))["views"]["airport_weather"]["lacks_before"].is_string());
@@ -96,12 +111,7 @@ async fn rows_that_come_too_old_are_told_of() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_gone_is_told_by_why_and_by_the_plan_of_a_longer_ttl() {
-    let server = Server::start_with(&[("HYDRANT_COMPACTION__INTERVAL", "100ms")]).await.expect("the server starts");
-    let scene = Scene { server, folder: tempfile::tempdir().expect("a folder") };
-    let all = scene.file("all.yaml", DEFINITIONS);
-    scene.succeed(&["apply", "-f", all.to_str().expect("UTF-8")]);
-    let weather = scene.weather(&[Some("EWR")], &[Some(START)]);
-    scene.succeed(&["backfill", "weather", &weather]);
+    let scene = with_history().await;
     let kept = scene.file("kept.yaml", &keeping("3h", "  retention: 4h\n"));
     let file = kept.to_str().expect("UTF-8");
     assert!(scene.succeed(&["plan", "-f", file]).contains("that is about 1 of 1 rows in history"));

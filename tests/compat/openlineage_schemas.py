@@ -12,11 +12,18 @@ CORE = "https://openlineage.io/spec/2-0-2/OpenLineage.json"
 WITHOUT_SCHEMA = {"NominalTimeRunFacet", "OwnershipDatasetFacet", "DatasetVersionDatasetFacet"}
 
 SCHEMAS = {schema["$id"]: schema for schema in (json.loads(path.read_text()) for path in FOLDER.glob("*.json"))}
+# By name and version but for its last part: the package's and an event's may be some corrections apart.
+BY_NAME = {name.rsplit("/", 1)[1]: name for name in SCHEMAS}
 REGISTRY = Registry().with_resources((name, Resource.from_contents(schema)) for name, schema in SCHEMAS.items())
 
 
 def validator(schema):
     return Draft202012Validator(schema, registry=REGISTRY, format_checker=Draft202012Validator.FORMAT_CHECKER)
+
+
+def version_of(url):
+    major, minor, _ = url.rsplit("/", 2)[1].split("-")
+    return major, minor
 
 
 def facets_of(event):
@@ -36,9 +43,12 @@ def validate(event):
         url, _, kind = facet["_schemaURL"].partition("#/$defs/")
         if kind in WITHOUT_SCHEMA:
             continue
+        official = BY_NAME.get(url.rsplit("/", 1)[1])
+        unofficial = f"the facet {name} names a schema that isn't official: {url}"
+        assert official and url.startswith("https://openlineage.io/spec/facets/"), unofficial
+        assert version_of(url) == version_of(official), unofficial
         # The schema says by which key an event has the facet.
-        assert url in SCHEMAS, f"the facet {name} names a schema that isn't official: {url}"
-        validator({"$ref": url}).validate({name: facet})
-        assert name in SCHEMAS[url]["properties"], f"{url} knows no facet {name}"
+        validator({"$ref": official}).validate({name: facet})
+        assert name in SCHEMAS[official]["properties"], f"{official} knows no facet {name}"
         checked.add(kind)
     return checked
