@@ -78,6 +78,7 @@ use self::gone::Gone;
 use self::lineage::Lineage;
 use self::listing::{Described, Page};
 use self::plan::{Plan, Prune, Stamp};
+use self::reading::Lane;
 use self::reads::Reads;
 use self::recorded::ToRecord;
 use self::revisions::Cause;
@@ -137,8 +138,9 @@ struct Shared {
     uses: Uses,
     builds: Builds,
     /// Reads that go through everything that is defined, and those that wait for their turn.
-    reading: Arc<Semaphore>,
-    waiting_reads: Semaphore,
+    reading: Lane,
+    /// Finding out what a change will be about; no read keeps a change from it.
+    naming: Lane,
 }
 
 /// A state that nobody sees yet.
@@ -206,8 +208,8 @@ impl Registry {
             waiting: Semaphore::new(MAX_WAITING_CHANGES),
             uses: Uses::default(),
             builds: Builds::default(),
-            reading: Arc::new(Semaphore::new(MAX_READS)),
-            waiting_reads: Semaphore::new(MAX_WAITING_READS),
+            reading: Lane::new(MAX_READS, MAX_WAITING_READS),
+            naming: Lane::new(1, MAX_WAITING_CHANGES),
         };
         Ok(Self { shared: Arc::new(shared) })
     }

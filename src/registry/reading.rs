@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use hydrant_storage::names::Name;
+use tokio::sync::Semaphore;
 
 use super::definition::{Definition, Kind};
 use super::graph::{self, Direction, Graph, NodeKind};
@@ -13,6 +14,19 @@ use super::world::Unread;
 use super::{RETRY_AFTER, Registry, masking, snapshot_of};
 use crate::error::{Code, Error, Result};
 use crate::tenancy::{Action, Permit};
+
+/// How many readings may go on at a time, and how many may wait for that.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub at_once: Arc<Semaphore>,
+    waiting: Semaphore,
+}
+
+impl Lane {
+    pub fn new(at_once: usize, waiting: usize) -> Self {
+        Self { at_once: Arc::new(Semaphore::new(at_once)), waiting: Semaphore::new(waiting) }
+    }
+}
 
 /// The part of a tenant's lineage around a name.
 #[derive(Clone, Debug)]
@@ -135,7 +149,7 @@ impl Registry {
             };
             Ok((changed, state.revision))
         };
-        self.apart(permit, work).await
+        self.in_lane(&self.shared.naming, permit, work).await
     }
 
     /// As [`plan_with`](Self::plan_with), off the thread that answers.
@@ -150,11 +164,20 @@ impl Registry {
         permit: &Permit,
         work: impl FnOnce(&Self, &Permit) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let waiting = self.shared.waiting_reads.try_acquire().map_err(|_| {
-            let message = "too many reads of all definitions are waiting already";
+        self.in_lane(&self.shared.reading, permit, work).await
+    }
+
+    async fn in_lane<T: Send + 'static>(
+        &self,
+        lane: &Lane,
+        permit: &Permit,
+        work: impl FnOnce(&Self, &Permit) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let waiting = lane.waiting.try_acquire().map_err(|_| {
+            let message = "too many readings of all definitions are waiting already";
             Error::new(Code::ResourceExhausted, "REGISTRY_BUSY", message).retry_after(RETRY_AFTER)
         })?;
-        let turn = Arc::clone(&self.shared.reading).acquire_owned().await;
+        let turn = Arc::clone(&lane.at_once).acquire_owned().await;
         let turn = turn.map_err(|closed| Error::internal(format!("reads of definitions are closed: {closed}")))?;
         drop(waiting);
         let (registry, permit) = (self.clone(), permit.clone());

@@ -1,6 +1,7 @@
 //! Finding definitions: what is found, in which order, and page by page.
 
 use super::super::graph::NodeKind;
+use super::super::plan::Prune;
 use super::super::search::{Found, MAX_TEXT_BYTES, Query};
 use super::*;
 use crate::error::Code;
@@ -129,7 +130,7 @@ async fn a_search_for_nothing_or_too_much_is_refused() {
 #[tokio::test]
 async fn reads_of_all_definitions_take_turns_and_too_many_are_refused_with_when_to_try_again() {
     let registry = world().await;
-    let all_turns = registry.shared.reading.clone().acquire_many_owned(2).await.expect("they are free");
+    let all_turns = registry.shared.reading.at_once.clone().acquire_many_owned(2).await.expect("they are free");
     let mut waiting = Vec::new();
     for _ in 0..64 {
         let mut search = Box::pin(search_owned(registry.clone()));
@@ -139,6 +140,10 @@ async fn reads_of_all_definitions_take_turns_and_too_many_are_refused_with_when_
     let refused = search(&registry, &text("weather")).await.expect_err("too many wait");
     assert_eq!((refused.code, refused.reason), (Code::ResourceExhausted, "REGISTRY_BUSY"));
     assert!(refused.retry_after.is_some());
+    // Changes don't wait behind them.
+    let change = permit(Action::ChangeDefinitions);
+    let (changed, _) = registry.changed_by(&change, &[], Prune::Nothing).await.expect("it has a turn of its own");
+    assert_eq!(changed, Vec::<String>::new());
     // Who hangs up makes room.
     drop(waiting.pop());
     let mut late = Box::pin(search_owned(registry.clone()));
