@@ -30,6 +30,9 @@ impl History {
         versions: &[(Arc<View>, Option<Micros>)],
         files: &mut usize,
     ) -> Result<Option<RowsBefore>> {
+        if *files == 0 {
+            return Ok(None);
+        }
         let parts = &self.inner.parts;
         let mut tables = Vec::with_capacity(versions.len());
         for (view, before) in versions.iter().filter(|(view, _)| view.offline) {

@@ -43,6 +43,17 @@ impl Guarded {
         refused(&self.run(key, &[arguments, &["-o", "json"]].concat()))
     }
 
+    /// With definitions, and a reader: the file of its key, and the key's id.
+    async fn with_reader() -> (Self, PathBuf, String) {
+        let guarded = Self::start().await;
+        let first = guarded.first.clone();
+        let definitions = guarded.file("all.yaml", DEFINITIONS);
+        guarded.succeed(&first, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
+        let reader = guarded.give(&first, "reader", &["--role", "reader"]);
+        let id = std::fs::read_to_string(&reader).expect("a key")[4..14].to_owned();
+        (guarded, reader, id)
+    }
+
     /// Makes a key, and the file that holds it.
     #[track_caller]
     fn give(&self, by: &Path, name: &str, arguments: &[&str]) -> PathBuf {
@@ -142,12 +153,8 @@ async fn a_tenant_and_its_keys_are_made_used_rotated_and_revoked_by_command() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_by_a_key_s_quota_or_its_tenant_s_says_what_is_in_use_and_when_to_try_again() {
-    let guarded = Guarded::start().await;
+    let (guarded, reader, id) = Guarded::with_reader().await;
     let first = guarded.first.clone();
-    let definitions = guarded.file("all.yaml", DEFINITIONS);
-    guarded.succeed(&first, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
-    let reader = guarded.give(&first, "reader", &["--role", "reader"]);
-    let id = std::fs::read_to_string(&reader).expect("a key")[4..14].to_owned();
     // A minute's worth at once, and it is owed for a minute.
     let keys: Vec<String> = (0..60).map(|number| format!("--key=origin={number}")).collect();
     let mut get = vec!["online", "get", "--service", "model"];
@@ -176,12 +183,8 @@ async fn a_refusal_by_a_key_s_quota_or_its_tenant_s_says_what_is_in_use_and_when
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_online_read_by_command_is_two_requests() {
-    let guarded = Guarded::start().await;
+    let (guarded, reader, id) = Guarded::with_reader().await;
     let first = guarded.first.clone();
-    let definitions = guarded.file("all.yaml", DEFINITIONS);
-    guarded.succeed(&first, &["apply", "-f", definitions.to_str().expect("UTF-8")]);
-    let reader = guarded.give(&first, "reader", &["--role", "reader"]);
-    let id = std::fs::read_to_string(&reader).expect("a key")[4..14].to_owned();
     guarded.succeed(&first, &["quota", "set", "default", "--key", &id, "requests_per_second=2"]);
     guarded.succeed(&reader, &["online", "get", "--service", "model", "--key", "origin=EWR"]);
 }
