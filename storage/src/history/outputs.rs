@@ -81,7 +81,8 @@ pub(super) fn write_run(
         if let Some(checks) = checks.take() {
             let name = new_name();
             let path = target.directory.join(&name);
-            let file = OpenFile::create(target.files.as_ref(), path, target.spec, checks, target.purpose)?;
+            let file =
+                OpenFile::create(target.files.as_ref(), path, target.spec, checks, target.purpose, Some(&batch))?;
             open = Some((name, file));
         }
         if let Some((_, file)) = &mut open {

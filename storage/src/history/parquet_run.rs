@@ -22,7 +22,7 @@ use crate::history::footers::{Footer, Footers};
 use crate::history::pages::{BoundColumns, PageBounds, pages_of, wanted_pages};
 use crate::history::schema::{self, HistoryViewSpec};
 use crate::history::sought::Sought;
-use crate::history::writer::{DICTIONARY_BYTES, FileFacts, PAGE_ROWS, TakenIn};
+use crate::history::writer::{FileFacts, PAGE_ROWS, TakenIn, dictionary_bytes};
 use crate::history::{HistoryError, Run, RunBatch};
 use crate::order::Micros;
 use crate::value::DataType;
@@ -180,7 +180,8 @@ impl ParquetRun {
             let of_leaf = |(_, column): (usize, &ColumnChunkMetaData)| {
                 let bytes = usize::try_from(column.uncompressed_size()).unwrap_or_default();
                 let share = |of_rows: usize| if of_rows < rows { bytes / rows * of_rows } else { bytes };
-                let dictionary = column.dictionary_page_offset().map_or(0, |_| bytes.min(DICTIONARY_BYTES));
+                let most = dictionary_bytes(column.column_type());
+                let dictionary = column.dictionary_page_offset().map_or(0, |_| bytes.min(most));
                 let ahead = READ_AHEAD.min(usize::try_from(column.compressed_size()).unwrap_or(READ_AHEAD));
                 ahead + share(PAGE_ROWS) + dictionary + share(self.batch_rows)
             };

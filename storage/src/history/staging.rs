@@ -142,7 +142,8 @@ impl StagedRows {
         let order = self.sorted();
         let spec = passing(staging.spec);
         let path = staging.runs.join(&name);
-        let mut file = OpenFile::create(staging.files.as_ref(), path, &spec, RowChecks::staged(), Purpose::Passing)?;
+        let mut file =
+            OpenFile::create(staging.files.as_ref(), path, &spec, RowChecks::staged(), Purpose::Passing, None)?;
         let starts = self.starts();
         let mut places = Vec::with_capacity(BATCH_ROWS);
         for rows in order.chunks(BATCH_ROWS) {

@@ -2,17 +2,19 @@
 //! learns of it. It refuses rows that are out of order, also from one file of a run to the next, and
 //! never keeps more than one row group in memory.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float32Type, Float64Type, TimestampMicrosecondType};
 use arrow_array::{ArrayRef, BooleanArray, Int32Array, Int64Array, PrimitiveArray, RecordBatch, new_null_array};
 use arrow_buffer::ScalarBuffer;
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType as ArrowType, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::{Compression, Encoding, Type as PhysicalType, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
@@ -47,7 +49,17 @@ impl Default for FileShape {
 }
 
 /// A reader keeps the dictionary of each column in memory, so that only small ones pay.
-pub(crate) const DICTIONARY_BYTES: usize = 64 << 10;
+const DICTIONARY_BYTES: usize = 64 << 10;
+/// Of a float's column that has one: floats that repeat are read from it in a fraction of the time.
+const FLOAT_DICTIONARY_BYTES: usize = 128 << 10;
+
+/// What the dictionary of a column takes at most, if it has one.
+pub(crate) fn dictionary_bytes(physical: PhysicalType) -> usize {
+    match physical {
+        PhysicalType::FLOAT | PhysicalType::DOUBLE => FLOAT_DICTIONARY_BYTES,
+        _ => DICTIONARY_BYTES,
+    }
+}
 
 /// What a reader has to know of a data file before it opens it; lies in the table's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +138,8 @@ pub(crate) fn write_file(
 ) -> Result<Option<WrittenFile>, HistoryError> {
     let Some(first) = run.next()? else { return Ok(None) };
     let purpose = Purpose::Table(shape);
-    let mut file = OpenFile::create(files, path.to_owned(), spec, RowChecks::new(landed, through), purpose)?;
+    let checks = RowChecks::new(landed, through);
+    let mut file = OpenFile::create(files, path.to_owned(), spec, checks, purpose, Some(&first))?;
     let mut next = Some(first);
     while let Some(batch) = next {
         file.write(batch)?;
@@ -161,12 +174,14 @@ impl Drop for Unfinished<'_> {
 }
 
 impl<'a> OpenFile<'a> {
+    /// What its first rows will be tells how floats are best written.
     pub fn create(
         files: &'a dyn Files,
         path: PathBuf,
         spec: &'a HistoryViewSpec,
         checks: RowChecks,
         purpose: Purpose,
+        first: Option<&RunBatch>,
     ) -> Result<Self, HistoryError> {
         let sink = SummedWriter::new(files.create_new(&path).map_err(HistoryError::io(&path))?);
         // From here on it is this one's to remove, and not before: a file that was there is somebody's.
@@ -174,7 +189,7 @@ impl<'a> OpenFile<'a> {
         let path = &unfinished.path;
         let schema = spec.file_schema();
         let options =
-            ArrowWriterOptions::new().with_properties(properties(spec, purpose)).with_skip_arrow_metadata(true);
+            ArrowWriterOptions::new().with_properties(properties(spec, purpose, first)).with_skip_arrow_metadata(true);
         let writer = ArrowWriter::try_new_with_options(sink, schema.clone(), options);
         let writer = writer.map_err(|error| to_error(path, error))?;
         Ok(Self { unfinished, spec, schema, writer, checks })
@@ -360,9 +375,9 @@ fn timestamps(values: &ScalarBuffer<Micros>) -> ArrayRef {
     Arc::new(array.with_timezone("UTC"))
 }
 
-fn properties(spec: &HistoryViewSpec, purpose: Purpose) -> WriterProperties {
+fn properties(spec: &HistoryViewSpec, purpose: Purpose, first: Option<&RunBatch>) -> WriterProperties {
     match purpose {
-        Purpose::Table(shape) => table_properties(spec, shape),
+        Purpose::Table(shape) => table_properties(spec, shape, first),
         Purpose::Passing => passing_properties(),
     }
 }
@@ -386,7 +401,7 @@ fn passing_properties() -> WriterProperties {
     properties.build()
 }
 
-fn table_properties(spec: &HistoryViewSpec, shape: FileShape) -> WriterProperties {
+fn table_properties(spec: &HistoryViewSpec, shape: FileShape, first: Option<&RunBatch>) -> WriterProperties {
     let columns = spec.columns();
     let place = |name: &&str| columns.iter().position(|column| column.name == *name);
     let sorting = schema::SORT_COLUMNS.iter().filter_map(place);
@@ -410,6 +425,12 @@ fn table_properties(spec: &HistoryViewSpec, shape: FileShape) -> WriterPropertie
     for column in &columns {
         properties = column_properties(properties, &column.name, column.data_type);
     }
+    for ((name, _), values) in spec.features.iter().zip(first.map_or(&[][..], |first| &first.features)) {
+        if repeats(values, shape.group_rows) {
+            // It finds numbers by their bytes, so floats keep theirs.
+            properties = properties.set_column_dictionary_enabled(ColumnPath::from(name.as_str()), true);
+        }
+    }
     // Within a key they ascend, so that differences are shorter than times, and read in a quarter of the time.
     // What other engines may not know, no column of a view's own has.
     let event_time = || ColumnPath::from(schema::EVENT_TIME);
@@ -431,13 +452,43 @@ fn column_properties(properties: WriterPropertiesBuilder, name: &str, data_type:
     let mut properties = properties;
     if is_float {
         // Most of what is read, and what gains least from the slower of the two.
-        properties = properties.set_column_compression(path.clone(), Compression::LZ4_RAW);
+        properties = properties
+            .set_column_compression(path.clone(), Compression::LZ4_RAW)
+            .set_column_dictionary_page_size_limit(path.clone(), FLOAT_DICTIONARY_BYTES);
     }
     if !matches!(data_type, DataType::Scalar(_)) {
         properties = properties.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
     }
-    // A dictionary finds a number by what it equals, and -0.0 equals 0.0; floats keep their bits.
+    // A float's only where it pays.
     properties.set_column_dictionary_enabled(path, !is_float)
+}
+
+/// Whether floats, of which these come first, seem to be of so few values that the dictionary of a row group of so
+/// many rows holds them. One that doesn't would be in the way of whoever seeks few rows.
+fn repeats(values: &ArrayRef, group_rows: usize) -> bool {
+    /// Fewer tell nothing.
+    const LEAST: usize = 1_024;
+    let bits: Vec<u64> = match values.data_type() {
+        ArrowType::Float64 => values.as_primitive::<Float64Type>().iter().flatten().map(f64::to_bits).collect(),
+        ArrowType::Float32 => {
+            values.as_primitive::<Float32Type>().iter().flatten().map(|value| value.to_bits().into()).collect()
+        }
+        _ => return false,
+    };
+    if bits.len() < LEAST {
+        return false;
+    }
+    // Rows lie by key: what is the same in all rows of a key says nothing of how often others have it.
+    let mut times: HashMap<u64, usize> = HashMap::new();
+    for alike in bits.chunk_by(|one, next| one == next) {
+        *times.entry(alike[0]).or_default() += 1;
+    }
+    let seen = |count: usize| times.values().filter(|times| **times == count).count();
+    let (once, twice) = (seen(1), seen(2));
+    // How many there are, by how many were seen once and twice (Chao 1984); or as many in all rows as in these.
+    let by_chance = times.len() + once * once / (2 * twice.max(1));
+    let by_rows = times.len() * group_rows / bits.len();
+    by_chance.min(by_rows) <= FLOAT_DICTIONARY_BYTES / values.data_type().primitive_width().unwrap_or(1)
 }
 
 fn to_error(path: &Path, error: ParquetError) -> HistoryError {
@@ -447,5 +498,35 @@ fn to_error(path: &Path, error: ParquetError) -> HistoryError {
             Err(source) => HistoryError::Encoding(source.to_string()),
         },
         other => HistoryError::Encoding(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{Float32Array, Float64Array};
+
+    use super::*;
+
+    #[test]
+    fn floats_have_a_dictionary_where_a_row_group_s_values_seem_to_fit_into_it() {
+        // As random as is needed.
+        let numbers = |of: u64| (0..8_192_u64).map(move |n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % of);
+        let doubles = |of: u64| Arc::new(Float64Array::from_iter_values(numbers(of).map(|n| n as f64))) as ArrayRef;
+        let singles = |of: u64| Arc::new(Float32Array::from_iter_values(numbers(of).map(|n| n as f32))) as ArrayRef;
+        let rows = FileShape::default().group_rows;
+        for few in [1, 100, 5_000] {
+            assert!(repeats(&doubles(few), rows) && repeats(&singles(few), rows), "{few}");
+        }
+        assert!(!repeats(&doubles(1 << 40), rows) && !repeats(&singles(1 << 40), rows));
+        // Half of them are one value, and the others all differ.
+        let half = (0..8_192).map(|n| if n % 2 == 0 { 0.0 } else { f64::from(n) });
+        assert!(!repeats(&(Arc::new(Float64Array::from_iter_values(half)) as ArrayRef), rows));
+        // Each key has a value of its own, and so many rows.
+        for (of_key, fits) in [(5, false), (250, true)] {
+            let values = Float64Array::from_iter_values((0..8_192).map(|n| f64::from(n / of_key)));
+            assert_eq!(repeats(&(Arc::new(values) as ArrayRef), rows), fits, "{of_key} rows of a key");
+        }
+        assert!(!repeats(&(Arc::new(Float64Array::from(vec![1.0; 10])) as ArrayRef), rows), "too few");
+        assert!(!repeats(&(Arc::new(Int64Array::from(vec![1; 2_000])) as ArrayRef), rows), "is a matter of its own");
     }
 }
