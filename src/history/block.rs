@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
-use arrow_array::{Array, ArrayRef, UInt16Array, UInt32Array};
+use arrow_array::{Array, ArrayRef, UInt16Array, make_array};
+use arrow_buffer::{ArrowNativeType, Buffer};
 use arrow_select::interleave::interleave;
-use arrow_select::take::take;
 use hydrant_storage::slices::slice_bytes;
 
 use super::failure::JoinError;
@@ -91,20 +91,43 @@ impl Gather {
         (0..self.feature_count()).map(|feature| self.feature(feature, rows)).collect()
     }
 
-    /// The same of rows that ascend, mostly, in the order that `places` says: their numbers.
-    pub fn features_at(&self, rows: &[(usize, usize)], places: &UInt32Array) -> Result<Vec<ArrayRef>, JoinError> {
+    /// The same of rows that ascend, mostly, each put at its place: a permutation of their numbers.
+    pub fn features_at(&self, rows: &[(usize, usize)], places: &[u32]) -> Result<Vec<ArrayRef>, JoinError> {
         let mut rows_at: Vec<(usize, usize)> = Vec::new();
         let at_places = |feature: usize| {
-            if self.blocks[0].features[feature].data_type().is_primitive() {
-                // Blocks are read from front to end, and only what comes of that, which is little, out of order.
-                return Ok(take(&self.feature(feature, rows)?, places, None)?);
+            // Blocks are read from front to end, and what comes of that, which is little, is written out of order.
+            let put = match self.blocks[0].features[feature].data_type().primitive_width() {
+                Some(8) => self.put::<u64>(feature, rows, places)?,
+                Some(4) => self.put::<u32>(feature, rows, places)?,
+                _ => None,
+            };
+            if let Some(put) = put {
+                return Ok(put);
             }
             if rows_at.is_empty() {
-                rows_at.extend(places.values().iter().map(|place| rows[*place as usize]));
+                rows_at = put_at(rows.iter().copied(), places);
             }
             self.feature(feature, &rows_at)
         };
         (0..self.feature_count()).map(at_places).collect()
+    }
+
+    /// A feature whose values are as wide as `T`, if none of them is null.
+    fn put<T: ArrowNativeType>(
+        &self,
+        feature: usize,
+        rows: &[(usize, usize)],
+        places: &[u32],
+    ) -> Result<Option<ArrayRef>, JoinError> {
+        let arrays: Vec<_> = self.blocks.iter().map(|block| block.features[feature].to_data()).collect();
+        if arrays.iter().any(|array| array.null_count() > 0) {
+            return Ok(None);
+        }
+        let values: Vec<&[T]> = arrays.iter().map(|array| array.buffer::<T>(0)).collect();
+        let put = put_at(rows.iter().map(|(block, row)| values[*block][*row]), places);
+        let like = arrays[0].clone().into_builder();
+        let data = like.nulls(None).offset(0).len(put.len()).buffers(vec![Buffer::from_vec(put)]);
+        Ok(Some(make_array(data.build()?)))
     }
 
     fn feature_count(&self) -> usize {
@@ -116,9 +139,19 @@ impl Gather {
         Ok(interleave(&arrays, rows)?)
     }
 
+    /// Lets go of all rows.
     pub fn clear(&mut self) {
         self.blocks.clear();
         self.known.clear();
         self.bytes = 0;
     }
+}
+
+/// Each value at its place; `places` are a permutation of the values' numbers.
+pub fn put_at<T: Copy + Default>(values: impl Iterator<Item = T>, places: &[u32]) -> Vec<T> {
+    let mut put = vec![T::default(); places.len()];
+    for (value, place) in values.zip(places) {
+        put[*place as usize] = value;
+    }
+    put
 }

@@ -204,10 +204,13 @@ impl ColumnDigest {
             }
             Some(nulls) => {
                 let bits = nulls.inner().bit_chunks();
-                let words = bits.iter().chain([bits.remainder_bits()]);
-                let mut bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).flat_map(a_byte_a_bit).collect();
-                bytes.truncate(length);
-                self.validity.update(&bytes);
+                let mut bytes = [0; 64];
+                for word in bits.iter() {
+                    put_a_byte_a_bit(word, &mut bytes);
+                    self.validity.update(&bytes);
+                }
+                put_a_byte_a_bit(bits.remainder_bits(), &mut bytes);
+                self.validity.update(&bytes[..length % 64]);
             }
         }
     }
@@ -261,6 +264,12 @@ impl ColumnDigest {
             whole.update(&child.finish().to_le_bytes());
         }
         whole.digest128()
+    }
+}
+
+fn put_a_byte_a_bit(word: u64, bytes: &mut [u8; 64]) {
+    for (eight, bits) in bytes.as_chunks_mut().0.iter_mut().zip(word.to_le_bytes()) {
+        *eight = a_byte_a_bit(bits);
     }
 }
 

@@ -13,13 +13,13 @@ use super::asof::{AsOf, HistoryRows, Stretch};
 use super::block::Block;
 use super::digest::content_hash;
 use super::failure::JoinError;
-use super::hits::{HitMemory, HitWriter, Hits};
+use super::hits::{HitLimits, HitMemory, HitWriter, Hits};
 use super::metrics::HistoryMetrics;
 use super::plan::Plan;
 use super::sort::{SortedSpine, SpineSorter};
 use super::spine::{Budget, Spine};
 use super::waiting::WaitingRows;
-use super::walk::{JoinWalk, walk};
+use super::walk::{JoinWalk, Kept, walk};
 use super::work::{Stop, in_parallel};
 use super::zip::{Found, StatusCounts, Zip};
 
@@ -71,8 +71,8 @@ impl Findings {
         stop: &Stop,
     ) -> Result<Self, JoinError> {
         let for_hits = budget.for_hits(&spine);
-        let pending_hits = budget.for_pending_hits(plan, for_hits);
-        let hit_memory = HitMemory::new(for_hits / 4 * 3);
+        let (pending_bytes, memory) = (budget.for_pending_hits(plan, for_hits), HitMemory::new(for_hits / 4 * 3));
+        let limits = HitLimits { pending_bytes, memory };
         let Spine { sorters, pieces, rows, first_time, last_time, digest } = spine;
         let (ranges, range_of) = pieces.ranges(plan, budget);
         let ranges = Arc::new(ranges);
@@ -89,10 +89,9 @@ impl Findings {
                 let rows = open(join, &part)?;
                 let waiting = WaitingRows::new(budget.for_waiting(plan), &budget.spill);
                 let as_of = AsOf::new(rows, plan.mode, last_time, waiting);
-                let hits = HitWriter::new(ranges.clone(), pending_hits, hit_memory.clone(), &budget.spill, stop);
-                let lookups = plan.lookups.iter().filter(|lookup| lookup.join == join);
-                let ttls = lookups.map(|lookup| lookup.ttl).collect();
-                walks.push(JoinWalk::new(as_of, hits, ttls, plan.with_status || plan.with_event_time));
+                let kept = Kept::new(plan, join);
+                let hits = HitWriter::new(ranges.clone(), kept.has_times(), limits.clone(), &budget.spill, stop);
+                walks.push(JoinWalk::new(as_of, hits, kept));
             }
             Ok(joins_of(sort).zip(walk(part, walks, stop)?).collect::<Vec<_>>())
         };

@@ -5,12 +5,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt16Array, UInt32Array, UInt64Array};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt16Array, UInt32Array};
 use hydrant_storage::order::Micros;
 use hydrant_storage::slices::slice_bytes;
 
 use super::asof::Candidate;
-use super::block::Gather;
+use super::block::{Gather, put_at};
 use super::failure::JoinError;
 use super::spill::{Chunk, SpillFile, SpillSpace};
 use super::work::Stop;
@@ -35,9 +35,17 @@ pub struct HitWriter {
     /// What the pending rows' features will take once they are gathered, about: many may be of one row.
     pending_features: usize,
     hits: Hits,
-    pending_bytes: usize,
-    memory: Arc<HitMemory>,
+    limits: HitLimits,
     stop: Stop,
+}
+
+/// What the hits of one walk may take.
+#[derive(Clone, Debug)]
+pub struct HitLimits {
+    /// They are gathered into columns when their blocks take so many bytes.
+    pub pending_bytes: usize,
+    /// A walk's own columns are spilled where those of all walks take more.
+    pub memory: Arc<HitMemory>,
 }
 
 /// What the hits of a join may take, over all of its walks.
@@ -51,17 +59,18 @@ pub struct HitMemory {
 #[derive(Debug)]
 pub struct Hits {
     stored: Vec<Vec<Stored>>,
+    has_times: bool,
     held_bytes: usize,
     spill: SpillFile,
 }
 
-/// Some hits of one range: for each the spine ordinal, the row's event time, how many features it
-/// was written with, and the projected features.
+/// Some hits of one range: for each the spine ordinal, from the range's start, how many features the row
+/// was written with, its event time if anybody wants it, and the projected features.
 #[derive(Debug)]
 pub struct HitBatch {
-    pub ordinals: UInt64Array,
-    pub event_times: Int64Array,
+    pub ordinals: UInt32Array,
     pub feature_counts: UInt16Array,
+    pub event_times: Option<Int64Array>,
     pub features: Vec<ArrayRef>,
 }
 
@@ -70,9 +79,10 @@ const PENDING_ROWS: usize = 65_536;
 
 #[derive(Debug)]
 struct PendingHit {
-    ordinal: u64,
     event_time: Micros,
     range: u32,
+    /// From the range's start.
+    ordinal: u32,
     block: u32,
     index: u32,
     feature_count: u16,
@@ -97,6 +107,10 @@ impl Ranges {
 
     pub fn start(&self, range: usize) -> u64 {
         self.starts[range]
+    }
+
+    fn place_in(&self, range: usize, ordinal: u64) -> u32 {
+        u32::try_from(ordinal - self.starts[range]).expect("a range fits into memory as a whole")
     }
 
     fn of(&self, ordinal: u64) -> usize {
@@ -126,18 +140,11 @@ impl HitMemory {
 }
 
 impl HitWriter {
-    /// Gathers hits into columns when their blocks take `pending_bytes`; spills its own columns into
-    /// `space` where those of all walks take more than `memory`, unless stopped.
-    pub fn new(
-        ranges: Arc<Ranges>,
-        pending_bytes: usize,
-        memory: Arc<HitMemory>,
-        space: &Arc<SpillSpace>,
-        stop: &Stop,
-    ) -> Self {
+    /// Spills into `space` what is over the limits, unless stopped. Event times are kept if `has_times`.
+    pub fn new(ranges: Arc<Ranges>, has_times: bool, limits: HitLimits, space: &Arc<SpillSpace>, stop: &Stop) -> Self {
         let pending_of = vec![0; ranges.count()];
         let stored = (0..ranges.count()).map(|_| Vec::new()).collect();
-        let hits = Hits { stored, held_bytes: 0, spill: SpillFile::new(space) };
+        let hits = Hits { stored, has_times, held_bytes: 0, spill: SpillFile::new(space) };
         Self {
             ranges,
             gather: Gather::default(),
@@ -145,8 +152,7 @@ impl HitWriter {
             pending_of,
             pending_features: 0,
             hits,
-            pending_bytes,
-            memory,
+            limits,
             stop: stop.clone(),
         }
     }
@@ -156,12 +162,16 @@ impl HitWriter {
         let (event_time, feature_count) = (row.seen.version.event_time, row.row.feature_count());
         let range = self.ranges.of(ordinal);
         self.pending_of[range] += 1;
-        let range = range as u32;
+        let (range, ordinal) = (range as u32, self.ranges.place_in(range, ordinal));
         self.pending.push(PendingHit { ordinal, event_time, range, block, index: row.row.index, feature_count });
         self.pending_features += row.row.block.row_bytes();
         let taken = self.gather.bytes() + self.pending_features;
         let pending_bytes = taken + size_of_val(self.pending.as_slice());
-        if self.pending.len() >= PENDING_ROWS || pending_bytes > self.pending_bytes { self.flush() } else { Ok(()) }
+        if self.pending.len() >= PENDING_ROWS || pending_bytes > self.limits.pending_bytes {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     pub fn finish(mut self) -> Result<Hits, JoinError> {
@@ -187,8 +197,8 @@ impl HitWriter {
         self.pending.clear();
         self.pending_features = 0;
         self.hits.held_bytes += gathered;
-        if self.memory.hold(gathered) {
-            self.memory.release(self.hits.held_bytes);
+        if self.limits.memory.hold(gathered) {
+            self.limits.memory.release(self.hits.held_bytes);
             self.hits.put_down(&self.stop)?;
         }
         Ok(())
@@ -201,21 +211,24 @@ impl HitWriter {
             Some(*end - rows)
         });
         let mut next_of: Vec<u32> = first_of.collect();
-        let mut places = vec![0; self.pending.len()];
-        for (place, hit) in (0..).zip(&self.pending) {
+        let place = |hit: &PendingHit| {
             let next = &mut next_of[hit.range as usize];
-            places[*next as usize] = place;
             *next += 1;
-        }
+            *next - 1
+        };
+        let places: Vec<u32> = self.pending.iter().map(place).collect();
         let rows: Vec<(usize, usize)> =
             self.pending.iter().map(|hit| (hit.block as usize, hit.index as usize)).collect();
-        let places = UInt32Array::from(places);
-        let in_order = || places.values().iter().map(|place| &self.pending[*place as usize]);
+        let ordinals = put_at(self.pending.iter().map(|hit| hit.ordinal), &places);
+        let counts = put_at(self.pending.iter().map(|hit| hit.feature_count), &places);
         let mut columns: Vec<(String, ArrayRef)> = vec![
-            ("ordinal".into(), Arc::new(UInt64Array::from_iter_values(in_order().map(|hit| hit.ordinal)))),
-            ("event".into(), Arc::new(Int64Array::from_iter_values(in_order().map(|hit| hit.event_time)))),
-            ("count".into(), Arc::new(UInt16Array::from_iter_values(in_order().map(|hit| hit.feature_count)))),
+            ("ordinal".into(), Arc::new(UInt32Array::from(ordinals))),
+            ("count".into(), Arc::new(UInt16Array::from(counts))),
         ];
+        if self.hits.has_times {
+            let times = put_at(self.pending.iter().map(|hit| hit.event_time), &places);
+            columns.push(("event".into(), Arc::new(Int64Array::from(times))));
+        }
         let features = self.gather.features_at(&rows, &places)?;
         columns.extend(features.into_iter().enumerate().map(|(n, array)| (format!("f{n}"), array)));
         Ok(RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))?)
@@ -226,8 +239,8 @@ impl Hits {
     /// A range's hits, in no order.
     pub fn read(&self, range: usize) -> Result<Vec<HitBatch>, JoinError> {
         let read = |stored: &Stored| match stored {
-            Stored::Memory(batch) => from_batch(batch),
-            Stored::Spilled(chunk) => from_batch(&self.spill.read(chunk)?),
+            Stored::Memory(batch) => from_batch(batch, self.has_times),
+            Stored::Spilled(chunk) => from_batch(&self.spill.read(chunk)?, self.has_times),
         };
         self.stored[range].iter().map(read).collect()
     }
@@ -245,15 +258,15 @@ impl Hits {
     }
 }
 
-fn from_batch(batch: &RecordBatch) -> Result<HitBatch, JoinError> {
+fn from_batch(batch: &RecordBatch, has_times: bool) -> Result<HitBatch, JoinError> {
     fn typed<A: Clone + 'static>(batch: &RecordBatch, index: usize) -> Result<A, JoinError> {
         let column = batch.columns().get(index).and_then(|column| column.as_any().downcast_ref::<A>());
         column.cloned().ok_or(JoinError::DamagedSpill)
     }
     Ok(HitBatch {
         ordinals: typed(batch, 0)?,
-        event_times: typed(batch, 1)?,
-        feature_counts: typed(batch, 2)?,
-        features: batch.columns()[3..].to_vec(),
+        feature_counts: typed(batch, 1)?,
+        event_times: has_times.then(|| typed(batch, 2)).transpose()?,
+        features: batch.columns()[2 + usize::from(has_times)..].to_vec(),
     })
 }

@@ -16,6 +16,7 @@ mod lookup;
 mod made_of;
 mod metrics;
 pub mod plan;
+mod range_hits;
 pub mod reading;
 mod report;
 mod service;

@@ -6,6 +6,7 @@ use hydrant_storage::order::{Micros, Position, RowStatus, row_status};
 use super::asof::{AsOf, Counted, HistoryRows, Seen};
 use super::failure::JoinError;
 use super::hits::{HitWriter, Hits};
+use super::plan::Plan;
 use super::sort::SortedSpine;
 use super::work::Stop;
 
@@ -20,7 +21,8 @@ pub struct JoinWalk<R> {
 
 /// Which rows that count are put down.
 #[derive(Debug)]
-struct Kept {
+pub struct Kept {
+    /// Of the lookups that are answered from this walk.
     ttls: Vec<Option<Micros>>,
     tells_expired: bool,
 }
@@ -34,14 +36,25 @@ pub struct Walked {
 }
 
 impl<R: HistoryRows> JoinWalk<R> {
-    /// `ttls` are those of the lookups that are answered from this walk. Unless the answer tells which
-    /// rows were there and had expired, those that have under all of them are no hits.
-    pub fn new(as_of: AsOf<R>, hits: HitWriter, ttls: Vec<Option<Micros>>, tells_expired: bool) -> Self {
-        Self { as_of, hits, kept: Kept { ttls, tells_expired }, differing: 0 }
+    pub fn new(as_of: AsOf<R>, hits: HitWriter, kept: Kept) -> Self {
+        Self { as_of, hits, kept, differing: 0 }
     }
 }
 
 impl Kept {
+    /// Those of one of the plan's joins. Unless the answer tells which rows were there and had expired,
+    /// those that have under the ttl of each of its lookups are no hits.
+    pub fn new(plan: &Plan, join: usize) -> Self {
+        let lookups = plan.lookups.iter().filter(|lookup| lookup.join == join);
+        let ttls = lookups.map(|lookup| lookup.ttl).collect();
+        Self { ttls, tells_expired: plan.with_status || plan.with_event_time }
+    }
+
+    /// Whether it takes a hit's event time to answer from it; else all hits are live for all lookups.
+    pub fn has_times(&self) -> bool {
+        self.tells_expired || self.ttls.windows(2).any(|ttls| ttls[0] != ttls[1])
+    }
+
     fn is_hit(&self, row: &Seen, t: Micros) -> bool {
         let is_live =
             |ttl: &Option<Micros>| row_status(Some((row.version.event_time, false)), t, *ttl) == RowStatus::Live;

@@ -2,6 +2,7 @@
 //! request their statuses and event times. Which status a cell has, and when a default stands in,
 //! is said by `storage::order` alone.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,7 +12,6 @@ use arrow_schema::Schema;
 use arrow_select::interleave::interleave;
 use hydrant_storage::order::{CellStatus, Micros, RowStatus, missing_cell_status, row_status};
 use hydrant_storage::row::ColumnBuilder;
-use hydrant_storage::slices::slice_bytes;
 use hydrant_storage::value::Value;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use super::digest::TableDigest;
 use super::failure::JoinError;
 use super::hits::{HitBatch, Hits, Ranges};
 use super::plan::{Join, OutputColumn, Plan, PlannedLookup};
+use super::range_hits::RangeHits;
 use super::spine::Pieces;
 use super::work::Stop;
 
@@ -66,39 +67,12 @@ pub struct StatusCounts {
     pub masked: u64,
 }
 
-/// One join's hits in one range, in the spine's order.
-#[derive(Debug)]
-struct RangeHits {
-    rows: Vec<Option<Hit>>,
-    /// For each row of the range its batch and its place there; without a hit, that of a null.
-    places: Vec<(usize, usize)>,
-    /// The projected features.
-    features: Vec<RangeFeature>,
-}
-
-/// One feature of a range's hits.
-#[derive(Debug)]
-enum RangeFeature {
-    /// A value for each row of the range.
-    Whole(ArrayRef),
-    /// As the batches have it, and a null behind them: too large to be put together at once.
-    Apart(Vec<ArrayRef>),
-}
-
-/// Of a feature's values in one range; what takes more is put together piece by piece.
-const WHOLE_BYTES: usize = 16 << 20;
-
-/// A row that counts.
-#[derive(Clone, Copy, Debug)]
-struct Hit {
-    event_time: Micros,
-    feature_count: u16,
-}
-
 /// What one lookup says about the rows of a piece.
 #[derive(Debug)]
-struct FoundPiece {
-    rows: Vec<FoundRow>,
+struct FoundPiece<'a> {
+    lookup: &'a PlannedLookup,
+    hits: &'a RangeHits,
+    times: &'a Int64Array,
     /// Where its rows begin in the range.
     offset: usize,
     /// Whether some have no hit.
@@ -107,6 +81,8 @@ struct FoundPiece {
     has_expired: bool,
     /// How many features each hit was written with at least.
     least_features: usize,
+    /// Row by row, once somebody asks.
+    rows: OnceCell<Vec<FoundRow>>,
 }
 
 /// What one lookup says about one row.
@@ -165,8 +141,12 @@ impl Zip {
         };
         let (mut columns, times) = pieces.read(piece)?;
         let offset = (pieces.first_ordinal(piece) - ranges.start(range)) as usize;
-        let found_pieces: Vec<FoundPiece> =
-            self.plan.lookups.iter().map(|lookup| find(lookup, &in_range[lookup.join], &times, offset)).collect();
+        let found_pieces: Vec<FoundPiece> = self
+            .plan
+            .lookups
+            .iter()
+            .map(|lookup| FoundPiece::new(lookup, &in_range[lookup.join], &times, offset))
+            .collect();
         let spine_columns = columns.len();
         for number in 0..self.plan.columns.len() {
             let plan = self.plan.clone();
@@ -174,8 +154,7 @@ impl Zip {
             match column.lookup {
                 None => self.append_masked(number, times.len(), &mut columns),
                 Some(lookup) => {
-                    let join = &in_range[plan.lookups[lookup].join];
-                    self.append_column(number, column, &found_pieces[lookup], join, &mut columns)?;
+                    self.append_column(number, column, &found_pieces[lookup], &mut columns)?;
                 }
             }
         }
@@ -234,13 +213,11 @@ impl Zip {
         &self,
         number: usize,
         column: &OutputColumn,
-        found_piece: &FoundPiece,
-        hits: &RangeHits,
+        found_piece: &FoundPiece<'_>,
         columns: &mut Vec<ArrayRef>,
     ) -> Result<(), JoinError> {
         let [default, null] = &self.fillers[number];
-        let FoundPiece { rows: found, offset, .. } = found_piece;
-        let held = hits.values(column.projected, *offset, found.len())?;
+        let held = found_piece.hits.values(column.projected, found_piece.offset, found_piece.times.len())?;
         let missing = |row: &FoundRow| missing_cell_status(row.status, column.feature, usize::from(row.feature_count));
         let values = if found_piece.is_held(column) {
             held
@@ -252,10 +229,11 @@ impl Zip {
                 Some(status) if status.takes_default() => DEFAULT,
                 Some(_) => NULL,
             };
-            let picked: Vec<(usize, usize)> = found.iter().enumerate().map(pick).collect();
+            let picked: Vec<(usize, usize)> = found_piece.rows().iter().enumerate().map(pick).collect();
             interleave(&[held.as_ref(), default.as_ref(), null.as_ref()], &picked)?
         };
         let statuses = self.plan.with_status.then(|| {
+            let found = found_piece.rows();
             let mut statuses = StringBuilder::with_capacity(found.len(), found.len() * 8);
             for (row, found) in found.iter().enumerate() {
                 let held = if values.is_null(row) { CellStatus::Null } else { CellStatus::Present };
@@ -264,7 +242,7 @@ impl Zip {
             Arc::new(statuses.finish()) as ArrayRef
         });
         let event_times = self.plan.with_event_time.then(|| {
-            let times = found.iter().map(|row| {
+            let times = found_piece.rows().iter().map(|row| {
                 let counts = missing(row).is_none_or(|status| status != CellStatus::NotFound);
                 counts.then_some(row.event_time)
             });
@@ -305,60 +283,16 @@ impl Found {
         let rows = (pieces.first_ordinal(last) + pieces.rows_of(last) as u64 - start) as usize;
         let of_join = |(join, parts): (&Join, &Vec<Hits>)| {
             let batches: Result<Vec<Vec<HitBatch>>, _> = parts.iter().map(|hits| hits.read(range)).collect();
-            RangeHits::new(join, batches?.into_iter().flatten().collect(), start, rows)
+            let batches: Vec<HitBatch> = batches?.into_iter().flatten().collect();
+            RangeHits::new(join, &batches, rows)
         };
         plan.joins.iter().zip(hits).map(of_join).collect()
     }
 }
 
-impl RangeHits {
-    fn new(join: &Join, batches: Vec<HitBatch>, start: u64, rows: usize) -> Result<Self, JoinError> {
-        // Behind the batches lies a null for the rows without a hit.
-        let null_at = (batches.len(), 0);
-        let mut places = vec![null_at; rows];
-        let mut hits = vec![None; rows];
-        for (number, batch) in batches.iter().enumerate() {
-            let versions = batch.event_times.values().iter().zip(batch.feature_counts.values());
-            for (row, (ordinal, (event_time, feature_count))) in
-                batch.ordinals.values().iter().zip(versions).enumerate()
-            {
-                let at = ordinal.checked_sub(start).map_or(rows, |at| at as usize);
-                let (place, hit) = places.get_mut(at).zip(hits.get_mut(at)).ok_or(JoinError::DamagedSpill)?;
-                *place = (number, row);
-                *hit = Some(Hit { event_time: *event_time, feature_count: *feature_count });
-            }
-        }
-        let feature = |(projected, feature): (usize, &usize)| {
-            let null = new_null_array(&join.view.features[*feature].data_type.to_arrow(), 1);
-            let batches = batches.iter().map(|batch| batch.features[projected].clone());
-            let sources: Vec<ArrayRef> = batches.chain([null]).collect();
-            let bytes: usize = sources.iter().map(|source| slice_bytes(source)).sum();
-            if bytes > WHOLE_BYTES {
-                return Ok(RangeFeature::Apart(sources));
-            }
-            put_together(&sources, &places).map(RangeFeature::Whole)
-        };
-        let features = join.features.iter().enumerate().map(feature).collect::<Result<_, JoinError>>()?;
-        Ok(Self { rows: hits, places, features })
-    }
-
-    /// A feature's values of some rows: null where there is no hit.
-    fn values(&self, projected: usize, offset: usize, rows: usize) -> Result<ArrayRef, JoinError> {
-        match &self.features[projected] {
-            RangeFeature::Whole(values) => Ok(values.slice(offset, rows)),
-            RangeFeature::Apart(sources) => put_together(sources, &self.places[offset..offset + rows]),
-        }
-    }
-}
-
-fn put_together(sources: &[ArrayRef], places: &[(usize, usize)]) -> Result<ArrayRef, JoinError> {
-    let sources: Vec<&dyn Array> = sources.iter().map(AsRef::as_ref).collect();
-    Ok(interleave(&sources, places)?)
-}
-
 impl StatusCounts {
-    fn add(&mut self, column: &OutputColumn, piece: &FoundPiece, values: &ArrayRef) {
-        for (row, found) in piece.rows.iter().enumerate() {
+    fn add(&mut self, column: &OutputColumn, piece: &FoundPiece<'_>, values: &ArrayRef) {
+        for (row, found) in piece.rows().iter().enumerate() {
             match missing_cell_status(found.status, column.feature, usize::from(found.feature_count)) {
                 None if values.is_null(row) => self.null += 1,
                 None => self.present += 1,
@@ -369,33 +303,50 @@ impl StatusCounts {
     }
 }
 
-impl FoundPiece {
+impl<'a> FoundPiece<'a> {
+    fn new(lookup: &'a PlannedLookup, hits: &'a RangeHits, times: &'a Int64Array, offset: usize) -> Self {
+        let counts = &hits.feature_counts[offset..offset + times.len()];
+        let least_features = counts.iter().flatten().min().map_or(usize::MAX, |least| usize::from(*least));
+        let has_missing = counts.iter().any(Option::is_none);
+        let mut piece = Self {
+            lookup,
+            hits,
+            times,
+            offset,
+            has_missing,
+            has_expired: false,
+            least_features,
+            rows: OnceCell::new(),
+        };
+        // Without times, all hits are live.
+        if hits.has_times() {
+            let mut with_hit = piece.rows().iter().zip(counts).filter(|(_, count)| count.is_some());
+            piece.has_expired = with_hit.any(|(row, _)| row.status != RowStatus::Live);
+        }
+        piece
+    }
+
+    fn rows(&self) -> &[FoundRow] {
+        self.rows.get_or_init(|| (0..self.times.len()).map(|row| self.row(row)).collect())
+    }
+
+    fn row(&self, row: usize) -> FoundRow {
+        let (count, event_time) =
+            (self.hits.feature_counts[self.offset + row], self.hits.event_time(self.offset + row));
+        let status = match (count, event_time) {
+            // The walk has put down none that isn't.
+            (Some(_), None) => RowStatus::Live,
+            // Tombstones are no hits.
+            _ => row_status(count.and(event_time).map(|at| (at, false)), self.times.value(row), self.lookup.ttl),
+        };
+        FoundRow { status, event_time: event_time.unwrap_or_default(), feature_count: count.unwrap_or_default() }
+    }
+
     /// Whether the column is what the range's hits hold, nulls where there is none.
     fn is_held(&self, column: &OutputColumn) -> bool {
         let takes_default = self.has_missing && column.default.is_some();
         !takes_default && !self.has_expired && column.feature < self.least_features
     }
-}
-
-fn find(lookup: &PlannedLookup, hits: &RangeHits, times: &Int64Array, offset: usize) -> FoundPiece {
-    let mut piece = FoundPiece {
-        rows: Vec::with_capacity(times.len()),
-        offset,
-        has_missing: false,
-        has_expired: false,
-        least_features: usize::MAX,
-    };
-    for (hit, time) in hits.rows[offset..].iter().zip(times.values()) {
-        // Tombstones are no hits.
-        let status = row_status(hit.map(|hit| (hit.event_time, false)), *time, lookup.ttl);
-        piece.has_missing |= hit.is_none();
-        piece.has_expired |= hit.is_some() && status != RowStatus::Live;
-        piece.least_features =
-            hit.map_or(piece.least_features, |hit| piece.least_features.min(hit.feature_count.into()));
-        let Hit { event_time, feature_count } = hit.unwrap_or(Hit { event_time: 0, feature_count: 0 });
-        piece.rows.push(FoundRow { status, event_time, feature_count });
-    }
-    piece
 }
 
 fn one_value(column: &OutputColumn, value: &Value) -> Result<ArrayRef, JoinError> {
