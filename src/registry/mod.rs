@@ -14,6 +14,7 @@ pub mod listing;
 pub mod masking;
 pub mod node;
 pub mod plan;
+mod prepared;
 pub mod promise;
 pub mod reads;
 pub mod revisions;

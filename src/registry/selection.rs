@@ -14,6 +14,7 @@ use crate::error::{Code, Error, Result};
 use super::catalog::{Lookup, Service, ServiceColumn, ServiceVersion, Snapshot, TenantCatalog, View};
 use super::known_selections::KnownSelections;
 use super::masking::Masking;
+use super::prepared::Prepared;
 use super::reads::{Readable, ReadsOf, Thing};
 use super::shares::{self, Given, Share};
 
@@ -47,6 +48,8 @@ pub struct Selection {
     shares: Vec<Arc<Given>>,
     /// Where its reads are counted; nothing of one that no tenant asked for.
     reads: Arc<ReadsOf>,
+    /// For whoever sends its answers.
+    pub prepared: Prepared,
 }
 
 /// A view of a request, whichever lookups need it.
@@ -275,6 +278,7 @@ impl Selection {
             unread,
             shares,
             reads,
+            prepared: Prepared::default(),
         })
     }
 

@@ -2,7 +2,6 @@
 //! answer carries of that where it is asked for.
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
 use hydrant_proto::v1;
 use hydrant_proto::v1::freshness_service_server::FreshnessService;
 use hydrant_storage::names::Name;
@@ -11,6 +10,7 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::status::{MessageLimit, message_too_large, to_status};
+use super::unary::Outgoing;
 use super::{Caller, UseCases, layers};
 use crate::error::{Error, Result};
 use crate::freshness::{Cause, ServedQuantiles, Silence, Standing, State};
@@ -133,9 +133,9 @@ pub(super) fn with_freshness(
     use_cases: &UseCases,
     permit: &Permit,
     answer: &OnlineAnswer,
-    encoded: Bytes,
+    mut encoded: Outgoing,
     limit: MessageLimit,
-) -> Result<Bytes> {
+) -> Result<Outgoing> {
     // Each of its owner's, who need not be the reader.
     let of_view = |view: &ViewProvenance| {
         let owner = view.owner.as_ref().unwrap_or(permit.tenant());
@@ -149,10 +149,8 @@ pub(super) fn with_freshness(
     if length as u64 > limit.bytes {
         return Err(message_too_large(limit, "the answer with the freshness of its views is larger"));
     }
-    let mut whole = BytesMut::with_capacity(length);
-    whole.extend_from_slice(&encoded);
-    rest.encode(&mut whole).map_err(|error| Error::internal(format!("encoding an answer: {error}")))?;
-    Ok(whole.freeze())
+    encoded.append(&rest)?;
+    Ok(encoded)
 }
 
 fn decode_name(name: &str) -> Result<Name> {

@@ -34,6 +34,7 @@ mod tenants;
 pub mod tls;
 mod trail;
 pub mod training;
+mod unary;
 pub mod usage;
 pub mod webhook;
 pub mod wire;

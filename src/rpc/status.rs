@@ -192,8 +192,14 @@ pub fn unknown_method() -> Status {
 }
 
 /// A message that is none.
-pub fn undecodable(error: &prost::DecodeError) -> Status {
-    to_status(Error::invalid("MALFORMED_MESSAGE", error.to_string()))
+pub fn malformed(told: impl ToString) -> Error {
+    Error::invalid("MALFORMED_MESSAGE", told.to_string())
+}
+
+/// A message that would have to be unpacked first.
+pub fn compression_not_served() -> Error {
+    Error::new(Code::Unimplemented, "COMPRESSION_NOT_SERVED", "messages that are compressed are not read")
+        .hint("send them as they are, without `grpc-encoding`")
 }
 
 pub fn deadline_exceeded() -> Error {
@@ -253,13 +259,8 @@ pub fn clarify(status: &Status, limit: MessageLimit) -> Option<Status> {
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted if oversized => {
             message_too_large(limit, "a message is too large")
         }
-        tonic::Code::Internal if BROKEN.iter().any(|broken| message.contains(broken)) => {
-            Error::invalid("MALFORMED_MESSAGE", message)
-        }
-        tonic::Code::Unimplemented if message.starts_with("Content is compressed") => {
-            Error::new(Code::Unimplemented, "COMPRESSION_NOT_SERVED", "messages that are compressed are not read")
-                .hint("send them as they are, without `grpc-encoding`")
-        }
+        tonic::Code::Internal if BROKEN.iter().any(|broken| message.contains(broken)) => malformed(message),
+        tonic::Code::Unimplemented if message.starts_with("Content is compressed") => compression_not_served(),
         tonic::Code::Unimplemented => {
             let message = if message.is_empty() { "there is no such service or method" } else { message };
             Error::new(Code::Unimplemented, "UNKNOWN_METHOD", message)
@@ -273,6 +274,11 @@ pub fn clarify(status: &Status, limit: MessageLimit) -> Option<Status> {
         _ => return None,
     };
     Some(to_status(error))
+}
+
+/// Whether a call was given up by who made it.
+pub fn is_cancelled(status: &Status) -> bool {
+    status.code() == tonic::Code::Cancelled
 }
 
 /// Whether the client's side of the connection gave the call up at its deadline, which it tells as a

@@ -14,8 +14,10 @@ use crate::registry::catalog::{Lookup, ServiceColumn};
 #[derive(Debug)]
 pub struct AnswerCells<'a> {
     answer: &'a OnlineAnswer,
-    /// Per lookup, per request row.
-    rows: Vec<Vec<RowCells<'a>>>,
+    /// Of all lookups, one behind the other, per request row.
+    rows: Vec<RowCells<'a>>,
+    /// Where those of each lookup end.
+    ends: Vec<usize>,
 }
 
 /// What a row means to one lookup, for all of its cells.
@@ -59,19 +61,28 @@ pub enum CellBytes<'a> {
 
 impl<'a> AnswerCells<'a> {
     pub(super) fn of(answer: &'a OnlineAnswer) -> Self {
-        let of_lookup = |(index, lookup): (usize, &'a Lookup)| {
-            let found = &answer.found[answer.selection.view_of[index]];
-            let rows = answer.keys.lookups[index].rows.iter();
-            rows.map(|key| row_cells(key.map(|key| &found[key as usize]), lookup, answer.provenance.t)).collect()
-        };
-        Self { answer, rows: answer.selection.lookups.iter().enumerate().map(of_lookup).collect() }
+        let selection = &answer.selection;
+        let mut rows = Vec::with_capacity(answer.keys.lookups.iter().map(|lookup| lookup.rows.len()).sum());
+        let mut ends = Vec::with_capacity(selection.lookups.len());
+        for (index, lookup) in selection.lookups.iter().enumerate() {
+            let found = &answer.found[selection.view_of[index]];
+            let keys = answer.keys.lookups[index].rows.iter();
+            rows.extend(keys.map(|key| row_cells(key.map(|key| &found[key as usize]), lookup, answer.provenance.t)));
+            ends.push(rows.len());
+        }
+        Self { answer, rows, ends }
+    }
+
+    fn rows_of(&self, lookup: usize) -> &[RowCells<'a>] {
+        let begin = lookup.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.rows[begin..self.ends[lookup]]
     }
 
     /// In the order of the answer's columns.
     pub fn columns(&self) -> impl Iterator<Item = ColumnCells<'_>> {
         self.answer.selection.columns.iter().map(|column| {
             let lookup = &self.answer.selection.lookups[column.lookup];
-            ColumnCells { column, layout: &lookup.view.layout, rows: &self.rows[column.lookup] }
+            ColumnCells { column, layout: &lookup.view.layout, rows: self.rows_of(column.lookup) }
         })
     }
 }
@@ -115,6 +126,15 @@ impl<'a> ColumnCells<'a> {
             };
             (status, value)
         })
+    }
+
+    /// The value of a column's only cell, of a type of fixed width, where it is present.
+    pub fn only_present(self) -> Option<&'a [u8]> {
+        let [RowCells::Live(open)] = self.rows else { return None };
+        if self.column.is_masked || self.column.feature >= open.feature_count() {
+            return None;
+        }
+        open.fixed_bytes(self.layout, self.column.feature).ok().flatten()
     }
 
     fn default_for(&self, status: CellStatus) -> Option<&'a Value> {

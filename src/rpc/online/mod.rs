@@ -7,16 +7,19 @@ mod stream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use hydrant_proto::v1;
 use prost::Message as _;
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::Request as HttpRequest;
+use tonic::metadata::MetadataValue;
 
 pub use self::service::{OnlineFirst, OnlineServer};
 
 use super::freshness::with_freshness;
-use super::status::{MessageLimit, not_yet_served, to_status};
+use super::status::{MessageLimit, compression_not_served, malformed, not_yet_served, to_status};
+use super::unary::{Outgoing, pass_over, read_message};
 use super::wire::answer::{AnswerForm, encode_answer};
 use super::wire::columns::{column_length, decode_column};
 use super::wire::decode_position;
@@ -39,13 +42,24 @@ impl OnlineRpc {
         Self { use_cases, limit, streams: Arc::new(Semaphore::new(max_streams)) }
     }
 
-    async fn get_online_features(
-        &self,
-        request: Request<v1::GetOnlineFeaturesRequest>,
-    ) -> Result<Response<Bytes>, Status> {
-        let deadline = layers::deadline(request.extensions());
-        let caller = layers::caller(request.extensions());
-        self.get(&caller, request.into_inner(), deadline).await.map(Response::new).map_err(to_status)
+    async fn get_online_features(&self, request: HttpRequest<Body>) -> Result<Outgoing, Status> {
+        let (head, body) = request.into_parts();
+        if head.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
+            let mut refusal = to_status(compression_not_served());
+            refusal.metadata_mut().insert("grpc-accept-encoding", MetadataValue::from_static("identity"));
+            return Err(refusal);
+        }
+        let (deadline, caller) = (layers::deadline(&head.extensions), layers::caller(&head.extensions));
+        if let Err(refused) = self.use_cases.turn_away(&caller, Action::ReadOnline, deadline) {
+            // Its bytes are taken all the same: a stream that is reset costs both sides more.
+            pass_over(body, self.limit).await?;
+            return Err(to_status(refused));
+        }
+        let message = read_message(body, self.limit).await?;
+        let request = v1::GetOnlineFeaturesRequest::decode(&*message);
+        let request = request.map_err(|error| to_status(malformed(error)))?;
+        drop(message);
+        self.get(&caller, request, deadline).await.map_err(to_status)
     }
 
     async fn get(
@@ -53,7 +67,7 @@ impl OnlineRpc {
         caller: &Caller,
         request: v1::GetOnlineFeaturesRequest,
         deadline: Option<Instant>,
-    ) -> Result<Bytes> {
+    ) -> Result<Outgoing> {
         let arrived = Some(Instant::now());
         let permit = self.use_cases.admit(caller, Action::ReadOnline, demand(&request, deadline)).await?;
         let answer = async {

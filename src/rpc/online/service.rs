@@ -1,5 +1,5 @@
-//! The gRPC face of OnlineService. As generated code would be, but for the answer: it goes out as the
-//! bytes that were written for it, so that a read makes no message.
+//! The gRPC face of OnlineService. As generated code would be, but for the answers: they go out as the
+//! bytes that were written for them, so that a read makes no message.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -8,20 +8,19 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::TryFutureExt as _;
 use futures::future::{BoxFuture, Either, ErrInto};
-use hydrant_proto::v1;
 use hydrant_proto::v1::online_service_server::SERVICE_NAME;
-use prost::Message as _;
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic::codec::Codec;
 use tonic::codegen::http::{Request as HttpRequest, Response as HttpResponse};
-use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
+use tonic::server::{Grpc, NamedService, ServerStreamingService};
 use tonic::{Request, Response, Status};
 use tower::{Layer, Service};
 
 use super::OnlineRpc;
 use super::stream::Answers;
 use crate::rpc::codec::{BytesOut, DecodeBytes};
-use crate::rpc::status::{undecodable, unknown_method};
+use crate::rpc::status::unknown_method;
+use crate::rpc::unary;
 
 const GET_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
 const STREAM_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/StreamOnlineFeatures";
@@ -47,15 +46,8 @@ pub struct OnlineOr<S> {
     others: S,
 }
 
-/// GetOnlineFeatures of one call.
-struct GetOnlineFeatures(Arc<OnlineRpc>);
-
 /// StreamOnlineFeatures of one call.
 struct StreamOnlineFeatures(Arc<OnlineRpc>);
-
-/// Reads a request.
-#[derive(Clone, Copy, Debug, Default)]
-struct DecodeRequest;
 
 impl OnlineServer {
     pub fn new(rpc: OnlineRpc) -> Self {
@@ -81,8 +73,10 @@ impl Service<HttpRequest<Body>> for OnlineServer {
         let (rpc, max_message) = (self.rpc.clone(), self.max_message);
         match request.uri().path() {
             GET_ONLINE_FEATURES => Box::pin(async move {
-                let mut grpc = bounded(BytesOut::<DecodeRequest>::default(), max_message);
-                Ok(grpc.unary(GetOnlineFeatures(rpc), request).await)
+                Ok(match rpc.get_online_features(request).await {
+                    Ok(message) => unary::answer(message),
+                    Err(status) => status.into_http(),
+                })
             }),
             STREAM_ONLINE_FEATURES => Box::pin(async move {
                 let mut grpc = bounded(BytesOut::<DecodeBytes>::default(), max_message);
@@ -127,16 +121,6 @@ where
     }
 }
 
-impl UnaryService<v1::GetOnlineFeaturesRequest> for GetOnlineFeatures {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: Request<v1::GetOnlineFeaturesRequest>) -> Self::Future {
-        let rpc = self.0.clone();
-        Box::pin(async move { rpc.get_online_features(request).await })
-    }
-}
-
 impl ServerStreamingService<Bytes> for StreamOnlineFeatures {
     type Response = Bytes;
     type ResponseStream = Answers;
@@ -145,14 +129,5 @@ impl ServerStreamingService<Bytes> for StreamOnlineFeatures {
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let rpc = self.0.clone();
         Box::pin(async move { rpc.stream_online_features(request).await })
-    }
-}
-
-impl Decoder for DecodeRequest {
-    type Item = v1::GetOnlineFeaturesRequest;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        v1::GetOnlineFeaturesRequest::decode(buffer).map(Some).map_err(|error| undecodable(&error))
     }
 }

@@ -15,7 +15,8 @@ use tonic::{Request, Response, Status};
 use super::{OnlineRpc, decode_request};
 use crate::error::{Code, Error, Result};
 use crate::rpc::freshness::with_freshness;
-use crate::rpc::status::{MessageLimit, to_status};
+use crate::rpc::status::{MessageLimit, malformed, to_status};
+use crate::rpc::unary::Outgoing;
 use crate::rpc::wire::answer::{AnswerForm, encode_answer};
 use crate::rpc::{Caller, UseCases, layers};
 use crate::serving::{BulkRead, OnlineRequest, Pieces};
@@ -103,7 +104,7 @@ impl Scoring {
                     false => Ok(encoded),
                 });
                 drop(permit);
-                encoded
+                encoded.map(Outgoing::message)
             })
             .await
         };
@@ -120,7 +121,6 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send +
 }
 
 fn decode(message: Bytes) -> Result<Asked> {
-    let malformed = |error: prost::DecodeError| Error::invalid("MALFORMED_MESSAGE", error.to_string());
     let v1::StreamOnlineFeaturesRequest { request, batch_size, unpinned } =
         v1::StreamOnlineFeaturesRequest::decode(message).map_err(malformed)?;
     let request = request.unwrap_or_default();

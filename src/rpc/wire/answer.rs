@@ -4,20 +4,26 @@
 
 mod arrow;
 mod matrix;
+mod template;
 
-use bytes::{BufMut as _, Bytes};
+use bytes::BufMut as _;
 use hydrant_proto::v1;
+use hydrant_storage::order::CellStatus;
 use hydrant_storage::row::Cell;
 use hydrant_storage::value::{DataType, ScalarType, Value};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
+use self::template::Template;
 use super::columns::{encode_column, encode_statuses};
 use crate::error::{Error, Result};
+use crate::registry::selection::Selection;
 use crate::registry::table::Beside;
 use crate::rpc::status::{MessageLimit, message_too_large};
+use crate::rpc::unary::Outgoing;
 use crate::serving::{
-    AnswerColumn, AnswerShape, CellBytes, CellValue, ColumnCells, EventTimes, OnlineAnswer, Provenance, to_column,
+    AnswerCells, AnswerColumn, AnswerShape, CellBytes, CellValue, ColumnCells, EventTimes, OnlineAnswer, Provenance,
+    to_column,
 };
 
 // Field numbers of common.proto and online.proto.
@@ -76,7 +82,7 @@ impl AnswerForm {
 
 /// The bytes of an answer, whose first row is the request's `first_row`. RESOURCE_EXHAUSTED as soon as
 /// there are more than `limit` allows: a request of a few bytes can ask for a large row again and again.
-pub fn encode_answer(answer: &OnlineAnswer, form: AnswerForm, first_row: u64, limit: MessageLimit) -> Result<Bytes> {
+pub fn encode_answer(answer: &OnlineAnswer, form: AnswerForm, first_row: u64, limit: MessageLimit) -> Result<Outgoing> {
     match form {
         AnswerForm::Columns => encode_columns(answer, first_row, limit),
         AnswerForm::Arrow(beside) => arrow::encode(answer, beside, first_row, limit),
@@ -84,63 +90,84 @@ pub fn encode_answer(answer: &OnlineAnswer, form: AnswerForm, first_row: u64, li
     }
 }
 
-fn encode_columns(answer: &OnlineAnswer, first_row: u64, limit: MessageLimit) -> Result<Bytes> {
-    let too_large = || message_too_large(limit, "the answer is larger");
+fn encode_columns(answer: &OnlineAnswer, first_row: u64, limit: MessageLimit) -> Result<Outgoing> {
     let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
     let cells = answer.cells();
+    let template = Template::of(answer.selection());
     // Most cells are numbers of eight bytes.
     let likely = 256 + 64 * answer.selection().columns.len() + 9 * answer.cell_count();
-    let mut out = Vec::with_capacity(likely.min(most));
+    let mut out = Outgoing::with_capacity(likely.min(most));
+    let too_large = || message_too_large(limit, "the answer is larger");
+    if !template.write_columns(&cells, out.buffer()) && !write_columns(&cells, &mut out, most)? {
+        return Err(too_large());
+    }
+    out.buffer().extend_from_slice(&template.services);
+    out.append(&rest_of(answer, first_row))?;
+    if out.len() > most { Err(too_large()) } else { Ok(out) }
+}
+
+/// Appends the columns cell by cell; `false` as soon as they take more than `most`.
+fn write_columns(cells: &AnswerCells<'_>, out: &mut Outgoing, most: usize) -> Result<bool> {
     let mut column = ColumnWriter::default();
     for cells in cells.columns() {
-        if out.len() > most {
-            return Err(too_large());
-        }
-        column.room = most - out.len();
-        if write_alone(cells, &mut out) {
+        let Some(room) = most.checked_sub(out.len()) else { return Ok(false) };
+        column.room = room;
+        if write_alone(cells, out.buffer()) {
             continue;
         }
         if matches!(cells.data_type(), DataType::List(_)) {
             // In memory an element takes up to eight times what it takes in the message.
             let room = most.saturating_mul(8).saturating_add(LIST_SLACK);
-            let column = to_column(cells, room)?.ok_or_else(too_large)?;
+            let Some(column) = to_column(cells, room)? else { return Ok(false) };
             let feature = encode_feature(&column)?;
-            prost::encoding::message::encode(RESPONSE_COLUMNS, &feature, &mut out);
+            prost::encoding::message::encode(RESPONSE_COLUMNS, &feature, out.buffer());
         } else {
             if !column.read(cells)? {
-                return Err(too_large());
+                return Ok(false);
             }
-            column.write(cells, &mut out);
+            column.write(cells, out.buffer());
         }
     }
-    if out.len() > most {
-        return Err(too_large());
-    }
-    // What follows the columns, in the order of the fields.
-    let rest = v1::GetOnlineFeaturesResponse { first_row, ..without_columns(answer) };
-    rest.encode(&mut out).map_err(|error| Error::internal(format!("encoding an answer: {error}")))?;
-    Ok(out.into())
+    Ok(true)
 }
 
 /// Appends a column of one number or time, if that is what it is: the commonest column of an answer
 /// for one entity, whose every length fits into a byte.
 fn write_alone(cells: ColumnCells<'_>, out: &mut Vec<u8>) -> bool {
-    let name = cells.column.name.as_bytes();
-    let data_type = cells.data_type();
+    let (name, data_type) = (&cells.column.name, cells.data_type());
+    let Some(width) = width_alone(name, data_type).filter(|_| cells.len() == 1) else { return false };
+    let Some((status, value)) = cells.iter_bytes().next() else { return false };
+    const NULL: [u8; 3] = [length_delimited(COLUMN_NULLS), 1, 1];
+    match value {
+        CellBytes::Stored(bytes) => put_alone(name, data_type, (status, bytes, &[]), out),
+        CellBytes::Default => {
+            let default = cells.column.default.as_ref().map(little_endian).unwrap_or_default();
+            put_alone(name, data_type, (status, &default, &[]), out)
+        }
+        CellBytes::None => put_alone(name, data_type, (status, &[0; 8][..width], &NULL), out),
+    };
+    true
+}
+
+/// How many bytes a value of a column takes that can be written by [`put_alone`].
+fn width_alone(name: &str, data_type: DataType) -> Option<usize> {
     let width = match data_type {
         DataType::Scalar(ScalarType::Float32) => 4,
         DataType::Scalar(ScalarType::Float64 | ScalarType::Timestamp) => 8,
-        _ => return false,
+        _ => return None,
     };
-    if cells.len() != 1 || name.is_empty() || name.len() > LONGEST_NAME_ALONE {
-        return false;
-    }
-    let Some((status, value)) = cells.iter_bytes().next() else { return false };
-    let nulls: &[u8] = match value {
-        CellBytes::None => &[length_delimited(COLUMN_NULLS), 1, 1],
-        CellBytes::Stored(_) | CellBytes::Default => &[],
-    };
-    let values = 2 + width;
+    (1..=LONGEST_NAME_ALONE).contains(&name.len()).then_some(width)
+}
+
+/// Appends a column of one cell: its status, its value, and its nulls as they stand in the message. Gives
+/// the place of the value.
+fn put_alone(
+    name: &str,
+    data_type: DataType,
+    (status, value, nulls): (CellStatus, &[u8], &[u8]),
+    out: &mut Vec<u8>,
+) -> usize {
+    let values = 2 + value.len();
     let column = 2 + name.len() + 2 + values + nulls.len();
     let feature = 2 + column + 3;
     out.extend_from_slice(&[
@@ -151,38 +178,48 @@ fn write_alone(cells: ColumnCells<'_>, out: &mut Vec<u8>) -> bool {
         length_delimited(COLUMN_NAME),
         name.len() as u8,
     ]);
-    out.extend_from_slice(name);
+    out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(&[
         length_delimited(values_field(data_type)),
         values as u8,
         length_delimited(VALUES),
-        width as u8,
+        value.len() as u8,
     ]);
-    match value {
-        CellBytes::Stored(bytes) => out.extend_from_slice(bytes),
-        CellBytes::Default => out.extend(cells.column.default.as_ref().map(little_endian).unwrap_or_default()),
-        CellBytes::None => out.extend_from_slice(&[0; 8][..width]),
-    }
+    let place = out.len();
+    out.extend_from_slice(value);
     out.extend_from_slice(nulls);
     out.extend_from_slice(&[length_delimited(FEATURE_STATUSES), 1, status as u8]);
-    true
+    place
 }
 
-/// The answer but its columns.
-fn without_columns(answer: &OnlineAnswer) -> v1::GetOnlineFeaturesResponse {
-    let services = answer.selection().services.iter().map(|service| v1::ServiceColumns {
+/// An answer whose values stand in a message of it; what precedes them is written already.
+fn encode_whole(first: &[u8], response: &v1::GetOnlineFeaturesResponse, limit: MessageLimit) -> Result<Outgoing> {
+    let length = first.len() + response.encoded_len();
+    if length as u64 > limit.bytes {
+        return Err(message_too_large(limit, "the answer is larger"));
+    }
+    let mut out = Outgoing::with_capacity(length);
+    out.buffer().extend_from_slice(first);
+    out.append(response)?;
+    Ok(out)
+}
+
+/// Which columns each service of a selection has.
+fn services_of(selection: &Selection) -> impl Iterator<Item = v1::ServiceColumns> {
+    selection.services.iter().map(|service| v1::ServiceColumns {
         service: service.reference(),
         columns: service.columns.iter().copied().map(to_u32).collect(),
-    });
+    })
+}
+
+/// What stands behind columns and services.
+fn rest_of(answer: &OnlineAnswer, first_row: u64) -> v1::GetOnlineFeaturesResponse {
     v1::GetOnlineFeaturesResponse {
-        columns: Vec::new(),
-        services: services.collect(),
         rows: to_u32(answer.rows()),
         event_times: answer.event_times().iter().map(encode_event_times).collect(),
         provenance: Some(encode_provenance(&answer.provenance)),
-        arrow_ipc: Vec::new(),
-        first_row: 0,
-        matrices: Vec::new(),
+        first_row,
+        ..Default::default()
     }
 }
 

@@ -8,20 +8,19 @@ use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, TimestampMic
 use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, Schema};
 use arrow_select::take::take;
-use bytes::Bytes;
 use hydrant_proto::v1;
 use hydrant_storage::order::{CellStatus, Micros};
 use hydrant_storage::slices::slice_bytes;
-use prost::Message as _;
 
-use super::{to_u32, without_columns};
+use super::{encode_whole, rest_of, services_of, to_u32};
 use crate::error::{Error, Result};
 use crate::registry::table::Beside;
 use crate::rpc::status::{MessageLimit, message_too_large};
+use crate::rpc::unary::Outgoing;
 use crate::serving::{OnlineAnswer, to_column};
 
 /// The bytes of an answer. RESOURCE_EXHAUSTED as soon as its columns take more than `limit` allows.
-pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, first_row: u64, limit: MessageLimit) -> Result<Bytes> {
+pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, first_row: u64, limit: MessageLimit) -> Result<Outgoing> {
     let too_large = || message_too_large(limit, "the answer is larger");
     let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
     let mut table = Table { rows: answer.rows(), columns: Vec::new(), bytes: 0, most, first: None };
@@ -49,20 +48,16 @@ pub(super) fn encode(answer: &OnlineAnswer, beside: Beside, first_row: u64, limi
     }
     let response = v1::GetOnlineFeaturesResponse {
         arrow_ipc: table.into_stream(beside.schema(answer.selection()))?,
-        services: services_of(answer, beside),
-        first_row,
-        ..without_columns(answer)
+        services: places_of_services(answer, beside),
+        ..rest_of(answer, first_row)
     };
-    if response.encoded_len() > most {
-        return Err(too_large());
-    }
-    Ok(response.encode_to_vec().into())
+    encode_whole(&[], &response, limit)
 }
 
 /// The services with the places of their features among the record batch's columns.
-fn services_of(answer: &OnlineAnswer, beside: Beside) -> Vec<v1::ServiceColumns> {
+fn places_of_services(answer: &OnlineAnswer, beside: Beside) -> Vec<v1::ServiceColumns> {
     let keys = answer.key_columns().len();
-    let mut services = without_columns(answer).services;
+    let mut services: Vec<v1::ServiceColumns> = services_of(answer.selection()).collect();
     for column in services.iter_mut().flat_map(|service| &mut service.columns) {
         *column = to_u32(keys + *column as usize * beside.width());
     }

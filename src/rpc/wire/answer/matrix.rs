@@ -1,16 +1,16 @@
 //! An answer whose values are matrices: row after row of float64, as a model takes them. The same
 //! cells as in the plain form, without names and of one type.
 
-use bytes::Bytes;
 use hydrant_proto::v1;
 use hydrant_storage::order::CellStatus;
 use hydrant_storage::row::Cell;
 use hydrant_storage::value::{DataType, ScalarType, Value};
-use prost::Message as _;
 
-use super::{little_endian, to_u32, without_columns};
+use super::template::Template;
+use super::{encode_whole, little_endian, rest_of, to_u32};
 use crate::error::{Error, Result};
 use crate::rpc::status::{MessageLimit, message_too_large};
+use crate::rpc::unary::Outgoing;
 use crate::serving::{CellBytes, CellValue, ColumnCells, OnlineAnswer};
 
 /// What a value takes in the message.
@@ -18,7 +18,7 @@ const VALUE_BYTES: usize = size_of::<f64>();
 
 /// The bytes of an answer, all of whose columns are numbers. RESOURCE_EXHAUSTED as soon as there are
 /// more than `limit` allows.
-pub(super) fn encode(answer: &OnlineAnswer, first_row: u64, limit: MessageLimit) -> Result<Bytes> {
+pub(super) fn encode(answer: &OnlineAnswer, first_row: u64, limit: MessageLimit) -> Result<Outgoing> {
     let too_large = || message_too_large(limit, "the answer is larger");
     let most = usize::try_from(limit.bytes).unwrap_or(usize::MAX);
     let (cells, rows) = (answer.cells(), answer.rows());
@@ -30,11 +30,8 @@ pub(super) fn encode(answer: &OnlineAnswer, first_row: u64, limit: MessageLimit)
         room = room.checked_sub(bytes).ok_or_else(too_large)?;
         matrices.push(matrix(&columns)?);
     }
-    let response = v1::GetOnlineFeaturesResponse { matrices, first_row, ..without_columns(answer) };
-    if response.encoded_len() > most {
-        return Err(too_large());
-    }
-    Ok(response.encode_to_vec().into())
+    let response = v1::GetOnlineFeaturesResponse { matrices, ..rest_of(answer, first_row) };
+    encode_whole(&Template::of(answer.selection()).services, &response, limit)
 }
 
 /// How many values columns of one length have.
