@@ -32,6 +32,9 @@ pub fn check_disk(folder: &Path, needed: u64) -> Result<()> {
     Ok(())
 }
 
+/// As `docs/operate.md` advises for a server that makes training sets.
+pub const SMALL_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
+
 pub fn write_views(folder: &Path, rows: usize) -> Result<()> {
     std::thread::scope(|scope| {
         let writers = VIEWS.map(|view| scope.spawn(move || view.write(folder, rows)));
@@ -45,7 +48,7 @@ pub fn write_views(folder: &Path, rows: usize) -> Result<()> {
 pub async fn load(folder: &Path, history: History, rows: usize, report: &mut Report) -> Result<(Hydrant, Client)> {
     // Before the figures are taken, compaction may take all that the disk gives.
     let loading = [("COMPACTION__INTERVAL", "1s"), ("COMPACTION__RATE", "1GiB")];
-    let options: Vec<(&str, &str)> = history.options().iter().copied().chain(loading).collect();
+    let options: Vec<(&str, &str)> = history.options().iter().copied().chain(loading).chain([SMALL_PAGES]).collect();
     let server = Hydrant::start(&options).await?;
     let client = server.client().await?;
     client.apply(&definitions(&training::definitions())?, None).await?;

@@ -56,6 +56,7 @@ async fn main() -> Result<()> {
             "polars": rivals::version_of("polars"), "pyarrow": rivals::version_of("pyarrow") }),
         json!({ "scale": options.scale, "views": VIEWS.len(), "keys": VIEWS.map(|view| view.entities),
             "features of each view": FEATURES, "ttl days": TTL_DAYS, "threads": options.threads,
+            "the server's environment": format!("{}={}", load::SMALL_PAGES.0, load::SMALL_PAGES.1),
             "runs (the fastest is told; of M and L one)": options.runs }),
     );
     let cores = if options.threads == 1 { "0".to_owned() } else { format!("0-{}", options.threads - 1) };

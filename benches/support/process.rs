@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 use super::machine;
 
+/// Options that begin so are the allocator's, and not the server's.
+const OF_ALLOCATOR: &str = "MIMALLOC_";
 /// How long a process may take to start.
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
@@ -194,7 +196,11 @@ fn serve(folder: &Path, address: &str, http: &str, options: &[(&str, &str)]) -> 
     let mut command = Command::new(binary()?);
     command.arg("serve").arg("--data-dir").arg(folder.join("data")).args(["--grpc-addr", address]);
     command.args(["--flight-addr", "127.0.0.1:0", "--http-addr", http]);
-    command.envs(options.iter().map(|(option, value)| (format!("HYDRANT_{option}"), value)));
+    let variable = |option: &str| match option.starts_with(OF_ALLOCATOR) {
+        true => option.to_owned(),
+        false => format!("HYDRANT_{option}"),
+    };
+    command.envs(options.iter().map(|(option, value)| (variable(option), value)));
     command.stdout(log.try_clone()?).stderr(log);
     Process::spawn(&mut command)
 }
