@@ -4,7 +4,6 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use hydrant_storage::names::Name;
 use tonic::codegen::http::{Extensions, HeaderMap};
@@ -208,12 +207,6 @@ impl UseCases {
     pub(super) async fn line_up(&self, caller: &Caller, action: Action, demand: Demand) -> Result<Permit> {
         let admitted = self.tenancy.admit(&caller.identity, action, demand).await;
         admitted.inspect_err(|error| self.note_refused(caller, error))
-    }
-
-    /// Refuses what would be refused in the end, before anything of it is read.
-    pub(super) fn turn_away(&self, caller: &Caller, action: Action, useful_until: Option<Instant>) -> Result<()> {
-        let turned = self.tenancy.turn_away(&caller.identity, action, useful_until);
-        turned.inspect_err(|error| self.note_refused(caller, error))
     }
 
     pub(super) fn let_do(&self, caller: &Caller, action: Action) -> Result<Permit> {

@@ -86,7 +86,7 @@ pub async fn read_message(mut body: Body, limit: MessageLimit) -> Result<Bytes, 
 
 /// Lets go of what comes of a body, and keeps nothing of it. INVALID_ARGUMENT once it is more than one message can
 /// have.
-pub async fn pass_over(mut body: Body, limit: MessageLimit) -> Result<(), Status> {
+async fn pass_over(mut body: Body, limit: MessageLimit) -> Result<(), Status> {
     let mut left = limit.bytes.saturating_add(PREFIX as u64);
     while let Some(data) = next_data(&mut body).await? {
         let rest = left.checked_sub(data.len() as u64);

@@ -36,9 +36,6 @@ impl Class {
     }
 }
 
-/// Where requests wait, whoever comes waits for the next pulse before it is put in order.
-pub const PULSES_BESIDE_WAITING: u32 = 4;
-
 /// The bounds of one class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassRules {
@@ -79,8 +76,7 @@ pub struct Standing {
 pub struct Rules {
     /// In the order of [`Class::ALL`].
     pub classes: [ClassRules; 3],
-    /// How often an online request that is about to begin lets in first what has arrived; where others wait,
-    /// [`PULSES_BESIDE_WAITING`] times as often.
+    /// How often an online request that is about to begin lets in first what has arrived.
     pub pulse: Duration,
 }
 
@@ -150,7 +146,7 @@ pub struct Queue<W> {
     classes: [ClassQueue<W>; 3],
     weights: Vec<u64>,
     pulse_every: Duration,
-    last_pulse: Option<Instant>,
+    next_pulse: Option<Instant>,
     pulsing: bool,
 }
 
@@ -163,8 +159,6 @@ struct ClassQueue<W> {
     /// Of those working, the ones that were told so and haven't woken up yet.
     handed: usize,
     tenants: Vec<TenantQueue<W>>,
-    /// Those whose queue stands.
-    standing: Vec<TenantIndex>,
     /// The tenants with waiting requests, by the virtual time at which their next begins.
     backlogged: BTreeSet<(u64, TenantIndex)>,
     virtual_time: u64,
@@ -211,7 +205,7 @@ impl<W> Queue<W> {
             classes: rules.classes.map(ClassQueue::new),
             weights: Vec::new(),
             pulse_every: rules.pulse,
-            last_pulse: None,
+            next_pulse: None,
             pulsing: false,
         }
     }
@@ -255,20 +249,6 @@ impl<W> Queue<W> {
             Ok(number) => Arrival::Waits(Ticket { class, tenant, number }),
             Err(refused) => Arrival::Refused(refused),
         }
-    }
-
-    /// Whether a request of the tenant that could come in now had better not: its queue stands, and whoever
-    /// waits would only wait longer.
-    pub fn turns_away(&mut self, now: Instant, class: Class, tenant: TenantIndex, verdicts: &mut Verdicts<W>) -> bool {
-        let queue = &mut self.classes[class as usize];
-        queue.stir(now);
-        queue.shed(now, tenant, verdicts);
-        queue.turns_away(now, tenant)
-    }
-
-    /// Whether a queue of the class stands.
-    pub fn has_standing(&self, class: Class) -> bool {
-        !self.classes[class as usize].standing.is_empty()
     }
 
     /// A request that had begun has ended. `begun` is given where it was worked on throughout. The
@@ -351,12 +331,11 @@ impl<W> Queue<W> {
         queue.working += 1;
         queue.in_flight += 1;
         queue.charge(tenant, cost, self.weights[tenant]);
-        let every = if queue.waiting > 0 { self.pulse_every / PULSES_BESIDE_WAITING } else { self.pulse_every };
-        let is_due = self.last_pulse.is_none_or(|last| now.saturating_duration_since(last) >= every);
-        let pulse = class == Class::Online && is_due && !self.pulsing;
+        let due = self.next_pulse.is_none_or(|due| due <= now);
+        let pulse = class == Class::Online && due && !self.pulsing;
         if pulse {
             self.pulsing = true;
-            self.last_pulse = Some(now);
+            self.next_pulse = Some(now + self.pulse_every);
         }
         Start { class, tenant, pulse }
     }
@@ -390,7 +369,6 @@ impl<W> ClassQueue<W> {
             waiting: 0,
             handed: 0,
             tenants: Vec::new(),
-            standing: Vec::new(),
             backlogged: BTreeSet::new(),
             virtual_time: 0,
             mean_work: Duration::ZERO,
@@ -407,18 +385,6 @@ impl<W> ClassQueue<W> {
         if still.zip(longest).is_some_and(|(still, longest)| still > longest) {
             for (_, tenant) in &self.backlogged {
                 self.tenants[*tenant].watch(now);
-            }
-            // Neither is that nothing came a sign that no more will.
-            for tenant in &self.standing {
-                let emptied = &mut self.tenants[*tenant].emptied;
-                *emptied = emptied.map(|_| now);
-            }
-        }
-        // Those that send no more aren't looked at otherwise.
-        for at in (0..self.standing.len()).rev() {
-            let tenant = self.standing[at];
-            if self.tenants[tenant].waiting.is_empty() {
-                self.judge(now, tenant);
             }
         }
     }
@@ -543,45 +509,17 @@ impl<W> ClassQueue<W> {
             let is_idle = queue.waiting.is_empty() && waited(queue.emptied) >= target;
             if is_idle || (longest <= target && now.saturating_duration_since(standing) > after) {
                 queue.standing = None;
-                self.standing.retain(|standing| *standing != tenant);
             }
         } else if longest > target && waited(queue.busy_since) > after && waited(queue.peaked) <= target * 2 {
             queue.standing = Some(now);
-            self.standing.push(tenant);
         }
-    }
-
-    /// Of a queue that stands the oldest are refused in the end. Where they have waited for half of what they
-    /// may, it is spared them, and who comes is refused in their place: nobody has to wait for that, nor has
-    /// anything of it to be read. Not so many that the queue runs empty, which would let classes begin that go
-    /// behind this one.
-    fn turns_away(&mut self, now: Instant, tenant: TenantIndex) -> bool {
-        let Some(Standing { target, .. }) = self.rules.standing else { return false };
-        let stock = self.stock();
-        let TenantQueue { waiting, standing: Some(standing), .. } = &mut self.tenants[tenant] else { return false };
-        let has_waited = |oldest: &Waiting<W>| now.saturating_duration_since(oldest.since) > target / 2;
-        let is_long = waiting.len() > stock && waiting.front().is_some_and(has_waited);
-        if is_long {
-            *standing = now;
-        }
-        is_long
-    }
-
-    /// How many of a tenant's requests are done in an eighth of the target, if those that wait share alike.
-    fn stock(&self) -> usize {
-        let Some(Standing { target, .. }) = self.rules.standing else { return 0 };
-        let of_a_place = (target / 8).as_nanos().checked_div(self.mean_work.as_nanos()).unwrap_or(0);
-        let of_all = usize::try_from(of_a_place).unwrap_or(usize::MAX).saturating_mul(self.rules.places);
-        (of_all / self.backlogged.len().max(1)).min(self.rules.max_waiting / 2)
     }
 
     fn is_newest_first(&self, now: Instant, tenant: TenantIndex) -> bool {
         let Some(standing) = self.rules.standing else { return false };
         let queue = &self.tenants[tenant];
         let waited = queue.waiting.front().map(|oldest| now.saturating_duration_since(oldest.since));
-        let is_late = queue.standing.is_some() || waited.is_some_and(|waited| waited > standing.target);
-        // Of few the oldest is still in time.
-        is_late && queue.waiting.len() > self.stock()
+        queue.standing.is_some() || waited.is_some_and(|waited| waited > standing.target)
     }
 
     fn has_room(&self, tenant: TenantIndex, bytes: usize) -> bool {

@@ -25,8 +25,6 @@ pub(super) struct Gate {
 struct Inner {
     rules: Rules,
     queue: Mutex<Queue<Handle>>,
-    /// Whether a queue of online reads stands: as long as none does, nobody takes the lock to ask for one.
-    stands: AtomicBool,
     ticker: Arc<dyn Ticker>,
     waits: Waits,
 }
@@ -60,8 +58,7 @@ struct InQueue<'a> {
 impl Gate {
     pub fn new(rules: Rules, ticker: Arc<dyn Ticker>) -> Self {
         let queue = Mutex::new(Queue::new(&rules));
-        let stands = AtomicBool::new(false);
-        Self { inner: Arc::new(Inner { rules, queue, stands, ticker, waits: Waits::default() }) }
+        Self { inner: Arc::new(Inner { rules, queue, ticker, waits: Waits::default() }) }
     }
 
     pub fn add_tenant(&self, weight: u32) -> TenantIndex {
@@ -86,16 +83,6 @@ impl Gate {
             self.inner.waits.record(account.tenant(), class, waited);
         }
         Ok(place)
-    }
-
-    /// Whether a queue of online reads stands, anybody's.
-    pub fn stands(&self) -> bool {
-        self.inner.stands.load(Ordering::Relaxed)
-    }
-
-    /// Whether a request had better not come in; see [`Queue::turns_away`].
-    pub fn turns_away(&self, now: Instant, class: Class, account: &Account) -> bool {
-        self.inner.change(|queue, verdicts| queue.turns_away(now, class, account.index, verdicts))
     }
 
     async fn find_place(
@@ -169,15 +156,7 @@ impl Inner {
     /// may come back here at once.
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Queue<Handle>, &mut Verdicts<Handle>) -> T) -> T {
         let mut verdicts = Verdicts::default();
-        let outcome = {
-            let mut queue = self.queue();
-            let outcome = change(&mut queue, &mut verdicts);
-            let stands = queue.has_standing(Class::Online);
-            if stands != self.stands.load(Ordering::Relaxed) {
-                self.stands.store(stands, Ordering::Relaxed);
-            }
-            outcome
-        };
+        let outcome = change(&mut self.queue(), &mut verdicts);
         let Verdicts { begin, refused } = verdicts;
         for (handle, refused) in refused {
             // Who has given up meanwhile doesn't need to know.

@@ -128,28 +128,21 @@ impl Tenancy {
         let Some(class) = action.class() else { return self.authorize(identity, action) };
         grants::check(identity, action)?;
         let account = self.account_of(identity);
-        match self.admit_to(account, identity, action, class, demand).await {
+        let permit = self.admit_to(account, identity, action, class, demand).await;
+        let (reason, account) = match permit {
             Ok(permit) => {
                 permit.account().counts().admit(class);
-                Ok(permit)
+                return Ok(permit);
             }
-            Err((turned, account)) => Err(refuse(&account, action, class, turned)),
-        }
-    }
-
-    /// Refuses an online read, as [`Self::admit`] would in the end, of which nothing but its caller and its
-    /// deadline is known yet. Costs next to nothing where nobody's queue stands.
-    pub fn turn_away(&self, identity: &Identity, action: Action, useful_until: Option<Instant>) -> Result<()> {
-        let Some(class) = action.class().filter(|_| self.gate.stands()) else { return Ok(()) };
-        grants::check(identity, action)?;
-        let now = self.gate.now();
-        let begun = Leave::begin(self.account_of(identity), action, now, useful_until);
-        let leave = begun.map_err(|(turned, account)| refuse(&account, action, class, turned))?;
-        leave.account.give_back(Quota::RequestsPerSecond, 1);
-        match self.gate.turns_away(now, class, &leave.account) {
-            true => Err(refuse(&leave.account, action, class, Turned::Away(Refused::Overloaded))),
-            false => Ok(()),
-        }
+            Err(refused) => refused,
+        };
+        let (reason, error) = match reason {
+            Turned::Quota(error) => (Reason::Quota, error),
+            Turned::Away(Refused::Late) => (Reason::Deadline, too_late()),
+            Turned::Away(Refused::Overloaded) => (Reason::Overloaded, overloaded(action, class)),
+        };
+        account.counts().refuse(class, reason);
+        Err(error)
     }
 
     async fn admit_to(
@@ -161,8 +154,20 @@ impl Tenancy {
         demand: Demand,
     ) -> Result<Permit, (Turned, Arc<Account>)> {
         let now = self.gate.now();
+        if demand.useful_until.is_some_and(|end| end <= now) {
+            return Err((Turned::Away(Refused::Late), account));
+        }
+        if let Err(error) = account.take(Quota::RequestsPerSecond, 1, now) {
+            return Err((Turned::Quota(error), account));
+        }
         let asked = Asked { cost: demand.cost, bytes: demand.bytes, useful_until: demand.useful_until };
-        let mut leave = Leave::begin(account, action, now, demand.useful_until)?;
+        let is_training = action == Action::ReadHistory;
+        if let Err(error) = account.hold(is_training, now) {
+            account.give_back(Quota::RequestsPerSecond, 1);
+            return Err((Turned::Quota(error), account));
+        }
+        // What is held is given back with it, also where the caller goes away meanwhile.
+        let mut leave = Leave { account, is_charged: true, is_training, place: None };
         match self.gate.enter(now, class, &leave.account, asked).await {
             Ok(place) => {
                 leave.place = Some(place);
@@ -295,30 +300,6 @@ enum Turned {
     Away(Refused),
 }
 
-impl Leave {
-    /// For a request that is charged, if its caller still waits and its account has room for it. What is held is
-    /// given back with it, also where the caller goes away meanwhile.
-    fn begin(
-        account: Arc<Account>,
-        action: Action,
-        now: Instant,
-        useful_until: Option<Instant>,
-    ) -> Result<Self, (Turned, Arc<Account>)> {
-        if useful_until.is_some_and(|end| end <= now) {
-            return Err((Turned::Away(Refused::Late), account));
-        }
-        if let Err(error) = account.take(Quota::RequestsPerSecond, 1, now) {
-            return Err((Turned::Quota(error), account));
-        }
-        let is_training = action == Action::ReadHistory;
-        if let Err(error) = account.hold(is_training, now) {
-            account.give_back(Quota::RequestsPerSecond, 1);
-            return Err((Turned::Quota(error), account));
-        }
-        Ok(Self { account, is_charged: true, is_training, place: None })
-    }
-}
-
 impl Drop for Leave {
     fn drop(&mut self) {
         if self.is_charged {
@@ -422,17 +403,6 @@ impl Permit {
             None => work.await,
         }
     }
-}
-
-/// What a request is told that is not let in; it is counted.
-fn refuse(account: &Account, action: Action, class: Class, turned: Turned) -> Error {
-    let (reason, error) = match turned {
-        Turned::Quota(error) => (Reason::Quota, error),
-        Turned::Away(Refused::Late) => (Reason::Deadline, too_late()),
-        Turned::Away(Refused::Overloaded) => (Reason::Overloaded, overloaded(action, class)),
-    };
-    account.counts().refuse(class, reason);
-    error
 }
 
 fn too_late() -> Error {

@@ -19,7 +19,7 @@ pub use self::service::{OnlineFirst, OnlineServer};
 
 use super::freshness::with_freshness;
 use super::status::{MessageLimit, compression_not_served, malformed, not_yet_served, to_status};
-use super::unary::{Outgoing, pass_over, read_message};
+use super::unary::{Outgoing, read_message};
 use super::wire::answer::{AnswerForm, encode_answer};
 use super::wire::columns::{column_length, decode_column};
 use super::wire::decode_position;
@@ -50,11 +50,6 @@ impl OnlineRpc {
             return Err(refusal);
         }
         let (deadline, caller) = (layers::deadline(&head.extensions), layers::caller(&head.extensions));
-        if let Err(refused) = self.use_cases.turn_away(&caller, Action::ReadOnline, deadline) {
-            // Its bytes are taken all the same: a stream that is reset costs both sides more.
-            pass_over(body, self.limit).await?;
-            return Err(to_status(refused));
-        }
         let message = read_message(body, self.limit).await?;
         let request = v1::GetOnlineFeaturesRequest::decode(&*message);
         let request = request.map_err(|error| to_status(malformed(error)))?;

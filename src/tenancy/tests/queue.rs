@@ -1,8 +1,6 @@
 use std::time::{Duration, Instant};
 
-use super::super::admission::{
-    Arrival, Asked, Class, PULSES_BESIDE_WAITING, Queue, Refused, Rules, Start, TenantIndex, Ticket, Verdicts,
-};
+use super::super::admission::{Arrival, Asked, Class, Queue, Refused, Rules, Start, TenantIndex, Ticket, Verdicts};
 use super::{MILLI, rules, with_online};
 
 /// A queue of numbered requests under a clock of its own.
@@ -10,8 +8,6 @@ struct Scene {
     queue: Queue<u32>,
     now: Instant,
     begun: Vec<u32>,
-    /// Whether each of those that waited lets in what has arrived.
-    pulses: Vec<bool>,
     refused: Vec<(u32, Refused)>,
     next: u32,
     /// Who is told to begin doesn't wake up by itself.
@@ -24,8 +20,8 @@ impl Scene {
         for _ in 0..tenants {
             queue.add_tenant(1);
         }
-        let (begun, pulses, refused) = (Vec::new(), Vec::new(), Vec::new());
-        let mut scene = Self { queue, now: Instant::now(), begun, pulses, refused, next: 0, sleeps: false };
+        let mut scene =
+            Self { queue, now: Instant::now(), begun: Vec::new(), refused: Vec::new(), next: 0, sleeps: false };
         // The first of all lets in what has arrived; here nothing has.
         let first = scene.arrive(Class::Online, 0);
         assert!(matches!(first, Arrival::Begins(Start { pulse: true, .. })), "{first:?}");
@@ -59,7 +55,6 @@ impl Scene {
                 self.queue.take_up(start.class, start.tenant);
             }
             self.begun.push(number);
-            self.pulses.push(start.pulse);
         }
         self.refused.extend(verdicts.refused);
         outcome
@@ -67,10 +62,6 @@ impl Scene {
 
     fn taken_begun(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.begun)
-    }
-
-    fn taken_pulses(&mut self) -> Vec<bool> {
-        std::mem::take(&mut self.pulses)
     }
 }
 
@@ -280,80 +271,6 @@ fn while_one_lets_in_what_has_arrived_the_others_are_put_in_order() {
     assert!(matches!(scene.arrive(Class::Ingest, 0), Arrival::Begins(_)), "writes are not concerned");
     scene.act(|queue, now, verdicts| queue.end_pulse(now, verdicts));
     assert_eq!(scene.taken_begun(), [5], "the tenant that has had less");
-}
-
-#[test]
-fn where_a_queue_stands_who_comes_is_turned_away_while_its_oldest_have_waited_for_long() {
-    let target = 5 * MILLI;
-    let mut scene = Scene::new(&rules(1), 2);
-    let turns_away = |scene: &mut Scene, tenant| {
-        scene.act(|queue, now, verdicts| queue.turns_away(now, Class::Online, tenant, verdicts))
-    };
-    scene.arrive(Class::Online, 0);
-    // Twice as many come as can be done, for long.
-    for _ in 0..200 {
-        if scene.queue.has_standing(Class::Online) {
-            break;
-        }
-        scene.now += MILLI / 2;
-        ticket(scene.arrive(Class::Online, 0));
-        scene.arrive(Class::Online, 0);
-        scene.end(Class::Online);
-    }
-    assert!(scene.queue.has_standing(Class::Online));
-    assert!(turns_away(&mut scene, 0), "its oldest have waited for long");
-    assert!(!turns_away(&mut scene, 1), "of another nothing waits");
-    // All that waits is worked off.
-    while scene.queue.waiting(Class::Online) > 0 {
-        scene.end(Class::Online);
-    }
-    assert!(!turns_away(&mut scene, 0), "nobody waits");
-    ticket(scene.arrive(Class::Online, 0));
-    assert!(!turns_away(&mut scene, 0), "who waits hasn't for long");
-    scene.now += target / 2 + MILLI;
-    assert!(turns_away(&mut scene, 0));
-    scene.end(Class::Online);
-    scene.now += 30 * target;
-    assert!(!turns_away(&mut scene, 0));
-    assert!(!scene.queue.has_standing(Class::Online), "nobody had to be refused for long");
-}
-
-#[test]
-fn a_queue_whose_tenant_sends_no_more_stands_no_longer() {
-    let mut scene = Scene::new(&rules(1), 2);
-    scene.arrive(Class::Online, 0);
-    while !scene.queue.has_standing(Class::Online) {
-        scene.now += MILLI / 2;
-        ticket(scene.arrive(Class::Online, 0));
-        scene.arrive(Class::Online, 0);
-        scene.end(Class::Online);
-    }
-    while scene.queue.waiting(Class::Online) > 0 {
-        scene.end(Class::Online);
-    }
-    scene.now += 200 * MILLI;
-    assert!(!scene.act(|queue, now, verdicts| queue.turns_away(now, Class::Online, 1, verdicts)));
-    assert!(!scene.queue.has_standing(Class::Online), "although only another came");
-}
-
-#[test]
-fn what_has_arrived_is_let_in_more_often_where_others_wait() {
-    let pulsing = Rules { pulse: MILLI, ..rules(1) };
-    let mut scene = Scene::new(&pulsing, 1);
-    scene.now += MILLI / PULSES_BESIDE_WAITING;
-    let first = scene.arrive(Class::Online, 0);
-    assert!(matches!(first, Arrival::Begins(Start { pulse: false, .. })), "nobody waits: {first:?}");
-    for _ in 0..3 {
-        ticket(scene.arrive(Class::Online, 0));
-    }
-    scene.end(Class::Online);
-    assert_eq!(scene.taken_pulses(), [true], "two more wait");
-    scene.act(|queue, now, verdicts| queue.end_pulse(now, verdicts));
-    scene.end(Class::Online);
-    assert_eq!(scene.taken_pulses(), [false], "it is too soon");
-    scene.now += MILLI / PULSES_BESIDE_WAITING;
-    scene.end(Class::Online);
-    assert_eq!(scene.taken_pulses(), [false], "nobody else waits");
 }
 
 #[test]

@@ -36,7 +36,6 @@ fn at_half_as_much_again_as_can_be_done_nothing_is_lost_and_who_is_served_is_ser
         let refusals = || steady.iter().filter_map(|outcome| outcome.refused);
         assert!(refusals().count() > steady.len() / 4, "seed {seed}");
         assert!(percentile(refusals(), 0.999) < 7 * MILLI, "seed {seed}: {:?}", percentile(refusals(), 0.999));
-        assert_eq!(percentile(refusals(), 0.9), Duration::ZERO, "seed {seed}: most before they are read");
         let from_the_start = percentile(all.iter().filter_map(|outcome| outcome.refused), 0.99);
         assert!(from_the_start < 8 * MILLI, "seed {seed}: {from_the_start:?}");
         assert!(all.iter().all(|outcome| outcome.served.is_some() != outcome.refused.is_some()));

@@ -111,14 +111,6 @@ impl Simulation<'_> {
         let useful_until = load.deadline.map(|deadline| self.begun + at + deadline);
         let asked = Asked { cost: load.cost, bytes: 1_000, useful_until };
         let mut verdicts = Verdicts::default();
-        // As the server asks before it reads a request.
-        let is_turned_away = self.queue.turns_away(self.begun + at, load.class, tenant, &mut verdicts);
-        self.tell(verdicts, at);
-        if is_turned_away {
-            self.outcomes[request].refused = Some(at - sent);
-            return;
-        }
-        let mut verdicts = Verdicts::default();
         let arrival = self.queue.arrive(self.begun + at, load.class, tenant, asked, || request, &mut verdicts);
         self.tell(verdicts, at);
         match arrival {
