@@ -1,7 +1,8 @@
 //! A bound on the connections of a port: each holds a place until it is closed, and without a free
 //! place none is accepted. Where the port speaks TLS, it is agreed on when the connection is first
 //! read or written, by whoever does that, so that no client can keep others from being accepted. What is
-//! said over a connection is not looked at here.
+//! written may be held back until the connection's cork sends it, flushed or not ([`super::corked`]). What
+//! is said over a connection is not looked at here.
 
 use std::io;
 use std::pin::Pin;
@@ -18,8 +19,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::{Connected as _, TcpConnectInfo, TcpIncoming};
 
+use super::corked::{Cork, Corked};
 use super::tls::Tls;
 
 /// How long a client may take to agree on TLS.
@@ -32,22 +34,23 @@ const PROTOCOLS: [&[u8]; 1] = [b"h2"];
 #[derive(Debug)]
 pub(super) struct Connection {
     transport: Transport,
+    cork: Cork,
     peer: TcpConnectInfo,
     _place: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
 enum Transport {
-    Plain(TcpStream),
+    Plain(Corked),
     Greeting(Box<Greeting>),
-    Secure(Box<TlsStream<TcpStream>>),
+    Secure(Box<TlsStream<Corked>>),
     /// TLS was not agreed on.
     Closed,
 }
 
 /// TLS that is not agreed on yet.
 struct Greeting {
-    accept: Accept<TcpStream>,
+    accept: Accept<Corked>,
     give_up: Pin<Box<Sleep>>,
     tls: Tls,
 }
@@ -59,29 +62,32 @@ struct Security {
     tls: Tls,
 }
 
-/// Accepts a connection only while fewer than `max` are open; others wait in the system's backlog.
+/// Accepts a connection only while fewer than `max` are open; others wait in the system's backlog. Each holds
+/// back so many bytes of what is written at most.
 pub(super) fn bounded(
     incoming: TcpIncoming,
     max: usize,
     tls: Option<&Tls>,
+    held_back: usize,
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let places = Arc::new(Semaphore::new(max));
     let security = tls.map(|tls| {
         let config: Arc<ServerConfig> = Arc::new(tls.server_config(&PROTOCOLS));
         Security { acceptor: TlsAcceptor::from(config), tls: tls.clone() }
     });
-    unfold((incoming, places, security), |(mut incoming, places, security)| async move {
+    unfold((incoming, places, security), move |(mut incoming, places, security)| async move {
         // The semaphore is never closed.
         let place = places.clone().acquire_owned().await.ok()?;
         let accepted = incoming.next().await?;
-        let connection = accepted.map(|stream| Connection::new(stream, place, security.as_ref()));
+        let connection = accepted.map(|stream| Connection::new(stream, held_back, place, security.as_ref()));
         Some((connection, (incoming, places, security)))
     })
 }
 
 impl Connection {
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit, security: Option<&Security>) -> Self {
-        let peer = stream.connect_info();
+    fn new(stream: TcpStream, held_back: usize, place: OwnedSemaphorePermit, security: Option<&Security>) -> Self {
+        let (peer, stream) = (stream.connect_info(), Corked::new(stream, held_back));
+        let cork = stream.cork();
         let transport = match security {
             None => Transport::Plain(stream),
             Some(Security { acceptor, tls }) => Transport::Greeting(Box::new(Greeting {
@@ -90,7 +96,16 @@ impl Connection {
                 tls: tls.clone(),
             })),
         };
-        Self { transport, peer, _place: place }
+        Self { transport, cork, peer, _place: place }
+    }
+
+    /// What is written to the connection goes out when this sends it.
+    pub fn cork(&self) -> Cork {
+        self.cork.clone()
+    }
+
+    pub fn peer(&self) -> TcpConnectInfo {
+        self.peer.clone()
     }
 
     /// Goes on with agreeing on TLS, if that is still to be done.
@@ -121,14 +136,6 @@ impl Connection {
 /// Nothing is sent or received over it any more.
 fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "TLS was not agreed on")
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.peer.clone()
-    }
 }
 
 impl AsyncRead for Connection {

@@ -147,7 +147,10 @@ where
                 let mut inner = std::mem::replace(&mut self.inner, another);
                 let door = self.calls.door.clone();
                 let answer = async move {
-                    awaited.await;
+                    if !ends_before(deadline, awaited).await {
+                        let late = status::to_status(status::deadline_exceeded());
+                        return Ok(call.answer(late.into_http(), answer_deadline));
+                    }
                     match door.let_in(known, request.headers(), request.extensions(), false) {
                         Ok(caller) => {
                             call.note_caller(caller, &mut request, limits);
@@ -164,6 +167,17 @@ where
                 };
                 Box::pin(answer.instrument(span))
             }
+        }
+    }
+}
+
+/// Waits for something until the deadline, and says whether it has come.
+async fn ends_before(deadline: Option<Instant>, awaited: impl Future<Output = ()>) -> bool {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), awaited).await.is_ok(),
+        None => {
+            awaited.await;
+            true
         }
     }
 }

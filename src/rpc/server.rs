@@ -5,7 +5,6 @@ use std::fmt;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::future::BoxFuture;
@@ -28,9 +27,11 @@ use hydrant_proto::v1::training_set_service_server::TrainingSetServiceServer;
 use hydrant_proto::v1::usage_service_server::UsageServiceServer;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
+use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
+use tower::Layer as _;
 
 use super::UseCases;
 use super::access::AccessRpc;
@@ -39,6 +40,7 @@ use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::catalog::CatalogRpc;
 use super::connections::{self, Connection};
+use super::corked::SMALL_ANSWERS;
 use super::door::Door;
 use super::erasure::ErasureRpc;
 use super::flight::{FlightLimits, FlightRpc};
@@ -48,19 +50,17 @@ use super::http::{self, HttpHandle, HttpState};
 use super::ingest::{DecodeLimits, IngestRpc};
 use super::layers::{CallLayer, Calls};
 use super::lineage::LineageRpc;
-use super::online::{OnlineFirst, OnlineRpc, OnlineServer};
+use super::online::{self, OnlineFirst, OnlineRpc, OnlineServer};
 use super::quota::QuotaRpc;
 use super::registry::{OtherPorts, RegistryRpc};
 use super::sharing::SharingRpc;
 use super::status::MessageLimit;
 use super::tls::Tls;
 use super::training::TrainingSetRpc;
+use super::transport::{self, Http2};
 use super::usage::UsageRpc;
 use crate::config::{Config, ServerConfig};
 use crate::tenancy::Authenticates;
-
-/// How often a connection without traffic is asked whether its client still lives.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// A bound on rows of one Flight message where no use case sets a lower one: Arrow counts in int32.
 const MAX_MESSAGE_ROWS: u64 = i32::MAX as u64;
@@ -149,7 +149,7 @@ impl Server {
         let stop = CancellationToken::new();
         let instruments = state.telemetry.instruments();
 
-        let limit = config.server.grpc_max_message;
+        let (limit, max_connections) = (config.server.grpc_max_message, config.server.max_connections);
         let calls = Calls::new(
             &instruments,
             MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
@@ -200,10 +200,7 @@ impl Server {
                 .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let grpc_server = transport(&config.server)
-            .layer(CallLayer(calls))
-            .layer(OnlineFirst(online.clone()))
-            .add_service(online)
+        let services = Routes::new(online.clone())
             .add_service(ingest)
             .add_service(registry)
             .add_service(access)
@@ -222,9 +219,17 @@ impl Server {
             .add_service(health_service.clone())
             .add_service(reflection().build_v1().expect("the compiled-in descriptors are whole"))
             .add_service(reflection().build_v1alpha().expect("the compiled-in descriptors are whole"));
-        let grpc_task = grpc_server.serve_with_incoming_shutdown(
-            incoming("server.grpc_addr", grpc, addresses.grpc, config.server.max_connections, tls.as_ref())?,
-            stop.clone().cancelled_owned(),
+        let by_default = Http2 {
+            max_streams: config.server.max_streams_per_connection,
+            stream_window: None,
+            connection_window: None,
+            is_short: |_| false,
+        };
+        let grpc_task = transport::serve(
+            incoming(("server.grpc_addr", addresses.grpc), grpc, max_connections, tls.as_ref(), SMALL_ANSWERS)?,
+            CallLayer(calls).layer(OnlineFirst(online).layer(services.prepare())),
+            Http2 { is_short: online::is_read, ..by_default },
+            stop.clone(),
         );
 
         let limit = config.server.flight_max_message;
@@ -242,25 +247,25 @@ impl Server {
         let flight_service = FlightServiceServer::new(FlightRpc::new(use_cases, limits))
             .max_decoding_message_size(limit.as_usize())
             .max_encoding_message_size(limit.as_usize());
-        let flight_server = transport(&config.server)
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20)
-            .layer(CallLayer(calls))
-            .add_service(flight_service)
-            .add_service(health_service);
-        let flight_task = flight_server.serve_with_incoming_shutdown(
-            incoming("server.flight_addr", flight, addresses.flight, config.server.max_connections, tls.as_ref())?,
-            stop.clone().cancelled_owned(),
+        let services = Routes::new(flight_service).add_service(health_service);
+        let flight_task = transport::serve(
+            incoming(("server.flight_addr", addresses.flight), flight, max_connections, tls.as_ref(), 0)?,
+            CallLayer(calls).layer(services.prepare()),
+            Http2 { stream_window: Some(4 << 20), connection_window: Some(16 << 20), ..by_default },
+            stop.clone(),
         );
 
         // Which protocols it speaks it says itself.
         let http_tls = tls.as_ref().map(|tls| tls.server_config(&[]));
-        let (drain_time, max_connections) = (config.server.drain_time.duration(), config.server.max_connections);
+        let drain_time = config.server.drain_time.duration();
         let (http_handle, http_task) = http::serve(http, (state, door.clone()), drain_time, max_connections, http_tls)
             .map_err(|source| ServerError::Bind { option: "server.http_addr", address: addresses.http, source })?;
 
-        let mut tasks =
-            vec![named("gRPC server", grpc_task), named("Flight server", flight_task), named("HTTP server", http_task)];
+        let mut tasks = vec![
+            named("gRPC server", grpc_task.map(Ok::<_, ServerError>)),
+            named("Flight server", flight_task.map(Ok::<_, ServerError>)),
+            named("HTTP server", http_task),
+        ];
         tasks.extend(tls.map(|tls| {
             let (watch, stopped) = (tls.watch(store_time), stop.clone().cancelled_owned());
             let until_stopped = async move {
@@ -335,22 +340,16 @@ fn bind(option: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
 }
 
 fn incoming(
-    option: &'static str,
+    (option, address): (&'static str, SocketAddr),
     listener: TcpListener,
-    address: SocketAddr,
     max_connections: usize,
     tls: Option<&Tls>,
+    held_back: usize,
 ) -> Result<impl Stream<Item = std::io::Result<Connection>> + use<>, ServerError> {
     let failed = |source| ServerError::Bind { option, address, source };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), max_connections, tls))
-}
-
-fn transport(config: &ServerConfig) -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .max_concurrent_streams(config.max_streams_per_connection)
-        .http2_keepalive_interval(Some(KEEPALIVE))
+    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), max_connections, tls, held_back))
 }
 
 fn named<E: fmt::Display>(

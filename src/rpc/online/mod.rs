@@ -15,7 +15,7 @@ use tonic::body::Body;
 use tonic::codegen::http::Request as HttpRequest;
 use tonic::metadata::MetadataValue;
 
-pub use self::service::{OnlineFirst, OnlineServer};
+pub use self::service::{OnlineFirst, OnlineServer, is_read};
 
 use super::freshness::with_freshness;
 use super::status::{MessageLimit, compression_not_served, malformed, not_yet_served, to_status};
@@ -28,6 +28,10 @@ use crate::error::Result;
 use crate::serving::{AnswerShape, OnlineRequest};
 use crate::tenancy::{Action, Demand};
 
+/// Bytes of a request that is answered on a task of its own, where there are several threads: the task of its
+/// connection, on which small ones are answered, has others to see to meanwhile.
+const LARGE: usize = 512;
+
 #[derive(Debug)]
 pub struct OnlineRpc {
     use_cases: UseCases,
@@ -35,11 +39,15 @@ pub struct OnlineRpc {
     limit: MessageLimit,
     /// Places of streams: each holds its keys as long as its client takes.
     streams: Arc<Semaphore>,
+    /// There are several threads to answer on.
+    has_threads: bool,
 }
 
 impl OnlineRpc {
+    /// To be made on the runtime that serves.
     pub fn new(use_cases: UseCases, limit: MessageLimit, max_streams: usize) -> Self {
-        Self { use_cases, limit, streams: Arc::new(Semaphore::new(max_streams)) }
+        let has_threads = tokio::runtime::Handle::current().metrics().num_workers() > 1;
+        Self { use_cases, limit, streams: Arc::new(Semaphore::new(max_streams)), has_threads }
     }
 
     async fn get_online_features(&self, request: HttpRequest<Body>) -> Result<Outgoing, Status> {
@@ -51,6 +59,9 @@ impl OnlineRpc {
         }
         let (deadline, caller) = (layers::deadline(&head.extensions), layers::caller(&head.extensions));
         let message = read_message(body, self.limit).await?;
+        if self.has_threads && message.len() > LARGE {
+            tokio::task::yield_now().await;
+        }
         let request = v1::GetOnlineFeaturesRequest::decode(&*message);
         let request = request.map_err(|error| to_status(malformed(error)))?;
         drop(message);

@@ -25,6 +25,11 @@ use crate::rpc::unary;
 const GET_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
 const STREAM_ONLINE_FEATURES: &str = "/hydrant.v1.OnlineService/StreamOnlineFeatures";
 
+/// Whether a call is one read, by its path.
+pub fn is_read(path: &str) -> bool {
+    path == GET_ONLINE_FEATURES
+}
+
 /// What a port serves.
 #[derive(Clone, Debug)]
 pub struct OnlineServer {
@@ -114,7 +119,7 @@ where
     }
 
     fn call(&mut self, request: HttpRequest<Body>) -> Self::Future {
-        if request.uri().path() == GET_ONLINE_FEATURES {
+        if is_read(request.uri().path()) {
             return Either::Left(self.online.call(request).err_into());
         }
         Either::Right(self.others.call(request))
