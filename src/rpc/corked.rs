@@ -49,6 +49,11 @@ impl Corked {
 }
 
 impl Cork {
+    /// Whether something was written that isn't sent.
+    pub fn holds_back(&self) -> bool {
+        held(&self.0).waiting() > 0
+    }
+
     /// Sends all that was written so far. Pending: the task that asks is woken when it can go on.
     pub fn poll_send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = held(&self.0);

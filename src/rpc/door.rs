@@ -63,7 +63,13 @@ impl Door {
     /// Where everybody is the operator.
     #[cfg(test)]
     pub fn open() -> Self {
-        Self { authenticates: Arc::new(crate::tenancy::LoopbackOnly), audit: None }
+        Self::of(Arc::new(crate::tenancy::LoopbackOnly))
+    }
+
+    /// One that tells nobody of refusals.
+    #[cfg(test)]
+    pub fn of(authenticates: Arc<dyn Authenticates>) -> Self {
+        Self { authenticates, audit: None }
     }
 
     /// Refuses who may not do this: UNAUTHENTICATED, PERMISSION_DENIED.

@@ -380,6 +380,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{Code, Error};
+    use crate::tenancy::{Authenticates, Identity};
 
     fn headers(timeout: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -422,6 +424,34 @@ mod tests {
             let refusal = status::from_status(&Status::from_header_map(response.headers()).expect("a status"));
             assert_eq!(refusal.reason, "DEADLINE_EXCEEDED");
         }
+    }
+
+    /// Whether a credential is good is known when nobody waits any more.
+    #[derive(Debug)]
+    struct KnownTooLate;
+
+    impl Authenticates for KnownTooLate {
+        fn authenticate(&self, _: Option<&str>) -> crate::error::Result<Identity> {
+            Err(Error::new(Code::Unauthenticated, "NOT_YET", "nobody knows yet"))
+        }
+
+        fn awaits(&self, _: Option<&str>) -> Option<BoxFuture<'static, ()>> {
+            Some(Box::pin(std::future::pending()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_s_deadline_bounds_the_wait_for_its_credential_too() {
+        let limit = MessageLimit { option: "server.grpc_max_message", bytes: 1 };
+        let calls = Calls::new(&Instruments::unread(), limit, None, Door::of(Arc::new(KnownTooLate)));
+        let unreached = tower::service_fn(|_: Request<Body>| async {
+            Err::<Response<Body>, _>(std::io::Error::other("nobody is let in"))
+        });
+        let mut request = Request::new(Body::empty());
+        request.headers_mut().extend(headers("5m"));
+        let response = CallLayer(calls).layer(unreached).call(request).await.expect("an answer");
+        let refusal = status::from_status(&Status::from_header_map(response.headers()).expect("a status"));
+        assert_eq!(refusal.reason, "DEADLINE_EXCEEDED");
     }
 
     #[tokio::test]

@@ -123,6 +123,7 @@ where
     let mut told = pin!(watched.changed());
     // Asked once, so that this task is woken; later a look at the other receiver is enough.
     let mut is_told = poll_fn(|context| Poll::Ready(told.as_mut().poll(context).is_ready())).await;
+    let mut is_put_off = false;
     let ended = poll_fn(|context| {
         is_told |= stopped.has_changed().is_err();
         if is_told && !is_stopping {
@@ -131,6 +132,12 @@ where
         }
         turn.begin();
         let polled = http.as_mut().poll(context).map_err(BoxError::from);
+        // Whoever is ready has a turn first: what they answer goes out with it, in one system call.
+        is_put_off = !is_put_off && polled.is_pending() && cork.holds_back();
+        if is_put_off {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         // Where it can't be sent now, this task is woken when it can.
         match cork.poll_send(context) {
             Poll::Ready(Err(error)) if polled.is_pending() => Poll::Ready(Err(error.into())),
