@@ -4,8 +4,10 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -21,6 +23,9 @@ const OF_ALLOCATOR: &str = "MIMALLOC_";
 /// How long a process may take to start.
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(20);
+/// Of servers. The system gives connections higher ones, and one of them would have a server's now and then before it
+/// has begun, or while it is started again.
+const PORTS: Range<u16> = 10_000..32_000;
 
 /// A process is quiet when it uses less than this of one core...
 const QUIET_SHARE: f64 = 0.03;
@@ -226,8 +231,15 @@ pub fn definitions(text: &str) -> Result<Vec<Definition>> {
     Ok(parsed.definitions.into_iter().map(|located| located.definition).collect())
 }
 
+/// A free address for a server that is told its port, another each time.
 pub fn free_address() -> Result<String> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+    static GIVEN: AtomicUsize = AtomicUsize::new(0);
+    let begun = std::process::id() as usize;
+    let free = std::iter::repeat_with(|| begun + GIVEN.fetch_add(1, Ordering::Relaxed))
+        .take(PORTS.len())
+        .filter_map(|number| PORTS.clone().nth(number % PORTS.len()))
+        .find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok());
+    Ok(format!("127.0.0.1:{}", free.context("no port is free")?))
 }
 
 /// `hydrant` as cargo has built it for this program.

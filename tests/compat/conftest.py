@@ -1,5 +1,11 @@
 """Servers for the tests: one that most of them share, and as many of their own as they start."""
 
+import os
+
+# Spark starts its Java by a fork, in which gRPC's handlers may end the child before it has become Java
+# (https://github.com/grpc/grpc/issues/43055). gRPC reads this as soon as it is imported.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 import pytest
 
 from server import DEFINITIONS, Server
