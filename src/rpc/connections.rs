@@ -1,12 +1,14 @@
 //! A bound on the connections of a port: each holds a place until it is closed, and without a free
 //! place none is accepted. Where the port speaks TLS, it is agreed on when the connection is first
-//! read or written, by whoever does that, so that no client can keep others from being accepted. What is
+//! read or written, by whoever does that, so that no client can keep others from being accepted. Who connects
+//! and then doesn't say what HTTP/2 begins with loses its place again. What is
 //! written may be held back until the connection's cork sends it, flushed or not ([`super::corked`]). What
 //! is said over a connection is not looked at here.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,8 +26,10 @@ use tonic::transport::server::{Connected as _, TcpConnectInfo, TcpIncoming};
 use super::corked::{Cork, Corked};
 use super::tls::Tls;
 
-/// How long a client may take to agree on TLS.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// How long a client may take to agree on TLS and to send its preface.
+pub(super) const GREETING_TIME: Duration = Duration::from_secs(10);
+/// Bytes of the preface that every client of HTTP/2 begins with (RFC 9113, 3.4).
+const PREFACE: usize = 24;
 
 /// What gRPC and Flight are spoken over.
 const PROTOCOLS: [&[u8]; 1] = [b"h2"];
@@ -36,23 +40,42 @@ pub(super) struct Connection {
     transport: Transport,
     cork: Cork,
     peer: TcpConnectInfo,
+    greeting: Greeting,
     _place: OwnedSemaphorePermit,
 }
 
 #[derive(Debug)]
 enum Transport {
     Plain(Corked),
-    Greeting(Box<Greeting>),
+    Agreeing(Box<Agreeing>),
     Secure(Box<TlsStream<Corked>>),
     /// TLS was not agreed on.
     Closed,
 }
 
 /// TLS that is not agreed on yet.
-struct Greeting {
+struct Agreeing {
     accept: Accept<Corked>,
-    give_up: Pin<Box<Sleep>>,
     tls: Tls,
+}
+
+/// What a client has to say first.
+#[derive(Debug)]
+struct Greeting {
+    /// Bytes of it that have not come yet.
+    left: usize,
+    give_up: Pin<Box<Sleep>>,
+    is_over: Arc<AtomicBool>,
+}
+
+/// What a port's connections may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// How many are open at a time.
+    pub connections: usize,
+    /// Bytes of what is written to one that may be held back.
+    pub held_back: usize,
+    pub greeting_time: Duration,
 }
 
 /// What every connection of a port begins TLS with.
@@ -62,15 +85,13 @@ struct Security {
     tls: Tls,
 }
 
-/// Accepts a connection only while fewer than `max` are open; others wait in the system's backlog. Each holds
-/// back so many bytes of what is written at most.
+/// Accepts a connection only while as many as may be are not open; others wait in the system's backlog.
 pub(super) fn bounded(
     incoming: TcpIncoming,
-    max: usize,
+    bounds: Bounds,
     tls: Option<&Tls>,
-    held_back: usize,
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
-    let places = Arc::new(Semaphore::new(max));
+    let places = Arc::new(Semaphore::new(bounds.connections));
     let security = tls.map(|tls| {
         let config: Arc<ServerConfig> = Arc::new(tls.server_config(&PROTOCOLS));
         Security { acceptor: TlsAcceptor::from(config), tls: tls.clone() }
@@ -79,24 +100,24 @@ pub(super) fn bounded(
         // The semaphore is never closed.
         let place = places.clone().acquire_owned().await.ok()?;
         let accepted = incoming.next().await?;
-        let connection = accepted.map(|stream| Connection::new(stream, held_back, place, security.as_ref()));
+        let connection = accepted.map(|stream| Connection::new(stream, bounds, place, security.as_ref()));
         Some((connection, (incoming, places, security)))
     })
 }
 
 impl Connection {
-    fn new(stream: TcpStream, held_back: usize, place: OwnedSemaphorePermit, security: Option<&Security>) -> Self {
-        let (peer, stream) = (stream.connect_info(), Corked::new(stream, held_back));
+    fn new(stream: TcpStream, bounds: Bounds, place: OwnedSemaphorePermit, security: Option<&Security>) -> Self {
+        let (peer, stream) = (stream.connect_info(), Corked::new(stream, bounds.held_back));
         let cork = stream.cork();
         let transport = match security {
             None => Transport::Plain(stream),
-            Some(Security { acceptor, tls }) => Transport::Greeting(Box::new(Greeting {
-                accept: acceptor.accept(stream),
-                give_up: Box::pin(tokio::time::sleep(HANDSHAKE_TIME)),
-                tls: tls.clone(),
-            })),
+            Some(Security { acceptor, tls }) => {
+                Transport::Agreeing(Box::new(Agreeing { accept: acceptor.accept(stream), tls: tls.clone() }))
+            }
         };
-        Self { transport, cork, peer, _place: place }
+        let give_up = Box::pin(tokio::time::sleep(bounds.greeting_time));
+        let greeting = Greeting { left: PREFACE, give_up, is_over: Arc::default() };
+        Self { transport, cork, peer, greeting, _place: place }
     }
 
     /// What is written to the connection goes out when this sends it.
@@ -108,15 +129,17 @@ impl Connection {
         self.peer.clone()
     }
 
+    /// Whether the client has sent as much as its preface takes.
+    pub fn greeted(&self) -> Arc<AtomicBool> {
+        self.greeting.is_over.clone()
+    }
+
     /// Goes on with agreeing on TLS, if that is still to be done.
     fn poll_agreed(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Transport::Greeting(greeting) = &mut self.transport else { return Poll::Ready(Ok(())) };
-        let outcome = match Pin::new(&mut greeting.accept).poll(context) {
+        let Transport::Agreeing(agreeing) = &mut self.transport else { return Poll::Ready(Ok(())) };
+        let outcome = match Pin::new(&mut agreeing.accept).poll(context) {
             Poll::Ready(outcome) => outcome,
-            Poll::Pending => {
-                ready!(greeting.give_up.as_mut().poll(context));
-                Err(io::Error::new(io::ErrorKind::TimedOut, "the client took too long to agree on TLS"))
-            }
+            Poll::Pending => Err(ready!(self.greeting.poll_late(context))),
         };
         match outcome {
             Ok(stream) => {
@@ -124,11 +147,27 @@ impl Connection {
                 Poll::Ready(Ok(()))
             }
             Err(error) => {
-                greeting.tls.note_failed_handshake();
+                agreeing.tls.note_failed_handshake();
                 tracing::debug!(peer = ?self.peer.remote_addr(), %error, "TLS was not agreed on");
                 self.transport = Transport::Closed;
                 Poll::Ready(Err(error))
             }
+        }
+    }
+}
+
+impl Greeting {
+    /// Ready when the client has taken too long.
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.give_up.as_mut().poll(context));
+        let late = "the client took too long to agree on TLS or to begin with HTTP/2";
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, late))
+    }
+
+    fn note(&mut self, read: usize) {
+        self.left = self.left.saturating_sub(read);
+        if self.left == 0 {
+            self.is_over.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -145,11 +184,19 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_agreed(context))?;
-        match &mut self.transport {
+        let before = buffer.filled().len();
+        let read = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
-            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Err(closed())),
+            Transport::Agreeing(_) | Transport::Closed => Poll::Ready(Err(closed())),
+        };
+        if self.greeting.left > 0 {
+            if read.is_pending() {
+                return Poll::Ready(Err(ready!(self.greeting.poll_late(context))));
+            }
+            self.greeting.note(buffer.filled().len() - before);
         }
+        read
     }
 }
 
@@ -159,7 +206,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Transport::Secure(stream) => Pin::new(stream).poll_write(context, bytes),
-            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Err(closed())),
+            Transport::Agreeing(_) | Transport::Closed => Poll::Ready(Err(closed())),
         }
     }
 
@@ -172,7 +219,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Transport::Secure(stream) => Pin::new(stream).poll_write_vectored(context, slices),
-            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Err(closed())),
+            Transport::Agreeing(_) | Transport::Closed => Poll::Ready(Err(closed())),
         }
     }
 
@@ -186,7 +233,7 @@ impl AsyncWrite for Connection {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
             Transport::Secure(stream) => Pin::new(stream).poll_flush(context),
-            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Err(closed())),
+            Transport::Agreeing(_) | Transport::Closed => Poll::Ready(Err(closed())),
         }
     }
 
@@ -195,13 +242,13 @@ impl AsyncWrite for Connection {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Transport::Secure(stream) => Pin::new(stream).poll_shutdown(context),
             // There is nobody to say goodbye to.
-            Transport::Greeting(_) | Transport::Closed => Poll::Ready(Ok(())),
+            Transport::Agreeing(_) | Transport::Closed => Poll::Ready(Ok(())),
         }
     }
 }
 
-impl std::fmt::Debug for Greeting {
+impl std::fmt::Debug for Agreeing {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Greeting").finish_non_exhaustive()
+        formatter.debug_struct("Agreeing").finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! A TCP connection whose small writes go out together: what is written is held back until whoever holds the
-//! [`Cork`] sends it, or until there is enough to be worth a system call. One for each frame costs a small
-//! answer more than making it does.
+//! [`Cork`] sends it, or until there is enough to be worth a system call. HTTP/2 makes one for each answer of 256
+//! bytes or more, and another for what stands behind it; they cost a small answer more than making it does.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 /// Bytes with which a flush waits for no more.
 const ENOUGH: usize = 16 << 10;
-/// As many are held back at most where answers are small. What is larger is written as it is.
+/// Bytes that are held back at most where answers are small. What is larger is written as it is.
 pub(super) const SMALL_ANSWERS: usize = 64 << 10;
 
 /// The connection, read and written by one task.

@@ -15,6 +15,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Sleep;
+use tokio::time::error::Elapsed;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Extensions, HeaderMap, Request, Response};
@@ -147,7 +148,7 @@ where
                 let mut inner = std::mem::replace(&mut self.inner, another);
                 let door = self.calls.door.clone();
                 let answer = async move {
-                    if !ends_before(deadline, awaited).await {
+                    if within(deadline, awaited).await.is_err() {
                         let late = status::to_status(status::deadline_exceeded());
                         return Ok(call.answer(late.into_http(), answer_deadline));
                     }
@@ -171,14 +172,11 @@ where
     }
 }
 
-/// Waits for something until the deadline, and says whether it has come.
-async fn ends_before(deadline: Option<Instant>, awaited: impl Future<Output = ()>) -> bool {
+/// What comes before the deadline, where there is one.
+async fn within<T>(deadline: Option<Instant>, awaited: impl Future<Output = T>) -> Result<T, Elapsed> {
     match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), awaited).await.is_ok(),
-        None => {
-            awaited.await;
-            true
-        }
+        Some(deadline) => tokio::time::timeout_at(deadline.into(), awaited).await,
+        None => Ok(awaited.await),
     }
 }
 
@@ -195,15 +193,10 @@ async fn handled<E>(
     call: Call,
     Limits { deadline, answer_deadline }: Limits,
 ) -> Result<Response<Body>, E> {
-    let handled = AssertUnwindSafe(handler).catch_unwind();
-    let handled = match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline.into(), handled).await,
-        None => Ok(handled.await),
-    };
-    let response = match handled {
+    let response = match within(deadline, AssertUnwindSafe(handler).catch_unwind()).await {
         Ok(Ok(response)) => response?,
         Ok(Err(panic)) => status::to_status(status::defect(&panic_message(&*panic))).into_http(),
-        Err(_) => status::to_status(status::deadline_exceeded()).into_http(),
+        Err(Elapsed { .. }) => status::to_status(status::deadline_exceeded()).into_http(),
     };
     Ok(call.answer(response, answer_deadline))
 }

@@ -39,7 +39,7 @@ use super::audit::AuditRpc;
 use super::backfill::BackfillRpc;
 use super::backup::BackupRpc;
 use super::catalog::CatalogRpc;
-use super::connections::{self, Connection};
+use super::connections::{self, Bounds, Connection, GREETING_TIME};
 use super::corked::SMALL_ANSWERS;
 use super::door::Door;
 use super::erasure::ErasureRpc;
@@ -225,8 +225,9 @@ impl Server {
             connection_window: None,
             is_short: |_| false,
         };
+        let bounds = Bounds { connections: max_connections, held_back: SMALL_ANSWERS, greeting_time: GREETING_TIME };
         let grpc_task = transport::serve(
-            incoming(("server.grpc_addr", addresses.grpc), grpc, max_connections, tls.as_ref(), SMALL_ANSWERS)?,
+            incoming(("server.grpc_addr", addresses.grpc), grpc, bounds, tls.as_ref())?,
             CallLayer(calls).layer(OnlineFirst(online).layer(services.prepare())),
             Http2 { is_short: online::is_read, ..by_default },
             stop.clone(),
@@ -249,7 +250,12 @@ impl Server {
             .max_encoding_message_size(limit.as_usize());
         let services = Routes::new(flight_service).add_service(health_service);
         let flight_task = transport::serve(
-            incoming(("server.flight_addr", addresses.flight), flight, max_connections, tls.as_ref(), 0)?,
+            incoming(
+                ("server.flight_addr", addresses.flight),
+                flight,
+                Bounds { held_back: 0, ..bounds },
+                tls.as_ref(),
+            )?,
             CallLayer(calls).layer(services.prepare()),
             Http2 { stream_window: Some(4 << 20), connection_window: Some(16 << 20), ..by_default },
             stop.clone(),
@@ -342,14 +348,13 @@ fn bind(option: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
 fn incoming(
     (option, address): (&'static str, SocketAddr),
     listener: TcpListener,
-    max_connections: usize,
+    bounds: Bounds,
     tls: Option<&Tls>,
-    held_back: usize,
 ) -> Result<impl Stream<Item = std::io::Result<Connection>> + use<>, ServerError> {
     let failed = |source| ServerError::Bind { option, address, source };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
-    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), max_connections, tls, held_back))
+    Ok(connections::bounded(TcpIncoming::from(listener).with_nodelay(Some(true)), bounds, tls))
 }
 
 fn named<E: fmt::Display>(

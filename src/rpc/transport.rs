@@ -17,8 +17,8 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::transport::server::TcpConnectInfo;
@@ -50,7 +50,8 @@ pub(super) struct Http2 {
     pub is_short: fn(&str) -> bool,
 }
 
-/// Serves until it is stopped: takes no more connections and calls then, and ends when those under way have.
+/// Serves until it is stopped: takes no more connections then, bids its clients begin no more calls, and ends when
+/// those under way have. Dropped before, it ends the connections.
 pub(super) async fn serve<S>(
     incoming: impl Stream<Item = io::Result<Connection>>,
     service: S,
@@ -61,7 +62,7 @@ pub(super) async fn serve<S>(
     S::Future: Send + 'static,
     S::Error: std::error::Error + Send + Sync + 'static,
 {
-    let connections = TaskTracker::new();
+    let mut connections = JoinSet::new();
     let (stopping, stopped) = watch::channel(());
     // Dropped before the connections are waited for, so that the port is closed.
     {
@@ -69,6 +70,7 @@ pub(super) async fn serve<S>(
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
+                Some(_ended) = connections.join_next() => continue,
                 accepted = incoming.next() => accepted,
             };
             match accepted {
@@ -88,8 +90,7 @@ pub(super) async fn serve<S>(
         }
     }
     drop(stopping);
-    connections.close();
-    connections.wait().await;
+    while connections.join_next().await.is_some() {}
 }
 
 /// Of what can go wrong in accepting a connection, what says nothing of the next one.
@@ -107,6 +108,7 @@ where
     S::Error: std::error::Error + Send + Sync + 'static,
 {
     let (cork, peer, turn) = (connection.cork(), connection.peer(), Arc::new(Turn::default()));
+    let greeted = connection.greeted();
     let mut http = http2::Builder::new(AtOnce(turn.clone()));
     http.timer(TokioTimer::new())
         .max_concurrent_streams(options.max_streams)
@@ -123,23 +125,30 @@ where
     let mut told = pin!(watched.changed());
     // Asked once, so that this task is woken; later a look at the other receiver is enough.
     let mut is_told = poll_fn(|context| Poll::Ready(told.as_mut().poll(context).is_ready())).await;
-    let mut is_put_off = false;
+    let mut may_put_off = true;
     let ended = poll_fn(|context| {
         is_told |= stopped.has_changed().is_err();
         if is_told && !is_stopping {
             is_stopping = true;
             http.as_mut().graceful_shutdown();
         }
+        // HTTP/2 would wait for what the client begins with.
+        if is_stopping && !greeted.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         turn.begin();
         let polled = http.as_mut().poll(context).map_err(BoxError::from);
-        // Whoever is ready has a turn first: what they answer goes out with it, in one system call.
-        is_put_off = !is_put_off && polled.is_pending() && cork.holds_back();
-        if is_put_off {
+        // Those of its calls that have tasks and are ready get a turn first: what they answer goes out with it.
+        if may_put_off && polled.is_pending() && turn.has_tasks() && cork.holds_back() {
+            may_put_off = false;
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        // Where it can't be sent now, this task is woken when it can.
-        match cork.poll_send(context) {
+        // Where it can't be sent now, this task is woken when it can, and then sends at once. What is left when the
+        // connection has failed is lost.
+        let sent = cork.poll_send(context);
+        may_put_off = sent.is_ready();
+        match sent {
             Poll::Ready(Err(error)) if polled.is_pending() => Poll::Ready(Err(error.into())),
             _ => polled,
         }
@@ -183,7 +192,12 @@ struct Turn {
     left: AtomicU32,
     /// Whether the call that has just been made is a short one: hyper executes each as soon as it has made it.
     is_short: AtomicBool,
+    /// Of its calls, whatever turn began them.
+    tasks: AtomicU32,
 }
+
+/// A call that has a task, until this is dropped.
+struct Task(Arc<Turn>);
 
 impl Turn {
     fn begin(&self) {
@@ -199,6 +213,23 @@ impl Turn {
         }
         takes
     }
+
+    fn has_tasks(&self) -> bool {
+        self.tasks.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl Task {
+    fn of(turn: &Arc<Turn>) -> Self {
+        turn.tasks.fetch_add(1, Ordering::Relaxed);
+        Self(turn.clone())
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Works short calls off in the connection's own task, and gives tasks to all others and to those that
@@ -209,7 +240,11 @@ struct AtOnce(Arc<Turn>);
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
     fn execute(&self, call: F) {
         if !self.0.takes() {
-            tokio::spawn(call);
+            let task = Task::of(&self.0);
+            tokio::spawn(async move {
+                call.await;
+                drop(task);
+            });
             return;
         }
         let mut call = Box::pin(call);
@@ -220,10 +255,12 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
             polled.is_pending().then_some(call)
         }));
         if let Ok(Some(call)) = begun {
+            let task = Task::of(&self.0);
             tokio::spawn(async move {
                 // A task that has just been made would be the next to run: who gave way means everybody.
                 tokio::task::yield_now().await;
                 call.await;
+                drop(task);
             });
         }
     }
@@ -236,12 +273,14 @@ mod tests {
     use std::sync::Mutex;
 
     use futures::future::join_all;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
     use tokio::sync::Semaphore;
     use tokio::task::JoinHandle;
     use tonic::transport::Channel;
     use tonic::transport::server::TcpIncoming;
 
-    use super::super::connections;
+    use super::super::connections::{self, Bounds};
     use super::super::corked::SMALL_ANSWERS;
     use super::*;
 
@@ -258,12 +297,17 @@ mod tests {
     }
 
     async fn port(is_short: fn(&str) -> bool) -> Port {
+        port_with(is_short, Duration::from_secs(3_600)).await
+    }
+
+    async fn port_with(is_short: fn(&str) -> bool, greeting_time: Duration) -> Port {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (accepted, stop) = (Arc::new(AtomicU32::new(0)), CancellationToken::new());
         let [begun, released] = [(); 2].map(|()| Arc::new(Semaphore::new(0)));
         let counted = accepted.clone();
-        let incoming = connections::bounded(TcpIncoming::from(listener), 10, None, SMALL_ANSWERS).inspect(move |_| {
+        let bounds = Bounds { connections: 10, held_back: SMALL_ANSWERS, greeting_time };
+        let incoming = connections::bounded(TcpIncoming::from(listener), bounds, None).inspect(move |_| {
             counted.fetch_add(1, Ordering::Relaxed);
         });
         let http2 = Http2 { max_streams: 1_000, stream_window: None, connection_window: None, is_short };
@@ -338,6 +382,42 @@ mod tests {
         port.released.add_permits(1);
         under_way.await.expect("no panic").expect("it was answered");
         tokio::time::timeout(Duration::from_secs(10), port.served).await.expect("it ends").expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_begin_with_http2_is_cut_off() {
+        let port = port_with(|_| true, Duration::from_millis(50)).await;
+        let channel = port.connect().await;
+        for said in ["", "PRI * HTTP/2.0"] {
+            let mut silent = TcpStream::connect(port.address).await.expect("connected");
+            silent.write_all(said.as_bytes()).await.expect("written");
+            let mut told = Vec::new();
+            let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut told));
+            ended.await.expect("it is cut off").expect("in an orderly way");
+        }
+        call(&channel, "/now").await.expect("whoever began with it is not");
+        assert_eq!(port.accepted.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_holds_up_no_stop() {
+        let port = port(|_| true).await;
+        let _silent = TcpStream::connect(port.address).await.expect("connected");
+        // Accepted after it.
+        call(&port.connect().await, "/now").await.expect("answered");
+        port.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(10), port.served).await.expect("it ends").expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn connections_end_with_whoever_serves_them() {
+        let port = port(|_| true).await;
+        let channel = port.connect().await;
+        let under_way = tokio::spawn(async move { call(&channel, "/held").await });
+        port.begun.acquire().await.expect("it is open").forget();
+        port.served.abort();
+        let answered = tokio::time::timeout(Duration::from_secs(10), under_way).await.expect("it ends");
+        answered.expect("no panic").expect_err("it was cut off");
     }
 
     /// The runtime runs what was spawned last first; a call that gives way means everybody.
