@@ -8,6 +8,7 @@ pub mod documents;
 pub mod gone;
 pub mod graph;
 pub mod keeping;
+pub mod key_sets;
 pub mod limits;
 pub mod lineage;
 pub mod listing;

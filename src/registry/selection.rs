@@ -12,6 +12,7 @@ use hydrant_storage::value::{DataType, ScalarType, Value};
 use crate::error::{Code, Error, Result};
 
 use super::catalog::{Lookup, Service, ServiceColumn, ServiceVersion, Snapshot, TenantCatalog, View};
+use super::key_sets::KeySets;
 use super::known_selections::KnownSelections;
 use super::masking::Masking;
 use super::prepared::Prepared;
@@ -42,6 +43,8 @@ pub struct Selection {
     pub views: Vec<SelectedView>,
     /// For each lookup the index of its view among `views`.
     pub view_of: Vec<usize>,
+    /// Which of the views have the same keys.
+    pub key_sets: KeySets,
     /// For each lookup whether all its columns are masked, so that it is not made; empty where none is.
     unread: Vec<bool>,
     /// By which shares of others it reads, each once.
@@ -264,6 +267,7 @@ impl Selection {
             }
             view_of.push(index);
         }
+        let key_sets = KeySets::new(&lookups, (&view_of, views.len()), &request_columns, |_| true);
         let (unread, shares) = (Vec::new(), Vec::new());
         let reads = ReadsOf::new(TenantId(0), Vec::new(), false);
         Ok(Self {
@@ -275,6 +279,7 @@ impl Selection {
             request_columns,
             views,
             view_of,
+            key_sets,
             unread,
             shares,
             reads,
@@ -339,6 +344,8 @@ impl Selection {
                 self.unread[column.lookup] = false;
             }
         }
+        let views = (self.view_of.as_slice(), self.views.len());
+        self.key_sets = KeySets::new(&self.lookups, views, &self.request_columns, |lookup| self.is_read(lookup));
     }
 
     /// Refuses a selection in which two different columns have one name. Where columns are told

@@ -18,7 +18,7 @@ use super::numbers::to_numbers;
 use super::read::{Found, RowsRead};
 use super::{OnlineRequest, Provenance};
 use crate::error::{Code, Error, Result};
-use crate::registry::catalog::Lookup;
+use crate::registry::catalog::{Lookup, ServiceColumn};
 use crate::registry::selection::Selection;
 
 /// The answer to one online read.
@@ -89,7 +89,11 @@ impl OnlineAnswer {
 
     /// How many cells there are.
     pub fn cell_count(&self) -> usize {
-        self.selection.columns.iter().map(|column| self.keys.lookups[column.lookup].rows.len()).sum()
+        if self.rows() == 1 {
+            return self.selection.columns.len();
+        }
+        let rows_of = |column: &ServiceColumn| self.keys.of_lookup(&self.selection, column.lookup).len();
+        self.selection.columns.iter().map(rows_of).sum()
     }
 
     /// The entity columns as they were read, in the order of the selection's request columns. Each has
@@ -133,7 +137,7 @@ impl OnlineAnswer {
             }
             _ => None,
         };
-        self.keys.lookups[lookup].rows.iter().map(time).collect()
+        self.keys.of_lookup(&self.selection, lookup).iter().map(time).collect()
     }
 
     /// A strict request takes all or nothing.
@@ -261,7 +265,7 @@ impl OnlineAnswer {
         };
         let found = views.into_iter().map(|view| view.into_iter().map(found).collect()).collect();
         let provenance = Provenance { t, registry_revision: 1, views: Vec::new(), rows_from_history: 0 };
-        let keys = RequestKeys::made_up(rows, lookups);
+        let keys = RequestKeys::made_up(&selection, rows, lookups);
         Self { selection: Arc::new(selection), keys, found, include_event_times, provenance }
     }
 }

@@ -2,6 +2,8 @@
 //! rule of `storage::order` that training follows too. Cells are read straight from the rows, column
 //! by column, when the answer is written; nothing here waits, reads a store or knows a transport.
 
+use std::ops::Range;
+
 use hydrant_storage::order::{CellStatus, Micros, RowStatus, missing_cell_status, row_status};
 use hydrant_storage::row::{Cell, DamagedRow, OpenRow, OwnedRow, RowKind, RowLayout};
 use hydrant_storage::value::{DataType, Value};
@@ -62,12 +64,16 @@ pub enum CellBytes<'a> {
 impl<'a> AnswerCells<'a> {
     pub(super) fn of(answer: &'a OnlineAnswer) -> Self {
         let selection = &answer.selection;
-        let mut rows = Vec::with_capacity(answer.keys.lookups.iter().map(|lookup| lookup.rows.len()).sum());
+        let keys_of = |lookup| answer.keys.of_lookup(selection, lookup);
+        let mut rows = Vec::with_capacity((0..selection.lookups.len()).map(|lookup| keys_of(lookup).len()).sum());
         let mut ends = Vec::with_capacity(selection.lookups.len());
         for (index, lookup) in selection.lookups.iter().enumerate() {
             let found = &answer.found[selection.view_of[index]];
-            let keys = answer.keys.lookups[index].rows.iter();
-            rows.extend(keys.map(|key| row_cells(key.map(|key| &found[key as usize]), lookup, answer.provenance.t)));
+            rows.extend(
+                keys_of(index)
+                    .iter()
+                    .map(|key| row_cells(key.map(|key| &found[key as usize]), lookup, answer.provenance.t)),
+            );
             ends.push(rows.len());
         }
         Self { answer, rows, ends }
@@ -76,6 +82,13 @@ impl<'a> AnswerCells<'a> {
     fn rows_of(&self, lookup: usize) -> &[RowCells<'a>] {
         let begin = lookup.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.rows[begin..self.ends[lookup]]
+    }
+
+    /// The values of consecutive features of one lookup, all numbers or times, one behind the other: where the
+    /// lookup has one row and all of them are in it. Nothing is masked here.
+    pub fn only_present(&self, lookup: usize, features: Range<usize>) -> Option<&'a [u8]> {
+        let [RowCells::Live(open)] = self.rows_of(lookup) else { return None };
+        open.fixed_run(&self.answer.selection.lookups[lookup].view.layout, features)
     }
 
     /// In the order of the answer's columns.
@@ -126,15 +139,6 @@ impl<'a> ColumnCells<'a> {
             };
             (status, value)
         })
-    }
-
-    /// The value of a column's only cell, of a type of fixed width, where it is present.
-    pub fn only_present(self) -> Option<&'a [u8]> {
-        let [RowCells::Live(open)] = self.rows else { return None };
-        if self.column.is_masked || self.column.feature >= open.feature_count() {
-            return None;
-        }
-        open.fixed_bytes(self.layout, self.column.feature).ok().flatten()
     }
 
     fn default_for(&self, status: CellStatus) -> Option<&'a Value> {

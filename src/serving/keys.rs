@@ -12,7 +12,8 @@ use hydrant_storage::value::{DataType, ScalarType};
 
 use super::ServingSettings;
 use crate::error::{Error, Result, Violation};
-use crate::registry::catalog::{Lookup, View};
+use crate::registry::catalog::View;
+use crate::registry::key_sets::KeySet;
 use crate::registry::selection::Selection;
 
 /// All keys of a request.
@@ -22,26 +23,20 @@ pub(super) struct RequestKeys {
     pub rows: usize,
     /// For each request column of the selection its values, of N rows or of one.
     pub columns: Vec<ArrayRef>,
-    /// One per lookup of the selection.
-    pub lookups: Vec<LookupKeys>,
-    /// One per view of the selection.
-    pub views: Vec<ViewKeys>,
+    /// Of the selection's [key sets](crate::registry::key_sets).
+    sets: Vec<DistinctKeys>,
 }
 
-/// For each row (N, or 1 where all key columns have one value) the index of its key among the
-/// view's; `None` where a part of the key is null.
-#[derive(Debug)]
-pub(super) struct LookupKeys {
-    pub rows: Vec<Option<u32>>,
-}
-
-/// The distinct keys of one view, one behind the other.
+/// The distinct keys of some views, one behind the other.
 #[derive(Debug, Default)]
-pub(super) struct ViewKeys {
+pub(super) struct DistinctKeys {
     bytes: Vec<u8>,
     keys: Vec<EntityKey>,
     /// The keys by their hash; only where there is more than one.
     known: HashTable<u32>,
+    /// Of each list: for each row (N, or 1 where all key columns have one value) the index of its key; `None` where a
+    /// part of the key is null, or nothing is read.
+    rows: Vec<Vec<Option<u32>>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +47,57 @@ struct EntityKey {
     end: usize,
 }
 
-impl ViewKeys {
+impl DistinctKeys {
+    fn read(
+        set: &KeySet,
+        selection: &Selection,
+        columns: &[ArrayRef],
+        rows: usize,
+        hashing: &RandomState,
+    ) -> Result<Self> {
+        let mut keys = Self { rows: Vec::with_capacity(set.lists.len()), ..Self::default() };
+        for list in &set.lists {
+            let arrays: Vec<ArrayRef> = list.columns.iter().map(|&column| columns[column].clone()).collect();
+            let length = if arrays.iter().all(|array| array.len() == 1) { 1 } else { rows };
+            let of_rows = match list.is_read {
+                true => {
+                    let types = list.columns.iter().map(|&column| selection.request_columns[column].key_type);
+                    keys.encode(arrays, &types.collect::<Vec<_>>(), length, set.slot_seed, hashing)?
+                }
+                false => vec![None; length],
+            };
+            keys.rows.push(of_rows);
+        }
+        Ok(keys)
+    }
+
+    /// Takes the keys of so many rows; for each the index of its key.
+    fn encode(
+        &mut self,
+        mut arrays: Vec<ArrayRef>,
+        types: &[ScalarType],
+        length: usize,
+        slot_seed: u64,
+        hashing: &RandomState,
+    ) -> Result<Vec<Option<u32>>> {
+        for array in &mut arrays {
+            if array.len() != length {
+                let repeated = arrow_select::take::take(array, &UInt32Array::from(vec![0; length]), None);
+                *array = repeated.map_err(|error| Error::internal(format!("repeating an entity column: {error}")))?;
+            }
+        }
+        let reader = KeyReader::new(&arrays, types)
+            .map_err(|error| Error::internal(format!("entity columns of exact types could not be read: {error}")))?;
+        let mut encoded = Vec::with_capacity(length);
+        self.keys.reserve(length);
+        for row in 0..length {
+            let begin = self.bytes.len();
+            let has_key = reader.encode(row, &mut self.bytes);
+            encoded.push(has_key.then(|| self.take(begin, slot_seed, hashing)));
+        }
+        Ok(encoded)
+    }
+
     pub fn len(&self) -> usize {
         self.keys.len()
     }
@@ -75,7 +120,7 @@ impl ViewKeys {
         if self.keys.len() == 1 && self.known.is_empty() {
             self.remember(0, hashing);
         }
-        let Self { bytes, keys, known } = self;
+        let Self { bytes, keys, known, .. } = self;
         let taken = EntityKey { slot: slot_of(slot_seed, &bytes[begin..]), begin, end: bytes.len() };
         if !keys.is_empty() {
             let same = |known: &u32| keys[*known as usize].of(bytes) == taken.of(bytes);
@@ -94,7 +139,7 @@ impl ViewKeys {
     }
 
     fn remember(&mut self, key: usize, hashing: &RandomState) {
-        let Self { bytes, keys, known } = self;
+        let Self { bytes, keys, known, .. } = self;
         let hash_of = |key: &u32| hashing.hash_one(keys[*key as usize].of(bytes));
         let key = as_u32(key);
         known.insert_unique(hash_of(&key), key, hash_of);
@@ -112,41 +157,49 @@ impl RequestKeys {
         let rows = row_count(entities)?;
         check_bounds(rows, selection.columns.len(), settings)?;
         let columns = cast_columns(selection, entities)?;
-        let mut views = Vec::new();
-        views.resize_with(selection.views.len(), ViewKeys::default);
-        let mut lookups = Vec::with_capacity(selection.lookups.len());
         // Seeded anew for each request: nobody can choose keys that collide.
         let hashing = RandomState::new();
-        for (number, (lookup, view)) in selection.lookups.iter().zip(&selection.view_of).enumerate() {
-            let rows = if selection.is_read(number) {
-                encode(lookup, selection, &columns, rows, &mut views[*view], &hashing)?
-            } else {
-                vec![None; length_of(lookup, selection, &columns, rows)]
-            };
-            lookups.push(LookupKeys { rows });
-        }
-        Ok(Self { rows, columns, lookups, views })
+        let read = |set| DistinctKeys::read(set, selection, &columns, rows, &hashing);
+        let sets = selection.key_sets.sets.iter().map(read).collect::<Result<_>>()?;
+        Ok(Self { rows, columns, sets })
+    }
+
+    /// Of a view, by its index in the selection.
+    pub fn of_view(&self, selection: &Selection, view: usize) -> &DistinctKeys {
+        &self.sets[selection.key_sets.of_view(view)]
+    }
+
+    /// For each row of a lookup the index of its key among its view's; one for all rows where all its key columns have
+    /// one value. `None` where a part of the key is null, or nothing is read.
+    pub fn of_lookup(&self, selection: &Selection, lookup: usize) -> &[Option<u32>] {
+        let keys = self.of_view(selection, selection.view_of[lookup]);
+        &keys.rows[selection.key_sets.of_lookup(lookup)]
     }
 
     /// How many distinct entity keys there are: views over the same entities have them in common.
     pub fn distinct(&self, selection: &Selection) -> u64 {
         let mut distinct = HashSet::new();
-        for (selected, keys) in selection.views.iter().zip(&self.views) {
-            let entities = selected.view.slot_seed;
-            distinct.extend(keys.keys.iter().map(|key| (entities, key.of(&keys.bytes))));
+        for (set, keys) in selection.key_sets.sets.iter().zip(&self.sets) {
+            distinct.extend(keys.keys.iter().map(|key| (set.slot_seed, key.of(&keys.bytes))));
         }
         distinct.len() as u64
     }
 
     /// The keys of a test's answer: each lookup has a column of its own, which holds the indices.
     #[cfg(test)]
-    pub fn made_up(rows: usize, lookups: Vec<Vec<Option<u32>>>) -> Self {
+    pub fn made_up(selection: &Selection, rows: usize, lookups: Vec<Vec<Option<u32>>>) -> Self {
         let column = |rows: &Vec<Option<u32>>| -> ArrayRef {
             std::sync::Arc::new(rows.iter().map(|key| key.map(i64::from)).collect::<arrow_array::Int64Array>())
         };
         let columns = lookups.iter().map(column).collect();
-        let lookups = lookups.into_iter().map(|rows| LookupKeys { rows }).collect();
-        Self { rows, columns, lookups, views: Vec::new() }
+        let key_sets = &selection.key_sets;
+        let empty = |set: &KeySet| DistinctKeys { rows: vec![Vec::new(); set.lists.len()], ..Default::default() };
+        let mut sets: Vec<DistinctKeys> = key_sets.sets.iter().map(empty).collect();
+        for (lookup, rows) in lookups.into_iter().enumerate() {
+            let set = key_sets.of_view(selection.view_of[lookup]);
+            sets[set].rows[key_sets.of_lookup(lookup)] = rows;
+        }
+        Self { rows, columns, sets }
     }
 }
 
@@ -221,48 +274,6 @@ pub(super) fn cast_columns(selection: &Selection, entities: &[(String, ArrayRef)
         wanted.iter().map(|wanted| format!("{} ({})", wanted.name, wanted.key_type.as_str())).collect();
     Err(Error::wrong_places("BAD_ENTITY_COLUMNS", "the entity columns don't fit the request", wrong)
         .hint(format!("what it asks for is keyed by {}", keyed_by.join(", "))))
-}
-
-/// For each row of a lookup the index of its key among its view's.
-fn encode(
-    lookup: &Lookup,
-    selection: &Selection,
-    columns: &[ArrayRef],
-    rows: usize,
-    view: &mut ViewKeys,
-    hashing: &RandomState,
-) -> Result<Vec<Option<u32>>> {
-    let mut arrays = Vec::with_capacity(lookup.keys.len());
-    for name in &lookup.keys {
-        let index = selection.request_columns.iter().position(|column| column.name == *name);
-        let index = index.ok_or_else(|| Error::internal(format!("entity column '{name}' is gone")))?;
-        arrays.push(columns[index].clone());
-    }
-    let length = if arrays.iter().all(|array| array.len() == 1) { 1 } else { rows };
-    for array in &mut arrays {
-        if array.len() != length {
-            let repeated = arrow_select::take::take(array, &UInt32Array::from(vec![0; length]), None);
-            *array = repeated.map_err(|error| Error::internal(format!("repeating an entity column: {error}")))?;
-        }
-    }
-    let types: Vec<ScalarType> = lookup.view.join_keys.iter().map(|key| key.key_type).collect();
-    let reader = KeyReader::new(&arrays, &types)
-        .map_err(|error| Error::internal(format!("entity columns of exact types could not be read: {error}")))?;
-    let mut encoded = Vec::with_capacity(length);
-    view.keys.reserve(length);
-    for row in 0..length {
-        let begin = view.bytes.len();
-        let has_key = reader.encode(row, &mut view.bytes);
-        encoded.push(has_key.then(|| view.take(begin, lookup.view.slot_seed, hashing)));
-    }
-    Ok(encoded)
-}
-
-/// How many cells a column of a lookup has whose rows are not read.
-fn length_of(lookup: &Lookup, selection: &Selection, columns: &[ArrayRef], rows: usize) -> usize {
-    let of_lookup =
-        selection.request_columns.iter().zip(columns).filter(|(known, _)| lookup.keys.contains(&known.name));
-    if of_lookup.map(|(_, column)| column.len()).all(|length| length == 1) { 1 } else { rows }
 }
 
 /// Rows are bounded far below.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hydrant_storage::order::Micros;
 
-use super::keys::{RequestKeys, ViewKeys};
+use super::keys::{DistinctKeys, RequestKeys};
 use super::pinned::needs_history;
 use super::read::{Found, Limits};
 use super::{Serving, in_bulk};
@@ -34,7 +34,7 @@ enum Told {
 /// Keys of one view to ask for.
 struct Question<'a> {
     view: &'a Arc<View>,
-    keys: &'a ViewKeys,
+    keys: &'a DistinctKeys,
     t: Micros,
 }
 
@@ -50,7 +50,7 @@ impl Serving {
         limits: Limits,
     ) -> Result<Past> {
         let mut past = Past::default();
-        for ((of_view, keys), found) in selection.views.iter().zip(&keys.views).zip(rows) {
+        for (view, (of_view, found)) in selection.views.iter().zip(rows).enumerate() {
             let unanswered = |found: &Found| match found {
                 Found::Row(row) => needs_history(row, t, of_view.longest_ttl),
                 _ => false,
@@ -59,7 +59,7 @@ impl Serving {
             if wanted.is_empty() {
                 continue;
             }
-            let question = Question { view: &of_view.view, keys, t };
+            let question = Question { view: &of_view.view, keys: keys.of_view(selection, view), t };
             let answers = match self.ask_together(permit, &question, &wanted, limits).await? {
                 Told::Rows(rows) => rows,
                 Told::Damaged if wanted.len() > 1 => {

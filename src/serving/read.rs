@@ -112,7 +112,7 @@ impl Serving {
         limits: Limits,
     ) -> Result<RowsRead> {
         limits.check("the request arrived")?;
-        let mut reading = Reading::plan(&self.partitions, keys);
+        let mut reading = Reading::plan(&self.partitions, selection, keys);
         if let Some(frame) = request.at_least {
             Box::pin(self.wait_applied(frame, &mut reading, limits)).await?;
         }
@@ -206,7 +206,8 @@ impl Serving {
         reading: &Reading,
         limits: Limits,
     ) -> Result<(Vec<Vec<Found>>, Option<String>)> {
-        let mut rows: Vec<Vec<Found>> = keys.views.iter().map(|view| vec![Found::NotReady; view.len()]).collect();
+        let unread = |view| vec![Found::NotReady; keys.of_view(selection, view).len()];
+        let mut rows: Vec<Vec<Found>> = (0..selection.views.len()).map(unread).collect();
         let mut missing = Vec::new();
         let at_a_time = if in_bulk(permit) { BULK_KEYS_AT_A_TIME } else { KEYS_AT_A_TIME };
         let mut since_yield = 0;
@@ -224,7 +225,9 @@ impl Serving {
                 since_yield += places.len();
                 let names: Vec<OnlineKey<'_>> = places
                     .iter()
-                    .map(|place| keys.views[place.view].online_key(&selection.views[place.view].view, place.key))
+                    .map(|&Place { view, key }| {
+                        keys.of_view(selection, view).online_key(&selection.views[view].view, key)
+                    })
                     .collect();
                 let found = match in_bulk(permit) {
                     true => view.lookup_in_passing(&names, ReadMode::CachedOnly),
@@ -270,11 +273,12 @@ impl Serving {
 
 impl Reading {
     /// Which partitions hold the keys.
-    fn plan(partitions: &Partitions, keys: &RequestKeys) -> Self {
+    fn plan(partitions: &Partitions, selection: &Selection, keys: &RequestKeys) -> Self {
         const NOT_TOUCHED: usize = usize::MAX;
         let mut index_of = vec![NOT_TOUCHED; partitions.handles().len()];
         let mut touched: Vec<Touched> = Vec::new();
-        for (view, of_view) in keys.views.iter().enumerate() {
+        for view in 0..selection.views.len() {
+            let of_view = keys.of_view(selection, view);
             for key in 0..of_view.len() {
                 let partition = partitions.of_slot(of_view.slot(key)).index();
                 if index_of[partition] == NOT_TOUCHED {

@@ -150,22 +150,23 @@ impl ReadView {
 
     fn look_up(&self, keys: &[OnlineKey<'_>], mode: ReadMode, keep: Keep) -> Vec<Lookup> {
         let (rows, range) = (self.database.row_cache(), self.seen.range);
-        let in_memory = |key: &OnlineKey<'_>| match range.contains(key.slot) {
-            // Never read: that it isn't here says nothing.
-            false => Some(Lookup::Unreadable(StoreError::ForeignSlot { slot: key.slot, range })),
-            true => rows.get(key, self.in_cache).map(|known| {
-                known.iter().for_each(|row| row.soon_read());
-                Lookup::of(known)
-            }),
-        };
         let mut unknown = Vec::new();
         let mut answers = Vec::with_capacity(keys.len());
-        for (index, key) in keys.iter().enumerate() {
-            answers.push(in_memory(key).unwrap_or_else(|| {
-                unknown.push(index);
-                Lookup::NotCached
-            }));
-        }
+        rows.get_each(keys, self.in_cache, |index, known| {
+            let slot = keys[index].slot;
+            answers.push(match known {
+                // Never read: that it isn't here says nothing.
+                _ if !range.contains(slot) => Lookup::Unreadable(StoreError::ForeignSlot { slot, range }),
+                Some(known) => {
+                    known.iter().for_each(|row| row.soon_read());
+                    Lookup::of(known)
+                }
+                None => {
+                    unknown.push(index);
+                    Lookup::NotCached
+                }
+            });
+        });
         // A key that moved to a thread which may block has been counted.
         if mode == ReadMode::CachedOnly && keep == Keep::Rows {
             rows.count(keys.len() - unknown.len(), unknown.len());

@@ -15,7 +15,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, Weighter};
@@ -24,10 +24,12 @@ use crate::keys::{ONLINE_PREFIX_LENGTH, OnlineKey};
 use crate::prefetch::prefetch;
 use crate::row::OwnedRow;
 
-/// Of each so many bytes of rows, one place remembers when a key last changed: a thirty-second of
-/// them, and more places than rows.
-const BYTES_PER_CHANGE_PLACE: usize = 256;
-const MIN_CHANGE_PLACES: usize = 1 << 12;
+/// Of each so many bytes of rows, one place remembers when a key last changed: a sixteenth of them, and more places
+/// than rows.
+const BYTES_PER_PLACE: usize = 256;
+const MIN_PLACES: usize = 1 << 12;
+/// Keys that are looked up together: what is fetched for them fits into the processor's nearest cache.
+const TOGETHER: usize = 32;
 /// What an entry takes beside its name and body, about: the cache's own bookkeeping, the row's
 /// header, counts and allocator overhead.
 const ENTRY_BYTES: u64 = 240;
@@ -37,18 +39,29 @@ const TYPICAL_ROW_BYTES: usize = 512;
 /// Of all partitions that share it.
 pub(super) struct RowCache {
     /// `None`: of size 0, nothing is kept.
-    rows: Option<Cache<CacheKey, CachedRow, ByBytes, HashAsIs>>,
+    rows: Option<Rows>,
     /// Of this process.
     seed: u64,
-    /// A power of two of places.
-    changes: Box<[AtomicU64]>,
+    /// A power of two of them.
+    places: Box<[Place]>,
     versions: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
 }
 
+/// What is remembered of the keys whose hashes lead here.
+#[derive(Default)]
+struct Place {
+    /// The version at which one of them last changed.
+    changed: AtomicU64,
+    /// Where the row lies that was last kept of them: for the processor to fetch, and never read, for it may be gone.
+    row: AtomicPtr<OwnedRow>,
+}
+
 /// What is known of a key: its row, or that it has none.
 pub(super) type Known = Option<Arc<OwnedRow>>;
+
+type Rows = Cache<CacheKey, CachedRow, ByBytes, HashAsIs>;
 
 #[derive(Clone)]
 struct CachedRow {
@@ -99,12 +112,12 @@ impl RowCache {
             let (lifecycle, items) = (DefaultLifecycle::default(), (bytes / TYPICAL_ROW_BYTES).max(16));
             Cache::with(items, bytes as u64, ByBytes, HashAsIs::default(), lifecycle)
         };
-        let places = (bytes / BYTES_PER_CHANGE_PLACE).max(MIN_CHANGE_PLACES).next_power_of_two();
-        let changes = std::iter::repeat_with(AtomicU64::default).take(places).collect();
+        let places = (bytes / BYTES_PER_PLACE).max(MIN_PLACES).next_power_of_two();
+        let places = std::iter::repeat_with(Place::default).take(places).collect();
         Self {
             rows: (bytes > 0).then(make),
             seed: RandomState::new().hash_one(0),
-            changes,
+            places,
             versions: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -122,7 +135,7 @@ impl RowCache {
         let version = self.next_version();
         if self.rows.is_some() {
             for name in names {
-                self.place_of(name.hash(self.seed)).fetch_max(version, Ordering::AcqRel);
+                self.place_of(name.hash(self.seed)).changed.fetch_max(version, Ordering::AcqRel);
             }
         }
         version
@@ -137,21 +150,46 @@ impl RowCache {
             return;
         }
         let kept = CachedRow { row: Some(Arc::new(row())), read: change };
+        self.place_of(probe.hash).note(&kept.row);
         // Who is written is not asked for, and goes as soon as before; who has gone meanwhile stays gone.
         let _gone = rows.replace(CacheKey::of(name, probe.hash), kept, true);
     }
 
-    /// What is known of a key's row in a view.
-    pub fn get(&self, name: &OnlineKey<'_>, view: ViewVersion) -> Option<Known> {
-        let rows = self.rows.as_ref()?;
-        let probe = Probe { hash: name.hash(self.seed), prefix: name.prefix(), key: name.key };
-        let place = self.place_of(probe.hash);
-        prefetch(place);
-        let cached = rows.get(&probe)?;
+    /// What is known of the row of each key in a view, with the key's index. What is asked for together is waited for
+    /// together: while one is looked up, memory brings what the next ones need.
+    pub fn get_each(&self, names: &[OnlineKey<'_>], view: ViewVersion, mut tell: impl FnMut(usize, Option<Known>)) {
+        let Some(rows) = &self.rows else { return (0..names.len()).for_each(|index| tell(index, None)) };
+        let mut index = 0;
+        for names in names.chunks(TOGETHER) {
+            let mut hashes = [0; TOGETHER];
+            for (hash, name) in hashes.iter_mut().zip(names) {
+                *hash = name.hash(self.seed);
+                prefetch(self.place_of(*hash));
+            }
+            // Of a lone one it would be waited for just the same.
+            if names.len() > 1 {
+                hashes[..names.len()].iter().for_each(|hash| self.place_of(*hash).soon_read());
+            }
+            for (name, hash) in names.iter().zip(hashes) {
+                tell(index, self.get_hashed(rows, name, hash, view));
+                index += 1;
+            }
+        }
+    }
+
+    fn get_hashed(&self, rows: &Rows, name: &OnlineKey<'_>, hash: u64, view: ViewVersion) -> Option<Known> {
+        let cached = rows.get(&Probe { hash, prefix: name.prefix(), key: name.key })?;
         // After the entry, whose reader saw every change up to its version.
-        let changed = place.load(Ordering::Acquire);
+        let changed = self.place_of(hash).changed.load(Ordering::Acquire);
         let holds = cached.read.opened == view.opened && changed <= cached.read.version.min(view.version);
         holds.then_some(cached.row)
+    }
+
+    #[cfg(test)]
+    fn get(&self, name: &OnlineKey<'_>, view: ViewVersion) -> Option<Known> {
+        let mut known = None;
+        self.get_each(&[*name], view, |_, told| known = told);
+        known
     }
 
     /// Keeps a row that was read through a view.
@@ -159,13 +197,14 @@ impl RowCache {
         let Some(rows) = &self.rows else { return };
         let hash = name.hash(self.seed);
         if !self.has_changed_since(hash, view) {
+            self.place_of(hash).note(row);
             rows.insert(CacheKey::of(name, hash), CachedRow { row: row.clone(), read: view });
         }
     }
 
     /// Then no later view would take what is known as of this version.
     fn has_changed_since(&self, hash: u64, known: ViewVersion) -> bool {
-        self.place_of(hash).load(Ordering::Acquire) > known.version
+        self.place_of(hash).changed.load(Ordering::Acquire) > known.version
     }
 
     pub fn count(&self, hits: usize, misses: usize) {
@@ -183,9 +222,25 @@ impl RowCache {
         (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
-    fn place_of(&self, hash: u64) -> &AtomicU64 {
+    fn place_of(&self, hash: u64) -> &Place {
         // Not the bits that the cache chooses its places by.
-        &self.changes[(hash >> 23) as usize & (self.changes.len() - 1)]
+        &self.places[(hash >> 23) as usize & (self.places.len() - 1)]
+    }
+}
+
+impl Place {
+    fn note(&self, row: &Known) {
+        if let Some(row) = row {
+            self.row.store(Arc::as_ptr(row).cast_mut(), Ordering::Relaxed);
+        }
+    }
+
+    /// Has the processor fetch the row that was last kept here.
+    fn soon_read(&self) {
+        let row = self.row.load(Ordering::Relaxed).cast_const();
+        // Its counts, which whoever takes it changes, lie before it.
+        prefetch(row.cast::<usize>().wrapping_sub(2));
+        prefetch(row.wrapping_add(1).cast::<u8>().wrapping_sub(1));
     }
 }
 

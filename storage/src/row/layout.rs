@@ -1,6 +1,8 @@
 //! Where each feature of a view lies in the view's packed rows. Offsets follow from the types
 //! alone, so a feature that is added later moves none of those before it.
 
+use std::ops::Range;
+
 use super::cell::{Cell, ListCell, VectorCell};
 use super::{DamagedRow, cell};
 use crate::value::{DataType, ScalarType};
@@ -115,6 +117,16 @@ impl<'a> OpenRow<'a> {
             return Ok(None);
         }
         self.fixed(layout, index).map(Some)
+    }
+
+    /// The bytes of consecutive features of fixed width, one value behind the other, as they are stored; `None`
+    /// where one of them is null, or isn't in the row. The layout must have them.
+    pub fn fixed_run(&self, layout: &RowLayout, features: Range<usize>) -> Option<&'a [u8]> {
+        debug_assert!(features.clone().all(|index| !is_variable(layout.types[index])), "a value of variable length");
+        if features.end > self.feature_count || features.clone().any(|index| self.is_null(index)) {
+            return None;
+        }
+        self.fixed.get(layout.offsets[features.start]..layout.offsets[features.end])
     }
 
     pub(super) fn open(layout: &RowLayout, body: &'a [u8], feature_count: usize) -> Result<Self, DamagedRow> {
