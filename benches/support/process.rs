@@ -234,7 +234,8 @@ pub fn definitions(text: &str) -> Result<Vec<Definition>> {
 /// A free address for a server that is told its port, another each time.
 pub fn free_address() -> Result<String> {
     static GIVEN: AtomicUsize = AtomicUsize::new(0);
-    let begun = std::process::id() as usize;
+    // Far from where another benchmark's process begins.
+    let begun = std::process::id() as usize * 101;
     let free = std::iter::repeat_with(|| begun + GIVEN.fetch_add(1, Ordering::Relaxed))
         .take(PORTS.len())
         .filter_map(|number| PORTS.clone().nth(number % PORTS.len()))

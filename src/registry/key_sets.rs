@@ -1,5 +1,5 @@
 //! Which views of a selection have the same entity keys in every request: keys are encoded, and told apart, once
-//! for all of them. Views of one entity mostly are so.
+//! for all of them. Views of one entity mostly are so. Nothing here sees a key.
 
 use std::collections::HashMap;
 

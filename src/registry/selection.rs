@@ -344,6 +344,8 @@ impl Selection {
                 self.unread[column.lookup] = false;
             }
         }
+        // What was made of it shows what is masked now.
+        self.prepared = Prepared::default();
         let views = (self.view_of.as_slice(), self.views.len());
         self.key_sets = KeySets::new(&self.lookups, views, &self.request_columns, |lookup| self.is_read(lookup));
     }

@@ -64,7 +64,8 @@ struct Agreeing {
 struct Greeting {
     /// Bytes of it that have not come yet.
     left: usize,
-    give_up: Pin<Box<Sleep>>,
+    /// `None` once it has all come.
+    give_up: Option<Pin<Box<Sleep>>>,
     is_over: Arc<AtomicBool>,
 }
 
@@ -85,7 +86,7 @@ struct Security {
     tls: Tls,
 }
 
-/// Accepts a connection only while as many as may be are not open; others wait in the system's backlog.
+/// Accepts a connection only while fewer are open than may be; others wait in the system's backlog.
 pub(super) fn bounded(
     incoming: TcpIncoming,
     bounds: Bounds,
@@ -115,7 +116,7 @@ impl Connection {
                 Transport::Agreeing(Box::new(Agreeing { accept: acceptor.accept(stream), tls: tls.clone() }))
             }
         };
-        let give_up = Box::pin(tokio::time::sleep(bounds.greeting_time));
+        let give_up = Some(Box::pin(tokio::time::sleep(bounds.greeting_time)));
         let greeting = Greeting { left: PREFACE, give_up, is_over: Arc::default() };
         Self { transport, cork, peer, greeting, _place: place }
     }
@@ -159,7 +160,8 @@ impl Connection {
 impl Greeting {
     /// Ready when the client has taken too long.
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        ready!(self.give_up.as_mut().poll(context));
+        let Some(give_up) = &mut self.give_up else { return Poll::Pending };
+        ready!(give_up.as_mut().poll(context));
         let late = "the client took too long to agree on TLS or to begin with HTTP/2";
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, late))
     }
@@ -167,6 +169,7 @@ impl Greeting {
     fn note(&mut self, read: usize) {
         self.left = self.left.saturating_sub(read);
         if self.left == 0 {
+            self.give_up = None;
             self.is_over.store(true, Ordering::Relaxed);
         }
     }
@@ -190,7 +193,7 @@ impl AsyncRead for Connection {
             Transport::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Agreeing(_) | Transport::Closed => Poll::Ready(Err(closed())),
         };
-        if self.greeting.left > 0 {
+        if self.greeting.give_up.is_some() {
             if read.is_pending() {
                 return Poll::Ready(Err(ready!(self.greeting.poll_late(context))));
             }

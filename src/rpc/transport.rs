@@ -107,9 +107,9 @@ where
     S::Future: Send + 'static,
     S::Error: std::error::Error + Send + Sync + 'static,
 {
-    let (cork, peer, turn) = (connection.cork(), connection.peer(), Arc::new(Turn::default()));
-    let greeted = connection.greeted();
-    let mut http = http2::Builder::new(AtOnce(turn.clone()));
+    let (cork, peer, greeted) = (connection.cork(), connection.peer(), connection.greeted());
+    let (turn, tasks) = (Arc::new(Turn::default()), Tasks::default());
+    let mut http = http2::Builder::new(AtOnce { turn: turn.clone(), tasks: tasks.clone() });
     http.timer(TokioTimer::new())
         .max_concurrent_streams(options.max_streams)
         .initial_stream_window_size(options.stream_window)
@@ -132,14 +132,14 @@ where
             is_stopping = true;
             http.as_mut().graceful_shutdown();
         }
-        // HTTP/2 would wait for what the client begins with.
-        if is_stopping && !greeted.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
         turn.begin();
         let polled = http.as_mut().poll(context).map_err(BoxError::from);
+        // HTTP/2 would wait for what the client begins with.
+        if is_stopping && polled.is_pending() && !greeted.load(Ordering::Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         // Those of its calls that have tasks and are ready get a turn first: what they answer goes out with it.
-        if may_put_off && polled.is_pending() && turn.has_tasks() && cork.holds_back() {
+        if may_put_off && polled.is_pending() && tasks.are_any() && cork.holds_back() {
             may_put_off = false;
             context.waker().wake_by_ref();
             return Poll::Pending;
@@ -192,12 +192,14 @@ struct Turn {
     left: AtomicU32,
     /// Whether the call that has just been made is a short one: hyper executes each as soon as it has made it.
     is_short: AtomicBool,
-    /// Of its calls, whatever turn began them.
-    tasks: AtomicU32,
 }
 
-/// A call that has a task, until this is dropped.
-struct Task(Arc<Turn>);
+/// How many of a connection's calls have tasks.
+#[derive(Clone, Debug, Default)]
+struct Tasks(Arc<AtomicU32>);
+
+/// One of them, until this is dropped.
+struct Task(Tasks);
 
 impl Turn {
     fn begin(&self) {
@@ -213,34 +215,37 @@ impl Turn {
         }
         takes
     }
-
-    fn has_tasks(&self) -> bool {
-        self.tasks.load(Ordering::Relaxed) > 0
-    }
 }
 
-impl Task {
-    fn of(turn: &Arc<Turn>) -> Self {
-        turn.tasks.fetch_add(1, Ordering::Relaxed);
-        Self(turn.clone())
+impl Tasks {
+    fn begin(&self) -> Task {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Task(self.clone())
+    }
+
+    fn are_any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
     }
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Works short calls off in the connection's own task, and gives tasks to all others and to those that
 /// have to wait for something.
 #[derive(Clone, Debug)]
-struct AtOnce(Arc<Turn>);
+struct AtOnce {
+    turn: Arc<Turn>,
+    tasks: Tasks,
+}
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
     fn execute(&self, call: F) {
-        if !self.0.takes() {
-            let task = Task::of(&self.0);
+        if !self.turn.takes() {
+            let task = self.tasks.begin();
             tokio::spawn(async move {
                 call.await;
                 drop(task);
@@ -255,7 +260,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
             polled.is_pending().then_some(call)
         }));
         if let Ok(Some(call)) = begun {
-            let task = Task::of(&self.0);
+            let task = self.tasks.begin();
             tokio::spawn(async move {
                 // A task that has just been made would be the next to run: who gave way means everybody.
                 tokio::task::yield_now().await;
@@ -272,7 +277,7 @@ mod tests {
     use std::net::SocketAddr;
     use std::sync::Mutex;
 
-    use futures::future::join_all;
+    use futures::future::{BoxFuture, join_all};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
     use tokio::sync::Semaphore;
@@ -386,15 +391,16 @@ mod tests {
 
     #[tokio::test]
     async fn who_does_not_begin_with_http2_is_cut_off() {
-        let port = port_with(|_| true, Duration::from_millis(50)).await;
+        let port = port_with(|_| true, Duration::from_secs(1)).await;
         let channel = port.connect().await;
-        for said in ["", "PRI * HTTP/2.0"] {
+        let ends = |said: &'static str| async move {
             let mut silent = TcpStream::connect(port.address).await.expect("connected");
             silent.write_all(said.as_bytes()).await.expect("written");
             let mut told = Vec::new();
             let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut told));
             ended.await.expect("it is cut off").expect("in an orderly way");
-        }
+        };
+        join_all(["", "PRI * HTTP/2.0"].map(ends)).await;
         call(&channel, "/now").await.expect("whoever began with it is not");
         assert_eq!(port.accepted.load(Ordering::Relaxed), 3);
     }
@@ -435,7 +441,7 @@ mod tests {
             let turn = Arc::new(Turn::default());
             turn.begin();
             turn.is_short.store(true, Ordering::Relaxed);
-            AtOnce(turn).execute(async move {
+            AtOnce { turn, tasks: Tasks::default() }.execute(async move {
                 began();
                 tokio::task::yield_now().await;
                 gave_way();
@@ -445,6 +451,30 @@ mod tests {
         worker.await.expect("no panic");
         ended.await.expect("no panic");
         assert_eq!(*order.lock().expect("no panic"), ["began", "waited", "gave way"]);
+    }
+
+    #[tokio::test]
+    async fn calls_count_as_tasks_while_they_have_one() {
+        let executor = AtOnce { turn: Arc::new(Turn::default()), tasks: Tasks::default() };
+        let execute = |is_short: bool, call: BoxFuture<'static, ()>| {
+            executor.turn.begin();
+            executor.turn.is_short.store(is_short, Ordering::Relaxed);
+            executor.execute(call);
+            executor.tasks.are_any()
+        };
+        assert!(!execute(true, Box::pin(async {})), "it is over");
+        for (is_short, is_sound) in [(false, true), (true, true), (false, false), (true, false)] {
+            let (release, released) = tokio::sync::oneshot::channel();
+            let call = async move {
+                released.await.expect("it is released");
+                assert!(is_sound, "a defect");
+            };
+            assert!(execute(is_short, Box::pin(call)));
+            release.send(()).expect("it waits");
+            while executor.tasks.are_any() {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     #[test]

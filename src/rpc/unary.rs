@@ -1,6 +1,6 @@
 //! One message in and one out, framed as gRPC frames them (its `PROTOCOL-HTTP2` document), for calls that
 //! are made so often that what tonic keeps for streams and compression would cost them more than their
-//! work: no buffer is kept, and no message is copied. It knows nothing of what a message says.
+//! work: no buffer is kept for a call, and no message is copied. It knows nothing of what a message says.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,8 +22,8 @@ const PREFIX: usize = 5;
 /// Bytes of the buffers that are used again: those of answers of some kilobytes. One that has just been sent is near
 /// to the processor, where what is allocated anew as a rule is not.
 const REUSED: usize = 32 << 10;
-/// What is smaller is allocated.
-const TOO_SMALL: usize = 4 << 10;
+/// What is smaller is allocated, so that a message that waits for its receiver holds no more than some times its size.
+const TOO_SMALL: usize = 8 << 10;
 /// Buffers that a thread keeps.
 const MAX_SPARE: usize = 4;
 
@@ -68,13 +68,17 @@ impl Outgoing {
     }
 
     pub fn message(self) -> Bytes {
-        Bytes::from(self.0).split_off(PREFIX)
+        self.into_bytes().split_off(PREFIX)
     }
 
     fn framed(mut self) -> Bytes {
         // Ports take and send no message of 4 GiB.
         let length = u32::try_from(self.len()).unwrap_or(u32::MAX);
         self.0[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+        self.into_bytes()
+    }
+
+    fn into_bytes(self) -> Bytes {
         match self.0.capacity() {
             REUSED => Bytes::from_owner(Reused(self.0)),
             _ => self.0.into(),

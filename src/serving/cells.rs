@@ -85,7 +85,8 @@ impl<'a> AnswerCells<'a> {
     }
 
     /// The values of consecutive features of one lookup, all numbers or times, one behind the other: where the
-    /// lookup has one row and all of them are in it. Nothing is masked here.
+    /// lookup has one row and all of them are in it. Whether they are masked isn't looked at: not to be asked for
+    /// those that are.
     pub fn only_present(&self, lookup: usize, features: Range<usize>) -> Option<&'a [u8]> {
         let [RowCells::Live(open)] = self.rows_of(lookup) else { return None };
         open.fixed_run(&self.answer.selection.lookups[lookup].view.layout, features)

@@ -1,5 +1,5 @@
-//! The entity keys of a request: its columns checked and cast, each row's key encoded once for every
-//! lookup, and each distinct key of a view read once, whoever needs it.
+//! The entity keys of a request: its columns checked and cast, each row's key encoded once for all
+//! lookups that have it, and each distinct key of a view read once, whoever needs it.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -197,7 +197,9 @@ impl RequestKeys {
         let mut sets: Vec<DistinctKeys> = key_sets.sets.iter().map(empty).collect();
         for (lookup, rows) in lookups.into_iter().enumerate() {
             let set = key_sets.of_view(selection.view_of[lookup]);
-            sets[set].rows[key_sets.of_lookup(lookup)] = rows;
+            let list = &mut sets[set].rows[key_sets.of_lookup(lookup)];
+            assert!(list.is_empty() || *list == rows, "lookups by one column have the same keys");
+            *list = rows;
         }
         Self { rows, columns, sets }
     }

@@ -24,8 +24,8 @@ use crate::keys::{ONLINE_PREFIX_LENGTH, OnlineKey};
 use crate::prefetch::prefetch;
 use crate::row::OwnedRow;
 
-/// Of each so many bytes of rows, one place remembers when a key last changed: a sixteenth of them, and more places
-/// than rows.
+/// Of each so many bytes of rows, one place remembers when a key last changed: a sixteenth of them to an eighth, and
+/// more places than rows.
 const BYTES_PER_PLACE: usize = 256;
 const MIN_PLACES: usize = 1 << 12;
 /// Keys that are looked up together: what is fetched for them fits into the processor's nearest cache.
@@ -54,7 +54,8 @@ pub(super) struct RowCache {
 struct Place {
     /// The version at which one of them last changed.
     changed: AtomicU64,
-    /// Where the row lies that was last kept of them: for the processor to fetch, and never read, for it may be gone.
+    /// Where the row lies that was last to be kept of them: for the processor to fetch, and never read, for it may be
+    /// gone.
     row: AtomicPtr<OwnedRow>,
 }
 
@@ -415,6 +416,12 @@ mod tests {
             let other = [key.as_slice(), &[8]].concat();
             assert_eq!(cache.get(&OnlineKey { key: &other, ..NAME }, view), None);
         }
+        // More than are looked up together.
+        let names: Vec<OnlineKey<'_>> = keys.iter().map(|key| OnlineKey { key, ..NAME }).collect();
+        let mut told = Vec::new();
+        cache.get_each(&names, view, |index, known| told.push((index, known)));
+        let expected: Vec<_> = (0..).zip(0..40).map(|(event_time, index)| (index, Some(row(event_time)))).collect();
+        assert_eq!(told, expected);
     }
 
     #[test]

@@ -293,35 +293,50 @@ proptest! {
     }
 }
 
-/// Numbers of one entity, mostly all there.
+/// Numbers of one entity from two views, in any order, mostly all there.
 fn numbers_of_one() -> impl Strategy<Value = OnlineAnswer> {
     let number = prop::sample::select(vec![ScalarType::Float32, ScalarType::Float64, ScalarType::Timestamp]);
-    let column = (number.prop_map(DataType::Scalar), prop_oneof![20 => 1..70_usize, 1 => Just(0)], any::<bool>());
-    vec(column, 1..8).prop_flat_map(|columns| {
-        let types: Vec<DataType> = columns.iter().map(|(data_type, ..)| *data_type).collect();
-        let present: Vec<_> = types.iter().map(|data_type| value(*data_type)).collect();
-        let whole = present.prop_map({
-            let types = types.clone();
-            move |values| MadeUp::Row(stored(RowKind::Full, NOW, types.len(), packed(&types, &values)))
-        });
-        let found = prop_oneof![4 => whole, 1 => row(types.clone())];
-        (Just(columns), found, prop::bool::weighted(0.1)).prop_map(move |(columns, found, is_masked)| {
-            let typed: Vec<_> = types.iter().map(|data_type| ("f", *data_type, None)).collect();
-            let view = made_up_view(1, &[("k", ScalarType::Int64)], &typed);
-            let lookup = Lookup { view, keys: vec![name("k")], ttl: Some(TTL) };
-            let column = |(feature, (data_type, length, masked)): (usize, (DataType, usize, bool))| ServiceColumn {
-                name: "n".repeat(length),
-                lookup: 0,
-                feature,
-                data_type,
-                default: None,
-                is_masked: is_masked && masked,
-                withholds_pii: false,
-            };
-            let columns = columns.into_iter().enumerate().map(column).collect();
-            let selection = Selection::new(Vec::new(), Vec::new(), vec![lookup], columns, 7).expect("of one lookup");
-            OnlineAnswer::made_up(selection, 1, vec![vec![Some(0)]], vec![vec![found]], false, NOW)
-        })
+    // Runs of consecutive features, and others.
+    let feature = prop_oneof![3 => Just(None), 1 => any::<prop::sample::Index>().prop_map(Some)];
+    let column = (prop::bool::weighted(0.2), feature, prop_oneof![20 => 1..70_usize, 1 => Just(0)], any::<bool>());
+    (vec(number.prop_map(DataType::Scalar), 1..8), vec(column, 1..16)).prop_flat_map(|(types, columns)| {
+        let of_first = |count: usize| {
+            let types = types[..count].to_vec();
+            let present: Vec<_> = types.iter().map(|data_type| value(*data_type)).collect();
+            present
+                .prop_map(move |values| MadeUp::Row(stored(RowKind::Full, NOW, types.len(), packed(&types, &values))))
+        };
+        // One from before some features were added.
+        let older = of_first(types.len().div_ceil(2));
+        let found = prop_oneof![6 => of_first(types.len()), 1 => older, 1 => row(types.clone())].boxed();
+        (Just((types, columns)), [found.clone(), found], prop::bool::weighted(0.1)).prop_map(
+            |((types, columns), found, is_masked)| {
+                let typed: Vec<_> = types.iter().map(|data_type| ("f", *data_type, None)).collect();
+                let lookup = |view| {
+                    let view = made_up_view(view, &[("k", ScalarType::Int64)], &typed);
+                    Lookup { view, keys: vec![name("k")], ttl: Some(TTL) }
+                };
+                let mut last = (0, 0);
+                let columns = columns.into_iter().map(|(is_other, feature, length, masked)| {
+                    let lookup = if is_other { 1 - last.0 } else { last.0 };
+                    let feature = feature.map_or(last.1 % types.len(), |feature| feature.index(types.len()));
+                    last = (lookup, feature + 1);
+                    ServiceColumn {
+                        name: "n".repeat(length),
+                        lookup,
+                        feature,
+                        data_type: types[feature],
+                        default: None,
+                        is_masked: is_masked && masked,
+                        withholds_pii: false,
+                    }
+                });
+                let (columns, lookups) = (columns.collect(), vec![lookup(1), lookup(2)]);
+                let selection = Selection::new(Vec::new(), Vec::new(), lookups, columns, 7).expect("of two lookups");
+                let found = found.into_iter().map(|found| vec![found]).collect();
+                OnlineAnswer::made_up(selection, 1, vec![vec![Some(0)]; 2], found, false, NOW)
+            },
+        )
     })
 }
 
