@@ -1,8 +1,7 @@
 //! One message in and one out, framed as gRPC frames them (its `PROTOCOL-HTTP2` document), for calls that
 //! are made so often that what tonic keeps for streams and compression would cost them more than their
-//! work: no buffer is kept for a call, and no message is copied. It knows nothing of what a message says.
+//! work: no buffer is kept, and no message is copied. It knows nothing of what a message says.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -19,36 +18,14 @@ use crate::error::Error;
 /// A byte that says whether the message is compressed, and its length.
 const PREFIX: usize = 5;
 
-/// Bytes of the buffers that are used again: those of answers of some kilobytes. One that has just been sent is near
-/// to the processor, where what is allocated anew as a rule is not.
-const REUSED: usize = 32 << 10;
-/// What is smaller is allocated, so that a message that waits for its receiver holds no more than some times its size.
-const TOO_SMALL: usize = 8 << 10;
-/// Buffers that a thread keeps.
-const MAX_SPARE: usize = 4;
-
-thread_local! {
-    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-}
-
 /// A message with room for its prefix before it, so that it goes out as it is.
 #[derive(Debug)]
 pub struct Outgoing(Vec<u8>);
 
-/// A buffer that is kept for the next message when nobody has it any more.
-struct Reused(Vec<u8>);
-
 impl Outgoing {
     /// An empty one, with room for so many bytes.
     pub fn with_capacity(bytes: usize) -> Self {
-        let bytes = PREFIX + bytes;
-        let mut framed = match bytes {
-            TOO_SMALL..=REUSED => {
-                let spare = SPARE.with_borrow_mut(Vec::pop);
-                spare.unwrap_or_else(|| Vec::with_capacity(REUSED))
-            }
-            _ => Vec::with_capacity(bytes),
-        };
+        let mut framed = Vec::with_capacity(PREFIX + bytes);
         framed.resize(PREFIX, 0);
         Self(framed)
     }
@@ -68,41 +45,14 @@ impl Outgoing {
     }
 
     pub fn message(self) -> Bytes {
-        self.into_bytes().split_off(PREFIX)
+        Bytes::from(self.0).split_off(PREFIX)
     }
 
     fn framed(mut self) -> Bytes {
         // Ports take and send no message of 4 GiB.
         let length = u32::try_from(self.len()).unwrap_or(u32::MAX);
         self.0[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-        self.into_bytes()
-    }
-
-    fn into_bytes(self) -> Bytes {
-        match self.0.capacity() {
-            REUSED => Bytes::from_owner(Reused(self.0)),
-            _ => self.0.into(),
-        }
-    }
-}
-
-impl AsRef<[u8]> for Reused {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Drop for Reused {
-    fn drop(&mut self) {
-        let mut buffer = std::mem::take(&mut self.0);
-        buffer.clear();
-        // A thread that ends keeps nothing.
-        let _ended = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < MAX_SPARE {
-                spare.push(buffer);
-            }
-        });
+        self.0.into()
     }
 }
 
@@ -322,28 +272,6 @@ mod tests {
         assert_eq!(reason(read(&[&[0, 0, 0, 0, 101]], false)), "MESSAGE_TOO_LARGE");
         let just = [&[0, 0, 0, 0, 100][..], &[7; 100]].concat();
         assert_eq!(read(&[&just], false).expect("read").len(), 100);
-    }
-
-    #[test]
-    fn a_buffer_that_was_sent_is_used_again_and_nothing_of_what_it_held_is() {
-        let framed_of = |byte: u8, length: usize| {
-            let mut outgoing = Outgoing::with_capacity(TOO_SMALL);
-            outgoing.buffer().resize(PREFIX + length, byte);
-            outgoing.framed()
-        };
-        let (first, second) = (framed_of(1, 9_000), framed_of(2, 10));
-        let place = first.as_ptr();
-        assert_ne!(second.as_ptr(), place, "it has not been sent yet");
-        let end = first.slice(8_000..);
-        drop(first);
-        assert_ne!(framed_of(3, 10).as_ptr(), place, "a part of it is held");
-        drop(end);
-        let again = framed_of(4, 10);
-        assert_eq!(again.as_ptr(), place);
-        assert_eq!(again, [&[0, 0, 0, 0, 10][..], &[4; 10]].concat());
-        drop((again, framed_of(5, 2 * REUSED)));
-        // What has grown is not kept.
-        assert!(SPARE.with_borrow(|spare| spare.iter().all(|buffer| buffer.capacity() == REUSED && buffer.is_empty())));
     }
 
     #[test]
