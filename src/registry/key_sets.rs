@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use hydrant_storage::names::Name;
+use hydrant_storage::value::ScalarType;
 
 use super::catalog::Lookup;
 use super::selection::RequestColumn;
@@ -30,28 +31,34 @@ pub struct KeySet {
 pub struct KeyList {
     /// The request column of each part of the key, by its index.
     pub columns: Vec<usize>,
+    /// Of the parts.
+    pub types: Vec<ScalarType>,
     /// Some column of the lookup may be seen.
     pub is_read: bool,
 }
 
 impl KeySets {
-    /// `view_of` tells for each lookup its view among `views`.
+    /// `view_of` tells for each lookup the number of its view; views are numbered as lookups first need them.
     pub(super) fn new(
         lookups: &[Lookup],
-        (view_of, views): (&[usize], usize),
+        view_of: &[usize],
         columns: &[RequestColumn],
         is_read: impl Fn(usize) -> bool,
     ) -> Self {
-        let mut of_each: Vec<KeySet> = vec![KeySet { slot_seed: 0, lists: Vec::new() }; views];
+        let mut of_each: Vec<KeySet> = Vec::new();
         let mut of_lookup = Vec::with_capacity(lookups.len());
         for (number, (lookup, view)) in lookups.iter().zip(view_of).enumerate() {
             let index_of = |name: &Name| {
                 let index = columns.iter().position(|column| column.name == *name);
                 index.expect("the request columns are those of the lookups' keys")
             };
-            let list = KeyList { columns: lookup.keys.iter().map(index_of).collect(), is_read: is_read(number) };
+            let columns = lookup.keys.iter().map(index_of).collect();
+            let types = lookup.view.join_keys.iter().map(|key| key.key_type).collect();
+            let list = KeyList { columns, types, is_read: is_read(number) };
+            if *view == of_each.len() {
+                of_each.push(KeySet { slot_seed: lookup.view.slot_seed, lists: Vec::new() });
+            }
             let set = &mut of_each[*view];
-            set.slot_seed = lookup.view.slot_seed;
             of_lookup.push(set.lists.iter().position(|known| *known == list).unwrap_or_else(|| {
                 set.lists.push(list);
                 set.lists.len() - 1
@@ -81,7 +88,7 @@ impl KeySets {
 
 #[cfg(test)]
 mod tests {
-    use hydrant_storage::value::{DataType, ScalarType};
+    use hydrant_storage::value::DataType;
 
     use super::*;
     use crate::registry::catalog::ServiceColumn;

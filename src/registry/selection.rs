@@ -267,7 +267,7 @@ impl Selection {
             }
             view_of.push(index);
         }
-        let key_sets = KeySets::new(&lookups, (&view_of, views.len()), &request_columns, |_| true);
+        let key_sets = KeySets::new(&lookups, &view_of, &request_columns, |_| true);
         let (unread, shares) = (Vec::new(), Vec::new());
         let reads = ReadsOf::new(TenantId(0), Vec::new(), false);
         Ok(Self {
@@ -346,8 +346,8 @@ impl Selection {
         }
         // What was made of it shows what is masked now.
         self.prepared = Prepared::default();
-        let views = (self.view_of.as_slice(), self.views.len());
-        self.key_sets = KeySets::new(&self.lookups, views, &self.request_columns, |lookup| self.is_read(lookup));
+        let is_read = |lookup| self.is_read(lookup);
+        self.key_sets = KeySets::new(&self.lookups, &self.view_of, &self.request_columns, is_read);
     }
 
     /// Refuses a selection in which two different columns have one name. Where columns are told

@@ -218,9 +218,13 @@ impl Turn {
 }
 
 impl Tasks {
-    fn begin(&self) -> Task {
+    fn spawn(&self, call: impl Future<Output = ()> + Send + 'static) {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Task(self.clone())
+        let task = Task(self.clone());
+        tokio::spawn(async move {
+            call.await;
+            drop(task);
+        });
     }
 
     fn are_any(&self) -> bool {
@@ -245,11 +249,7 @@ struct AtOnce {
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
     fn execute(&self, call: F) {
         if !self.turn.takes() {
-            let task = self.tasks.begin();
-            tokio::spawn(async move {
-                call.await;
-                drop(task);
-            });
+            self.tasks.spawn(call);
             return;
         }
         let mut call = Box::pin(call);
@@ -260,12 +260,10 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
             polled.is_pending().then_some(call)
         }));
         if let Ok(Some(call)) = begun {
-            let task = self.tasks.begin();
-            tokio::spawn(async move {
+            self.tasks.spawn(async move {
                 // A task that has just been made would be the next to run: who gave way means everybody.
                 tokio::task::yield_now().await;
                 call.await;
-                drop(task);
             });
         }
     }

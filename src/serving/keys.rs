@@ -48,22 +48,13 @@ struct EntityKey {
 }
 
 impl DistinctKeys {
-    fn read(
-        set: &KeySet,
-        selection: &Selection,
-        columns: &[ArrayRef],
-        rows: usize,
-        hashing: &RandomState,
-    ) -> Result<Self> {
+    fn read(set: &KeySet, columns: &[ArrayRef], rows: usize, hashing: &RandomState) -> Result<Self> {
         let mut keys = Self { rows: Vec::with_capacity(set.lists.len()), ..Self::default() };
         for list in &set.lists {
             let arrays: Vec<ArrayRef> = list.columns.iter().map(|&column| columns[column].clone()).collect();
             let length = if arrays.iter().all(|array| array.len() == 1) { 1 } else { rows };
             let of_rows = match list.is_read {
-                true => {
-                    let types = list.columns.iter().map(|&column| selection.request_columns[column].key_type);
-                    keys.encode(arrays, &types.collect::<Vec<_>>(), length, set.slot_seed, hashing)?
-                }
+                true => keys.encode(arrays, &list.types, length, set.slot_seed, hashing)?,
                 false => vec![None; length],
             };
             keys.rows.push(of_rows);
@@ -159,7 +150,7 @@ impl RequestKeys {
         let columns = cast_columns(selection, entities)?;
         // Seeded anew for each request: nobody can choose keys that collide.
         let hashing = RandomState::new();
-        let read = |set| DistinctKeys::read(set, selection, &columns, rows, &hashing);
+        let read = |set| DistinctKeys::read(set, &columns, rows, &hashing);
         let sets = selection.key_sets.sets.iter().map(read).collect::<Result<_>>()?;
         Ok(Self { rows, columns, sets })
     }
