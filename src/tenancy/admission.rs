@@ -6,11 +6,14 @@
 //! Tenants share by start-time fair queueing (Goyal, Vin and Cheng 1996): each request is stamped
 //! with the virtual time at which it would begin if its tenant had only its share, and the smallest
 //! stamp is next. So a tenant within its share, whose queue is mostly empty, waits for the request
-//! under way and for nobody's backlog. A standing queue is told much as CoDel does (RFC 8289), by the
-//! wait of its oldest and by how long it has not been empty, but also by whether it still grows: what
-//! came together while the machine stood still is long too, and is being worked off. Beyond the target
-//! the newest is served first, since it is the one whose caller still waits (Maurer, "Fail at scale",
-//! ACM Queue 2015).
+//! under way and for nobody's backlog. A standing queue is told much as CoDel does (RFC 8289), by how
+//! long the wait of its oldest has been beyond a target, but also by whether it still grows, since what
+//! came together while the machine stood still is long too and is being worked off, and by whether it is
+//! long for its tenant's share: who waits because of a neighbour's excess is not refused for it (the queue
+//! that is longest for its share is the one to drop from: Suter et al., "Buffer management schemes for
+//! supporting TCP in gigabit routers with per-flow queueing", 1999). Of a queue that stands the newest is
+//! served first, since it is the one whose caller still waits (Maurer, "Fail at scale", ACM Queue 2015);
+//! of any other the oldest, whose caller would wait longest.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -58,16 +61,15 @@ pub struct ClassRules {
 
 /// When a tenant's queue stands, and what then holds.
 ///
-/// A queue stands that has not been empty for `after`, whose oldest has waited beyond `target`, and
-/// that was as long as ever within the last two targets. It stands no longer once it has been empty for
-/// `target`, or nobody had to be refused for `after`. When nothing has happened for longer than
-/// `target`, and than requests usually work, the machine stood still, or one request took all there is:
-/// what has come together meanwhile is no sign of more coming in than can be done, so the queue is
-/// watched anew from then on.
+/// A queue stands whose oldest has waited beyond `target` for `after` on end, that was as long as ever
+/// within the last two targets, and that is not short, for its tenant's weight, beside another's. It
+/// stands no longer once it has been empty for `target`, or nobody had to be refused for `after`. When
+/// nothing has happened for longer than `target`, and than requests usually work, the machine stood
+/// still, or one request took all there is: what has come together meanwhile is no sign of more coming in
+/// than can be done, so the queue is watched anew from then on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Once the oldest has waited for so long the newest is next. Of a queue that stands, it is the
-    /// longest wait too.
+    /// The longest wait in a queue that stands.
     pub target: Duration,
     pub after: Duration,
 }
@@ -78,6 +80,9 @@ pub struct Rules {
     pub classes: [ClassRules; 3],
     /// How often an online request that is about to begin lets in first what has arrived.
     pub pulse: Duration,
+    /// The same where some wait and several tenants ask, since only what has been let in takes its turn
+    /// before a neighbour's.
+    pub shared_pulse: Duration,
 }
 
 /// A request as the queue knows it.
@@ -144,10 +149,21 @@ impl<W> Default for Verdicts<W> {
 #[derive(Debug)]
 pub struct Queue<W> {
     classes: [ClassQueue<W>; 3],
-    weights: Vec<u64>,
-    pulse_every: Duration,
-    next_pulse: Option<Instant>,
-    pulsing: bool,
+    tenants: usize,
+    pulses: Pulses,
+}
+
+/// When what has arrived is let in.
+#[derive(Debug)]
+struct Pulses {
+    every: Duration,
+    every_shared: Duration,
+    begun: Option<Instant>,
+    under_way: bool,
+    /// Who asked last.
+    latest: Option<TenantIndex>,
+    /// When that was another than before.
+    alternated: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -173,11 +189,14 @@ struct TenantQueue<W> {
     /// The oldest in front.
     waiting: VecDeque<Waiting<W>>,
     bytes: usize,
+    /// Their costs together.
+    cost: u64,
+    weight: u64,
     /// As its class has them.
     handed: usize,
-    /// Since when it has not been empty, as far as that was watched.
-    busy_since: Option<Instant>,
-    /// The most that have waited since then, and when it was so many last.
+    /// Since when its oldest has waited beyond the target, as far as that was watched.
+    late_since: Option<Instant>,
+    /// The most that have waited since it was empty, or was watched anew, and when it was so many last.
     peak: usize,
     peaked: Option<Instant>,
     /// Since it was found to stand: when it was, or when one of it was refused for that last.
@@ -203,25 +222,26 @@ impl<W> Queue<W> {
     pub fn new(rules: &Rules) -> Self {
         Self {
             classes: rules.classes.map(ClassQueue::new),
-            weights: Vec::new(),
-            pulse_every: rules.pulse,
-            next_pulse: None,
-            pulsing: false,
+            tenants: 0,
+            pulses: Pulses::new(rules.pulse, rules.shared_pulse),
         }
     }
 
     /// A further tenant.
     pub fn add_tenant(&mut self, weight: u32) -> TenantIndex {
-        self.weights.push(u64::from(weight.max(1)));
         for class in &mut self.classes {
             class.tenants.push(TenantQueue::default());
         }
-        self.weights.len() - 1
+        self.tenants += 1;
+        self.set_weight(self.tenants - 1, weight);
+        self.tenants - 1
     }
 
     /// Holds for what begins from now on.
     pub fn set_weight(&mut self, tenant: TenantIndex, weight: u32) {
-        self.weights[tenant] = u64::from(weight.max(1));
+        for class in &mut self.classes {
+            class.tenants[tenant].weight = u64::from(weight.max(1));
+        }
     }
 
     /// A request comes in. `handle` is made only if it has to wait.
@@ -237,7 +257,7 @@ impl<W> Queue<W> {
         if asked.useful_until.is_some_and(|end| end <= now) {
             return Arrival::Refused(Refused::Late);
         }
-        let lets_in = self.pulsing && class == Class::Online;
+        let lets_in = class == Class::Online && self.pulses.note(now, tenant);
         let is_next = self.classes[class as usize].waiting == 0 && self.may_begin(class);
         if !lets_in && (is_next || self.classes[class as usize].may_pass(tenant)) {
             return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
@@ -295,7 +315,7 @@ impl<W> Queue<W> {
 
     /// Everything that had arrived has been let in.
     pub fn end_pulse(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
-        self.pulsing = false;
+        self.pulses.under_way = false;
         self.dispatch(now, verdicts);
     }
 
@@ -330,13 +350,8 @@ impl<W> Queue<W> {
         let queue = &mut self.classes[class as usize];
         queue.working += 1;
         queue.in_flight += 1;
-        queue.charge(tenant, cost, self.weights[tenant]);
-        let due = self.next_pulse.is_none_or(|due| due <= now);
-        let pulse = class == Class::Online && due && !self.pulsing;
-        if pulse {
-            self.pulsing = true;
-            self.next_pulse = Some(now + self.pulse_every);
-        }
+        queue.charge(tenant, cost);
+        let pulse = class == Class::Online && self.pulses.begin(now, queue.waiting > 0);
         Start { class, tenant, pulse }
     }
 
@@ -357,6 +372,36 @@ impl<W> Queue<W> {
                 verdicts.begin.push((next.handle, start));
             }
         }
+    }
+}
+
+impl Pulses {
+    /// So long after requests of several tenants came in they are taken to come again.
+    const SHARED: Duration = Duration::from_secs(1);
+
+    fn new(every: Duration, every_shared: Duration) -> Self {
+        Self { every, every_shared, begun: None, under_way: false, latest: None, alternated: None }
+    }
+
+    /// Takes note of who asks, and tells whether that is let in just now.
+    fn note(&mut self, now: Instant, tenant: TenantIndex) -> bool {
+        if self.latest.replace(tenant).is_some_and(|latest| latest != tenant) {
+            self.alternated = Some(now);
+        }
+        self.under_way
+    }
+
+    /// Whether one begins, where there is none and it is time.
+    fn begin(&mut self, now: Instant, others_wait: bool) -> bool {
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let is_shared = others_wait && self.alternated.is_some_and(|then| since(then) < Self::SHARED);
+        let every = if is_shared { self.every_shared } else { self.every };
+        let begins = !self.under_way && self.begun.is_none_or(|begun| since(begun) >= every);
+        if begins {
+            self.under_way = true;
+            self.begun = Some(now);
+        }
+        begins
     }
 }
 
@@ -427,7 +472,7 @@ impl<W> ClassQueue<W> {
         if asked.bytes > self.rules.max_waiting_bytes {
             return Err(Refused::Overloaded);
         }
-        let newest_first = self.is_newest_first(now, tenant);
+        let newest_first = self.tenants[tenant].standing.is_some();
         // Behind all of its tenant's own, or, newest first, behind the one under way.
         let ahead = if newest_first { 0 } else { self.tenants[tenant].waiting.len() / self.rules.places.max(1) };
         let wait = self.mean_work * u32::try_from(ahead + 1).unwrap_or(u32::MAX);
@@ -438,8 +483,8 @@ impl<W> ClassQueue<W> {
             return Err(Refused::Overloaded);
         }
         while !self.has_room(tenant, asked.bytes) {
-            // Where the newest is served first, it is the oldest that is of no more use.
-            if !newest_first {
+            // Of no more use than one that has just come.
+            if !self.is_oldest_late(now, tenant) {
                 return Err(Refused::Overloaded);
             }
             let Some(oldest) = self.tenants[tenant].waiting.front().map(|oldest| oldest.number) else { break };
@@ -454,6 +499,7 @@ impl<W> ClassQueue<W> {
         let number = queue.next_number;
         queue.next_number += 1;
         queue.bytes += asked.bytes;
+        queue.cost += asked.cost;
         queue.waiting.push_back(Waiting { number, since: now, asked, handle: handle() });
         if queue.waiting.len() >= queue.peak {
             queue.peak = queue.waiting.len();
@@ -468,11 +514,10 @@ impl<W> ClassQueue<W> {
         loop {
             let (_, tenant) = *self.backlogged.first()?;
             self.shed(now, tenant, verdicts);
-            let newest_first = self.is_newest_first(now, tenant);
-            let queue = &mut self.tenants[tenant].waiting;
-            let next = if newest_first { queue.pop_back() } else { queue.pop_front() };
+            let queue = &mut self.tenants[tenant];
+            let next = if queue.standing.is_some() { queue.waiting.pop_back() } else { queue.waiting.pop_front() };
             if let Some(next) = next {
-                self.taken_out(now, tenant, next.asked.bytes);
+                self.taken_out(now, tenant, next.asked);
                 return Some((tenant, next));
             }
         }
@@ -500,26 +545,40 @@ impl<W> ClassQueue<W> {
     /// Whether the tenant's queue stands, from now on.
     fn judge(&mut self, now: Instant, tenant: TenantIndex) {
         let Some(Standing { target, after }) = self.rules.standing else { return };
+        let is_late = self.is_oldest_late(now, tenant);
         let queue = &mut self.tenants[tenant];
         let waited =
             |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        let longest = waited(queue.waiting.front().map(|oldest| oldest.since));
+        queue.late_since = is_late.then(|| queue.late_since.unwrap_or(now));
         if let Some(standing) = queue.standing {
             // Chance empties a queue now and then although more comes in than can be done.
             let is_idle = queue.waiting.is_empty() && waited(queue.emptied) >= target;
-            if is_idle || (longest <= target && now.saturating_duration_since(standing) > after) {
+            if is_idle || (!is_late && now.saturating_duration_since(standing) > after) {
                 queue.standing = None;
             }
-        } else if longest > target && waited(queue.busy_since) > after && waited(queue.peaked) <= target * 2 {
-            queue.standing = Some(now);
+        } else if is_late
+            && waited(queue.late_since) > after
+            && waited(queue.peaked) <= target * 2
+            && !self.is_short_for_its_share(tenant)
+        {
+            self.tenants[tenant].standing = Some(now);
         }
     }
 
-    fn is_newest_first(&self, now: Instant, tenant: TenantIndex) -> bool {
-        let Some(standing) = self.rules.standing else { return false };
-        let queue = &self.tenants[tenant];
-        let waited = queue.waiting.front().map(|oldest| now.saturating_duration_since(oldest.since));
-        queue.standing.is_some() || waited.is_some_and(|waited| waited > standing.target)
+    /// Whether more than a few times as much waits of another tenant, for its weight. Then that one's excess is
+    /// what has to go first.
+    fn is_short_for_its_share(&self, tenant: TenantIndex) -> bool {
+        /// A tenant that sends a little more than its share may not wait for long beside one that sends many
+        /// times its own.
+        const TIMES: u64 = 4;
+        let own = self.tenants[tenant].share_of_waiting();
+        self.backlogged.iter().any(|(_, other)| self.tenants[*other].share_of_waiting() / TIMES > own)
+    }
+
+    fn is_oldest_late(&self, now: Instant, tenant: TenantIndex) -> bool {
+        let oldest = self.tenants[tenant].waiting.front();
+        let waited = oldest.map(|oldest| now.saturating_duration_since(oldest.since));
+        waited.zip(self.rules.standing).is_some_and(|(waited, standing)| waited > standing.target)
     }
 
     fn has_room(&self, tenant: TenantIndex, bytes: usize) -> bool {
@@ -532,14 +591,15 @@ impl<W> ClassQueue<W> {
         let waiting = &mut self.tenants[tenant].waiting;
         let at = waiting.binary_search_by_key(&number, |waiting| waiting.number).ok()?;
         let removed = waiting.remove(at)?;
-        self.taken_out(now, tenant, removed.asked.bytes);
+        self.taken_out(now, tenant, removed.asked);
         Some(removed.handle)
     }
 
-    fn taken_out(&mut self, now: Instant, tenant: TenantIndex, bytes: usize) {
+    fn taken_out(&mut self, now: Instant, tenant: TenantIndex, asked: Asked) {
         self.waiting -= 1;
         let queue = &mut self.tenants[tenant];
-        queue.bytes -= bytes;
+        queue.bytes -= asked.bytes;
+        queue.cost -= asked.cost;
         if queue.waiting.is_empty() {
             self.backlogged.remove(&(queue.stamp, tenant));
             queue.emptied = Some(now);
@@ -547,13 +607,11 @@ impl<W> ClassQueue<W> {
     }
 
     /// What begins is paid for by its tenant, in virtual time.
-    fn charge(&mut self, tenant: TenantIndex, cost: u64, weight: u64) {
-        /// So that the weights of cheap requests tell too.
-        const SCALE: u64 = 1 << 10;
+    fn charge(&mut self, tenant: TenantIndex, cost: u64) {
         let queue = &mut self.tenants[tenant];
         let begun = self.virtual_time.max(queue.paid);
         self.virtual_time = begun;
-        queue.paid = begun.saturating_add((cost.max(1).saturating_mul(SCALE) / weight).max(1));
+        queue.paid = begun.saturating_add(queue.share_of(cost.max(1)).max(1));
     }
 
     /// The tenant's next request begins after the one that has just begun.
@@ -570,9 +628,20 @@ impl<W> ClassQueue<W> {
 impl<W> TenantQueue<W> {
     /// From now on it is watched whether it stands.
     fn watch(&mut self, now: Instant) {
-        self.busy_since = Some(now);
+        self.late_since = None;
         self.peak = self.waiting.len();
         self.peaked = Some(now);
+    }
+
+    /// So much work, in virtual time.
+    fn share_of(&self, cost: u64) -> u64 {
+        /// So that the weights of cheap requests tell too.
+        const SCALE: u64 = 1 << 10;
+        cost.saturating_mul(SCALE) / self.weight
+    }
+
+    fn share_of_waiting(&self) -> u64 {
+        self.share_of(self.cost)
     }
 }
 
@@ -581,8 +650,10 @@ impl<W> Default for TenantQueue<W> {
         Self {
             waiting: VecDeque::new(),
             bytes: 0,
+            cost: 0,
+            weight: 1,
             handed: 0,
-            busy_since: None,
+            late_since: None,
             peak: 0,
             peaked: None,
             standing: None,

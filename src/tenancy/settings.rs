@@ -19,8 +19,8 @@ pub struct AdmissionSettings {
     pub max_waiting: usize,
     /// Bytes of the waiting requests of one tenant, in each class.
     pub max_waiting_bytes: usize,
-    /// The wait of online reads past which the newest is served first, and past which, if more and
-    /// more wait, the oldest are refused.
+    /// The wait of online reads past which, if more and more wait, the oldest are refused, and the newest
+    /// served first.
     pub target_wait: Duration,
 }
 
@@ -28,16 +28,18 @@ impl AdmissionSettings {
     const TRAINING_WAITING: usize = 16;
     /// How long writes and training sets wait at most, unless their caller's deadline is sooner.
     const PATIENCE: Duration = Duration::from_secs(10);
-    /// A queue of online reads that grows stands once it has not been empty for so many times its
-    /// target: long enough that chance doesn't pass for it, and short enough that few have come by then
-    /// who will be refused late.
-    const STANDING: u32 = 6;
+    /// A queue of online reads that grows stands once its oldest has waited beyond the target for so many
+    /// times the target: long enough that chance doesn't pass for it, and short enough that few have come
+    /// by then who will be refused late.
+    const STANDING: u32 = 5;
     /// One that doesn't grow is given so many times its target, to work off what came together while
     /// the machine stood still: with a quarter of it free, that takes three times as long.
     const WORKED_OFF: u32 = 50;
     /// Writes keep an eighth of their places beside online reads that wait, and training sets one.
     const INGEST_FLOOR: usize = 8;
     const PULSE: Duration = Duration::from_millis(1);
+    /// Who looks at its sockets so often answers a twentieth less where there is more than it can do.
+    const SHARED_PULSE: Duration = Duration::from_micros(250);
 
     /// As the queue takes them.
     pub fn rules(&self) -> Rules {
@@ -63,7 +65,7 @@ impl AdmissionSettings {
         };
         let ingest = in_order(self.ingest_places, (self.ingest_places / Self::INGEST_FLOOR).max(1), self.ingest_places);
         let training = in_order(self.training_places, 1, Self::TRAINING_WAITING);
-        Rules { classes: [online, ingest, training], pulse: Self::PULSE }
+        Rules { classes: [online, ingest, training], pulse: Self::PULSE, shared_pulse: Self::SHARED_PULSE }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Tests of admission: the queue by itself, under random operations and in a simulation; the gate before
-//! it; and permits.
+//! Tests of admission: the queue by itself, under random operations, in a simulation, and as one thread has
+//! it that also reads and refuses; the gate before it; and permits.
 
 mod gate;
 mod permits;
@@ -7,6 +7,7 @@ mod queue;
 mod random;
 mod simulation;
 mod simulator;
+mod worker;
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ const MILLI: Duration = Duration::from_millis(1);
 /// The rules of the defaults with so many places for online reads, and no pulses.
 fn rules(online_places: usize) -> Rules {
     let rules = AdmissionSettings { online_places, ..AdmissionSettings::default() }.rules();
-    Rules { pulse: Duration::from_secs(1_000_000), ..rules }
+    let never = Duration::from_secs(1_000_000);
+    Rules { pulse: never, shared_pulse: never, ..rules }
 }
 
 fn with_online(rules: Rules, change: impl FnOnce(&mut ClassRules)) -> Rules {

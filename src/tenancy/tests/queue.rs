@@ -8,6 +8,7 @@ struct Scene {
     queue: Queue<u32>,
     now: Instant,
     begun: Vec<u32>,
+    starts: Vec<Start>,
     refused: Vec<(u32, Refused)>,
     next: u32,
     /// Who is told to begin doesn't wake up by itself.
@@ -20,8 +21,15 @@ impl Scene {
         for _ in 0..tenants {
             queue.add_tenant(1);
         }
-        let mut scene =
-            Self { queue, now: Instant::now(), begun: Vec::new(), refused: Vec::new(), next: 0, sleeps: false };
+        let mut scene = Self {
+            queue,
+            now: Instant::now(),
+            begun: Vec::new(),
+            starts: Vec::new(),
+            refused: Vec::new(),
+            next: 0,
+            sleeps: false,
+        };
         // The first of all lets in what has arrived; here nothing has.
         let first = scene.arrive(Class::Online, 0);
         assert!(matches!(first, Arrival::Begins(Start { pulse: true, .. })), "{first:?}");
@@ -55,6 +63,7 @@ impl Scene {
                 self.queue.take_up(start.class, start.tenant);
             }
             self.begun.push(number);
+            self.starts.push(start);
         }
         self.refused.extend(verdicts.refused);
         outcome
@@ -122,20 +131,18 @@ fn a_request_that_cannot_be_served_in_time_is_refused_when_it_comes() {
 }
 
 #[test]
-fn the_newest_is_served_first_once_the_oldest_has_waited_beyond_the_target() {
+fn requests_are_served_in_order_although_they_have_waited_beyond_the_target_unless_the_queue_stands() {
     let mut scene = Scene::new(&rules(1), 1);
     scene.arrive(Class::Online, 0);
     for _ in 1..=3 {
         ticket(scene.arrive(Class::Online, 0));
-        scene.now += MILLI;
     }
-    scene.end(Class::Online);
-    assert_eq!(scene.taken_begun(), [1], "in order as long as nobody waits for long");
-    scene.now += 4 * MILLI;
+    scene.now += 8 * MILLI;
     ticket(scene.arrive(Class::Online, 0));
-    scene.end(Class::Online);
-    assert_eq!(scene.taken_begun(), [4], "the newest");
-    assert_eq!(scene.refused, [], "and the others may still have their turn");
+    for _ in 0..4 {
+        scene.end(Class::Online);
+    }
+    assert_eq!((scene.taken_begun(), scene.refused), (vec![1, 2, 3, 4], vec![]));
 }
 
 #[test]
@@ -154,6 +161,11 @@ fn a_queue_that_stands_refuses_those_that_have_waited_beyond_the_target() {
     let oldest_refused = scene.refused.iter().map(|(number, _)| *number).max().expect("some were refused");
     assert!(oldest_refused >= 194, "refused about 5 ms after they came: {oldest_refused}");
     assert!(scene.queue.waiting(Class::Online) <= 5);
+    scene.taken_begun();
+    let newest = scene.next;
+    ticket(scene.arrive(Class::Online, 0));
+    scene.end(Class::Online);
+    assert_eq!(scene.taken_begun(), [newest], "its caller still waits");
     // Load falls: the queue is empty for a while, and then it is served in order again.
     while scene.queue.waiting(Class::Online) > 0 {
         scene.end(Class::Online);
@@ -165,6 +177,36 @@ fn a_queue_that_stands_refuses_those_that_have_waited_beyond_the_target() {
     ticket(scene.arrive(Class::Online, 0));
     scene.end(Class::Online);
     assert_eq!(scene.taken_begun(), [first]);
+}
+
+/// While one request works for long, the second tenant's come in, one every five milliseconds, and so many
+/// of the first every millisecond. How many of each are refused.
+fn refused_beside(neighbours: u32) -> [usize; 2] {
+    let mut scene = Scene::new(&rules(1), 2);
+    scene.arrive(Class::Online, 0);
+    let mut of_second = Vec::new();
+    for milli in 0..60 {
+        scene.now += MILLI;
+        for _ in 0..neighbours {
+            ticket(scene.arrive(Class::Online, 0));
+        }
+        if milli % 5 == 0 {
+            of_second.push(scene.next);
+            ticket(scene.arrive(Class::Online, 1));
+        }
+    }
+    let of_second = scene.refused.iter().filter(|(number, _)| of_second.contains(number)).count();
+    [scene.refused.len() - of_second, of_second]
+}
+
+#[test]
+fn who_waits_because_of_a_neighbour_s_excess_is_not_refused_for_it() {
+    let [of_first, of_second] = refused_beside(20);
+    assert!(of_first > 500 && of_second == 0, "{of_first}, {of_second}");
+    for neighbours in [0, 1] {
+        let [_, of_second] = refused_beside(neighbours);
+        assert!(of_second > 3, "it waits because of its own: {of_second}");
+    }
 }
 
 #[test]
@@ -256,13 +298,16 @@ fn a_request_that_waits_for_a_disk_leaves_its_place_to_others_and_is_not_made_to
     assert_eq!(scene.taken_begun(), [3]);
 }
 
+fn pulsing(places: usize) -> Rules {
+    Rules { pulse: 4 * MILLI, shared_pulse: MILLI, ..rules(places) }
+}
+
 #[test]
 fn while_one_lets_in_what_has_arrived_the_others_are_put_in_order() {
-    let pulsing = Rules { pulse: MILLI, ..rules(2) };
-    let mut scene = Scene::new(&pulsing, 2);
+    let mut scene = Scene::new(&pulsing(2), 2);
     assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(Start { pulse: false, .. })));
     scene.end(Class::Online);
-    scene.now += MILLI;
+    scene.now += 4 * MILLI;
     assert!(matches!(scene.arrive(Class::Online, 0), Arrival::Begins(Start { pulse: true, .. })));
     for tenant in [0, 0, 0, 1] {
         ticket(scene.arrive(Class::Online, tenant));
@@ -271,6 +316,31 @@ fn while_one_lets_in_what_has_arrived_the_others_are_put_in_order() {
     assert!(matches!(scene.arrive(Class::Ingest, 0), Arrival::Begins(_)), "writes are not concerned");
     scene.act(|queue, now, verdicts| queue.end_pulse(now, verdicts));
     assert_eq!(scene.taken_begun(), [5], "the tenant that has had less");
+}
+
+#[test]
+fn what_has_arrived_is_let_in_more_often_where_several_tenants_ask_and_some_wait() {
+    /// Of 40 requests that begin a millisecond apart, while so many more wait, how many let in others.
+    fn pulses(tenants: &[TenantIndex], waiting: usize) -> usize {
+        let mut scene = Scene::new(&pulsing(1), 2);
+        scene.arrive(Class::Online, 0);
+        for _ in 0..waiting {
+            ticket(scene.arrive(Class::Online, 0));
+        }
+        let begin = |turn: usize| {
+            scene.now += MILLI;
+            ticket(scene.arrive(Class::Online, tenants[turn % tenants.len()]));
+            scene.end(Class::Online);
+            let pulse = scene.starts.pop().expect("another has the place").pulse;
+            if pulse {
+                scene.act(|queue, now, verdicts| queue.end_pulse(now, verdicts));
+            }
+            pulse
+        };
+        (0..40).map(begin).filter(|pulse| *pulse).count()
+    }
+    // Until the second has asked there is one tenant.
+    assert_eq!((pulses(&[0], 0), pulses(&[0], 1), pulses(&[0, 1], 0), pulses(&[0, 1], 1)), (10, 10, 10, 39));
 }
 
 #[test]

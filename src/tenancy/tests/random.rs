@@ -116,7 +116,7 @@ impl Model {
 fn whatever_happens_everybody_is_told_once_and_nobody_waits_beside_a_free_place() {
     for seed in 0..40 {
         let mut random = SplitMix(seed);
-        let mut small = Rules { pulse: 3 * MILLI, ..rules(2) };
+        let mut small = Rules { pulse: 3 * MILLI, shared_pulse: MILLI, ..rules(2) };
         small.classes[0].in_flight = 5;
         small.classes[1].places = 3;
         small.classes[1].in_flight = 3;

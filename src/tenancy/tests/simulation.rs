@@ -15,7 +15,7 @@ const PLACES: usize = 2;
 const CAPACITY: f64 = PLACES as f64 / 300e-6;
 
 fn pulsing() -> Rules {
-    Rules { pulse: MILLI, ..rules(PLACES) }
+    Rules { pulse: MILLI, shared_pulse: MILLI / 4, ..rules(PLACES) }
 }
 
 fn p99(outcomes: &[Outcome]) -> Duration {

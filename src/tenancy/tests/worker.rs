@@ -1,0 +1,359 @@
+//! Admission as a server on one core has it: its one thread reads what has arrived, works, answers and refuses,
+//! all of which takes its time, and sees only now and then what has arrived. In virtual time, from a seed.
+//! Its turns are those of tokio's worker: what is woken last is next, a task that gives way comes after all
+//! that is ready, and sockets are looked at when nothing else is, or after 61 turns.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use super::super::admission::{Arrival, Asked, Class, Queue, Start, TenantIndex, Verdicts};
+use super::super::settings::AdmissionSettings;
+use super::MILLI;
+use super::simulator::{SplitMix, percentile};
+
+const SECONDS: f64 = 4.0;
+const CONNECTIONS: usize = 4;
+/// Of one tenant's connection, in one turn of it; its later requests get tasks.
+const AT_ONCE: usize = 16;
+const TURNS_BETWEEN_LOOKS: u64 = 61;
+/// Tasks woken last that are run one after the other.
+const WOKEN_LAST: u32 = 3;
+
+/// Seconds of the thread, about those of an `ads` request: 7,500 a second.
+const READ: f64 = 22e-6;
+const WORK: f64 = 90e-6;
+const ANSWER: f64 = 10e-6;
+const REFUSE: f64 = 10e-6;
+const TURN: f64 = 1e-6;
+const LOOK: f64 = 3e-6;
+const CAPACITY: f64 = 7_500.0;
+
+/// What a tenant sends.
+#[derive(Clone, Copy)]
+struct Sends {
+    weight: u32,
+    rate: f64,
+}
+
+/// What becomes of a tenant's requests.
+#[derive(Debug, Default)]
+struct Outcome {
+    served: Vec<Duration>,
+    refused: Vec<Duration>,
+}
+
+impl Outcome {
+    fn refused_share(&self) -> f64 {
+        self.refused.len() as f64 / (self.served.len() + self.refused.len()) as f64
+    }
+
+    fn p99(&self) -> Duration {
+        percentile(self.served.iter().copied(), 0.99)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Task {
+    Connection(usize),
+    Request(usize),
+}
+
+struct Request {
+    tenant: TenantIndex,
+    connection: usize,
+    sent: f64,
+    state: State,
+    /// What it was told while it waited.
+    told: Option<Option<Start>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    /// It has a task, and has not come to the queue yet.
+    New,
+    /// Its task, just made, gives way first.
+    Made,
+    GivesWay,
+    Waits,
+    LetsIn,
+    Ended,
+}
+
+struct Worker {
+    queue: Queue<usize>,
+    begun: Instant,
+    now: f64,
+    ready: VecDeque<Task>,
+    woken_last: Option<Task>,
+    gave_way: Vec<Task>,
+    sockets: Vec<VecDeque<usize>>,
+    is_ready: Vec<bool>,
+    /// Of each connection, with whether they were served.
+    answers: Vec<Vec<(usize, bool)>>,
+    requests: Vec<Request>,
+    /// In order of their instants: connection and tenant.
+    arrivals: VecDeque<(f64, usize, TenantIndex)>,
+    /// When the machine stands still, in order.
+    stalls: VecDeque<Range<f64>>,
+    outcomes: Vec<Outcome>,
+}
+
+/// Lets the tenants send for [`SECONDS`]. The client holds its requests back for up to so many milliseconds every
+/// 50, and the machine stands still for as long every 100, about.
+fn serve(tenants: &[Sends], held_back: f64, stall: f64, seed: u64) -> Vec<Outcome> {
+    let mut random = SplitMix(seed);
+    let mut now_and_then = |every: f64, lasting: f64| {
+        let mut pauses = VecDeque::new();
+        let mut at = 0.0;
+        while at < SECONDS && lasting > 0.0 {
+            at -= (1.0 - random.uniform()).ln() * every;
+            let end = at + lasting * 1e-3 * random.uniform();
+            pauses.push_back(at..end);
+            at = end;
+        }
+        pauses
+    };
+    let (pauses, stalls) = (now_and_then(0.05, held_back), now_and_then(0.1, stall));
+    let mut arrivals = Vec::new();
+    for (tenant, sends) in tenants.iter().enumerate() {
+        for number in 0..(SECONDS * sends.rate) as usize {
+            let due = number as f64 / sends.rate;
+            let sent = pauses.iter().find(|pause| pause.contains(&due)).map_or(due, |pause| pause.end);
+            arrivals.push((sent, tenant * CONNECTIONS + number % CONNECTIONS, tenant));
+        }
+    }
+    arrivals.sort_by(|one, other| one.0.total_cmp(&other.0));
+
+    let mut queue = Queue::new(&AdmissionSettings { online_places: 1, ..AdmissionSettings::default() }.rules());
+    for sends in tenants {
+        queue.add_tenant(sends.weight);
+    }
+    let connections = tenants.len() * CONNECTIONS;
+    let mut worker = Worker {
+        queue,
+        begun: Instant::now(),
+        now: 0.0,
+        ready: VecDeque::new(),
+        woken_last: None,
+        gave_way: Vec::new(),
+        sockets: vec![VecDeque::new(); connections],
+        is_ready: vec![false; connections],
+        answers: vec![Vec::new(); connections],
+        requests: Vec::new(),
+        arrivals: arrivals.into(),
+        stalls,
+        outcomes: tenants.iter().map(|_| Outcome::default()).collect(),
+    };
+    worker.run();
+    worker.outcomes
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut woken_last = 0;
+        for turn in 1.. {
+            if turn % TURNS_BETWEEN_LOOKS == 0 {
+                self.look();
+            }
+            let last = self.woken_last.take();
+            woken_last = if last.is_some() { woken_last + 1 } else { 0 };
+            let next = if woken_last <= WOKEN_LAST && last.is_some() {
+                last
+            } else {
+                woken_last = 0;
+                self.ready.extend(last);
+                self.ready.pop_front()
+            };
+            match next {
+                Some(Task::Connection(connection)) => self.see_to(connection),
+                Some(Task::Request(request)) => self.go_on(request),
+                None => {
+                    if self.gave_way.is_empty() {
+                        let Some((next, ..)) = self.arrivals.front() else { return };
+                        self.now = self.now.max(*next);
+                    }
+                    self.look();
+                }
+            }
+        }
+    }
+
+    fn spend(&mut self, seconds: f64) {
+        self.now += seconds;
+        while let Some(stall) = self.stalls.pop_front_if(|stall| stall.start <= self.now) {
+            self.now = self.now.max(stall.end);
+        }
+    }
+
+    /// At the sockets; and those that gave way have their turn again.
+    fn look(&mut self) {
+        self.spend(LOOK);
+        while let Some((sent, connection, tenant)) = self.arrivals.pop_front_if(|(sent, ..)| *sent <= self.now) {
+            self.sockets[connection].push_back(self.requests.len());
+            self.requests.push(Request { tenant, connection, sent, state: State::New, told: None });
+        }
+        for connection in 0..self.sockets.len() {
+            if !self.sockets[connection].is_empty() && !std::mem::replace(&mut self.is_ready[connection], true) {
+                self.ready.push_back(Task::Connection(connection));
+            }
+        }
+        self.ready.extend(self.gave_way.drain(..));
+    }
+
+    fn wake(&mut self, task: Task) {
+        let before = self.woken_last.replace(task);
+        self.ready.extend(before);
+    }
+
+    fn see_to(&mut self, connection: usize) {
+        self.spend(TURN);
+        self.is_ready[connection] = false;
+        let mut read = 0;
+        while let Some(request) = self.sockets[connection].pop_front() {
+            self.spend(READ);
+            read += 1;
+            if read <= AT_ONCE { self.arrive(request, true) } else { self.wake(Task::Request(request)) }
+        }
+        for (request, is_served) in std::mem::take(&mut self.answers[connection]) {
+            self.spend(ANSWER);
+            let Request { tenant, sent, .. } = self.requests[request];
+            let after = Duration::from_secs_f64(self.now - sent);
+            let outcome = &mut self.outcomes[tenant];
+            if is_served { outcome.served.push(after) } else { outcome.refused.push(after) }
+        }
+    }
+
+    fn arrive(&mut self, request: usize, is_at_once: bool) {
+        let asked = Asked { cost: 100, bytes: 1_000, useful_until: None };
+        let tenant = self.requests[request].tenant;
+        let arrival =
+            self.change(|queue, now, verdicts| queue.arrive(now, Class::Online, tenant, asked, || request, verdicts));
+        match arrival {
+            Arrival::Begins(start) if start.pulse => {
+                self.requests[request].told = Some(Some(start));
+                self.wait(request, is_at_once, State::LetsIn);
+            }
+            Arrival::Begins(_) => self.work(request, is_at_once),
+            Arrival::Refused(_) => self.end(request, false, is_at_once),
+            Arrival::Waits(_) => self.wait(request, is_at_once, State::Waits),
+        }
+    }
+
+    /// One that came at once gets a task first.
+    fn wait(&mut self, request: usize, is_at_once: bool, state: State) {
+        self.requests[request].state = if is_at_once { State::Made } else { state };
+        match (is_at_once, state) {
+            (true, _) => self.wake(Task::Request(request)),
+            (false, State::LetsIn) => self.gave_way.push(Task::Request(request)),
+            (false, _) => {}
+        }
+    }
+
+    fn go_on(&mut self, request: usize) {
+        self.spend(TURN);
+        let Request { state, told, tenant, .. } = self.requests[request];
+        match (state, told) {
+            (State::New, _) => self.arrive(request, false),
+            (State::Made, told) => {
+                let lets_in = told.flatten().is_some_and(|start| start.pulse);
+                self.requests[request].state = if lets_in { State::LetsIn } else { State::GivesWay };
+                self.gave_way.push(Task::Request(request));
+            }
+            (State::GivesWay | State::Waits, None) => self.requests[request].state = State::Waits,
+            (State::GivesWay | State::Waits, Some(None)) => self.end(request, false, false),
+            (State::GivesWay | State::Waits, Some(Some(start))) => {
+                self.queue.take_up(Class::Online, tenant);
+                if start.pulse { self.wait(request, false, State::LetsIn) } else { self.work(request, false) }
+            }
+            (State::LetsIn, _) => {
+                self.change(|queue, now, verdicts| queue.end_pulse(now, verdicts));
+                self.work(request, false);
+            }
+            (State::Ended, _) => unreachable!("it has no task any more"),
+        }
+    }
+
+    fn work(&mut self, request: usize, is_at_once: bool) {
+        let begun = self.begun + Duration::from_secs_f64(self.now);
+        self.spend(WORK);
+        self.change(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
+        self.end(request, true, is_at_once);
+    }
+
+    fn end(&mut self, request: usize, is_served: bool, is_at_once: bool) {
+        if !is_served {
+            self.spend(REFUSE);
+        }
+        self.requests[request].state = State::Ended;
+        let connection = self.requests[request].connection;
+        self.answers[connection].push((request, is_served));
+        // Its connection's own turn goes on.
+        if !is_at_once && !std::mem::replace(&mut self.is_ready[connection], true) {
+            self.wake(Task::Connection(connection));
+        }
+    }
+
+    fn change<T>(&mut self, change: impl FnOnce(&mut Queue<usize>, Instant, &mut Verdicts<usize>) -> T) -> T {
+        let mut verdicts = Verdicts::default();
+        let outcome = change(&mut self.queue, self.begun + Duration::from_secs_f64(self.now), &mut verdicts);
+        let refused = verdicts.refused.into_iter().map(|(request, _)| (request, None));
+        let begin = verdicts.begin.into_iter().map(|(request, start)| (request, Some(start)));
+        for (request, told) in refused.chain(begin) {
+            self.requests[request].told = Some(told);
+            if self.requests[request].state == State::Waits {
+                self.wake(Task::Request(request));
+            }
+        }
+        outcome
+    }
+}
+
+const SEEDS: Range<u64> = 0..4;
+const OBSERVED: Sends = Sends { weight: 9, rate: 0.45 * CAPACITY };
+/// Ten times its share.
+const GREEDY: Sends = Sends { weight: 1, rate: CAPACITY };
+
+fn alone(load: f64) -> [Sends; 1] {
+    [Sends { weight: 1, rate: load * CAPACITY }]
+}
+
+#[test]
+fn a_tenant_within_its_share_is_not_refused_for_a_neighbour_s_excess_whatever_stands_still() {
+    for seed in SEEDS {
+        for (held_back, stall, p99) in [(0.0, 0.0, 1_000), (5.0, 0.0, 5_000), (5.0, 5.0, 16_000)] {
+            let outcomes = serve(&[OBSERVED, GREEDY], held_back, stall, seed);
+            let [observed, greedy] = outcomes.as_slice() else { unreachable!("there are two tenants") };
+            assert_eq!(observed.refused, [], "seed {seed}");
+            assert!(observed.p99() < Duration::from_micros(p99), "seed {seed}: {:?}", observed.p99());
+            // Most of what is left is its, beside what it takes to read and to refuse the rest of it.
+            let served = greedy.served.len() as f64 / SECONDS;
+            assert!((0.25..0.5).contains(&(served / CAPACITY)), "seed {seed}: {served} a second");
+        }
+    }
+}
+
+#[test]
+fn a_little_more_than_can_be_done_and_a_little_less_are_served_soon() {
+    for seed in SEEDS {
+        for (load, refused) in [(0.95, 0.0..0.01), (1.0, 0.0..0.12), (1.1, 0.1..0.25)] {
+            let outcomes = serve(&alone(load), 5.0, 5.0, seed);
+            let p99 = outcomes[0].p99();
+            assert!(p99 < 14 * MILLI, "seed {seed}: {load}: {p99:?}");
+            let share = outcomes[0].refused_share();
+            assert!(refused.contains(&share), "seed {seed}: {load}: {share}");
+        }
+    }
+}
+
+#[test]
+fn of_much_more_than_can_be_done_what_reading_and_refusing_leave_is_served_soon() {
+    for seed in SEEDS {
+        let outcomes = serve(&alone(1.5), 5.0, 0.0, seed);
+        let served = outcomes[0].served.len() as f64 / SECONDS;
+        assert!(served > 0.7 * CAPACITY, "seed {seed}: {served} a second");
+        assert!(outcomes[0].p99() < 10 * MILLI, "seed {seed}: {:?}", outcomes[0].p99());
+        let refused = percentile(outcomes[0].refused.iter().copied(), 0.99);
+        assert!(refused < 10 * MILLI, "seed {seed}: refused after {refused:?}");
+    }
+}
