@@ -233,10 +233,9 @@ impl Call {
 
     /// Takes note of the status among headers or trailers, where there is one.
     fn note_status(&mut self, headers: &mut HeaderMap) {
-        // Of an answer to a read that succeeded there is nothing to tell.
-        let is_refusal = headers.get("grpc-status").is_some_and(|code| code != "0");
+        // Of other answers to calls that leave no trail, such as reads, there is nothing to tell.
         if let Some(caller) = &self.caller
-            && (caller.trail.is_kept() || is_refusal)
+            && (caller.trail.is_kept() || status::is_denied(headers))
             && let Some(status) = Status::from_header_map(headers)
         {
             let (code, reason) = status::ended(&status);

@@ -239,6 +239,12 @@ pub fn well_told(headers: &HeaderMap) -> Option<&'static str> {
     (code == tonic::Code::Ok || headers.contains_key(Status::GRPC_STATUS_DETAILS)).then(|| code_name(code))
 }
 
+/// Whether headers or trailers refuse what their caller may not do.
+pub fn is_denied(headers: &HeaderMap) -> bool {
+    let code = headers.get(Status::GRPC_STATUS).map(|code| tonic::Code::from_bytes(code.as_bytes()));
+    code == Some(tonic::Code::PermissionDenied)
+}
+
 /// What tonic says of a request that is no message, or no frame; by its code it would be a defect of ours.
 const BROKEN: [&str; 5] = [
     "failed to decode Protobuf message",
