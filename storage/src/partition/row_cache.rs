@@ -12,8 +12,10 @@
 //! is opened again may have lost rows that were not flushed, so each opening has a number too, and no
 //! view takes a row that was read through another opening.
 
+use std::cell::Cell;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
@@ -24,8 +26,8 @@ use crate::keys::{ONLINE_PREFIX_LENGTH, OnlineKey};
 use crate::prefetch::prefetch;
 use crate::row::OwnedRow;
 
-/// Of each so many bytes of rows, one place remembers when a key last changed: a sixteenth of them to an eighth, and
-/// more places than rows.
+/// Of each so many bytes of rows, one place remembers when a key last changed: a tenth of them, and more places than
+/// rows.
 const BYTES_PER_PLACE: usize = 256;
 const MIN_PLACES: usize = 1 << 12;
 /// Keys that are looked up together: what is fetched for them fits into the processor's nearest cache.
@@ -42,7 +44,6 @@ pub(super) struct RowCache {
     rows: Option<Rows>,
     /// Of this process.
     seed: u64,
-    /// A power of two of them.
     places: Box<[Place]>,
     versions: AtomicU64,
     hits: AtomicU64,
@@ -54,9 +55,10 @@ pub(super) struct RowCache {
 struct Place {
     /// The version at which one of them last changed.
     changed: AtomicU64,
-    /// Where the row lies that was last to be kept of them: for the processor to fetch, and never read, for it may be
-    /// gone.
+    /// Where the row lies that was last to be kept or asked for of them, and where the cache has its key: for the
+    /// processor to fetch, and never read, for they may be gone.
     row: AtomicPtr<OwnedRow>,
+    key: AtomicPtr<CacheKey>,
 }
 
 /// What is known of a key: its row, or that it has none.
@@ -97,6 +99,8 @@ struct Probe<'a> {
     hash: u64,
     prefix: [u8; ONLINE_PREFIX_LENGTH],
     key: &'a [u8],
+    /// Where the cache was found to have it.
+    found: Cell<*const CacheKey>,
 }
 
 #[derive(Clone)]
@@ -113,7 +117,7 @@ impl RowCache {
             let (lifecycle, items) = (DefaultLifecycle::default(), (bytes / TYPICAL_ROW_BYTES).max(16));
             Cache::with(items, bytes as u64, ByBytes, HashAsIs::default(), lifecycle)
         };
-        let places = (bytes / BYTES_PER_PLACE).max(MIN_PLACES).next_power_of_two();
+        let places = (bytes / BYTES_PER_PLACE).max(MIN_PLACES);
         let places = std::iter::repeat_with(Place::default).take(places).collect();
         Self {
             rows: (bytes > 0).then(make),
@@ -146,12 +150,12 @@ impl RowCache {
     /// So who is asked for again and again stays in memory, and who is only written doesn't come in.
     pub fn replace(&self, name: &OnlineKey<'_>, change: ViewVersion, row: impl FnOnce() -> OwnedRow) {
         let Some(rows) = &self.rows else { return };
-        let probe = Probe { hash: name.hash(self.seed), prefix: name.prefix(), key: name.key };
+        let probe = Probe::of(name, name.hash(self.seed));
         if !rows.contains_key(&probe) || self.has_changed_since(probe.hash, change) {
             return;
         }
         let kept = CachedRow { row: Some(Arc::new(row())), read: change };
-        self.place_of(probe.hash).note(&kept.row);
+        self.place_of(probe.hash).note_row(&kept.row);
         // Who is written is not asked for, and goes as soon as before; who has gone meanwhile stays gone.
         let _gone = rows.replace(CacheKey::of(name, probe.hash), kept, true);
     }
@@ -165,7 +169,7 @@ impl RowCache {
             let mut hashes = [0; TOGETHER];
             for (hash, name) in hashes.iter_mut().zip(names) {
                 *hash = name.hash(self.seed);
-                prefetch(self.place_of(*hash));
+                self.place_of(*hash).soon_asked();
             }
             // Of a lone one it would be waited for just the same.
             if names.len() > 1 {
@@ -179,9 +183,13 @@ impl RowCache {
     }
 
     fn get_hashed(&self, rows: &Rows, name: &OnlineKey<'_>, hash: u64, view: ViewVersion) -> Option<Known> {
-        let cached = rows.get(&Probe { hash, prefix: name.prefix(), key: name.key })?;
+        let probe = Probe::of(name, hash);
+        let cached = rows.get(&probe)?;
+        let place = self.place_of(hash);
+        place.note_row(&cached.row);
+        place.note_key(probe.found.get());
         // After the entry, whose reader saw every change up to its version.
-        let changed = self.place_of(hash).changed.load(Ordering::Acquire);
+        let changed = place.changed.load(Ordering::Acquire);
         let holds = cached.read.opened == view.opened && changed <= cached.read.version.min(view.version);
         holds.then_some(cached.row)
     }
@@ -198,7 +206,7 @@ impl RowCache {
         let Some(rows) = &self.rows else { return };
         let hash = name.hash(self.seed);
         if !self.has_changed_since(hash, view) {
-            self.place_of(hash).note(row);
+            self.place_of(hash).note_row(row);
             rows.insert(CacheKey::of(name, hash), CachedRow { row: row.clone(), read: view });
         }
     }
@@ -224,24 +232,56 @@ impl RowCache {
     }
 
     fn place_of(&self, hash: u64) -> &Place {
-        // Not the bits that the cache chooses its places by.
-        &self.places[(hash >> 23) as usize & (self.places.len() - 1)]
+        // A fraction of them, by bits that the cache doesn't choose its own places by.
+        let fraction = u128::from(hash.rotate_left(8));
+        &self.places[((fraction * self.places.len() as u128) >> 64) as usize]
     }
 }
 
 impl Place {
-    fn note(&self, row: &Known) {
+    fn note_row(&self, row: &Known) {
         if let Some(row) = row {
-            self.row.store(Arc::as_ptr(row).cast_mut(), Ordering::Relaxed);
+            note(&self.row, Arc::as_ptr(row));
         }
     }
 
-    /// Has the processor fetch the row that was last kept here.
+    fn note_key(&self, key: *const CacheKey) {
+        note(&self.key, key);
+    }
+
+    /// Has the processor fetch this place.
+    fn soon_asked(&self) {
+        prefetch_all(ptr::from_ref(self));
+    }
+
+    /// Has the processor fetch the row that was last kept here, and its entry in the cache.
     fn soon_read(&self) {
         let row = self.row.load(Ordering::Relaxed).cast_const();
         // Its counts, which whoever takes it changes, lie before it.
         prefetch(row.cast::<usize>().wrapping_sub(2));
         prefetch(row.wrapping_add(1).cast::<u8>().wrapping_sub(1));
+        // What the entry says of the key lies beside it.
+        let key = self.key.load(Ordering::Relaxed).cast_const();
+        prefetch_all(key.cast::<(CacheKey, CachedRow)>());
+    }
+}
+
+/// Writes only what is new: what is read by all is seldom written.
+fn note<T>(place: &AtomicPtr<T>, at: *const T) {
+    if place.load(Ordering::Relaxed).cast_const() != at {
+        place.store(at.cast_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Its first and its last byte, which may lie in two of the lines that memory is fetched by.
+fn prefetch_all<T>(at: *const T) {
+    prefetch(at);
+    prefetch(at.wrapping_add(1).cast::<u8>().wrapping_sub(1));
+}
+
+impl<'a> Probe<'a> {
+    fn of(name: &OnlineKey<'a>, hash: u64) -> Self {
+        Self { hash, prefix: name.prefix(), key: name.key, found: Cell::new(ptr::null()) }
     }
 }
 
@@ -289,8 +329,12 @@ impl StoredName {
 
 impl Equivalent<CacheKey> for Probe<'_> {
     fn equivalent(&self, stored: &CacheKey) -> bool {
+        if self.hash != stored.hash {
+            return false;
+        }
         let (prefix, key) = stored.name.bytes().split_at(ONLINE_PREFIX_LENGTH);
-        self.hash == stored.hash && prefix == self.prefix && key == self.key
+        self.found.set(stored);
+        prefix == self.prefix && key == self.key
     }
 }
 
