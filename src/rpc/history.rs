@@ -11,6 +11,7 @@ use hydrant_storage::row::ColumnBuilder;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
+use super::online::cost_of;
 use super::status::to_status;
 use super::wire::columns::{decode_column, encode_column};
 use super::wire::ipc::{Decoded, IpcDecoder};
@@ -82,7 +83,7 @@ impl HistoryRpc {
         request: v1::WhyRequest,
         deadline: Option<Instant>,
     ) -> Result<v1::WhyResponse> {
-        let demand = Demand { cost: 1, bytes: request.encoded_len(), useful_until: deadline };
+        let demand = Demand { cost: cost_of(1), bytes: request.encoded_len(), useful_until: deadline };
         let permit = self.use_cases.admit(caller, Action::ReadOnline, demand).await?;
         let explained = async {
             let mut entities = Vec::with_capacity(request.entities.len());

@@ -18,6 +18,9 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+/// No request counts for more, so that no sum of them is too large.
+const MAX_COST: u64 = 1 << 40;
+
 /// What a request is for; the earlier goes before the later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
@@ -61,17 +64,22 @@ pub struct ClassRules {
 
 /// When a tenant's queue stands, and what then holds.
 ///
-/// A queue stands whose oldest has waited beyond `target` for `after` on end, that was as long as ever
-/// within the last two targets, and that is not short, for its tenant's weight, beside another's. It
+/// A queue stands whose oldest was found to wait beyond `target` for `after` on end, that was as long as
+/// ever within the last two targets, and that is not short, for its tenant's weight, beside another's. It
 /// stands no longer once it has been empty for `target`, or nobody had to be refused for `after`. When
 /// nothing has happened for longer than `target`, and than requests usually work, the machine stood
 /// still, or one request took all there is: what has come together meanwhile is no sign of more coming in
-/// than can be done, so the queue is watched anew from then on.
+/// than can be done, so that time doesn't count, and how long the queue is is watched anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The longest wait in a queue that stands.
     pub target: Duration,
     pub after: Duration,
+    /// So long after a queue has stood it stands again as soon as it is so for `target`.
+    pub again: Duration,
+    /// Once the oldest has waited for so long the newest is next, whether or not the queue stands: whoever has
+    /// waited longer has probably given up.
+    pub in_order: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +157,6 @@ impl<W> Default for Verdicts<W> {
 #[derive(Debug)]
 pub struct Queue<W> {
     classes: [ClassQueue<W>; 3],
-    tenants: usize,
     pulses: Pulses,
 }
 
@@ -158,7 +165,7 @@ pub struct Queue<W> {
 struct Pulses {
     every: Duration,
     every_shared: Duration,
-    begun: Option<Instant>,
+    ended: Option<Instant>,
     under_way: bool,
     /// Who asked last.
     latest: Option<TenantIndex>,
@@ -182,6 +189,8 @@ struct ClassQueue<W> {
     mean_work: Duration,
     /// When something happened here last.
     stirred: Option<Instant>,
+    /// What waits of the tenant of which most does, for its weight, and when that was looked at.
+    longest: (u64, Option<Instant>),
 }
 
 #[derive(Debug)]
@@ -201,6 +210,8 @@ struct TenantQueue<W> {
     peaked: Option<Instant>,
     /// Since it was found to stand: when it was, or when one of it was refused for that last.
     standing: Option<Instant>,
+    /// When it stood last.
+    stood: Option<Instant>,
     /// When it was emptied last.
     emptied: Option<Instant>,
     /// The virtual time at which what has begun would have ended.
@@ -220,11 +231,7 @@ struct Waiting<W> {
 
 impl<W> Queue<W> {
     pub fn new(rules: &Rules) -> Self {
-        Self {
-            classes: rules.classes.map(ClassQueue::new),
-            tenants: 0,
-            pulses: Pulses::new(rules.pulse, rules.shared_pulse),
-        }
+        Self { classes: rules.classes.map(ClassQueue::new), pulses: Pulses::new(rules.pulse, rules.shared_pulse) }
     }
 
     /// A further tenant.
@@ -232,12 +239,12 @@ impl<W> Queue<W> {
         for class in &mut self.classes {
             class.tenants.push(TenantQueue::default());
         }
-        self.tenants += 1;
-        self.set_weight(self.tenants - 1, weight);
-        self.tenants - 1
+        let tenant = self.classes[0].tenants.len() - 1;
+        self.set_weight(tenant, weight);
+        tenant
     }
 
-    /// Holds for what begins from now on.
+    /// Holds for what begins from now on, and for how what waits is looked at.
     pub fn set_weight(&mut self, tenant: TenantIndex, weight: u32) {
         for class in &mut self.classes {
             class.tenants[tenant].weight = u64::from(weight.max(1));
@@ -257,7 +264,12 @@ impl<W> Queue<W> {
         if asked.useful_until.is_some_and(|end| end <= now) {
             return Arrival::Refused(Refused::Late);
         }
-        let lets_in = class == Class::Online && self.pulses.note(now, tenant);
+        let asked = Asked { cost: asked.cost.clamp(1, MAX_COST), ..asked };
+        let is_online = class == Class::Online;
+        if is_online {
+            self.pulses.note_asker(now, tenant);
+        }
+        let lets_in = is_online && self.pulses.under_way;
         let is_next = self.classes[class as usize].waiting == 0 && self.may_begin(class);
         if !lets_in && (is_next || self.classes[class as usize].may_pass(tenant)) {
             return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
@@ -315,7 +327,7 @@ impl<W> Queue<W> {
 
     /// Everything that had arrived has been let in.
     pub fn end_pulse(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
-        self.pulses.under_way = false;
+        self.pulses.end(now);
         self.dispatch(now, verdicts);
     }
 
@@ -377,18 +389,16 @@ impl<W> Queue<W> {
 
 impl Pulses {
     /// So long after requests of several tenants came in they are taken to come again.
-    const SHARED: Duration = Duration::from_secs(1);
+    const SHARED: Duration = Duration::from_millis(100);
 
     fn new(every: Duration, every_shared: Duration) -> Self {
-        Self { every, every_shared, begun: None, under_way: false, latest: None, alternated: None }
+        Self { every, every_shared, ended: None, under_way: false, latest: None, alternated: None }
     }
 
-    /// Takes note of who asks, and tells whether that is let in just now.
-    fn note(&mut self, now: Instant, tenant: TenantIndex) -> bool {
+    fn note_asker(&mut self, now: Instant, tenant: TenantIndex) {
         if self.latest.replace(tenant).is_some_and(|latest| latest != tenant) {
             self.alternated = Some(now);
         }
-        self.under_way
     }
 
     /// Whether one begins, where there is none and it is time.
@@ -396,12 +406,14 @@ impl Pulses {
         let since = |then: Instant| now.saturating_duration_since(then);
         let is_shared = others_wait && self.alternated.is_some_and(|then| since(then) < Self::SHARED);
         let every = if is_shared { self.every_shared } else { self.every };
-        let begins = !self.under_way && self.begun.is_none_or(|begun| since(begun) >= every);
-        if begins {
-            self.under_way = true;
-            self.begun = Some(now);
-        }
+        let begins = !self.under_way && self.ended.is_none_or(|ended| since(ended) >= every);
+        self.under_way |= begins;
         begins
+    }
+
+    fn end(&mut self, now: Instant) {
+        self.under_way = false;
+        self.ended = Some(now);
     }
 }
 
@@ -418,18 +430,19 @@ impl<W> ClassQueue<W> {
             virtual_time: 0,
             mean_work: Duration::ZERO,
             stirred: None,
+            longest: (0, None),
         }
     }
 
-    /// Something happens here. Where nothing did for long, queues are watched anew from now on.
+    /// Something happens here. Where nothing did for long, that is no time that a queue has stood.
     fn stir(&mut self, now: Instant) {
         /// Longer than requests work now and then.
         const LONG: u32 = 4;
         let longest = self.rules.standing.map(|standing| standing.target.max(self.mean_work * LONG));
         let still = self.stirred.replace(now).map(|stirred| now.saturating_duration_since(stirred));
-        if still.zip(longest).is_some_and(|(still, longest)| still > longest) {
+        if let Some((still, _)) = still.zip(longest).filter(|(still, longest)| still > longest) {
             for (_, tenant) in &self.backlogged {
-                self.tenants[*tenant].watch(now);
+                self.tenants[*tenant].pass_over(still, now);
             }
         }
     }
@@ -472,7 +485,7 @@ impl<W> ClassQueue<W> {
         if asked.bytes > self.rules.max_waiting_bytes {
             return Err(Refused::Overloaded);
         }
-        let newest_first = self.tenants[tenant].standing.is_some();
+        let newest_first = self.is_newest_first(now, tenant);
         // Behind all of its tenant's own, or, newest first, behind the one under way.
         let ahead = if newest_first { 0 } else { self.tenants[tenant].waiting.len() / self.rules.places.max(1) };
         let wait = self.mean_work * u32::try_from(ahead + 1).unwrap_or(u32::MAX);
@@ -483,8 +496,8 @@ impl<W> ClassQueue<W> {
             return Err(Refused::Overloaded);
         }
         while !self.has_room(tenant, asked.bytes) {
-            // Of no more use than one that has just come.
-            if !self.is_oldest_late(now, tenant) {
+            // Where the newest is served first, it is the oldest that is of no more use.
+            if !newest_first {
                 return Err(Refused::Overloaded);
             }
             let Some(oldest) = self.tenants[tenant].waiting.front().map(|oldest| oldest.number) else { break };
@@ -514,8 +527,9 @@ impl<W> ClassQueue<W> {
         loop {
             let (_, tenant) = *self.backlogged.first()?;
             self.shed(now, tenant, verdicts);
-            let queue = &mut self.tenants[tenant];
-            let next = if queue.standing.is_some() { queue.waiting.pop_back() } else { queue.waiting.pop_front() };
+            let newest_first = self.is_newest_first(now, tenant);
+            let queue = &mut self.tenants[tenant].waiting;
+            let next = if newest_first { queue.pop_back() } else { queue.pop_front() };
             if let Some(next) = next {
                 self.taken_out(now, tenant, next.asked);
                 return Some((tenant, next));
@@ -544,8 +558,8 @@ impl<W> ClassQueue<W> {
 
     /// Whether the tenant's queue stands, from now on.
     fn judge(&mut self, now: Instant, tenant: TenantIndex) {
-        let Some(Standing { target, after }) = self.rules.standing else { return };
-        let is_late = self.is_oldest_late(now, tenant);
+        let Some(Standing { target, after, again, .. }) = self.rules.standing else { return };
+        let is_late = self.waits_beyond(now, tenant, target);
         let queue = &mut self.tenants[tenant];
         let waited =
             |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
@@ -555,30 +569,48 @@ impl<W> ClassQueue<W> {
             let is_idle = queue.waiting.is_empty() && waited(queue.emptied) >= target;
             if is_idle || (!is_late && now.saturating_duration_since(standing) > after) {
                 queue.standing = None;
+                queue.stood = Some(now);
             }
         } else if is_late
-            && waited(queue.late_since) > after
+            && waited(queue.late_since)
+                > if queue.stood.is_some() && waited(queue.stood) < again { target } else { after }
             && waited(queue.peaked) <= target * 2
-            && !self.is_short_for_its_share(tenant)
+            && !self.is_short_for_its_share(now, tenant, target)
         {
             self.tenants[tenant].standing = Some(now);
         }
     }
 
-    /// Whether more than a few times as much waits of another tenant, for its weight. Then that one's excess is
-    /// what has to go first.
-    fn is_short_for_its_share(&self, tenant: TenantIndex) -> bool {
-        /// A tenant that sends a little more than its share may not wait for long beside one that sends many
-        /// times its own.
+    /// Whether much more waits of another tenant, for its weight: then that one's excess is what has to go first. But
+    /// no longer than it takes to do what waits of this one.
+    fn is_short_for_its_share(&mut self, now: Instant, tenant: TenantIndex, target: Duration) -> bool {
+        /// A neighbour whose queue stands has as much waiting as comes of it within the target. With a quarter, one at
+        /// ten times its share spares whoever waits for no longer than those who send two and a half times theirs.
         const TIMES: u64 = 4;
-        let own = self.tenants[tenant].share_of_waiting();
-        self.backlogged.iter().any(|(_, other)| self.tenants[*other].share_of_waiting() / TIMES > own)
+        let own = &self.tenants[tenant];
+        let waiting = u32::try_from(own.waiting.len()).unwrap_or(u32::MAX);
+        let places = u32::try_from(self.rules.places).unwrap_or(u32::MAX);
+        if self.mean_work.saturating_mul(waiting) > (target * 2).saturating_mul(places) {
+            return false;
+        }
+        let own = own.share_of_waiting();
+        // There may be many tenants, and this is asked for each request.
+        if self.longest.1.is_none_or(|looked| now.saturating_duration_since(looked) > target) {
+            let shares = self.backlogged.iter().map(|(_, tenant)| self.tenants[*tenant].share_of_waiting());
+            self.longest = (shares.max().unwrap_or(0), Some(now));
+        }
+        self.longest.0 / TIMES > own
     }
 
-    fn is_oldest_late(&self, now: Instant, tenant: TenantIndex) -> bool {
+    fn is_newest_first(&self, now: Instant, tenant: TenantIndex) -> bool {
+        let standing = self.tenants[tenant].standing;
+        standing.is_some() || self.rules.standing.is_some_and(|rules| self.waits_beyond(now, tenant, rules.in_order))
+    }
+
+    /// Whether the oldest has waited for longer.
+    fn waits_beyond(&self, now: Instant, tenant: TenantIndex, longest: Duration) -> bool {
         let oldest = self.tenants[tenant].waiting.front();
-        let waited = oldest.map(|oldest| now.saturating_duration_since(oldest.since));
-        waited.zip(self.rules.standing).is_some_and(|(waited, standing)| waited > standing.target)
+        oldest.is_some_and(|oldest| now.saturating_duration_since(oldest.since) > longest)
     }
 
     fn has_room(&self, tenant: TenantIndex, bytes: usize) -> bool {
@@ -611,7 +643,7 @@ impl<W> ClassQueue<W> {
         let queue = &mut self.tenants[tenant];
         let begun = self.virtual_time.max(queue.paid);
         self.virtual_time = begun;
-        queue.paid = begun.saturating_add(queue.share_of(cost.max(1)).max(1));
+        queue.paid = begun.saturating_add(queue.share_of(cost).max(1));
     }
 
     /// The tenant's next request begins after the one that has just begun.
@@ -631,6 +663,13 @@ impl<W> TenantQueue<W> {
         self.late_since = None;
         self.peak = self.waiting.len();
         self.peaked = Some(now);
+    }
+
+    /// For so long nothing happened, until now.
+    fn pass_over(&mut self, still: Duration, now: Instant) {
+        let late_since = self.late_since.map(|since| since + still);
+        self.watch(now);
+        self.late_since = late_since;
     }
 
     /// So much work, in virtual time.
@@ -657,6 +696,7 @@ impl<W> Default for TenantQueue<W> {
             peak: 0,
             peaked: None,
             standing: None,
+            stood: None,
             emptied: None,
             paid: 0,
             stamp: 0,

@@ -32,7 +32,11 @@ impl AdmissionSettings {
     /// times the target: long enough that chance doesn't pass for it, and short enough that few have come
     /// by then who will be refused late.
     const STANDING: u32 = 5;
-    /// One that doesn't grow is given so many times its target, to work off what came together while
+    /// For so many targets a queue that has stood may stand again sooner.
+    const AGAIN: u32 = 200;
+    /// Callers with a budget of twice the target have given up well before.
+    const IN_ORDER: u32 = 4;
+    /// A queue that doesn't grow is given so many times its target, to work off what came together while
     /// the machine stood still: with a quarter of it free, that takes three times as long.
     const WORKED_OFF: u32 = 50;
     /// Writes keep an eighth of their places beside online reads that wait, and training sets one.
@@ -51,7 +55,12 @@ impl AdmissionSettings {
             max_waiting: self.max_waiting,
             max_waiting_bytes: self.max_waiting_bytes,
             patience: self.target_wait * Self::WORKED_OFF,
-            standing: Some(Standing { target: self.target_wait, after: self.target_wait * Self::STANDING }),
+            standing: Some(Standing {
+                target: self.target_wait,
+                after: self.target_wait * Self::STANDING,
+                again: self.target_wait * Self::AGAIN,
+                in_order: self.target_wait * Self::IN_ORDER,
+            }),
         };
         let in_order = |places: usize, floor: usize, max_waiting: usize| ClassRules {
             places,

@@ -179,34 +179,36 @@ fn a_queue_that_stands_refuses_those_that_have_waited_beyond_the_target() {
     assert_eq!(scene.taken_begun(), [first]);
 }
 
-/// While one request works for long, the second tenant's come in, one every five milliseconds, and so many
-/// of the first every millisecond. How many of each are refused.
-fn refused_beside(neighbours: u32) -> [usize; 2] {
+/// Two tenants of the same weight, where one request a millisecond can be done: for a while the second sends three
+/// quarters of that, and the first so many times that. How many of each are refused.
+fn refused_beside(times: u32, lasting: u32) -> [usize; 2] {
     let mut scene = Scene::new(&rules(1), 2);
     scene.arrive(Class::Online, 0);
     let mut of_second = Vec::new();
-    for milli in 0..60 {
+    for milli in 0..lasting {
+        let begun = scene.now;
         scene.now += MILLI;
-        for _ in 0..neighbours {
+        for _ in 0..times {
             ticket(scene.arrive(Class::Online, 0));
         }
-        if milli % 5 == 0 {
+        if milli % 4 != 0 {
             of_second.push(scene.next);
             ticket(scene.arrive(Class::Online, 1));
         }
+        scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
     }
     let of_second = scene.refused.iter().filter(|(number, _)| of_second.contains(number)).count();
     [scene.refused.len() - of_second, of_second]
 }
 
 #[test]
-fn who_waits_because_of_a_neighbour_s_excess_is_not_refused_for_it() {
-    let [of_first, of_second] = refused_beside(20);
+fn while_much_more_waits_of_a_neighbour_a_tenant_is_not_refused_for_want_of_room() {
+    let [of_first, of_second] = refused_beside(20, 40);
     assert!(of_first > 500 && of_second == 0, "{of_first}, {of_second}");
-    for neighbours in [0, 1] {
-        let [_, of_second] = refused_beside(neighbours);
-        assert!(of_second > 3, "it waits because of its own: {of_second}");
-    }
+    let [_, of_second] = refused_beside(2, 80);
+    assert!(of_second > 3, "its own excess is as large: {of_second}");
+    let [_, of_second] = refused_beside(20, 80);
+    assert!(of_second > 3, "what waits of it takes too long by itself: {of_second}");
 }
 
 #[test]
@@ -244,8 +246,8 @@ fn each_tenant_s_queue_is_bounded_in_requests_and_in_bytes() {
     assert_eq!(scene.arrive_asking(Class::Online, 1, large), Arrival::Refused(Refused::Overloaded));
     let larger = Asked { cost: 1, bytes: 101, useful_until: None };
     assert_eq!(scene.arrive_asking(Class::Online, 1, larger), Arrival::Refused(Refused::Overloaded));
-    // Beyond the target it is the oldest that makes room.
-    scene.now += 6 * MILLI;
+    // Where the newest is served first it is the oldest that makes room.
+    scene.now += 21 * MILLI;
     ticket(scene.arrive(Class::Online, 0));
     assert_eq!(scene.refused, [(1, Refused::Overloaded)]);
 }
