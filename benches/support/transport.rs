@@ -113,6 +113,23 @@ impl Target for Calls {
     }
 }
 
+/// Calls whose answers are counted and not looked at, for a load that only keeps a server busy: so its sender takes
+/// less of the core that what is measured is sent from.
+#[derive(Clone, Debug)]
+pub struct Unread(pub Calls);
+
+impl Target for Unread {
+    async fn call(&self, number: u64) -> Reply {
+        match self.0.bytes(number as usize).await {
+            Ok(_) => Reply::Answered(Answer::default()),
+            Err(status) if status.code() == Code::ResourceExhausted => {
+                Reply::Refused { reason: "RESOURCE_EXHAUSTED".to_owned(), retry_after: None }
+            }
+            Err(status) => Reply::Failed { status: format!("{:?}", status.code()), message: status.to_string() },
+        }
+    }
+}
+
 /// A server measured on missing rows would look faster than it is.
 fn has_every_value(answer: &v1::GetOnlineFeaturesResponse) -> bool {
     let present = i32::from(v1::CellStatus::Present);
