@@ -16,7 +16,7 @@ use crate::support::process::{Hydrant, definitions};
 use crate::support::promise::{self, Bound};
 use crate::support::random::Choice;
 use crate::support::report::{Report, figure};
-use crate::support::transport::{Calls, Unread};
+use crate::support::transport::{Calls, SeldomChecked};
 use crate::support::views::{ADS, Workload};
 use crate::systems::{ROW_CACHE, SETTLE, sweep, unpin};
 use crate::{CLIENT_CORE, CONNECTIONS, NOT_KEPT_UP, Options, SERVER_CORE, UNDER_WAY, WARM_UP, encoded, requests_of};
@@ -56,7 +56,7 @@ pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
     for token in [&observed, &neighbour] {
         sweep(&ADS, hydrant.address(), keys, Some(token)).await?;
     }
-    let (observed, neighbour) = (connect(Some(&observed)).await?, Unread(connect(Some(&neighbour)).await?));
+    let (observed, neighbour) = (connect(Some(&observed)).await?, SeldomChecked(connect(Some(&neighbour)).await?));
     // What it can do is sought by one tenant alone.
     let reached = closed_loop(&observed, UNDER_WAY, WARM_UP, hydrant.id()).await?;
     let sought = seek_highest_rate(&observed, reached.rate(), duration.div_f64(2.0), hydrant.id()).await?;

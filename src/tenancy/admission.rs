@@ -18,8 +18,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// No request counts for more, so that no sum of them is too large.
-const MAX_COST: u64 = 1 << 40;
+/// No request counts for more: neither what waits nor virtual time, which only grows, becomes too large.
+const MAX_COST: u64 = 1 << 24;
 
 /// What a request is for; the earlier goes before the later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,8 +189,17 @@ struct ClassQueue<W> {
     mean_work: Duration,
     /// When something happened here last.
     stirred: Option<Instant>,
-    /// What waits of the tenant of which most does, for its weight, and when that was looked at.
-    longest: (u64, Option<Instant>),
+    backlog: Backlog,
+}
+
+/// What waits of all tenants, as it was looked at last.
+#[derive(Debug, Default)]
+struct Backlog {
+    looked: Option<Instant>,
+    /// The tenant of which most waits, for its weight, and how much that is, in virtual time.
+    most: (u64, TenantIndex),
+    /// Of all tenants of which some wait.
+    weights: u64,
 }
 
 #[derive(Debug)]
@@ -210,7 +219,7 @@ struct TenantQueue<W> {
     peaked: Option<Instant>,
     /// Since it was found to stand: when it was, or when one of it was refused for that last.
     standing: Option<Instant>,
-    /// When it stood last.
+    /// When one of it was refused for having stood, last.
     stood: Option<Instant>,
     /// When it was emptied last.
     emptied: Option<Instant>,
@@ -430,7 +439,7 @@ impl<W> ClassQueue<W> {
             virtual_time: 0,
             mean_work: Duration::ZERO,
             stirred: None,
-            longest: (0, None),
+            backlog: Backlog::default(),
         }
     }
 
@@ -502,6 +511,7 @@ impl<W> ClassQueue<W> {
             }
             let Some(oldest) = self.tenants[tenant].waiting.front().map(|oldest| oldest.number) else { break };
             verdicts.refused.extend(self.remove(now, tenant, oldest).map(|handle| (handle, Refused::Overloaded)));
+            self.note_refused(now, tenant);
         }
         let queue = &mut self.tenants[tenant];
         if queue.waiting.is_empty() {
@@ -550,9 +560,14 @@ impl<W> ClassQueue<W> {
             }
             let number = oldest.number;
             verdicts.refused.extend(self.remove(now, tenant, number).map(|handle| (handle, Refused::Overloaded)));
-            if let Some(standing) = &mut self.tenants[tenant].standing {
-                *standing = now;
-            }
+            self.note_refused(now, tenant);
+        }
+    }
+
+    /// While somebody has to be refused a queue goes on standing.
+    fn note_refused(&mut self, now: Instant, tenant: TenantIndex) {
+        if let Some(standing) = &mut self.tenants[tenant].standing {
+            *standing = now;
         }
     }
 
@@ -568,38 +583,43 @@ impl<W> ClassQueue<W> {
             // Chance empties a queue now and then although more comes in than can be done.
             let is_idle = queue.waiting.is_empty() && waited(queue.emptied) >= target;
             if is_idle || (!is_late && now.saturating_duration_since(standing) > after) {
-                queue.standing = None;
-                queue.stood = Some(now);
+                queue.stood = queue.standing.take();
             }
-        } else if is_late
-            && waited(queue.late_since)
-                > if queue.stood.is_some() && waited(queue.stood) < again { target } else { after }
-            && waited(queue.peaked) <= target * 2
-            && !self.is_short_for_its_share(now, tenant, target)
-        {
+            return;
+        }
+        let stood_lately = queue.stood.is_some() && waited(queue.stood) < again;
+        let (late_for, peaked_within) = if stood_lately { (target, target / 2) } else { (after, target * 2) };
+        let is_growing = waited(queue.peaked) <= peaked_within;
+        if waited(queue.late_since) > late_for && is_growing && !self.is_short_for_its_share(now, tenant, target) {
             self.tenants[tenant].standing = Some(now);
         }
     }
 
     /// Whether much more waits of another tenant, for its weight: then that one's excess is what has to go first. But
-    /// no longer than it takes to do what waits of this one.
+    /// no longer than it takes to do what waits of this one, with its share.
     fn is_short_for_its_share(&mut self, now: Instant, tenant: TenantIndex, target: Duration) -> bool {
         /// A neighbour whose queue stands has as much waiting as comes of it within the target. With a quarter, one at
         /// ten times its share spares whoever waits for no longer than those who send two and a half times theirs.
         const TIMES: u64 = 4;
-        let own = &self.tenants[tenant];
-        let waiting = u32::try_from(own.waiting.len()).unwrap_or(u32::MAX);
-        let places = u32::try_from(self.rules.places).unwrap_or(u32::MAX);
-        if self.mean_work.saturating_mul(waiting) > (target * 2).saturating_mul(places) {
-            return false;
-        }
-        let own = own.share_of_waiting();
         // There may be many tenants, and this is asked for each request.
-        if self.longest.1.is_none_or(|looked| now.saturating_duration_since(looked) > target) {
-            let shares = self.backlogged.iter().map(|(_, tenant)| self.tenants[*tenant].share_of_waiting());
-            self.longest = (shares.max().unwrap_or(0), Some(now));
+        if self.backlog.looked.is_none_or(|looked| now.saturating_duration_since(looked) > target) {
+            self.look_at_backlog(now);
         }
-        self.longest.0 / TIMES > own
+        let (most, longest) = self.backlog.most;
+        let own = &self.tenants[tenant];
+        let places = self.rules.places.max(1) as f64 * own.weight as f64 / self.backlog.weights.max(own.weight) as f64;
+        let takes = self.mean_work.as_secs_f64() * own.waiting.len() as f64 / places;
+        longest != tenant && most / TIMES > own.share_of_waiting() && takes <= 2.0 * target.as_secs_f64()
+    }
+
+    fn look_at_backlog(&mut self, now: Instant) {
+        let mut backlog = Backlog { looked: Some(now), ..Backlog::default() };
+        for (_, tenant) in &self.backlogged {
+            let queue = &self.tenants[*tenant];
+            backlog.most = backlog.most.max((queue.share_of_waiting(), *tenant));
+            backlog.weights += queue.weight;
+        }
+        self.backlog = backlog;
     }
 
     fn is_newest_first(&self, now: Instant, tenant: TenantIndex) -> bool {

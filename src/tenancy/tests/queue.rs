@@ -179,6 +179,40 @@ fn a_queue_that_stands_refuses_those_that_have_waited_beyond_the_target() {
     assert_eq!(scene.taken_begun(), [first]);
 }
 
+/// For so long, three requests a millisecond come where one can be done; how long after the first of them the first
+/// was refused.
+fn overloaded(scene: &mut Scene, lasting: u32) -> Option<Duration> {
+    let (begun, refused) = (scene.now, scene.refused.len());
+    let mut after = None;
+    for _ in 0..lasting {
+        scene.now += MILLI;
+        for _ in 0..3 {
+            scene.arrive(Class::Online, 0);
+        }
+        scene.end(Class::Online);
+        if after.is_none() && scene.refused.len() > refused {
+            after = Some(scene.now - begun);
+        }
+    }
+    while scene.queue.working(Class::Online) > 0 {
+        scene.end(Class::Online);
+    }
+    after
+}
+
+#[test]
+fn a_queue_that_stood_a_moment_ago_stands_again_sooner_and_one_that_did_long_ago_does_not() {
+    let mut scene = Scene::new(&rules(1), 1);
+    let first = overloaded(&mut scene, 60).expect("some are refused");
+    assert!((33 * MILLI..40 * MILLI).contains(&first), "{first:?}");
+    scene.now += Duration::from_millis(500);
+    let again = overloaded(&mut scene, 60).expect("some are refused");
+    assert!((12 * MILLI..20 * MILLI).contains(&again), "{again:?}");
+    // Nobody asks who would find it empty.
+    scene.now += Duration::from_secs(3_600);
+    assert_eq!(overloaded(&mut scene, 25), None);
+}
+
 /// Two tenants of the same weight, where one request a millisecond can be done: for a while the second sends three
 /// quarters of that, and the first so many times that. How many of each are refused.
 fn refused_beside(times: u32, lasting: u32) -> [usize; 2] {

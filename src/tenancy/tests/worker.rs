@@ -364,7 +364,7 @@ fn a_tenant_within_its_share_is_not_refused_for_a_neighbour_s_excess_whatever_st
         for (held_back, stalls, p99) in [(NONE, NONE, 3.0), (HELD_BACK, NONE, 6.0), (HELD_BACK, STALLS, 18.0)] {
             let outcomes = serve(&[OBSERVED, GREEDY], held_back, stalls, seed);
             let [observed, greedy] = outcomes.as_slice() else { unreachable!("there are two tenants") };
-            assert_eq!(observed.refused, [], "seed {seed}");
+            assert!(observed.refused.is_empty(), "seed {seed}: {:?}", observed.refused);
             assert!(observed.p99() < millis(p99), "seed {seed}: {:?}", observed.p99());
             // It has what is left of the thread, beside what it takes to read and to refuse the rest of it.
             let served = greedy.served.len() as f64 / SECONDS;

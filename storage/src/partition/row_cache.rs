@@ -260,7 +260,7 @@ impl Place {
         // Its counts, which whoever takes it changes, lie before it.
         prefetch(row.cast::<usize>().wrapping_sub(2));
         prefetch(row.wrapping_add(1).cast::<u8>().wrapping_sub(1));
-        // What the entry says of the key lies beside it.
+        // What the entry says of the key probably lies beside it.
         let key = self.key.load(Ordering::Relaxed).cast_const();
         prefetch_all(key.cast::<(CacheKey, CachedRow)>());
     }
@@ -466,6 +466,34 @@ mod tests {
         cache.get_each(&names, view, |index, known| told.push((index, known)));
         let expected: Vec<_> = (0..).zip(0..40).map(|(event_time, index)| (index, Some(row(event_time)))).collect();
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn where_the_cache_has_a_key_is_noted_as_it_is_found() {
+        let cache = RowCache::new(1 << 20);
+        let view = publish(&cache);
+        cache.put(&NAME, &row(1), view);
+        let noted = || cache.place_of(NAME.hash(cache.seed)).key.load(Ordering::Relaxed).cast_const();
+        assert_eq!(noted(), ptr::null());
+        cache.get(&NAME, view);
+        let first = noted();
+        cache.get(&NAME, view);
+        assert!(!first.is_null() && noted() == first, "the entry itself has not moved");
+    }
+
+    #[test]
+    fn keys_share_places_evenly_whatever_their_number() {
+        for bytes in [0, 1 << 20, (3 << 20) + 1_000, (100 << 20) - 1] {
+            let cache = RowCache::new(bytes);
+            let first = cache.places.as_ptr();
+            let mut counts = vec![0_u32; 10];
+            for number in 0..10_000_u32 {
+                let hash = OnlineKey { key: &number.to_le_bytes(), ..NAME }.hash(cache.seed);
+                let place = (ptr::from_ref(cache.place_of(hash)).addr() - first.addr()) / size_of::<Place>();
+                counts[place * 10 / cache.places.len()] += 1;
+            }
+            assert!(counts.iter().all(|count| (800..1_200).contains(count)), "{bytes}: {counts:?}");
+        }
     }
 
     #[test]
