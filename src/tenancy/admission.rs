@@ -18,6 +18,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::pulses::Pulses;
+
 /// No request counts for more: neither what waits nor virtual time, which only grows, becomes too large.
 const MAX_COST: u64 = 1 << 24;
 
@@ -160,19 +162,6 @@ pub struct Queue<W> {
     pulses: Pulses,
 }
 
-/// When what has arrived is let in.
-#[derive(Debug)]
-struct Pulses {
-    every: Duration,
-    every_shared: Duration,
-    ended: Option<Instant>,
-    under_way: bool,
-    /// Who asked last.
-    latest: Option<TenantIndex>,
-    /// When that was another than before.
-    alternated: Option<Instant>,
-}
-
 #[derive(Debug)]
 struct ClassQueue<W> {
     rules: ClassRules,
@@ -278,7 +267,7 @@ impl<W> Queue<W> {
         if is_online {
             self.pulses.note_asker(now, tenant);
         }
-        let lets_in = is_online && self.pulses.under_way;
+        let lets_in = is_online && self.pulses.is_under_way();
         let is_next = self.classes[class as usize].waiting == 0 && self.may_begin(class);
         if !lets_in && (is_next || self.classes[class as usize].may_pass(tenant)) {
             return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
@@ -393,36 +382,6 @@ impl<W> Queue<W> {
                 verdicts.begin.push((next.handle, start));
             }
         }
-    }
-}
-
-impl Pulses {
-    /// So long after requests of several tenants came in they are taken to come again.
-    const SHARED: Duration = Duration::from_millis(100);
-
-    fn new(every: Duration, every_shared: Duration) -> Self {
-        Self { every, every_shared, ended: None, under_way: false, latest: None, alternated: None }
-    }
-
-    fn note_asker(&mut self, now: Instant, tenant: TenantIndex) {
-        if self.latest.replace(tenant).is_some_and(|latest| latest != tenant) {
-            self.alternated = Some(now);
-        }
-    }
-
-    /// Whether one begins, where there is none and it is time.
-    fn begin(&mut self, now: Instant, others_wait: bool) -> bool {
-        let since = |then: Instant| now.saturating_duration_since(then);
-        let is_shared = others_wait && self.alternated.is_some_and(|then| since(then) < Self::SHARED);
-        let every = if is_shared { self.every_shared } else { self.every };
-        let begins = !self.under_way && self.ended.is_none_or(|ended| since(ended) >= every);
-        self.under_way |= begins;
-        begins
-    }
-
-    fn end(&mut self, now: Instant) {
-        self.under_way = false;
-        self.ended = Some(now);
     }
 }
 

@@ -12,6 +12,7 @@ mod gate;
 pub mod grants;
 pub mod identity;
 pub mod metrics;
+mod pulses;
 pub mod quota;
 pub mod rate;
 mod reach;
