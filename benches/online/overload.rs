@@ -8,14 +8,14 @@ use serde_json::json;
 
 use crate::Run;
 use crate::stalls::watched;
-use crate::support::machine::cpu_micros;
+use crate::support::load::with_cpu;
 use crate::support::promise::{self, Bound};
 use crate::support::random::Choice;
 use crate::support::report::figure;
 use crate::support::views::ADS;
 use hydrant::bench::arrivals::Arrivals;
 use hydrant::bench::load::{Share, open_loop};
-use hydrant::bench::timer::{Monotonic, Timer as _};
+use hydrant::bench::timer::Monotonic;
 
 const OVERLOAD: f64 = 1.5;
 
@@ -29,10 +29,10 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let rate = OVERLOAD * highest.rate;
     let arrivals = Arrivals::steady(rate, run.duration() * 2);
     let (timer, live) = (Monotonic::begin(), Arc::default());
-    let (server, load) = (run.systems.hydrant.id(), std::process::id());
-    let before = [cpu_micros(server)?, cpu_micros(load)?];
-    let (record, stalls) = watched(server, open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
-    let [of_server, of_load] = [cpu_micros(server)? - before[0], cpu_micros(load)? - before[1]];
+    let server = run.systems.hydrant.id();
+    let load = with_cpu(&timer, server, open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live));
+    let (measured, stalls) = watched(server, load).await?;
+    let (record, [of_server, of_load]) = measured?;
     let tally = record.phases.first().context("a steady load has a phase")?;
     let refused = tally.refused();
     let refused_p99 = (refused > 0).then(|| figure(tally.refusals.value_at_percentile(99.0) as f64 / 1_000.0));
@@ -54,7 +54,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
         "refused for": reasons.join(", "),
         // Where all of it is used up, it is the load that is late.
         "server's core %": of_core(of_server),
-        "load's core %": of_core(of_load.saturating_sub(timer.spent_waiting().as_micros() as u64)),
+        "load's core %": of_core(of_load),
         "failed": tally.failed(),
         "failures": failures.join(", "),
     });

@@ -124,22 +124,33 @@ pub async fn seek_highest_rate<T: Target>(target: &T, reached: f64, trial: Durat
     Ok(Sought { rate, outcome, kept_up, trials: search.trials(), repeated: search.repeated() })
 }
 
-async fn measured(timer: &Monotonic, server: u32, load: impl Future<Output = Record>) -> Result<Outcome> {
+/// What came of a load, and the CPU time in microseconds that the server and this process took meanwhile, of the latter
+/// without the time spent looking at the clock.
+pub async fn with_cpu(
+    timer: &Monotonic,
+    server: u32,
+    load: impl Future<Output = Record>,
+) -> Result<(Record, [u64; 2])> {
     let own = std::process::id();
     let (server_before, client_before) = (cpu_micros(server)?, cpu_micros(own)?);
     let record = load.await;
     let (server_after, client_after) = (cpu_micros(server)?, cpu_micros(own)?);
+    let waited = timer.spent_waiting().as_micros() as u64;
+    Ok((record, [server_after - server_before, (client_after - client_before).saturating_sub(waited)]))
+}
+
+async fn measured(timer: &Monotonic, server: u32, load: impl Future<Output = Record>) -> Result<Outcome> {
+    let (record, [server_cpu_micros, client_cpu_micros]) = with_cpu(timer, server, load).await?;
     let [tally] = record.phases.as_slice() else { anyhow::bail!("a load of one rate has one phase") };
     ensure!(tally.answered() > 0, "nothing was answered: {:?}", tally.failures);
     ensure!(tally.unanswered == 0, "{} requests are still unanswered", tally.unanswered);
-    let waited = timer.spent_waiting().as_micros() as u64;
     let first = tally.failures.iter().chain(&tally.refused_for).next();
     Ok(Outcome {
         latency: tally.latency.clone(),
         errors: tally.failed() + tally.refused(),
         first_error: first.map(|first| format!("{}: {}", first.status, first.message)),
         seconds: tally.lasted.as_secs_f64(),
-        server_cpu_micros: server_after - server_before,
-        client_cpu_micros: (client_after - client_before).saturating_sub(waited),
+        server_cpu_micros,
+        client_cpu_micros,
     })
 }

@@ -9,7 +9,7 @@
 //! under way and for nobody's backlog. A standing queue is told much as CoDel does (RFC 8289), by how
 //! long the wait of its oldest has been beyond a target, but also by whether it still grows, since what
 //! came together while the machine stood still is long too and is being worked off, and by whether it is
-//! long for its tenant's share: who waits because of a neighbour's excess is not refused for it (the queue
+//! long for its tenant's share: where much more waits of a neighbour, that one's excess goes first (the queue
 //! that is longest for its share is the one to drop from: Suter et al., "Buffer management schemes for
 //! supporting TCP in gigabit routers with per-flow queueing", 1999). Of a queue that stands the newest is
 //! served first, since it is the one whose caller still waits (Maurer, "Fail at scale", ACM Queue 2015);
@@ -546,7 +546,7 @@ impl<W> ClassQueue<W> {
             }
             return;
         }
-        let stood_lately = queue.stood.is_some() && waited(queue.stood) < again;
+        let stood_lately = queue.stood.is_some_and(|stood| now.saturating_duration_since(stood) < again);
         let (late_for, peaked_within) = if stood_lately { (target, target / 2) } else { (after, target * 2) };
         let is_growing = waited(queue.peaked) <= peaked_within;
         if waited(queue.late_since) > late_for && is_growing && !self.is_short_for_its_share(now, tenant, target) {
@@ -640,15 +640,18 @@ impl<W> TenantQueue<W> {
     /// From now on it is watched whether it stands.
     fn watch(&mut self, now: Instant) {
         self.late_since = None;
-        self.peak = self.waiting.len();
-        self.peaked = Some(now);
+        self.watch_length(now);
     }
 
     /// For so long nothing happened, until now.
     fn pass_over(&mut self, still: Duration, now: Instant) {
-        let late_since = self.late_since.map(|since| since + still);
-        self.watch(now);
-        self.late_since = late_since;
+        self.late_since = self.late_since.map(|since| since + still);
+        self.watch_length(now);
+    }
+
+    fn watch_length(&mut self, now: Instant) {
+        self.peak = self.waiting.len();
+        self.peaked = Some(now);
     }
 
     /// So much work, in virtual time.
