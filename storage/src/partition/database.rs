@@ -200,18 +200,22 @@ fn latest_options(options: &PartitionOptions, shared: &SharedResources) -> Resul
     blocks.set_whole_key_filtering(true);
     blocks.set_optimize_filters_for_memory(true);
     blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
-    blocks.set_data_block_hash_ratio(0.75);
+    // A row found by the hash index is at most this far from where the search begins.
+    blocks.set_block_restart_interval(8);
+    blocks.set_data_block_hash_ratio(0.5);
     let mut family = family_options(options.memtable_bytes);
     family.set_block_based_table_factory(&blocks);
     family.set_memtable_whole_key_filtering(true);
     family.set_memtable_prefix_bloom_ratio(0.02);
     // What is flushed or compacted is put into the cache: reads would meet it on the disk anew after
     // each compaction. Compacted blocks come in with the least priority, so they are the first to go;
-    // where the data is many times the cache, they pass through it for nothing. The bindings have no
-    // setter for it.
-    family
-        .get_options_from_string("block_based_table_factory={prepopulate_block_cache=kFlushAndCompaction}")
-        .map_err(StoreError::of_rocksdb("setting options"))
+    // where the data is many times the cache, they pass through it for nothing. Keys stand together in
+    // a block, apart from values. As they begin with a hash, a file's index is searched where a key's
+    // hash says that it is; by halves where a slot has many blocks, within which the hash says nothing:
+    // then gaps between keys differ by more than the threshold. The bindings have no setters for these.
+    let in_string = "block_based_table_factory={prepopulate_block_cache=kFlushAndCompaction;\
+                     separate_key_value_in_data_block=true;index_block_search_type=kAuto;uniform_cv_threshold=3}";
+    family.get_options_from_string(in_string).map_err(StoreError::of_rocksdb("setting options"))
 }
 
 /// Families that are written once and read in order.

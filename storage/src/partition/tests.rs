@@ -1,3 +1,4 @@
+mod blocks;
 mod cached;
 mod chunks;
 mod crash;
