@@ -13,7 +13,8 @@ use hydrant::telemetry::Telemetry;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// A read makes and drops some dozens of small things, on whichever thread it runs.
+/// A read makes and drops some dozens of small things, on whichever thread it runs. By the crate's feature `override`
+/// the C libraries' memory is its too: RocksDB's blocks then lie in huge pages where the kernel lets programs ask.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
