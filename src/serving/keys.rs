@@ -1,13 +1,13 @@
 //! The entity keys of a request: its columns checked and cast, each row's key encoded once for all
 //! lookups that have it, and each distinct key of a view read once, whoever needs it.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 
 use arrow_array::{Array, ArrayRef, UInt32Array};
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use hydrant_storage::cast::to_exact;
-use hydrant_storage::keys::{KeyReader, OnlineKey, slot_of};
+use hydrant_storage::keys::{KeyReader, OnlineKey, hash_key, slot_of};
 use hydrant_storage::value::{DataType, ScalarType};
 
 use super::ServingSettings;
@@ -25,6 +25,7 @@ pub(super) struct RequestKeys {
     pub columns: Vec<ArrayRef>,
     /// Of the selection's [key sets](crate::registry::key_sets).
     sets: Vec<DistinctKeys>,
+    hash_seed: u64,
 }
 
 /// The distinct keys of some views, one behind the other.
@@ -32,8 +33,8 @@ pub(super) struct RequestKeys {
 pub(super) struct DistinctKeys {
     bytes: Vec<u8>,
     keys: Vec<EntityKey>,
-    /// The keys by their hash; only where there is more than one.
-    known: HashTable<u32>,
+    /// The keys by their hash; none where there is but one key.
+    known: HashTable<KnownKey>,
     /// Of each list: for each row (N, or 1 where all key columns have one value) the index of its key; `None` where a
     /// part of the key is null, or nothing is read.
     rows: Vec<Vec<Option<u32>>>,
@@ -47,14 +48,21 @@ struct EntityKey {
     end: usize,
 }
 
+/// One of the keys, with its hash, so that none is hashed again while they become more.
+#[derive(Clone, Copy, Debug)]
+struct KnownKey {
+    hash: u64,
+    key: u32,
+}
+
 impl DistinctKeys {
-    fn read(set: &KeySet, columns: &[ArrayRef], rows: usize, hashing: &RandomState) -> Result<Self> {
+    fn read(set: &KeySet, columns: &[ArrayRef], rows: usize, hash_seed: u64) -> Result<Self> {
         let mut keys = Self { rows: Vec::with_capacity(set.lists.len()), ..Self::default() };
         for list in &set.lists {
             let arrays: Vec<ArrayRef> = list.columns.iter().map(|&column| columns[column].clone()).collect();
             let length = if arrays.iter().all(|array| array.len() == 1) { 1 } else { rows };
             let of_rows = match list.is_read {
-                true => keys.encode(arrays, &list.types, length, set.slot_seed, hashing)?,
+                true => keys.encode(arrays, &list.types, length, set.slot_seed, hash_seed)?,
                 false => vec![None; length],
             };
             keys.rows.push(of_rows);
@@ -69,7 +77,7 @@ impl DistinctKeys {
         types: &[ScalarType],
         length: usize,
         slot_seed: u64,
-        hashing: &RandomState,
+        hash_seed: u64,
     ) -> Result<Vec<Option<u32>>> {
         for array in &mut arrays {
             if array.len() != length {
@@ -81,10 +89,14 @@ impl DistinctKeys {
             .map_err(|error| Error::internal(format!("entity columns of exact types could not be read: {error}")))?;
         let mut encoded = Vec::with_capacity(length);
         self.keys.reserve(length);
+        // Later lists mostly have the keys of the first.
+        if length > 1 && self.known.is_empty() {
+            self.known.reserve(length, |known| known.hash);
+        }
         for row in 0..length {
             let begin = self.bytes.len();
             let has_key = reader.encode(row, &mut self.bytes);
-            encoded.push(has_key.then(|| self.take(begin, slot_seed, hashing)));
+            encoded.push(has_key.then(|| self.take(begin, slot_seed, hash_seed)));
         }
         Ok(encoded)
     }
@@ -107,33 +119,31 @@ impl DistinctKeys {
 
     /// Takes the key that begins at `begin` and ends where the bytes end; its index, be it new or
     /// known. A lone key needs no hash, and most requests have but one.
-    fn take(&mut self, begin: usize, slot_seed: u64, hashing: &RandomState) -> u32 {
-        if self.keys.len() == 1 && self.known.is_empty() {
-            self.remember(0, hashing);
-        }
+    fn take(&mut self, begin: usize, slot_seed: u64, hash_seed: u64) -> u32 {
         let Self { bytes, keys, known, .. } = self;
         let taken = EntityKey { slot: slot_of(slot_seed, &bytes[begin..]), begin, end: bytes.len() };
-        if !keys.is_empty() {
-            let same = |known: &u32| keys[*known as usize].of(bytes) == taken.of(bytes);
-            if let Some(known) = known.find(hashing.hash_one(taken.of(bytes)), same) {
-                let known = *known;
+        if keys.is_empty() {
+            keys.push(taken);
+            return 0;
+        }
+        if known.is_empty() {
+            let hash = hash_key(hash_seed, keys[0].of(bytes));
+            known.insert_unique(hash, KnownKey { hash, key: 0 }, |known| known.hash);
+        }
+        let hash = hash_key(hash_seed, taken.of(bytes));
+        let same = |known: &KnownKey| keys[known.key as usize].of(bytes) == taken.of(bytes);
+        match known.entry(hash, same, |known| known.hash) {
+            Entry::Occupied(entry) => {
                 bytes.truncate(begin);
-                return known;
+                entry.get().key
+            }
+            Entry::Vacant(entry) => {
+                let key = as_u32(keys.len());
+                entry.insert(KnownKey { hash, key });
+                keys.push(taken);
+                key
             }
         }
-        let index = keys.len();
-        keys.push(taken);
-        if index > 0 {
-            self.remember(index, hashing);
-        }
-        as_u32(index)
-    }
-
-    fn remember(&mut self, key: usize, hashing: &RandomState) {
-        let Self { bytes, keys, known, .. } = self;
-        let hash_of = |key: &u32| hashing.hash_one(keys[*key as usize].of(bytes));
-        let key = as_u32(key);
-        known.insert_unique(hash_of(&key), key, hash_of);
     }
 }
 
@@ -148,11 +158,11 @@ impl RequestKeys {
         let rows = row_count(entities)?;
         check_bounds(rows, selection.columns.len(), settings)?;
         let columns = cast_columns(selection, entities)?;
-        // Seeded anew for each request: nobody can choose keys that collide.
-        let hashing = RandomState::new();
-        let read = |set| DistinctKeys::read(set, &columns, rows, &hashing);
+        // Anew for each request, so that nobody knows it who chooses keys.
+        let hash_seed = RandomState::new().build_hasher().finish();
+        let read = |set| DistinctKeys::read(set, &columns, rows, hash_seed);
         let sets = selection.key_sets.sets.iter().map(read).collect::<Result<_>>()?;
-        Ok(Self { rows, columns, sets })
+        Ok(Self { rows, columns, sets, hash_seed })
     }
 
     /// Of a view, by its index in the selection.
@@ -169,11 +179,7 @@ impl RequestKeys {
 
     /// How many distinct entity keys there are: views over the same entities have them in common.
     pub fn distinct(&self, selection: &Selection) -> u64 {
-        let mut distinct = HashSet::new();
-        for (set, keys) in selection.key_sets.sets.iter().zip(&self.sets) {
-            distinct.extend(keys.keys.iter().map(|key| (set.slot_seed, key.of(&keys.bytes))));
-        }
-        distinct.len() as u64
+        distinct(&selection.key_sets.sets, &self.sets, self.hash_seed)
     }
 
     /// The keys of a test's answer: each lookup has a column of its own, which holds the indices.
@@ -192,8 +198,40 @@ impl RequestKeys {
             assert!(list.is_empty() || *list == rows, "lookups by one column have the same keys");
             *list = rows;
         }
-        Self { rows, columns, sets }
+        Self { rows, columns, sets, hash_seed: 0 }
     }
+}
+
+/// Sets that have a seed in common are over the same entities.
+fn distinct(sets: &[KeySet], keys_of: &[DistinctKeys], hash_seed: u64) -> u64 {
+    let seed_of = |index: usize| sets[index].slot_seed;
+    let mut distinct = 0;
+    for index in 0..sets.len() {
+        if (0..index).any(|earlier| seed_of(earlier) == seed_of(index)) {
+            continue;
+        }
+        let over_the_same = (index..sets.len()).filter(|other| seed_of(*other) == seed_of(index));
+        let keys: Vec<&DistinctKeys> = over_the_same.map(|other| &keys_of[other]).collect();
+        distinct += match keys.as_slice() {
+            [alone] => alone.len(),
+            several => distinct_of_all(several, hash_seed),
+        } as u64;
+    }
+    distinct
+}
+
+fn distinct_of_all(several: &[&DistinctKeys], hash_seed: u64) -> usize {
+    let mut known: HashTable<(u64, &[u8])> = HashTable::new();
+    for keys in several {
+        for key in &keys.keys {
+            let key = key.of(&keys.bytes);
+            let hash = hash_key(hash_seed, key);
+            if let Entry::Vacant(entry) = known.entry(hash, |(_, known)| *known == key, |(hash, _)| *hash) {
+                entry.insert((hash, key));
+            }
+        }
+    }
+    known.len()
 }
 
 /// N: the length of every column that has another length than 1.
@@ -272,4 +310,96 @@ pub(super) fn cast_columns(selection: &Selection, entities: &[(String, ArrayRef)
 /// Rows are bounded far below.
 fn as_u32(index: usize) -> u32 {
     u32::try_from(index).expect("a request has fewer keys than a u32 counts")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, HashMap};
+
+    use arrow_array::{Int64Array, StringArray};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::registry::key_sets::KeyList;
+
+    const HASH_SEED: u64 = 7;
+
+    #[test]
+    fn keys_of_several_parts_are_told_apart_and_what_is_not_read_has_none() {
+        let origins: ArrayRef =
+            std::sync::Arc::new(StringArray::from(vec![Some("EWR"), Some("JFK"), None, Some("EWR")]));
+        let one_day: ArrayRef = std::sync::Arc::new(Int64Array::from(vec![7]));
+        let days: ArrayRef = std::sync::Arc::new(Int64Array::from(vec![7, 7, 7, 8]));
+        let list = |columns: Vec<usize>, is_read| KeyList {
+            types: vec![ScalarType::String, ScalarType::Int64],
+            columns,
+            is_read,
+        };
+        let lists = vec![list(vec![0, 1], true), list(vec![0, 2], true), list(vec![0, 2], false)];
+        let set = KeySet { slot_seed: 1, lists };
+        let keys = DistinctKeys::read(&set, &[origins, one_day, days], 4, HASH_SEED).expect("they are of their types");
+        assert_eq!(keys.rows[0], [Some(0), Some(1), None, Some(0)]);
+        assert_eq!(keys.rows[1], [Some(0), Some(1), None, Some(2)], "one of them differs in its day");
+        assert_eq!(keys.rows[2], [None; 4]);
+        assert_eq!(distinct(&[set], &[keys], HASH_SEED), 3);
+    }
+
+    /// Of each set its seed, and of each of its lists the key of every row.
+    type Made = Vec<(u64, Vec<Vec<Option<i64>>>)>;
+
+    fn sets() -> impl Strategy<Value = Made> {
+        // Few values, so that keys repeat, and columns of one value among those of many.
+        let list = prop_oneof![
+            prop::collection::vec(prop::option::weighted(0.9, 0..40_i64), 1..=1),
+            prop::collection::vec(prop::option::weighted(0.9, 0..40_i64), 60..=60),
+            prop::collection::vec(Just(Some(3)), 60..=60),
+        ];
+        prop::collection::vec((0..2_u64, prop::collection::vec(list, 0..3)), 0..4)
+    }
+
+    fn read(made: &Made) -> (Vec<KeySet>, Vec<DistinctKeys>) {
+        let types = vec![ScalarType::Int64];
+        let of_each = made.iter().map(|(slot_seed, lists)| {
+            let columns: Vec<ArrayRef> =
+                lists.iter().map(|list| -> ArrayRef { std::sync::Arc::new(Int64Array::from(list.clone())) }).collect();
+            let list_of = |column| KeyList { columns: vec![column], types: types.clone(), is_read: true };
+            let set = KeySet { slot_seed: *slot_seed, lists: (0..lists.len()).map(list_of).collect() };
+            let keys = DistinctKeys::read(&set, &columns, 60, HASH_SEED).expect("they are of their types");
+            (set, keys)
+        });
+        of_each.unzip()
+    }
+
+    proptest! {
+        #[test]
+        fn each_distinct_key_is_there_once_and_each_row_finds_its_own(made in sets()) {
+            let (sets, keys_of) = read(&made);
+            let mut of_seed: HashMap<u64, BTreeSet<i64>> = HashMap::new();
+            for ((seed, lists), keys) in made.iter().zip(&keys_of) {
+                let wanted: BTreeSet<i64> = lists.iter().flatten().flatten().copied().collect();
+                prop_assert_eq!(keys.len(), wanted.len());
+                // A key has one index, whichever list it stands in.
+                let mut index_of = HashMap::new();
+                for (list, rows) in lists.iter().zip(&keys.rows) {
+                    prop_assert_eq!(list.len(), rows.len());
+                    for (value, row) in list.iter().zip(rows) {
+                        prop_assert_eq!(value.is_some(), row.is_some());
+                        if let (Some(value), Some(row)) = (value, row) {
+                            prop_assert_eq!(*index_of.entry(*value).or_insert(*row), *row);
+                        }
+                    }
+                }
+                let indices: BTreeSet<u32> = index_of.values().copied().collect();
+                prop_assert_eq!(indices.len(), wanted.len());
+                for (value, index) in index_of {
+                    let alone = read(&vec![(*seed, vec![vec![Some(value)]])]).1;
+                    prop_assert_eq!(keys.bytes(index as usize), alone[0].bytes(0));
+                    prop_assert_eq!(keys.slot(index as usize), alone[0].slot(0));
+                }
+                of_seed.entry(*seed).or_default().extend(wanted);
+            }
+            let wanted: usize = of_seed.values().map(BTreeSet::len).sum();
+            prop_assert_eq!(distinct(&sets, &keys_of, HASH_SEED), wanted as u64);
+        }
+    }
 }
