@@ -22,7 +22,7 @@ use support::machine;
 use support::promise::{self, Bound};
 use support::random::{Choice, Random};
 use support::report::{Report, figure};
-use support::rocksdb_rows::RocksRows;
+use support::rocksdb_rows::{Blocks, RocksRows};
 use support::views::{ADS, RequestKeys};
 
 /// Of requests that may begin and have not: as many as there are places.
@@ -105,7 +105,7 @@ fn ask(tenancy: &Tenancy, times: usize) -> Result<()> {
 }
 
 fn two_tenants(options: &Options, report: &mut Report) -> Result<()> {
-    let rows = RocksRows::open()?;
+    let rows = RocksRows::open(Blocks::Common)?;
     rows.load(&ADS.views.iter().map(|view| (*view, options.keys)).collect::<Vec<_>>())?;
     let drawn = ADS.draw(10_000, Choice::Uniform, options.keys);
     let duration = Duration::from_secs_f64(options.seconds);

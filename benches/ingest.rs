@@ -25,7 +25,7 @@ use support::promise::{self, Bound};
 use support::random::Random;
 use support::redis_server::{self, RedisServer};
 use support::report::{Report, figure};
-use support::rocksdb_rows::RocksRows;
+use support::rocksdb_rows::{Blocks, RocksRows};
 use support::views::{POINT, ViewShape};
 
 /// Rows of a batch, and batches under way.
@@ -170,7 +170,7 @@ async fn write_redis(view: &ViewShape, rows: u64, under_way: usize, duration: Du
 }
 
 fn write_rocksdb(view: &ViewShape, rows: u64, under_way: usize, duration: Duration) -> Result<Outcome> {
-    let store = RocksRows::open()?;
+    let store = RocksRows::open(Blocks::Common)?;
     let own = std::process::id();
     let cpu_before = machine::cpu_micros(own)?;
     let mut outcome = write_from_threads(rows, under_way, duration, || {

@@ -12,7 +12,7 @@ use crate::support::process::{Hydrant, definitions, wait_until_quiet};
 use crate::support::redis_reads;
 use crate::support::redis_server::RedisServer;
 use crate::support::report::{Report, figure};
-use crate::support::rocksdb_rows::RocksRows;
+use crate::support::rocksdb_rows::{Blocks, RocksRows};
 use crate::support::transport::Calls;
 use crate::support::views::{ViewShape, Workload};
 use crate::{BOTH_CORES, CONNECTIONS, Options, SERVER_CORE};
@@ -44,6 +44,8 @@ pub struct Systems {
 pub struct Rivals {
     pub redis: RedisServer,
     pub rocks: RocksRows,
+    /// With the store's blocks.
+    pub tuned_rocks: RocksRows,
 }
 
 /// The share of the keys read that memory did not answer, or the row cache did.
@@ -155,12 +157,14 @@ impl Rivals {
             anyhow::Ok(server)
         });
         let rocks = tokio::task::spawn_blocking(move || {
-            let store = RocksRows::open()?;
-            store.load(&views)?;
-            anyhow::Ok(store)
+            let [common, tuned] = [RocksRows::open(Blocks::Common)?, RocksRows::open(Blocks::OfTheStore)?];
+            common.load(&views)?;
+            tuned.load(&views)?;
+            anyhow::Ok((common, tuned))
         });
         let redis = redis.await?.context("loading Redis")?;
-        Ok(Self { redis, rocks: rocks.await?.context("loading RocksDB")? })
+        let (rocks, tuned_rocks) = rocks.await?.context("loading RocksDB")?;
+        Ok(Self { redis, rocks, tuned_rocks })
     }
 }
 

@@ -17,14 +17,25 @@ const ROW_HEADER: usize = 64;
 const CACHE_BYTES: usize = 3 << 30;
 const LOAD_ROWS: u64 = 5_000;
 const FAMILY: &str = "default";
+/// What the bindings have no setters for.
+const OF_THE_STORE: &str = "block_based_table_factory={separate_key_value_in_data_block=true;index_block_search_type=kAuto;uniform_cv_threshold=3}";
 
 pub struct RocksRows {
     db: DB,
     _folder: TempDir,
 }
 
+/// How blocks are made and searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocks {
+    /// As RocksDB is commonly set up for lookups: bloom filters and a hash index.
+    Common,
+    /// As the store sets it up (`latest_options` in `storage/src/partition/database.rs`).
+    OfTheStore,
+}
+
 impl RocksRows {
-    pub fn open() -> Result<Self> {
+    pub fn open(made: Blocks) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hydrant-bench-rocksdb-").tempdir()?;
         let mut blocks = BlockBasedOptions::default();
         blocks.set_block_cache(&Cache::new_hyper_clock_cache(CACHE_BYTES, 0));
@@ -33,11 +44,18 @@ impl RocksRows {
         blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
         blocks.set_data_block_hash_ratio(0.75);
         blocks.set_format_version(6);
+        if made == Blocks::OfTheStore {
+            blocks.set_data_block_hash_ratio(0.5);
+            blocks.set_block_restart_interval(8);
+        }
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&blocks);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_max_background_jobs(2);
+        if made == Blocks::OfTheStore {
+            options = options.get_options_from_string(OF_THE_STORE)?;
+        }
         let db = DB::open_cf_with_opts(&options, folder.path(), [(FAMILY, options.clone())])?;
         Ok(Self { db, _folder: folder })
     }

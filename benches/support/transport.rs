@@ -32,6 +32,7 @@ use tonic_types::StatusExt as _;
 use tower::Service;
 
 use super::process::Process;
+use super::random::mix;
 
 const METHOD: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
 /// The hidden argument that makes a benchmark's program a bare server.
@@ -101,20 +102,24 @@ impl Calls {
 
 impl Target for Calls {
     async fn call(&self, number: u64) -> Reply {
-        match Calls::call(self, number as usize).await {
-            Ok(()) => Reply::Answered(Answer::default()),
-            Err(status) if status.code() == Code::ResourceExhausted => {
-                let reason = status.get_details_error_info().map(|info| info.reason);
-                let retry_after = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
-                Reply::Refused { reason: reason.unwrap_or_else(|| status.to_string()), retry_after }
-            }
-            Err(status) => Reply::Failed { status: format!("{:?}", status.code()), message: status.to_string() },
-        }
+        Calls::call(self, number as usize)
+            .await
+            .map_or_else(reply_without_answer, |()| Reply::Answered(Answer::default()))
     }
 }
 
-/// Calls of whose answers one in some is checked, for a load that only keeps a server busy: so its sender takes less
-/// of the core that what is measured is sent from.
+fn reply_without_answer(status: Status) -> Reply {
+    if status.code() == Code::ResourceExhausted {
+        let details = status.get_error_details();
+        let reason = details.error_info().map_or_else(|| status.to_string(), |info| info.reason.clone());
+        let retry_after = details.retry_info().and_then(|retry| retry.retry_delay);
+        return Reply::Refused { reason, retry_after };
+    }
+    Reply::Failed { status: format!("{:?}", status.code()), message: status.to_string() }
+}
+
+/// Calls of whose answers one in some, drawn by lot, is decoded and checked, for a load that sends more than its one
+/// core could check. Refusals are all read.
 #[derive(Clone, Debug)]
 pub struct SeldomChecked(pub Calls);
 
@@ -124,16 +129,10 @@ impl SeldomChecked {
 
 impl Target for SeldomChecked {
     async fn call(&self, number: u64) -> Reply {
-        if number.is_multiple_of(Self::EVERY) {
+        if mix(number).is_multiple_of(Self::EVERY) {
             return Target::call(&self.0, number).await;
         }
-        match self.0.bytes(number as usize).await {
-            Ok(_) => Reply::Answered(Answer::default()),
-            Err(status) if status.code() == Code::ResourceExhausted => {
-                Reply::Refused { reason: "RESOURCE_EXHAUSTED".to_owned(), retry_after: None }
-            }
-            Err(status) => Reply::Failed { status: format!("{:?}", status.code()), message: status.to_string() },
-        }
+        self.0.bytes(number as usize).await.map_or_else(reply_without_answer, |_| Reply::Answered(Answer::default()))
     }
 }
 
