@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::Run;
 use crate::stalls::watched;
-use crate::support::load::with_cpu;
+use crate::support::load::{core_percent, with_cpu};
 use crate::support::promise::{self, Bound};
 use crate::support::random::Choice;
 use crate::support::report::figure;
@@ -38,7 +38,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let tally = record.phases.first().context("a steady load has a phase")?;
     let refused = tally.refused();
     let refused_p99 = (refused > 0).then(|| figure(tally.refusals.value_at_percentile(99.0) as f64 / 1_000.0));
-    let of_core = |micros: u64| figure(micros as f64 / tally.lasted.as_secs_f64() / 1e4);
+    let seconds = tally.lasted.as_secs_f64();
     let reasons: Vec<String> =
         tally.refused_for.iter().map(|refusals| format!("{} × {}", refusals.count, refusals.status)).collect();
     let failures: Vec<String> =
@@ -56,8 +56,8 @@ pub async fn measure(run: &mut Run) -> Result<()> {
         "refused for": reasons.join(", "),
         // In all latencies: where the load's core is used up, it is the load that falls behind.
         "left late p99 µs": figure(tally.lateness.value_at_percentile(99.0) as f64 / 1_000.0),
-        "server's core %": of_core(of_server),
-        "load's core %": of_core(of_load),
+        "server's core %": core_percent(of_server, seconds),
+        "load's core %": core_percent(of_load, seconds),
         "failed": tally.failed(),
         "failures": failures.join(", "),
     });

@@ -10,7 +10,7 @@ use hydrant_proto::v1;
 use serde_json::json;
 
 use crate::stalls::watched;
-use crate::support::load::{Outcome, closed_loop, open_loop, seek_highest_rate};
+use crate::support::load::{Outcome, closed_loop, core_percent, open_loop, seek_highest_rate};
 use crate::support::machine;
 use crate::support::process::{Hydrant, definitions};
 use crate::support::promise::{self, Bound};
@@ -80,7 +80,7 @@ pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
             let (observed, neighbour) = outcomes?;
             let refused = |of: &Outcome| figure(100.0 * of.errors as f64 / (of.answered() + of.errors) as f64);
             // Of their cores: both loads are one process, measured at once.
-            let of_core = |micros: u64| figure(micros as f64 / observed.seconds / 1e4);
+            let of_core = |micros| core_percent(micros, observed.seconds);
             let mut row = json!({
                 "of its share, the neighbour sends": of_share,
                 "tenant sent/s": rates[0].round(), "neighbour sent/s": rates[1].round(),

@@ -139,6 +139,11 @@ pub async fn with_cpu(
     Ok((record, [server_after - server_before, (client_after - client_before).saturating_sub(waited)]))
 }
 
+/// What CPU time is of one core, in percent.
+pub fn core_percent(cpu_micros: u64, seconds: f64) -> Value {
+    figure(cpu_micros as f64 / seconds / 1e4)
+}
+
 async fn measured(timer: &Monotonic, server: u32, load: impl Future<Output = Record>) -> Result<Outcome> {
     let (record, [server_cpu_micros, client_cpu_micros]) = with_cpu(timer, server, load).await?;
     let [tally] = record.phases.as_slice() else { anyhow::bail!("a load of one rate has one phase") };

@@ -211,16 +211,16 @@ fn distinct(sets: &[KeySet], keys_of: &[DistinctKeys], hash_seed: u64) -> u64 {
             continue;
         }
         let over_the_same = (index..sets.len()).filter(|other| seed_of(*other) == seed_of(index));
-        let keys: Vec<&DistinctKeys> = over_the_same.map(|other| &keys_of[other]).collect();
-        distinct += match keys.as_slice() {
-            [alone] => alone.len(),
-            several => distinct_of_all(several, hash_seed),
+        distinct += match over_the_same.clone().count() {
+            // As a rule.
+            1 => keys_of[index].len(),
+            _ => distinct_of_all(over_the_same.map(|other| &keys_of[other]), hash_seed),
         } as u64;
     }
     distinct
 }
 
-fn distinct_of_all(several: &[&DistinctKeys], hash_seed: u64) -> usize {
+fn distinct_of_all<'a>(several: impl Iterator<Item = &'a DistinctKeys>, hash_seed: u64) -> usize {
     let mut known: HashTable<(u64, &[u8])> = HashTable::new();
     for keys in several {
         for key in &keys.keys {

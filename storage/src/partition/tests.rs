@@ -46,7 +46,13 @@ const POLICY: ViewPolicy = ViewPolicy { longest_ttl: None, gone_before: None, on
 
 impl Bench {
     fn new() -> Self {
-        let options = PartitionOptions { block_cache_bytes: 4 << 20, memtable_bytes: 1 << 20, ..Default::default() };
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut PartitionOptions)) -> Self {
+        let mut options =
+            PartitionOptions { block_cache_bytes: 4 << 20, memtable_bytes: 1 << 20, ..Default::default() };
+        change(&mut options);
         let shared = SharedResources::new(&options).expect("background threads");
         let policies = Policies([(VIEW, POLICY), (OTHER_VIEW, POLICY)].into());
         let directory = TempDir::new().expect("a temporary directory");

@@ -29,11 +29,7 @@ impl Spread {
 }
 
 fn bench() -> Bench {
-    let mut bench = Bench::new();
-    bench.options.block_cache_bytes = 64 << 20;
-    bench.shared = SharedResources::new(&bench.options).expect("background threads");
-    bench.reopen();
-    bench
+    Bench::with(|options| options.block_cache_bytes = 64 << 20)
 }
 
 fn value_in(view: &ReadView, key: i64, spread: Spread, mode: ReadMode) -> Option<i64> {

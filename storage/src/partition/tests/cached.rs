@@ -8,11 +8,7 @@ use super::model::frames;
 use super::*;
 
 fn bench(row_cache_bytes: usize) -> Bench {
-    let mut bench = Bench::new();
-    bench.options.row_cache_bytes = row_cache_bytes;
-    bench.shared = SharedResources::new(&bench.options).expect("background threads");
-    bench.reopen();
-    bench
+    Bench::with(|options| options.row_cache_bytes = row_cache_bytes)
 }
 
 /// What a view answers for one key, as something to compare.
