@@ -137,6 +137,7 @@ impl FeastServer {
         }
         Ok(Outcome {
             latency,
+            late_p99_micros: 0.0,
             errors: 0,
             first_error: None,
             seconds,

@@ -10,8 +10,11 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes with which a flush waits for no more.
-const ENOUGH: usize = 16 << 10;
+/// Bytes with which a flush waits for no more. HTTP/2 flushes after each of its frames, which have 16 KiB at most: an
+/// answer that takes a little more is to go out as a whole.
+const ENOUGH: usize = 32 << 10;
+/// Bytes of such a frame, and a little more.
+const FRAME: usize = 17 << 10;
 /// Bytes that are held back at most where answers are small. What is larger is written as it is.
 pub(super) const SMALL_ANSWERS: usize = 64 << 10;
 
@@ -58,8 +61,8 @@ impl Cork {
     pub fn poll_send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = held(&self.0);
         ready!(held.poll_send(context))?;
-        // An idle connection keeps no more than some small answers need.
-        if held.bytes.capacity() > ENOUGH {
+        // An idle connection keeps no more than answers need that are sent as they are made.
+        if held.bytes.capacity() > ENOUGH + FRAME {
             held.bytes = Vec::new();
         }
         Poll::Ready(Ok(()))
@@ -88,6 +91,16 @@ impl Held {
         Poll::Ready(Ok(()))
     }
 
+    /// Holds these bytes back, for which there is room.
+    fn hold_back(&mut self, bytes: &[u8]) {
+        let length = self.bytes.len() + bytes.len();
+        // Of answers that are not small the buffer is made for what is held before it is sent, and kept.
+        if length > self.bytes.capacity() && (ENOUGH / 8..=ENOUGH + FRAME).contains(&length) {
+            self.bytes.reserve_exact(ENOUGH + FRAME - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
     /// Makes room for so many bytes more: `false` where they are too many to be held back, and nothing is held.
     fn poll_room(&mut self, context: &mut Context<'_>, more: usize) -> Poll<io::Result<bool>> {
         if self.waiting() > 0 && self.bytes.len() + more > self.most {
@@ -107,7 +120,7 @@ impl AsyncWrite for Corked {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut held = self.held();
         if ready!(held.poll_room(context, bytes.len()))? {
-            held.bytes.extend_from_slice(bytes);
+            held.hold_back(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
         Pin::new(&mut held.stream).poll_write(context, bytes)
@@ -122,7 +135,7 @@ impl AsyncWrite for Corked {
         let length = slices.iter().map(|slice| slice.len()).sum();
         if ready!(held.poll_room(context, length))? {
             for slice in slices {
-                held.bytes.extend_from_slice(slice);
+                held.hold_back(slice);
             }
             return Poll::Ready(Ok(length));
         }
@@ -252,6 +265,15 @@ mod tests {
         }
         poll_fn(|context| cork.poll_send(context)).await.expect("sent");
         assert_eq!(arrived(), Ok(18));
+
+        // A frame, and what is left of its answer.
+        for part in [&[7; 16 << 10][..], b"the rest"] {
+            corked.write_all(part).await.expect("written");
+            corked.flush().await.expect("flushed");
+            assert_eq!(arrived(), Err(io::ErrorKind::WouldBlock));
+        }
+        poll_fn(|context| cork.poll_send(context)).await.expect("sent");
+        assert_eq!(arrived(), Ok((16 << 10) + 8));
 
         corked.write_all(&[7; ENOUGH]).await.expect("written");
         assert_eq!(arrived(), Err(io::ErrorKind::WouldBlock));
