@@ -56,7 +56,7 @@ pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
     for token in [&observed, &neighbour] {
         sweep(&ADS, hydrant.address(), keys, Some(token)).await?;
     }
-    // Both loads are on one core: what the neighbour's does there is not to be what the observed tenant waits for.
+    // Both loads are on one core: what checking takes there would be in the observed tenant's latencies.
     let (observed, neighbour) =
         (SeldomChecked(connect(Some(&observed)).await?), SeldomChecked(connect(Some(&neighbour)).await?));
     // What it can do is sought by one tenant alone.

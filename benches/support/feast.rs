@@ -137,7 +137,6 @@ impl FeastServer {
         }
         Ok(Outcome {
             latency,
-            late_p99_micros: 0.0,
             errors: 0,
             first_error: None,
             seconds,

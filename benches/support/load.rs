@@ -25,9 +25,6 @@ const LATE_MICROS: f64 = 20_000.0;
 pub struct Outcome {
     /// Nanoseconds, of the requests that were answered.
     pub latency: Histogram<u64>,
-    /// By how much requests left later than intended, which is part of their latency: the 99th percentile. Nothing in
-    /// a closed loop.
-    pub late_p99_micros: f64,
     pub errors: u64,
     pub first_error: Option<String>,
     pub seconds: f64,
@@ -155,7 +152,6 @@ async fn measured(timer: &Monotonic, server: u32, load: impl Future<Output = Rec
     let first = tally.failures.iter().chain(&tally.refused_for).next();
     Ok(Outcome {
         latency: tally.latency.clone(),
-        late_p99_micros: tally.lateness.value_at_percentile(99.0) as f64 / 1_000.0,
         errors: tally.failed() + tally.refused(),
         first_error: first.map(|first| format!("{}: {}", first.status, first.message)),
         seconds: tally.lasted.as_secs_f64(),

@@ -107,7 +107,6 @@ pub fn measure(
     server.check_hits(lookups, latency.len() * workload.keys_per_request() as u64)?;
     Ok(Outcome {
         latency,
-        late_p99_micros: 0.0,
         errors: 0,
         first_error: None,
         seconds,

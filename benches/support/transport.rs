@@ -118,8 +118,8 @@ fn reply_without_answer(status: Status) -> Reply {
     Reply::Failed { status: format!("{:?}", status.code()), message: status.to_string() }
 }
 
-/// Calls of whose answers one in some, drawn by lot, is decoded and checked, for a load that sends more than its one
-/// core could check. Refusals are all read.
+/// Calls of whose answers one in some, drawn by lot, is decoded and checked, for loads whose one
+/// core could not check all of them in time. Refusals are all read.
 #[derive(Clone, Debug)]
 pub struct SeldomChecked(pub Calls);
 

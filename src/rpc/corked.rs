@@ -1,6 +1,6 @@
 //! A TCP connection whose small writes go out together: what is written is held back until whoever holds the
 //! [`Cork`] sends it, or until there is enough to be worth a system call. HTTP/2 makes one for each answer of 256
-//! bytes or more, and another for what stands behind it; they cost a small answer more than making it does.
+//! bytes or more, or each 16 KiB of it, and another for what stands behind it; they cost a small answer more than making it does.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,13 +10,16 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes with which a flush waits for no more. HTTP/2 flushes after each of its frames, which have 16 KiB at most: an
-/// answer that takes a little more is to go out as a whole.
-const ENOUGH: usize = 32 << 10;
-/// Bytes of such a frame, and a little more.
-const FRAME: usize = 17 << 10;
+/// Bytes with which a flush waits for no more. HTTP/2 flushes after each frame of data, which has 16 KiB unless the
+/// client allows for more: the first answer of a turn that takes a little more than one goes out as a whole.
+const ENOUGH: usize = 31 << 10;
+/// Bytes of the buffer that a connection keeps: what is held before it is sent, as a rule, with such a frame more.
+const KEPT: usize = 48 << 10;
+/// Bytes of one write that has no small answers, for which such a buffer is made at once.
+const LARGE_WRITE: usize = 4 << 10;
 /// Bytes that are held back at most where answers are small. What is larger is written as it is.
 pub(super) const SMALL_ANSWERS: usize = 64 << 10;
+const _: () = assert!(ENOUGH < KEPT && KEPT <= SMALL_ANSWERS);
 
 /// The connection, read and written by one task.
 #[derive(Debug)]
@@ -61,8 +64,7 @@ impl Cork {
     pub fn poll_send(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut held = held(&self.0);
         ready!(held.poll_send(context))?;
-        // An idle connection keeps no more than answers need that are sent as they are made.
-        if held.bytes.capacity() > ENOUGH + FRAME {
+        if held.bytes.capacity() > KEPT {
             held.bytes = Vec::new();
         }
         Poll::Ready(Ok(()))
@@ -91,22 +93,18 @@ impl Held {
         Poll::Ready(Ok(()))
     }
 
-    /// Holds these bytes back, for which there is room.
-    fn hold_back(&mut self, bytes: &[u8]) {
-        let length = self.bytes.len() + bytes.len();
-        // Of answers that are not small the buffer is made for what is held before it is sent, and kept.
-        if length > self.bytes.capacity() && (ENOUGH / 8..=ENOUGH + FRAME).contains(&length) {
-            self.bytes.reserve_exact(ENOUGH + FRAME - self.bytes.len());
-        }
-        self.bytes.extend_from_slice(bytes);
-    }
-
     /// Makes room for so many bytes more: `false` where they are too many to be held back, and nothing is held.
     fn poll_room(&mut self, context: &mut Context<'_>, more: usize) -> Poll<io::Result<bool>> {
         if self.waiting() > 0 && self.bytes.len() + more > self.most {
             ready!(self.poll_send(context))?;
         }
-        Poll::Ready(Ok(self.bytes.len() + more <= self.most))
+        let length = self.bytes.len() + more;
+        // Not by doubling, which copies what is held each time.
+        let kept = KEPT.min(self.most);
+        if more >= LARGE_WRITE && length <= kept {
+            self.bytes.reserve_exact(kept - self.bytes.len());
+        }
+        Poll::Ready(Ok(length <= self.most))
     }
 }
 
@@ -120,7 +118,7 @@ impl AsyncWrite for Corked {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut held = self.held();
         if ready!(held.poll_room(context, bytes.len()))? {
-            held.hold_back(bytes);
+            held.bytes.extend_from_slice(bytes);
             return Poll::Ready(Ok(bytes.len()));
         }
         Pin::new(&mut held.stream).poll_write(context, bytes)
@@ -135,7 +133,7 @@ impl AsyncWrite for Corked {
         let length = slices.iter().map(|slice| slice.len()).sum();
         if ready!(held.poll_room(context, length))? {
             for slice in slices {
-                held.hold_back(slice);
+                held.bytes.extend_from_slice(slice);
             }
             return Poll::Ready(Ok(length));
         }
@@ -279,6 +277,35 @@ mod tests {
         assert_eq!(arrived(), Err(io::ErrorKind::WouldBlock));
         corked.flush().await.expect("flushed");
         assert_eq!(arrived(), Ok(ENOUGH));
+    }
+
+    #[tokio::test]
+    async fn a_connection_keeps_the_buffer_that_its_answers_take_and_none_that_is_larger() {
+        let (mut corked, mut other) = pair(SMALL_ANSWERS).await;
+        let cork = corked.cork();
+        let mut arrived = vec![0; SMALL_ANSWERS];
+        let small = vec![vec![7; 300]; 16];
+        let answer = vec![vec![7; 200], vec![7; 16 << 10], vec![7; 2_000]];
+        for (writes, kept) in [
+            (small, 1..=ENOUGH / 2),
+            (answer.clone(), KEPT..=KEPT),
+            (answer.clone(), KEPT..=KEPT),
+            (vec![vec![7; 60 << 10]], 0..=0),
+            (answer, KEPT..=KEPT),
+        ] {
+            let length = writes.iter().map(Vec::len).sum();
+            for write in writes {
+                corked.write_all(&write).await.expect("written");
+            }
+            poll_fn(|context| cork.poll_send(context)).await.expect("sent");
+            other.read_exact(&mut arrived[..length]).await.expect("it has come");
+            let capacity = corked.held().bytes.capacity();
+            assert!(kept.contains(&capacity), "{capacity} bytes after {length}");
+        }
+        // Less than is kept otherwise, where no more may be held.
+        let (mut corked, _other) = pair(LARGE_WRITE).await;
+        corked.write_all(&[7; LARGE_WRITE]).await.expect("written");
+        assert_eq!(corked.held().bytes.capacity(), LARGE_WRITE);
     }
 
     #[tokio::test]
