@@ -65,7 +65,8 @@ impl AppError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Open { error, .. } => error.hint.as_deref(),
-            Self::DataDir(_) | Self::Server(_) | Self::Tls(_) => None,
+            Self::Server(error) => error.hint(),
+            Self::DataDir(_) | Self::Tls(_) => None,
         }
     }
 }

@@ -37,7 +37,8 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let (record, [of_server, of_load]) = measured?;
     let tally = record.phases.first().context("a steady load has a phase")?;
     let refused = tally.refused();
-    let refused_p99 = (refused > 0).then(|| figure(tally.refusals.value_at_percentile(99.0) as f64 / 1_000.0));
+    let refused_after =
+        |percentile| (refused > 0).then(|| figure(tally.refusals.value_at_percentile(percentile) as f64 / 1_000.0));
     let seconds = tally.lasted.as_secs_f64();
     let reasons: Vec<String> =
         tally.refused_for.iter().map(|refusals| format!("{} × {}", refusals.count, refusals.status)).collect();
@@ -52,7 +53,8 @@ pub async fn measure(run: &mut Run) -> Result<()> {
         "answered p99.9 µs": figure(tally.percentile_micros(99.9)),
         "refused": refused,
         "with RetryInfo": tally.delays.told,
-        "refused p99 µs": refused_p99,
+        "refused p50 µs": refused_after(50.0),
+        "refused p99 µs": refused_after(99.0),
         "refused for": reasons.join(", "),
         // In all latencies: where the load's core is used up, it is the load that falls behind.
         "left late p99 µs": figure(tally.lateness.value_at_percentile(99.0) as f64 / 1_000.0),

@@ -447,6 +447,7 @@ mod tests {
             "hydrant lineage airport --kind table",
             "hydrant bench online --service s --keys k.parquet",
             "hydrant bench online --service s --rate 10",
+            "hydrant bench online --service s --key a=1 --keys k.parquet --rate 10",
             "hydrant bench online --service s --keys k.parquet --rate 10 --find-rate",
             "hydrant bench online --service s --keys k.parquet --rate 0",
             "hydrant bench online --service s --key a --rate 10",

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
@@ -77,9 +78,21 @@ pub struct Addresses {
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error("option '{option}': can't listen on {address}: {source}")]
-    Bind { option: &'static str, address: SocketAddr, source: std::io::Error },
+    Bind { option: &'static str, address: SocketAddr, source: io::Error },
     #[error("the {task} ended: {message}")]
     Task { task: &'static str, message: String },
+}
+
+impl ServerError {
+    /// The way out, where there is one beside the message.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
+                "something listens there already: end it, or choose another port by --grpc-addr, --flight-addr or --http-addr; a second server needs three ports, and a --data-dir of its own",
+            ),
+            Self::Bind { .. } | Self::Task { .. } => None,
+        }
+    }
 }
 
 /// The ports, taken before anything else is started, so that a second server ends at once.
@@ -350,7 +363,7 @@ fn incoming(
     listener: TcpListener,
     bounds: Bounds,
     tls: Option<&Tls>,
-) -> Result<impl Stream<Item = std::io::Result<Connection>> + use<>, ServerError> {
+) -> Result<impl Stream<Item = io::Result<Connection>> + use<>, ServerError> {
     let failed = |source| ServerError::Bind { option, address, source };
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;

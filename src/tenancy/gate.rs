@@ -11,8 +11,9 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::account::Account;
-use super::admission::{Arrival, Asked, Class, Queue, Refused, Rules, Start, TenantIndex, Ticket, Verdicts};
+use super::admission::{Arrival, Asked, Class, Queue, Refused, Start, TenantIndex, Ticket, Verdicts};
 use super::metrics::Waits;
+use super::rules::Rules;
 use crate::clock::Ticker;
 
 /// Where requests wait until they may begin. Cheap to clone.

@@ -16,6 +16,7 @@ mod pulses;
 pub mod quota;
 pub mod rate;
 mod reach;
+mod rules;
 mod settings;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::admission::{ClassRules, Rules, Standing};
+use super::rules::{ClassRules, Rules, Standing};
 
 /// How much is worked on at a time, and how much may wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,12 @@ impl AdmissionSettings {
     /// times the target: long enough that chance doesn't pass for it, and short enough that few have come
     /// by then who will be refused late.
     const STANDING: u32 = 5;
+    /// Of a target, the work that may wait in a queue that is kept short. The newest goes first, so those in front
+    /// wait in vain: with a quarter of a target they would be a tenth of all.
+    const ROOM: u32 = 8;
+    /// For so many targets a queue is kept short before it may grow again, which tells within one target whether there
+    /// is still too much: those who wait in vain for it are about one in a hundred.
+    const PROOF: u32 = 100;
     /// For so many targets a queue that has stood may stand again sooner.
     const AGAIN: u32 = 200;
     /// Callers with a budget of twice the target have given up well before.
@@ -57,6 +63,8 @@ impl AdmissionSettings {
             patience: self.target_wait * Self::WORKED_OFF,
             standing: Some(Standing {
                 target: self.target_wait,
+                room: self.target_wait / Self::ROOM,
+                proof: self.target_wait * Self::PROOF,
                 after: self.target_wait * Self::STANDING,
                 again: self.target_wait * Self::AGAIN,
                 in_order: self.target_wait * Self::IN_ORDER,

@@ -49,6 +49,7 @@ async fn a_port_in_use_is_refused_naming_its_option() {
     config.server.flight_addr = server.addresses.grpc;
     let error = App::build(&config, telemetry()).await.expect_err("the port is taken");
     assert!(matches!(error, AppError::Server(ServerError::Bind { option: "server.flight_addr", .. })), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("--flight-addr")), "{error:?}");
     server.stop().await;
 }
 

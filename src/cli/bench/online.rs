@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use clap::ValueEnum;
+use clap::{ArgGroup, ValueEnum};
 use hydrant_proto::v1::CellStatus;
 use serde_json::json;
 
@@ -31,7 +31,7 @@ use crate::rpc::wire::cells::{CellCounts, count_cells};
 
 /// Read features at fixed rates and measure latencies from when each request was due
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
+#[command(group = ArgGroup::new("asked").args(["keys", "key"]).required(true), after_help = "Examples:\n  \
     hydrant bench online --service delay_model --keys requests.parquet --rates 1000,5000,10000 --report online.html\n  \
     hydrant bench online --service ads_model --key ad_id=0..1000000 --key member_id=0..50000 --shared member_id \\\n    \
     --candidates 100 --choice zipf --find-rate -o json\n  \
@@ -43,7 +43,7 @@ pub struct Args {
     service: String,
 
     /// A Parquet file whose columns hold join keys that exist; each request takes some of its rows
-    #[arg(long, value_name = "FILE.parquet", required_unless_present = "key", conflicts_with = "key")]
+    #[arg(long, value_name = "FILE.parquet")]
     keys: Option<PathBuf>,
 
     /// What a join key may be: user_id=0..1000000 (without its end), origin=EWR,JFK,LGA or device=phone-{0..5000}

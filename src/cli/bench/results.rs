@@ -109,7 +109,7 @@ impl Results {
         let lateness = tally.lateness.value_at_quantile(0.99) as f64 / 1e3;
         if lateness > LATE_MICROS && lateness > LATE_SHARE * tally.percentile_micros(99.0) {
             let told = micros(lateness);
-            warnings.push(format!("{at}: 1 % of the requests left {told} late or later: the generator was too slow or had no core, and its lateness is part of the latencies"));
+            warnings.push(format!("{at}: 1 % of the requests left {told} late or later: the generator was too slow or had no core, and its lateness is part of the latencies; give it cores that the server doesn't use, such as by `taskset`"));
         }
         let short = tally.rate() < IN_TIME * step.rate && tally.refused() == 0 && tally.failed() == 0;
         if short && !self.measured.interrupted {

@@ -11,7 +11,7 @@ mod worker;
 
 use std::time::Duration;
 
-use super::admission::{ClassRules, Rules};
+use super::rules::{ClassRules, Rules};
 use super::settings::AdmissionSettings;
 
 const MILLI: Duration = Duration::from_millis(1);

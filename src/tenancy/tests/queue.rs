@@ -1,6 +1,7 @@
 use std::time::{Duration, Instant};
 
-use super::super::admission::{Arrival, Asked, Class, Queue, Refused, Rules, Start, TenantIndex, Ticket, Verdicts};
+use super::super::admission::{Arrival, Asked, Class, Queue, Refused, Start, TenantIndex, Ticket, Verdicts};
+use super::super::rules::Rules;
 use super::{MILLI, rules, with_online};
 
 /// A queue of numbered requests under a clock of its own.
@@ -218,21 +219,21 @@ fn a_queue_that_stood_a_moment_ago_stands_again_sooner_and_one_that_did_long_ago
 fn refused_beside(times: u32, lasting: u32) -> [usize; 2] {
     let mut scene = Scene::new(&rules(1), 2);
     scene.arrive(Class::Online, 0);
-    let mut of_second = Vec::new();
+    let (mut of_second, mut at_once) = (Vec::new(), [0, 0]);
     for milli in 0..lasting {
         let begun = scene.now;
         scene.now += MILLI;
         for _ in 0..times {
-            ticket(scene.arrive(Class::Online, 0));
+            at_once[0] += usize::from(scene.arrive(Class::Online, 0) == Arrival::Refused(Refused::Overloaded));
         }
         if milli % 4 != 0 {
             of_second.push(scene.next);
-            ticket(scene.arrive(Class::Online, 1));
+            at_once[1] += usize::from(scene.arrive(Class::Online, 1) == Arrival::Refused(Refused::Overloaded));
         }
         scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
     }
     let of_second = scene.refused.iter().filter(|(number, _)| of_second.contains(number)).count();
-    [scene.refused.len() - of_second, of_second]
+    [scene.refused.len() - of_second + at_once[0], of_second + at_once[1]]
 }
 
 #[test]
@@ -243,6 +244,82 @@ fn while_much_more_waits_of_a_neighbour_a_tenant_is_not_refused_for_want_of_room
     assert!(of_second > 3, "its own excess is as large: {of_second}");
     let [_, of_second] = refused_beside(20, 80);
     assert!(of_second > 3, "what waits of it takes too long by itself: {of_second}");
+}
+
+/// One that stands, of the first of two tenants: more comes than can be done, and each request works for so long.
+fn standing(work: Duration) -> Scene {
+    let mut scene = Scene::new(&rules(1), 2);
+    scene.arrive(Class::Online, 0);
+    for _ in 0..60 {
+        for _ in 0..3 {
+            scene.arrive(Class::Online, 0);
+        }
+        scene.now += MILLI;
+        end_after(&mut scene, work);
+    }
+    assert!(!scene.refused.is_empty());
+    scene
+}
+
+fn end_after(scene: &mut Scene, work: Duration) {
+    let begun = scene.now - work;
+    scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
+}
+
+#[test]
+fn a_queue_that_stands_is_kept_short_and_who_comes_to_a_full_one_is_refused_at_once() {
+    // An eighth of 5 ms is room for twelve requests of 0.05 ms; of those that take longer six more than there are
+    // places may wait.
+    for (work, room) in [(MILLI / 20, 12), (2 * MILLI, 7)] {
+        let mut scene = standing(work);
+        while scene.queue.waiting(Class::Online) >= room {
+            end_after(&mut scene, work);
+        }
+        while scene.queue.waiting(Class::Online) < room - 1 {
+            ticket(scene.arrive(Class::Online, 0));
+        }
+        let newest = scene.next;
+        ticket(scene.arrive(Class::Online, 0));
+        let refused = scene.refused.len();
+        assert_eq!(scene.arrive(Class::Online, 0), Arrival::Refused(Refused::Overloaded), "{work:?}");
+        assert_eq!(
+            (scene.refused.len(), scene.queue.waiting(Class::Online)),
+            (refused, room),
+            "nobody had to go for it"
+        );
+        scene.taken_begun();
+        end_after(&mut scene, work);
+        assert_eq!(scene.taken_begun(), [newest], "the newest of those that were let in");
+        ticket(scene.arrive(Class::Online, 0));
+    }
+}
+
+#[test]
+fn a_queue_that_is_kept_short_may_grow_again_where_nobody_has_waited_in_vain_for_a_while() {
+    let work = MILLI / 10;
+    let mut scene = standing(work);
+    // Every 3 ms ten come at once, and can all be done by the next time.
+    let mut refused = Vec::new();
+    for _ in 0..300 {
+        while scene.queue.working(Class::Online) > 0 {
+            end_after(&mut scene, work);
+        }
+        scene.now += 3 * MILLI;
+        let arrivals: Vec<Arrival> = (0..10).map(|_| scene.arrive(Class::Online, 0)).collect();
+        refused.push(arrivals.iter().filter(|arrival| matches!(arrival, Arrival::Refused(_))).count());
+    }
+    assert_eq!((refused[0], refused[10]), (2, 2), "one begins, and seven may wait");
+    assert_eq!(refused[200..], [0; 100]);
+}
+
+#[test]
+fn a_queue_that_stands_is_not_kept_short_while_others_wait() {
+    let mut scene = standing(MILLI / 10);
+    assert!((0..10).any(|_| scene.arrive(Class::Online, 0) == Arrival::Refused(Refused::Overloaded)));
+    let other = ticket(scene.arrive(Class::Online, 1));
+    ticket(scene.arrive(Class::Online, 0));
+    scene.act(|queue, now, verdicts| queue.give_up(now, other, verdicts));
+    assert_eq!(scene.arrive(Class::Online, 0), Arrival::Refused(Refused::Overloaded));
 }
 
 #[test]

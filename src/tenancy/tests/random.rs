@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::super::admission::{Arrival, Asked, Class, Queue, Rules, Start, Ticket, Verdicts};
+use super::super::admission::{Arrival, Asked, Class, Queue, Start, Ticket, Verdicts};
+use super::super::rules::Rules;
 use super::simulator::SplitMix;
 use super::{MILLI, rules};
 

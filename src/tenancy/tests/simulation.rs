@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::super::admission::{Class, Rules};
+use super::super::admission::Class;
+use super::super::rules::Rules;
 use super::simulator::{Load, Outcome, Stall, percentile, served, simulate, simulate_stalling, within};
 use super::{MILLI, rules};
 
@@ -35,6 +36,7 @@ fn at_half_as_much_again_as_can_be_done_nothing_is_lost_and_who_is_served_is_ser
         assert!(median < 3 * MILLI, "seed {seed}: the newest first: {median:?}");
         let refusals = || steady.iter().filter_map(|outcome| outcome.refused);
         assert!(refusals().count() > steady.len() / 4, "seed {seed}");
+        assert_eq!(percentile(refusals(), 0.5), Duration::ZERO, "seed {seed}: most as soon as they come");
         assert!(percentile(refusals(), 0.999) < 7 * MILLI, "seed {seed}: {:?}", percentile(refusals(), 0.999));
         let from_the_start = percentile(all.iter().filter_map(|outcome| outcome.refused), 0.99);
         assert!(from_the_start < 8 * MILLI, "seed {seed}: {from_the_start:?}");
@@ -145,6 +147,41 @@ fn a_tenfold_step_in_rate_settles_within_a_second() {
         let after = between(4 * SECOND + 200 * MILLI, 6 * SECOND);
         assert_eq!(served(&after), after.len(), "seed {seed}: nothing is refused any more");
         assert!(p99(&after) < 3 * WORK, "seed {seed}: {:?}", p99(&after));
+    }
+}
+
+#[test]
+fn after_too_much_nothing_is_refused_soon_although_a_short_queue_would_be_full_now_and_then() {
+    for (places, then) in [(PLACES, 0.85), (PLACES, 0.95), (1, 0.85), (1, 0.95)] {
+        let capacity = places as f64 / WORK.as_secs_f64();
+        let mut load = Load::online(0.0, WORK);
+        load.rates = vec![(Duration::ZERO, 1.5 * capacity), (SECOND, then * capacity)];
+        let rules = Rules { pulse: MILLI, shared_pulse: MILLI / 4, ..rules(places) };
+        for seed in SEEDS {
+            let outcomes = simulate(&rules, &[load.clone()], 6 * SECOND, seed);
+            let refused = |from: Duration, to: Duration| {
+                let all = within(&outcomes, 0, from, to);
+                1.0 - served(&all) as f64 / all.len() as f64
+            };
+            assert!(refused(Duration::ZERO, SECOND) > 0.25, "seed {seed}: it is too much at first");
+            let soon = refused(SECOND, 2 * SECOND);
+            assert!(soon < 0.08, "seed {seed}: {places} at {then}: {soon}");
+            let after = refused(2 * SECOND, 6 * SECOND);
+            assert!(after < 0.04, "seed {seed}: {places} at {then}: {after}");
+        }
+    }
+}
+
+#[test]
+fn a_little_more_than_can_be_done_leaves_no_place_idle() {
+    for places in [1, PLACES] {
+        let capacity = places as f64 / WORK.as_secs_f64();
+        let rules = Rules { pulse: MILLI, shared_pulse: MILLI / 4, ..rules(places) };
+        for seed in SEEDS {
+            let outcomes = simulate(&rules, &[Load::online(1.05 * capacity, WORK)], 5 * SECOND, seed);
+            let done = served(&outcomes) as f64 / (5.0 * capacity);
+            assert!(done > 0.93, "seed {seed}: {places}: {done} of the best");
+        }
     }
 }
 

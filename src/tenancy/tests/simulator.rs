@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
-use super::super::admission::{Arrival, Asked, Class, Queue, Rules, Start, TenantIndex, Verdicts};
+use super::super::admission::{Arrival, Asked, Class, Queue, Start, TenantIndex, Verdicts};
+use super::super::rules::Rules;
 
 /// Requests of one tenant.
 #[derive(Clone, Debug)]

@@ -416,6 +416,8 @@ fn of_much_more_than_can_be_done_what_reading_and_refusing_leave_is_served_soon(
             // A stall holds up whoever is served or refused after it.
             let longest = millis(10.0 + 2.0 * stalls.lasting);
             assert!(outcome.p99() < longest, "seed {seed}: {:?}", outcome.p99());
+            let soon = percentile(outcome.refused.iter().copied(), 0.5);
+            assert!(soon < millis(3.0), "seed {seed}: half are refused after {soon:?}");
             let refused = percentile(outcome.refused.iter().copied(), 0.99);
             assert!(refused < longest, "seed {seed}: refused after {refused:?}");
         }

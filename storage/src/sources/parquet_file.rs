@@ -26,6 +26,8 @@ use super::object::{Object, ObjectReader, Reading};
 const LONGEST_FOOTER: u64 = 256 << 20;
 /// Its length and the magic number stand behind a footer.
 const TRAILER: u64 = 8;
+/// The magic number, and that of a file whose footer is encrypted.
+const MAGICS: [&[u8]; 2] = [b"PAR1", b"PARE"];
 
 /// Where a file's bytes are.
 #[derive(Clone, Debug)]
@@ -240,6 +242,10 @@ impl Reader {
             Some(start) => self.get_bytes(start, TRAILER as usize).map_err(|error| failed(&error))?,
             None => return Err(self.not_parquet(location, &"it is too short to be Parquet")),
         };
+        // In another file the four bytes before these are no length.
+        if !MAGICS.contains(&&trailer[4..]) {
+            return Err(self.not_parquet(location, &"it doesn't end as Parquet files do"));
+        }
         let footer = u64::from(u32::from_le_bytes([trailer[0], trailer[1], trailer[2], trailer[3]]));
         if footer > LONGEST_FOOTER {
             return Err(self.not_parquet(location, &format!("its footer would have {footer} bytes")));

@@ -120,6 +120,9 @@ async fn what_is_no_parquet_is_refused_whatever_its_end_claims() {
         let refused = object(&store, "bad.parquet").await.expect_err("no Parquet");
         assert!(matches!(refused, SourceError::NotParquet { .. }), "{refused}");
     }
+    put(&store, "rows.csv", b"origin,carrier\nEWR,UA\n".to_vec()).await;
+    let refused = object(&store, "rows.csv").await.expect_err("no Parquet").to_string();
+    assert!(refused.ends_with("it doesn't end as Parquet files do"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
