@@ -158,7 +158,8 @@ struct TenantQueue<W> {
     peaked: Option<Instant>,
     /// Since it was found to stand: when it was, or when one of it was refused for that last.
     standing: Option<Instant>,
-    /// When one of it had waited in vain last, and it was not kept short: there really was too much.
+    /// When one of it waited in vain, which proved that there was too much; for a while from then on none proves it
+    /// anew.
     proven: Option<Instant>,
     /// When one of it was refused for having stood, last.
     stood: Option<Instant>,
@@ -479,11 +480,11 @@ impl<W> ClassQueue<W> {
         }
     }
 
-    /// Whether the tenant's queue stands and takes no more. Not while others wait: whoever is refused at once is
+    /// Whether the tenant's queue stands, has lately proven to be too much, and takes no more. Not while others wait: whoever is refused at once is
     /// refused before those have their turn, and a tenant within its share would feel it.
     fn is_kept_short(&self, now: Instant, tenant: TenantIndex) -> bool {
-        /// With fewer a place stands idle by chance. Where a twentieth more comes in than one place can do, it does 0.89
-        /// of that with two more than there are places, and 0.94 with six, as with any number (simulated).
+        /// With fewer a place stands idle by chance. Where a twentieth more comes in than one place can do, 0.89 of what
+        /// it can do is done with two more than there are places, and 0.94 with six, as with any number (simulated).
         const SPARE: usize = 6;
         let queue = &self.tenants[tenant];
         let Some(Standing { room, .. }) = self.rules.standing else { return false };
@@ -504,7 +505,7 @@ impl<W> ClassQueue<W> {
 
     /// While somebody has to be refused a queue goes on standing.
     fn note_refused(&mut self, now: Instant, tenant: TenantIndex) {
-        // Those in front of a short queue may wait in vain by chance, which proves nothing.
+        // Those in front of a short queue may wait in vain by chance, which proves nothing anew.
         let is_proven = self.is_proven(now, tenant);
         let queue = &mut self.tenants[tenant];
         if let Some(standing) = &mut queue.standing {

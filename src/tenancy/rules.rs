@@ -34,14 +34,14 @@ pub struct ClassRules {
 ///
 /// A queue that stands while no other tenant's requests wait is kept short: whoever comes to a full one is
 /// refused at once, which costs less than to wait in vain and be refused then. By chance a short queue is full now and
-/// then although everything could be done, so this holds for `proof` only after one has waited in vain; then it
-/// may grow again until another does, and if nobody does it soon stands no longer.
+/// then although everything could be done, so it is kept short only for `proof` after one has waited in vain,
+/// perhaps beside others; then it may grow again until another does, and if nobody does it soon stands no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The longest wait in a queue that stands.
     pub target: Duration,
     /// No more wait in one that is kept short than all places together can do in so long, or some more than there are
-    /// places, whichever is more.
+    /// places, whichever is more; and never more than `max_waiting`.
     pub room: Duration,
     /// How long it is kept short after one has waited in vain.
     pub proof: Duration,
