@@ -1,6 +1,7 @@
 //! A TCP connection whose small writes go out together: what is written is held back until whoever holds the
 //! [`Cork`] sends it, or until there is enough to be worth a system call. HTTP/2 makes one for each answer of 256
-//! bytes or more, or each 16 KiB of it, and another for what stands behind it; they cost a small answer more than making it does.
+//! bytes or more, or each 16 KiB of it, and another for what stands behind it; they cost a small answer more than
+//! making it does.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -480,11 +480,12 @@ impl<W> ClassQueue<W> {
         }
     }
 
-    /// Whether the tenant's queue stands, has lately proven to be too much, and takes no more. Not while others wait: whoever is refused at once is
-    /// refused before those have their turn, and a tenant within its share would feel it.
+    /// Whether the tenant's queue stands, has lately proven to be too much, and takes no more. Not while others wait:
+    /// whoever is refused at once is refused before those have their turn, and a tenant within its share would feel it.
     fn is_kept_short(&self, now: Instant, tenant: TenantIndex) -> bool {
-        /// With fewer a place stands idle by chance. Where a twentieth more comes in than one place can do, 0.89 of what
-        /// it can do is done with two more than there are places, and 0.94 with six, as with any number (simulated).
+        /// With fewer a place stands idle by chance. Where a twentieth more comes in than one place can do, 0.89 of
+        /// what it can do is done with two more than there are places, and 0.94 with six, as with any number
+        /// (simulated).
         const SPARE: usize = 6;
         let queue = &self.tenants[tenant];
         let Some(Standing { room, .. }) = self.rules.standing else { return false };

@@ -32,8 +32,8 @@ impl AdmissionSettings {
     /// times the target: long enough that chance doesn't pass for it, and short enough that few have come
     /// by then who will be refused late.
     const STANDING: u32 = 5;
-    /// In a queue that is kept short as much may wait as can be done in a target, divided by this. The newest goes first, so those in front
-    /// wait in vain: with a quarter of a target they would be a tenth of all.
+    /// In a queue that is kept short as much may wait as can be done in a target, divided by this. The newest goes
+    /// first, so those in front wait in vain: with a quarter of a target they would be a tenth of all.
     const ROOM: u32 = 8;
     /// For so many targets a queue is kept short before it may grow again. If there is still too much, that shows after
     /// little more than one target: those who then wait in vain are about one in a hundred.

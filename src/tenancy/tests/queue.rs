@@ -55,6 +55,12 @@ impl Scene {
         self.act(|queue, now, verdicts| queue.leave(|| now, class, true, None, verdicts));
     }
 
+    /// An online request, that was worked on for so long.
+    fn end_after(&mut self, work: Duration) {
+        let begun = self.now - work;
+        self.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
+    }
+
     fn act<T>(&mut self, act: impl FnOnce(&mut Queue<u32>, Instant, &mut Verdicts<u32>) -> T) -> T {
         let mut verdicts = Verdicts::default();
         let outcome = act(&mut self.queue, self.now, &mut verdicts);
@@ -122,8 +128,7 @@ fn a_request_that_cannot_be_served_in_time_is_refused_when_it_comes() {
     ticket(scene.arrive(Class::Online, 0));
     for _ in 0..100 {
         ticket(scene.arrive(Class::Online, 0));
-        let begun = scene.now - 2 * MILLI;
-        scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
+        scene.end_after(2 * MILLI);
     }
     let within = |millis: u32| Asked { cost: 1, bytes: 1, useful_until: Some(scene.now + millis * MILLI) };
     let (too_soon, in_time) = (within(3), within(5));
@@ -221,7 +226,6 @@ fn refused_beside(times: u32, lasting: u32) -> [usize; 2] {
     scene.arrive(Class::Online, 0);
     let (mut of_second, mut at_once) = (Vec::new(), [0, 0]);
     for milli in 0..lasting {
-        let begun = scene.now;
         scene.now += MILLI;
         for _ in 0..times {
             at_once[0] += usize::from(scene.arrive(Class::Online, 0) == Arrival::Refused(Refused::Overloaded));
@@ -230,7 +234,7 @@ fn refused_beside(times: u32, lasting: u32) -> [usize; 2] {
             of_second.push(scene.next);
             at_once[1] += usize::from(scene.arrive(Class::Online, 1) == Arrival::Refused(Refused::Overloaded));
         }
-        scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
+        scene.end_after(MILLI);
     }
     let of_second = scene.refused.iter().filter(|(number, _)| of_second.contains(number)).count();
     [scene.refused.len() - of_second + at_once[0], of_second + at_once[1]]
@@ -255,15 +259,10 @@ fn standing(work: Duration) -> Scene {
             scene.arrive(Class::Online, 0);
         }
         scene.now += MILLI;
-        end_after(&mut scene, work);
+        scene.end_after(work);
     }
     assert!(!scene.refused.is_empty());
     scene
-}
-
-fn end_after(scene: &mut Scene, work: Duration) {
-    let begun = scene.now - work;
-    scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
 }
 
 #[test]
@@ -273,7 +272,7 @@ fn a_queue_that_stands_is_kept_short_and_who_comes_to_a_full_one_is_refused_at_o
     for (work, room) in [(MILLI / 20, 12), (2 * MILLI, 7)] {
         let mut scene = standing(work);
         while scene.queue.waiting(Class::Online) >= room {
-            end_after(&mut scene, work);
+            scene.end_after(work);
         }
         while scene.queue.waiting(Class::Online) < room - 1 {
             ticket(scene.arrive(Class::Online, 0));
@@ -288,7 +287,7 @@ fn a_queue_that_stands_is_kept_short_and_who_comes_to_a_full_one_is_refused_at_o
             "nobody had to go for it"
         );
         scene.taken_begun();
-        end_after(&mut scene, work);
+        scene.end_after(work);
         assert_eq!(scene.taken_begun(), [newest], "the newest of those that were let in");
         ticket(scene.arrive(Class::Online, 0));
     }
@@ -302,7 +301,7 @@ fn a_queue_that_is_kept_short_may_grow_again_where_nobody_has_waited_in_vain_for
     let mut refused = Vec::new();
     for _ in 0..300 {
         while scene.queue.working(Class::Online) > 0 {
-            end_after(&mut scene, work);
+            scene.end_after(work);
         }
         scene.now += 3 * MILLI;
         let arrivals: Vec<Arrival> = (0..10).map(|_| scene.arrive(Class::Online, 0)).collect();

@@ -16,7 +16,11 @@ const PLACES: usize = 2;
 const CAPACITY: f64 = PLACES as f64 / 300e-6;
 
 fn pulsing() -> Rules {
-    Rules { pulse: MILLI, shared_pulse: MILLI / 4, ..rules(PLACES) }
+    pulsing_with(PLACES)
+}
+
+fn pulsing_with(places: usize) -> Rules {
+    Rules { pulse: MILLI, shared_pulse: MILLI / 4, ..rules(places) }
 }
 
 fn p99(outcomes: &[Outcome]) -> Duration {
@@ -156,9 +160,8 @@ fn after_too_much_nothing_is_refused_soon_although_a_short_queue_would_be_full_n
         let capacity = places as f64 / WORK.as_secs_f64();
         let mut load = Load::online(0.0, WORK);
         load.rates = vec![(Duration::ZERO, 1.5 * capacity), (SECOND, then * capacity)];
-        let rules = Rules { pulse: MILLI, shared_pulse: MILLI / 4, ..rules(places) };
         for seed in SEEDS {
-            let outcomes = simulate(&rules, &[load.clone()], 6 * SECOND, seed);
+            let outcomes = simulate(&pulsing_with(places), &[load.clone()], 6 * SECOND, seed);
             let refused = |from: Duration, to: Duration| {
                 let all = within(&outcomes, 0, from, to);
                 1.0 - served(&all) as f64 / all.len() as f64
@@ -176,9 +179,8 @@ fn after_too_much_nothing_is_refused_soon_although_a_short_queue_would_be_full_n
 fn a_little_more_than_can_be_done_leaves_no_place_idle() {
     for places in [1, PLACES] {
         let capacity = places as f64 / WORK.as_secs_f64();
-        let rules = Rules { pulse: MILLI, shared_pulse: MILLI / 4, ..rules(places) };
         for seed in SEEDS {
-            let outcomes = simulate(&rules, &[Load::online(1.05 * capacity, WORK)], 5 * SECOND, seed);
+            let outcomes = simulate(&pulsing_with(places), &[Load::online(1.05 * capacity, WORK)], 5 * SECOND, seed);
             let done = served(&outcomes) as f64 / (5.0 * capacity);
             assert!(done > 0.93, "seed {seed}: {places}: {done} of the best");
         }
