@@ -74,7 +74,7 @@ def under_load():
         for keys in ("zipf 1.2", "one key in half of the requests"):
             what = "requests/s / those with uniform keys (1, less noise)"
             yield online("bursts", f"{workload}, {keys}", what, "at least 0.95")
-    what = "ms until p99 is within 2 × of before"
+    what = "ms until p99 is within 2 × of what it is at that rate"
     yield online("bursts", "ads, uniform, a tenfold step in rate", what, "at most 1000")
 
 

@@ -40,7 +40,7 @@ fn seconds(part: Part, options: &Options, rows: f64) -> f64 {
             fill + workloads * warm_up + (workloads + 1.0) * choices * of_each
         }
         Part::Services => warm_up + 2.0 * PREPARE + 5.0 * one,
-        Part::Bursts => 2.0 * START_AGAIN + fill + 3.0 * warm_up + 7.0 * PREPARE + (9.0 + SEARCH) * one + 10.0,
+        Part::Bursts => 2.0 * START_AGAIN + fill + 3.0 * warm_up + 7.0 * PREPARE + (9.0 + SEARCH) * one + 14.0,
         Part::Overload => PREPARE + 3.0 * one,
         Part::Writes => 3.0 * START_AGAIN + fill + warm_up + 2.0 * 8.0 + 6.0 * one,
         Part::Backfill => START_AGAIN + 2.0 * PREPARE + warm_up + 10.0 + 4.0 * one,

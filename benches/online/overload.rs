@@ -6,14 +6,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use crate::Run;
 use crate::stalls::watched;
 use crate::support::load::{core_percent, with_cpu};
 use crate::support::promise::{self, Bound};
 use crate::support::random::Choice;
 use crate::support::report::figure;
-use crate::support::transport::SeldomChecked;
+use crate::support::streams::Streams;
 use crate::support::views::ADS;
+use crate::{CONNECTIONS, Run, encoded};
 use hydrant::bench::arrivals::Arrivals;
 use hydrant::bench::load::{Share, open_loop};
 use hydrant::bench::timer::Monotonic;
@@ -24,8 +24,10 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     run.by_default().await?;
     let highest = run.kept_up(&ADS).await?;
     let drawn = run.draw(&ADS, Choice::Uniform);
+    run.warm(&ADS, &drawn).await?;
     // It has to send more than the server can do, from one core as well.
-    let calls = SeldomChecked(run.warm(&ADS, &drawn).await?);
+    let address = run.systems.hydrant.address();
+    let calls = Streams::connect(address, CONNECTIONS, &encoded(&ADS, &drawn)?, None).await?;
     run.systems.settle().await?;
 
     let rate = OVERLOAD * highest.rate;

@@ -16,7 +16,7 @@ use crate::support::process::{Hydrant, definitions};
 use crate::support::promise::{self, Bound};
 use crate::support::random::Choice;
 use crate::support::report::{Report, figure};
-use crate::support::transport::{Calls, SeldomChecked};
+use crate::support::streams::Streams;
 use crate::support::views::{ADS, Workload};
 use crate::systems::{ROW_CACHE, SETTLE, sweep, unpin};
 use crate::{CLIENT_CORE, CONNECTIONS, NOT_KEPT_UP, Options, SERVER_CORE, UNDER_WAY, WARM_UP, encoded, requests_of};
@@ -52,13 +52,12 @@ pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
 
     let drawn = ADS.draw(requests_of(&ADS), Choice::Uniform, keys);
     let requests = encoded(&ADS, &drawn)?;
-    let connect = |token| Calls::connect_as(hydrant.address(), CONNECTIONS, requests.clone(), token);
     for token in [&observed, &neighbour] {
         sweep(&ADS, hydrant.address(), keys, Some(token)).await?;
     }
-    // Both loads are on one core: what checking takes there would be in the observed tenant's latencies.
-    let (observed, neighbour) =
-        (SeldomChecked(connect(Some(&observed)).await?), SeldomChecked(connect(Some(&neighbour)).await?));
+    // Both loads are on one core: what it takes them to send and check would be in the observed tenant's latencies.
+    let connect = |token| Streams::connect(hydrant.address(), CONNECTIONS, &requests, Some(token));
+    let (observed, neighbour) = (connect(&observed).await?, connect(&neighbour).await?);
     // What it can do is sought by one tenant alone.
     let reached = closed_loop(&observed, UNDER_WAY, WARM_UP, hydrant.id()).await?;
     let sought = seek_highest_rate(&observed, reached.rate(), duration.div_f64(2.0), hydrant.id()).await?;

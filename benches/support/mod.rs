@@ -12,6 +12,7 @@ pub mod redis_reads;
 pub mod redis_server;
 pub mod report;
 pub mod rocksdb_rows;
+pub mod streams;
 pub mod training;
 pub mod transport;
 pub mod views;

@@ -32,9 +32,8 @@ use tonic_types::StatusExt as _;
 use tower::Service;
 
 use super::process::Process;
-use super::random::mix;
 
-const METHOD: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
+pub(super) const METHOD: &str = "/hydrant.v1.OnlineService/GetOnlineFeatures";
 /// The hidden argument that makes a benchmark's program a bare server.
 pub const BARE_SERVER: &str = "--bare-server";
 
@@ -108,7 +107,7 @@ impl Target for Calls {
     }
 }
 
-fn reply_without_answer(status: Status) -> Reply {
+pub(super) fn reply_without_answer(status: Status) -> Reply {
     if status.code() == Code::ResourceExhausted {
         let details = status.get_error_details();
         let reason = details.error_info().map_or_else(|| status.to_string(), |info| info.reason.clone());
@@ -118,26 +117,8 @@ fn reply_without_answer(status: Status) -> Reply {
     Reply::Failed { status: format!("{:?}", status.code()), message: status.to_string() }
 }
 
-/// Calls of whose answers one in some, drawn by lot, is decoded and checked, for loads whose one
-/// core could not check all of them in time. Refusals are all read.
-#[derive(Clone, Debug)]
-pub struct SeldomChecked(pub Calls);
-
-impl SeldomChecked {
-    const EVERY: u64 = 16;
-}
-
-impl Target for SeldomChecked {
-    async fn call(&self, number: u64) -> Reply {
-        if mix(number).is_multiple_of(Self::EVERY) {
-            return Target::call(&self.0, number).await;
-        }
-        self.0.bytes(number as usize).await.map_or_else(reply_without_answer, |_| Reply::Answered(Answer::default()))
-    }
-}
-
 /// A server measured on missing rows would look faster than it is.
-fn has_every_value(answer: &v1::GetOnlineFeaturesResponse) -> bool {
+pub(super) fn has_every_value(answer: &v1::GetOnlineFeaturesResponse) -> bool {
     let present = i32::from(v1::CellStatus::Present);
     let all_present = |statuses: &[i32]| !statuses.is_empty() && statuses.iter().all(|status| *status == present);
     let in_columns = answer.columns.iter().all(|column| {
