@@ -14,7 +14,7 @@ use crate::landing::Landing;
 use crate::quotas::metrics as quota;
 use crate::rpc::UseCases;
 use crate::telemetry::{AsyncInstrument, Instruments, Label, Metric};
-use crate::tenancy::metrics::{ADMITTED, QUEUED, REFUSED, Reason, WAITING, WORKING, labels};
+use crate::tenancy::metrics::{ADMITTED, LEFT_UNREAD, QUEUED, REFUSED, Reason, WAITING, WORKING, labels};
 use crate::tenancy::{Account, Class, Quota};
 
 const LAG: Metric =
@@ -294,7 +294,7 @@ fn count(instruments: &Instruments, observed: &Arc<Observed>, counter: Arc<Count
     });
 }
 
-/// The counts of admission, each for every tenant and class from its zero on.
+/// The counts of admission, each for every tenant, and class where it has one, from its zero on.
 fn count_admission(instruments: &Instruments, observed: &Arc<Observed>) {
     let counts = |metric: &Metric, tell: fn(&Account, Class, &dyn AsyncInstrument<u64>)| {
         let observed: Weak<Observed> = Arc::downgrade(observed);
@@ -316,6 +316,12 @@ fn count_admission(instruments: &Instruments, observed: &Arc<Observed>) {
             let [tenant, of_class] = labels(account.tenant(), class);
             let told = [tenant, of_class, Label::new("reason", reason.as_str())];
             observer.observe(account.counts().refused(class, reason), &told);
+        }
+    });
+    counts(&LEFT_UNREAD, |account, class, observer| {
+        if class == Class::Online {
+            let tenant = [Label::new("tenant", account.tenant().to_string())];
+            observer.observe(account.counts().left_unread(), &tenant);
         }
     });
 }

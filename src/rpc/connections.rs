@@ -24,6 +24,7 @@ use tokio_rustls::{Accept, TlsAcceptor};
 use tonic::transport::server::{Connected as _, TcpConnectInfo, TcpIncoming};
 
 use super::corked::{Cork, Corked};
+use super::reading::{Reading, Refusals};
 use super::tls::Tls;
 
 /// How long a client may take to agree on TLS and to send its preface.
@@ -41,6 +42,7 @@ pub(super) struct Connection {
     cork: Cork,
     peer: TcpConnectInfo,
     greeting: Greeting,
+    reading: Reading,
     _place: OwnedSemaphorePermit,
 }
 
@@ -118,7 +120,7 @@ impl Connection {
         };
         let give_up = Some(Box::pin(tokio::time::sleep(bounds.greeting_time)));
         let greeting = Greeting { left: PREFACE, give_up, is_over: Arc::default() };
-        Self { transport, cork, peer, greeting, _place: place }
+        Self { transport, cork, peer, greeting, reading: Reading::new(), _place: place }
     }
 
     /// What is written to the connection goes out when this sends it.
@@ -133,6 +135,11 @@ impl Connection {
     /// Whether the client has sent as much as its preface takes.
     pub fn greeted(&self) -> Arc<AtomicBool> {
         self.greeting.is_over.clone()
+    }
+
+    /// Where its calls say that they were refused.
+    pub fn refusals(&self) -> Arc<Refusals> {
+        self.reading.refusals()
     }
 
     /// Goes on with agreeing on TLS, if that is still to be done.
@@ -187,12 +194,16 @@ impl AsyncRead for Connection {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_agreed(context))?;
+        ready!(self.reading.poll_may(context));
         let before = buffer.filled().len();
         let read = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Secure(stream) => Pin::new(stream).poll_read(context, buffer),
             Transport::Agreeing(_) | Transport::Closed => Poll::Ready(Err(closed())),
         };
+        if read.is_ready() {
+            self.reading.note();
+        }
         if self.greeting.give_up.is_some() {
             if read.is_pending() {
                 return Poll::Ready(Err(ready!(self.greeting.poll_late(context))));

@@ -25,6 +25,7 @@ pub mod oidc;
 pub mod online;
 pub mod openlineage;
 pub mod quota;
+mod reading;
 mod reads;
 pub mod registry;
 mod retention;

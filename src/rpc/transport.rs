@@ -26,6 +26,7 @@ use tower::util::Oneshot;
 use tower::{BoxError, Service, ServiceExt as _};
 
 use super::connections::Connection;
+use super::reading::Refusals;
 
 /// How often a connection without traffic is asked whether its client still lives.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -108,6 +109,7 @@ where
     S::Error: std::error::Error + Send + Sync + 'static,
 {
     let (cork, peer, greeted) = (connection.cork(), connection.peer(), connection.greeted());
+    let refusals = connection.refusals();
     let (turn, tasks) = (Arc::new(Turn::default()), Tasks::default());
     let mut http = http2::Builder::new(AtOnce { turn: turn.clone(), tasks: tasks.clone() });
     http.timer(TokioTimer::new())
@@ -118,7 +120,8 @@ where
         .keep_alive_timeout(KEEPALIVE_PATIENCE)
         // gRPC has no use for it.
         .auto_date_header(false);
-    let calls = ConnectionCalls { service, peer: peer.clone(), turn: turn.clone(), is_short: options.is_short };
+    let calls =
+        ConnectionCalls { service, peer: peer.clone(), refusals, turn: turn.clone(), is_short: options.is_short };
     let mut http = pin!(http.serve_connection(TokioIo::new(connection), calls));
 
     let (mut watched, mut is_stopping) = (stopped.clone(), false);
@@ -164,6 +167,7 @@ where
 struct ConnectionCalls<S> {
     service: S,
     peer: TcpConnectInfo,
+    refusals: Arc<Refusals>,
     turn: Arc<Turn>,
     is_short: fn(&str) -> bool,
 }
@@ -179,6 +183,7 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(self.peer.clone());
+        request.extensions_mut().insert(self.refusals.clone());
         self.turn.is_short.store((self.is_short)(request.uri().path()), Ordering::Relaxed);
         // The call begins when this is polled, by the executor.
         self.service.clone().oneshot(request)
@@ -285,6 +290,7 @@ mod tests {
 
     use super::super::connections::{self, Bounds};
     use super::super::corked::SMALL_ANSWERS;
+    use super::super::reading::tests::{Others, soon};
     use super::*;
 
     /// A port whose calls say by their paths what becomes of them.
@@ -295,6 +301,8 @@ mod tests {
         begun: Arc<Semaphore>,
         /// ...and one for each that may end.
         released: Arc<Semaphore>,
+        /// They go before whoever called `/refused`.
+        others: Others,
         stop: CancellationToken,
         served: JoinHandle<()>,
     }
@@ -314,11 +322,17 @@ mod tests {
             counted.fetch_add(1, Ordering::Relaxed);
         });
         let http2 = Http2 { max_streams: 1_000, stream_window: None, connection_window: None, is_short };
-        let held = (begun.clone(), released.clone());
+        let others = Others::new();
+        let (held, refused_for) = ((begun.clone(), released.clone()), others.clone());
         let service = tower::service_fn(move |request: Request<Body>| {
             assert!(request.extensions().get::<TcpConnectInfo>().is_some(), "it is told where the call comes from");
             let (path, (begun, released)) = (request.uri().path().to_owned(), held.clone());
             assert!(path != "/panics-at-once", "a defect");
+            if path == "/refused" {
+                let refusals = request.extensions().get::<Arc<Refusals>>().expect("it can say so");
+                let tenant = "ads".parse().expect("a name");
+                refusals.note_refused(&tenant, soon(), || Arc::new(refused_for.clone()));
+            }
             async move {
                 match path.as_str() {
                     "/later" => tokio::time::sleep(Duration::from_millis(1)).await,
@@ -334,7 +348,7 @@ mod tests {
             }
         });
         let served = tokio::spawn(serve(incoming, service, http2, stop.clone()));
-        Port { address, accepted, begun, released, stop, served }
+        Port { address, accepted, begun, released, others, stop, served }
     }
 
     impl Port {
@@ -367,6 +381,21 @@ mod tests {
             call(&channel, "/now").await.expect("the connection goes on");
             assert_eq!(port.accepted.load(Ordering::Relaxed), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_calls_were_refused_is_left_unread_while_others_go_first() {
+        let port = port(|_| true).await;
+        let (refused, other) = (port.connect().await, port.connect().await);
+        call(&refused, "/refused").await.expect("answered");
+        port.others.go_first(true);
+        let later = tokio::spawn(async move { call(&refused, "/now").await.is_ok() });
+        for _ in 0..20 {
+            call(&other, "/now").await.expect("answered");
+        }
+        assert!(!later.is_finished());
+        port.others.go_first(false);
+        assert!(later.await.expect("it ends"), "nothing was lost");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

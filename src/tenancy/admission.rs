@@ -15,9 +15,12 @@
 //! served first, since it is the one whose caller still waits (Maurer, "Fail at scale", ACM Queue 2015);
 //! of any other the oldest, whose caller would wait longest.
 
+mod unread;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use self::unread::Unread;
 use super::pulses::Pulses;
 use super::rules::{ClassRules, Rules, Standing};
 
@@ -110,6 +113,7 @@ impl<W> Default for Verdicts<W> {
 pub struct Queue<W> {
     classes: [ClassQueue<W>; 3],
     pulses: Pulses,
+    unread: Unread,
 }
 
 #[derive(Debug)]
@@ -182,7 +186,11 @@ struct Waiting<W> {
 
 impl<W> Queue<W> {
     pub fn new(rules: &Rules) -> Self {
-        Self { classes: rules.classes.map(ClassQueue::new), pulses: Pulses::new(rules.pulse, rules.shared_pulse) }
+        Self {
+            classes: rules.classes.map(ClassQueue::new),
+            pulses: Pulses::new(rules.pulse, rules.shared_pulse),
+            unread: Unread::default(),
+        }
     }
 
     /// A further tenant.
@@ -368,11 +376,9 @@ impl<W> ClassQueue<W> {
         }
     }
 
-    /// Whether a place may be used that stands idle until whoever was told to have it is woken; then,
-    /// for a moment, more work than there are places. To wait and be woken takes a processor about as
-    /// long as a small read does, so a queue that everybody had to join, once it is there, would feed
-    /// itself: what could be done without it would be too much with it. Not past other tenants, and not
-    /// where the tenant's queue stands.
+    /// Whether a place may be used that stands idle until whoever was told to have it is woken; then, for a moment, more
+    /// work than there are places. To wait and be woken takes a processor about as long as a small read does, so a queue
+    /// that everybody had to join would feed itself. Not past other tenants, and not where the tenant's queue stands.
     fn may_pass(&self, tenant: TenantIndex) -> bool {
         let own = &self.tenants[tenant];
         self.handed > 0

@@ -6,9 +6,10 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use dashmap::DashMap;
+use tokio::sync::{Notify, oneshot};
 
 use super::account::Account;
 use super::admission::{Arrival, Asked, Class, Queue, Refused, Start, TenantIndex, Ticket, Verdicts};
@@ -28,6 +29,14 @@ struct Inner {
     queue: Mutex<Queue<Handle>>,
     ticker: Arc<dyn Ticker>,
     waits: Waits,
+    /// Of tenants of which something was left unread: wakes whoever would read it.
+    read_again: DashMap<TenantIndex, Arc<Notify>>,
+}
+
+/// Something is left unread, until this is dropped.
+struct LeftUnread<'a> {
+    gate: &'a Inner,
+    tenant: TenantIndex,
 }
 
 /// A place is handed over through it, so that it is given back wherever it is lost.
@@ -59,7 +68,8 @@ struct InQueue<'a> {
 impl Gate {
     pub fn new(rules: Rules, ticker: Arc<dyn Ticker>) -> Self {
         let queue = Mutex::new(Queue::new(&rules));
-        Self { inner: Arc::new(Inner { rules, queue, ticker, waits: Waits::default() }) }
+        let inner = Inner { rules, queue, ticker, waits: Waits::default(), read_again: DashMap::new() };
+        Self { inner: Arc::new(inner) }
     }
 
     pub fn add_tenant(&self, weight: u32) -> TenantIndex {
@@ -123,6 +133,38 @@ impl Gate {
         }
     }
 
+    /// As [`Queue::is_better_unread`] says.
+    pub fn is_better_unread(&self, tenant: TenantIndex) -> bool {
+        self.inner.queue().is_better_unread(tenant)
+    }
+
+    /// The wait beyond which a queue of online requests may stand.
+    pub fn target(&self) -> Duration {
+        let online = &self.inner.rules.classes[Class::Online as usize];
+        online.standing.map_or(online.patience, |standing| standing.target)
+    }
+
+    /// Whether several tenants ask online.
+    pub fn is_shared(&self) -> bool {
+        let now = self.now();
+        self.inner.queue().is_shared(now)
+    }
+
+    /// Until the tenant's requests aren't better left unread.
+    pub async fn until_read(&self, tenant: TenantIndex) {
+        let read_again = self.inner.read_again.entry(tenant).or_default().clone();
+        self.inner.queue().begin_unread(tenant);
+        let _left_unread = LeftUnread { gate: &self.inner, tenant };
+        loop {
+            // It hears of what happens after this.
+            let told = read_again.notified();
+            if !self.is_better_unread(tenant) {
+                return;
+            }
+            told.await;
+        }
+    }
+
     pub fn waits(&self) -> &Waits {
         &self.inner.waits
     }
@@ -157,7 +199,16 @@ impl Inner {
     /// may come back here at once.
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Queue<Handle>, &mut Verdicts<Handle>) -> T) -> T {
         let mut verdicts = Verdicts::default();
-        let outcome = change(&mut self.queue(), &mut verdicts);
+        let (outcome, to_be_read) = {
+            let mut queue = self.queue();
+            let outcome = change(&mut queue, &mut verdicts);
+            (outcome, queue.to_be_read())
+        };
+        for tenant in to_be_read {
+            if let Some(read_again) = self.read_again.get(&tenant) {
+                read_again.notify_waiters();
+            }
+        }
         let Verdicts { begin, refused } = verdicts;
         for (handle, refused) in refused {
             // Who has given up meanwhile doesn't need to know.
@@ -246,6 +297,12 @@ impl Drop for Place {
         let is_working = self.is_working.load(Ordering::Acquire);
         let now = || self.gate.ticker.now();
         self.gate.change(|queue, verdicts| queue.leave(now, self.class, is_working, begun, verdicts));
+    }
+}
+
+impl Drop for LeftUnread<'_> {
+    fn drop(&mut self) {
+        self.gate.queue().end_unread(self.tenant);
     }
 }
 

@@ -25,6 +25,11 @@ pub const REFUSED: Metric = Metric {
     unit: Metric::COUNT,
     help: "Requests that were refused before anything was done, by reason.",
 };
+pub const LEFT_UNREAD: Metric = Metric {
+    name: "hydrant.admission.left_unread",
+    unit: Metric::COUNT,
+    help: "Times that a connection whose online reads are refused was left unread for a moment, by tenant.",
+};
 pub const WAITING: Metric =
     Metric { name: "hydrant.admission.waiting", unit: Metric::COUNT, help: "Requests that wait to begin, by class." };
 pub const WORKING: Metric =
@@ -58,7 +63,10 @@ impl Reason {
 
 /// The counts of one tenant, by class.
 #[derive(Debug, Default)]
-pub struct Counts([ClassCounts; Class::ALL.len()]);
+pub struct Counts {
+    classes: [ClassCounts; Class::ALL.len()],
+    left_unread: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct ClassCounts {
@@ -68,28 +76,36 @@ struct ClassCounts {
 }
 
 impl Counts {
+    pub(super) fn leave_unread(&self) {
+        self.left_unread.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn left_unread(&self) -> u64 {
+        self.left_unread.load(Ordering::Relaxed)
+    }
+
     pub(super) fn admit(&self, class: Class) {
-        self.0[class as usize].admitted.fetch_add(1, Ordering::Relaxed);
+        self.classes[class as usize].admitted.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn queue(&self, class: Class) {
-        self.0[class as usize].queued.fetch_add(1, Ordering::Relaxed);
+        self.classes[class as usize].queued.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn refuse(&self, class: Class, reason: Reason) {
-        self.0[class as usize].refused[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.classes[class as usize].refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn admitted(&self, class: Class) -> u64 {
-        self.0[class as usize].admitted.load(Ordering::Relaxed)
+        self.classes[class as usize].admitted.load(Ordering::Relaxed)
     }
 
     pub fn queued(&self, class: Class) -> u64 {
-        self.0[class as usize].queued.load(Ordering::Relaxed)
+        self.classes[class as usize].queued.load(Ordering::Relaxed)
     }
 
     pub fn refused(&self, class: Class, reason: Reason) -> u64 {
-        self.0[class as usize].refused[reason as usize].load(Ordering::Relaxed)
+        self.classes[class as usize].refused[reason as usize].load(Ordering::Relaxed)
     }
 }
 

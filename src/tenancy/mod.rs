@@ -7,6 +7,7 @@
 
 mod account;
 pub mod admission;
+mod backpressure;
 mod charges;
 mod gate;
 pub mod grants;
@@ -35,6 +36,7 @@ use crate::clock::{SystemTicker, Ticker};
 use crate::error::{Code, Error, Result};
 pub use account::{Account, Held};
 pub use admission::Class;
+pub use backpressure::Backpressure;
 pub use charges::DefinitionLimits;
 pub use grants::{Action, Role, Roles};
 pub use identity::{
@@ -50,6 +52,9 @@ use self::metrics::{Reason, Waits};
 
 /// The tenant that exists from the first start on.
 pub const DEFAULT_TENANT: &str = "default";
+
+/// The reason of a refusal where more comes in than can be done.
+pub const OVERLOADED: &str = "OVERLOADED";
 
 /// The gate before every use case.
 #[derive(Debug)]
@@ -234,6 +239,11 @@ impl Tenancy {
         self.accounts.get(tenant).map(|account| account.value().clone())
     }
 
+    /// Of the online reads of an identity's tenant.
+    pub fn backpressure(&self, identity: &Identity) -> Backpressure {
+        Backpressure::new(self.gate.clone(), self.account_of(identity))
+    }
+
     /// As rates and waits are measured.
     pub fn now(&self) -> std::time::Instant {
         self.gate.now()
@@ -416,10 +426,10 @@ fn overloaded(action: Action, class: Class) -> Error {
         Error::new(Code::ResourceExhausted, reason, message).retry_after(Duration::from_millis(retry_after))
     };
     match class {
-        Class::Online => refusal("OVERLOADED", "more online reads come in than can be answered in time", 50),
-        Class::Ingest => refusal("OVERLOADED", "more write requests come in than can be taken", 100),
+        Class::Online => refusal(OVERLOADED, "more online reads come in than can be answered in time", 50),
+        Class::Ingest => refusal(OVERLOADED, "more write requests come in than can be taken", 100),
         Class::Training if action == Action::ReadInBulk => {
-            refusal("OVERLOADED", "more is asked for offline than may be done at a time", 1_000)
+            refusal(OVERLOADED, "more is asked for offline than may be done at a time", 1_000)
         }
         Class::Training => refusal("TOO_MANY_JOINS", "as many training sets as may be are being made already", 1_000),
     }

@@ -35,11 +35,15 @@ impl Pulses {
     /// Whether one begins, where there is none and it is time.
     pub fn begin(&mut self, now: Instant, others_wait: bool) -> bool {
         let since = |then: Instant| now.saturating_duration_since(then);
-        let is_shared = others_wait && self.alternated.is_some_and(|then| since(then) < Self::SHARED);
-        let every = if is_shared { self.every_shared } else { self.every };
+        let every = if others_wait && self.is_shared(now) { self.every_shared } else { self.every };
         let begins = !self.under_way && self.ended.is_none_or(|ended| since(ended) >= every);
         self.under_way |= begins;
         begins
+    }
+
+    /// Whether several tenants have asked lately.
+    pub fn is_shared(&self, now: Instant) -> bool {
+        self.alternated.is_some_and(|then| now.saturating_duration_since(then) < Self::SHARED)
     }
 
     pub fn end(&mut self, now: Instant) {

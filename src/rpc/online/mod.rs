@@ -18,15 +18,16 @@ use tonic::metadata::MetadataValue;
 pub use self::service::{OnlineFirst, OnlineServer, is_read};
 
 use super::freshness::with_freshness;
+use super::reading::Refusals;
 use super::status::{MessageLimit, compression_not_served, malformed, not_yet_served, to_status};
 use super::unary::{Outgoing, read_message};
 use super::wire::answer::{AnswerForm, encode_answer};
 use super::wire::columns::{column_length, decode_column};
 use super::wire::decode_position;
 use super::{Caller, UseCases, layers};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::serving::{AnswerShape, OnlineRequest};
-use crate::tenancy::{Action, Demand};
+use crate::tenancy::{Action, Demand, OVERLOADED};
 
 /// Bytes of a request that is answered on a task of its own, where there are several threads: the task of its
 /// connection, on which small ones are answered, has others to see to meanwhile.
@@ -58,6 +59,7 @@ impl OnlineRpc {
             return Err(refusal);
         }
         let (deadline, caller) = (layers::deadline(&head.extensions), layers::caller(&head.extensions));
+        let refusals = head.extensions.get::<Arc<Refusals>>();
         let message = read_message(body, self.limit).await?;
         if self.has_threads && message.len() > LARGE {
             tokio::task::yield_now().await;
@@ -65,7 +67,7 @@ impl OnlineRpc {
         let request = v1::GetOnlineFeaturesRequest::decode(&*message);
         let request = request.map_err(|error| to_status(malformed(error)))?;
         drop(message);
-        self.get(&caller, request, deadline).await.map_err(to_status)
+        self.get(&caller, request, deadline, refusals.map(|refusals| &**refusals)).await.map_err(to_status)
     }
 
     async fn get(
@@ -73,9 +75,15 @@ impl OnlineRpc {
         caller: &Caller,
         request: v1::GetOnlineFeaturesRequest,
         deadline: Option<Instant>,
+        refusals: Option<&Refusals>,
     ) -> Result<Outgoing> {
-        let arrived = Some(Instant::now());
-        let permit = self.use_cases.admit(caller, Action::ReadOnline, demand(&request, deadline)).await?;
+        let arrived = Instant::now();
+        if let Some(refusals) = refusals {
+            refusals.note_read(caller.identity.tenant(), arrived);
+        }
+        let admitted = self.use_cases.admit(caller, Action::ReadOnline, demand(&request, deadline)).await;
+        let permit = admitted.inspect_err(|refused| self.note_refused(refusals, caller, refused))?;
+        let arrived = Some(arrived);
         let answer = async {
             let (form, include_freshness) = (AnswerForm::of(&request)?, request.include_freshness);
             let request = OnlineRequest { arrived, shape: form.shape(), ..decode_request(request, deadline)? };
@@ -87,6 +95,15 @@ impl OnlineRpc {
             }
         };
         permit.run(answer).await
+    }
+
+    /// More of it may be left unread for a while.
+    fn note_refused(&self, refusals: Option<&Refusals>, caller: &Caller, refused: &Error) {
+        let Some(refusals) = refusals.filter(|_| refused.reason == OVERLOADED) else { return };
+        let identity = &caller.identity;
+        refusals.note_refused(identity.tenant(), Instant::now(), || {
+            Arc::new(self.use_cases.tenancy.backpressure(identity))
+        });
     }
 }
 

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
-use crate::clock::{SystemTicker, Ticker as _};
+use crate::clock::{ManualTicker, SystemTicker, Ticker};
 use crate::error::{Code, Result};
-use crate::tenancy::{Account, Action, AdmissionSettings, Class, Demand, Identity, Limits, Permit, Tenancy, Turned};
+use crate::tenancy::{
+    Account, Action, AdmissionSettings, Backpressure, Class, Demand, Identity, Limits, Permit, Tenancy, Turned,
+};
 
 struct Scene {
     tenancy: Tenancy,
@@ -17,7 +19,11 @@ struct Scene {
 
 impl Scene {
     fn new(settings: &AdmissionSettings, tenants: usize) -> Arc<Self> {
-        let tenancy = Tenancy::with(Limits::default(), settings, Arc::new(SystemTicker));
+        Self::with(settings, tenants, Arc::new(SystemTicker))
+    }
+
+    fn with(settings: &AdmissionSettings, tenants: usize, ticker: Arc<dyn Ticker>) -> Arc<Self> {
+        let tenancy = Tenancy::with(Limits::default(), settings, ticker);
         for tenant in 0..tenants {
             tenancy.set_limits(&format!("tenant_{tenant}").parse().expect("a name"), Limits::default());
         }
@@ -103,6 +109,35 @@ async fn who_waits_too_long_for_a_place_is_refused_with_when_to_try_again() {
     let refused = admit().await.expect_err("the place is never free");
     assert_eq!((refused.code, refused.reason), (Code::ResourceExhausted, "OVERLOADED"));
     assert!(refused.retry_after.is_some());
+}
+
+#[tokio::test]
+async fn what_is_left_unread_for_others_is_read_when_they_have_begun() {
+    let (settings, clock) = (places(1), Arc::new(ManualTicker::default()));
+    let scene = Scene::with(&settings, 2, clock.clone());
+    let first = scene.read(0, None).await.expect("a free place");
+    let wait = async |tenant: usize| {
+        let of_task = scene.clone();
+        let reading = tokio::spawn(async move { of_task.read(tenant, None).await.is_ok() });
+        tokio::task::yield_now().await;
+        reading
+    };
+    let backpressure = Backpressure::new(scene.tenancy.gate.clone(), scene.accounts[0].clone());
+    // More and more wait, and none begins.
+    for _ in 0..20 {
+        wait(0).await;
+        clock.advance(settings.target_wait / 2);
+    }
+    assert!(!backpressure.is_on() && !backpressure.is_shared());
+    let other = wait(1).await;
+    assert!(backpressure.is_on() && backpressure.is_shared());
+    let passed = tokio::spawn(async move { backpressure.passed().await });
+    tokio::task::yield_now().await;
+    assert!(!passed.is_finished());
+    drop(first);
+    assert!(other.await.expect("it ends"));
+    passed.await.expect("it was told");
+    assert_eq!(scene.accounts[0].counts().left_unread(), 1);
 }
 
 #[tokio::test]

@@ -322,6 +322,37 @@ fn a_queue_that_stands_is_not_kept_short_while_others_wait() {
 }
 
 #[test]
+fn what_comes_of_a_queue_that_stands_is_better_unread_while_another_s_request_goes_before_its_next() {
+    let work = MILLI / 10;
+    let mut scene = standing(work);
+    assert!(!scene.queue.is_better_unread(0), "nobody else waits");
+    let of_other: Vec<u32> = (0..4)
+        .map(|_| {
+            ticket(scene.arrive(Class::Online, 1));
+            scene.next - 1
+        })
+        .collect();
+    assert!(!scene.queue.is_better_unread(1), "its own queue doesn't stand");
+    scene.queue.begin_unread(0);
+    // They take turns, as they have the same weight.
+    let turns: Vec<bool> = (0..8)
+        .map(|_| {
+            let is_unread = scene.queue.is_better_unread(0);
+            assert_eq!(scene.queue.to_be_read().is_empty(), is_unread);
+            scene.taken_begun();
+            scene.end_after(work);
+            let begun = scene.taken_begun();
+            assert_eq!(is_unread, of_other.contains(&begun[0]), "{begun:?}");
+            is_unread
+        })
+        .collect();
+    assert_eq!(turns.iter().filter(|is_unread| **is_unread).count(), 4, "{turns:?}");
+    assert_eq!(scene.queue.to_be_read(), [0]);
+    scene.queue.end_unread(0);
+    assert!(scene.queue.to_be_read().is_empty());
+}
+
+#[test]
 fn writes_keep_their_order_however_long_they_wait() {
     let mut scene = Scene::new(&rules(1), 1);
     let places = 64;
