@@ -116,20 +116,20 @@ async fn what_is_left_unread_for_others_is_read_when_they_have_begun() {
     let (settings, clock) = (places(1), Arc::new(ManualTicker::default()));
     let scene = Scene::with(&settings, 2, clock.clone());
     let first = scene.read(0, None).await.expect("a free place");
-    let wait = async |tenant: usize| {
+    let wait = |tenant: usize| {
         let of_task = scene.clone();
-        let reading = tokio::spawn(async move { of_task.read(tenant, None).await.is_ok() });
-        tokio::task::yield_now().await;
-        reading
+        tokio::spawn(async move { of_task.read(tenant, None).await.is_ok() })
     };
     let backpressure = Backpressure::new(scene.tenancy.gate.clone(), scene.accounts[0].clone());
     // More and more wait, and none begins.
     for _ in 0..20 {
-        wait(0).await;
+        wait(0);
+        tokio::task::yield_now().await;
         clock.advance(settings.target_wait / 2);
     }
     assert!(!backpressure.is_on() && !backpressure.is_shared());
-    let other = wait(1).await;
+    let other = wait(1);
+    tokio::task::yield_now().await;
     assert!(backpressure.is_on() && backpressure.is_shared());
     let passed = tokio::spawn(async move { backpressure.passed().await });
     tokio::task::yield_now().await;
