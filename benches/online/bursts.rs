@@ -76,8 +76,8 @@ async fn step(run: &mut Run) -> Result<()> {
     let drawn = run.draw(&ADS, Choice::Uniform);
     let calls = run.warm(&ADS, &drawn).await?;
     run.systems.settle().await?;
-    let (calm, burst) = (CALM * highest.rate, BURST * highest.rate);
-    let arrivals = Arrivals::phases_of(&[(burst, STEADY_TIME), (calm, CALM_TIME), (burst, BURST_TIME)]);
+    let (from, to) = (CALM * highest.rate, BURST * highest.rate);
+    let arrivals = Arrivals::phases_of(&[(to, STEADY_TIME), (from, CALM_TIME), (to, BURST_TIME)]);
     let (timer, live) = (Monotonic::begin(), Arc::default());
     let (record, stalls) =
         watched(run.systems.hydrant.id(), open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
@@ -92,7 +92,7 @@ async fn step(run: &mut Run) -> Result<()> {
     let reasons: Vec<String> =
         burst.refused_for.iter().map(|refusals| format!("{} × {}", refusals.count, refusals.status)).collect();
     let mut row = json!({
-        "from/s": (CALM * highest.rate).round(), "to/s": (BURST * highest.rate).round(),
+        "from/s": from.round(), "to/s": to.round(),
         "p99 before µs": figure(before),
         "p99 at the higher rate, steady µs": figure(at_that_rate),
         "p99 after µs": figure(burst.percentile_micros(99.0)),

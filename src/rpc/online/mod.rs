@@ -67,7 +67,7 @@ impl OnlineRpc {
         let request = v1::GetOnlineFeaturesRequest::decode(&*message);
         let request = request.map_err(|error| to_status(malformed(error)))?;
         drop(message);
-        self.get(&caller, request, deadline, refusals.map(|refusals| &**refusals)).await.map_err(to_status)
+        self.get(&caller, request, deadline, refusals.map(Arc::as_ref)).await.map_err(to_status)
     }
 
     async fn get(
@@ -83,10 +83,10 @@ impl OnlineRpc {
         }
         let admitted = self.use_cases.admit(caller, Action::ReadOnline, demand(&request, deadline)).await;
         let permit = admitted.inspect_err(|refused| self.note_refused(refusals, caller, refused))?;
-        let arrived = Some(arrived);
         let answer = async {
             let (form, include_freshness) = (AnswerForm::of(&request)?, request.include_freshness);
-            let request = OnlineRequest { arrived, shape: form.shape(), ..decode_request(request, deadline)? };
+            let request =
+                OnlineRequest { arrived: Some(arrived), shape: form.shape(), ..decode_request(request, deadline)? };
             let answer = self.use_cases.serving.get(&permit, request).await?;
             let encoded = encode_answer(&answer, form, 0, self.limit)?;
             match include_freshness {

@@ -281,7 +281,7 @@ impl Worker {
         }
     }
 
-    /// As a server's connections ask: of a tenant that is refused, nothing is read while it is held back, and after
+    /// As a server's connections ask: of a tenant that is refused, nothing is read while that is better, and after
     /// something was read others come first.
     fn may_read(&mut self, connection: usize, has_read: bool) -> bool {
         let (now, tenant) = (self.begun + Duration::from_secs_f64(self.now), connection / CONNECTIONS);
@@ -289,8 +289,7 @@ impl Worker {
         let put_off = self.put_off[connection];
         let is_over = put_off.is_some_and(|until| self.now >= until);
         if (is_refused || put_off.is_some()) && !is_over && self.queue.is_better_unread(tenant) {
-            let longest = LONGEST;
-            self.put_off[connection] = Some(put_off.unwrap_or(self.now + longest));
+            self.put_off[connection] = Some(put_off.unwrap_or(self.now + LONGEST));
             return false;
         }
         self.put_off[connection] = None;
