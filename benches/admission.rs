@@ -245,7 +245,7 @@ impl<'a> Scene<'a> {
                     self.observed().latency.saturating_record(nanos);
                 }
                 let mut verdicts = Verdicts::default();
-                self.queue().leave(|| now, Class::Online, true, Some(work_begun), &mut verdicts);
+                self.queue().leave(|| now, Class::Online, request.tenant, true, Some(work_begun), &mut verdicts);
                 self.take_up(&verdicts);
                 next = self.tell(verdicts).pop();
             }

@@ -60,5 +60,7 @@ for benchmark in "${benchmarks[@]}"; do
     mv "$file" "$file.previous"
   fi
   cargo bench --locked --workspace --bench "$benchmark" -- ${options[@]+"${options[@]}"} >>"$file" || failed=1
+  # One that didn't begin, as for an option that it doesn't know, takes nothing from the page.
+  if [ ! -s "$file" ] && [ -e "$file.previous" ]; then mv "$file.previous" "$file"; fi
 done
 exit "$failed"

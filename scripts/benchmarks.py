@@ -150,6 +150,9 @@ def promises(benchmarks):
     rows = []
     for promise in PROMISES:
         row = told.pop((promise.of, promise.what), None)
+        if row and row["promised"] != promise.promised:
+            where = f"{promise.of}: {promise.what}"
+            sys.exit(f"benchmarks: {where} was held against '{row['promised']}'; promises.py has '{promise.promised}'")
         unmeasured = {"of": promise.of, "what": promise.what, "measured": None, "promised": promise.promised}
         rows.append(row or {**unmeasured, "kept": f"not measured: {why_not(benchmarks, promise)}"})
     rows += told.values()

@@ -1,7 +1,7 @@
 //! How long a run will take, about: told at its start, so that nobody waits in vain. Reckoned from how
 //! often each part measures; the page tells how long each took. It decides nothing.
 
-use crate::{Options, Part, WARM_UP};
+use crate::{Options, Part, WARM_UP, tenants};
 
 /// Trials of a search, each half of a measurement.
 const SEARCH: f64 = 10.0 * 0.5;
@@ -45,7 +45,7 @@ fn seconds(part: Part, options: &Options, rows: f64) -> f64 {
         Part::Writes => 3.0 * START_AGAIN + fill + warm_up + 2.0 * 8.0 + 6.0 * one,
         Part::Backfill => START_AGAIN + 2.0 * PREPARE + warm_up + 10.0 + 4.0 * one,
         Part::Disk => 2.0 * (START_AGAIN + warm_up + PREPARE + (6.0 + 2.0 * SEARCH) * one),
-        Part::Tenants => 15.0 + 2.0 * PREPARE + warm_up + (6.0 + SEARCH) * one,
+        Part::Tenants => 15.0 + 2.0 * PREPARE + warm_up + (2.0 * tenants::RUNS as f64 + SEARCH) * one,
         Part::Growth => {
             let rows = 21.0 * VIEWS * options.grow_keys as f64;
             4.0 * START_AGAIN + 10.0 * warm_up + 10.0 * one + rows / LOADED_A_SECOND

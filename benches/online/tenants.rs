@@ -34,7 +34,7 @@ const WITHIN: f64 = 0.5;
 const GREEDY: f64 = 10.0;
 const NEIGHBOUR: &str = "neighbour";
 /// Each is measured so often, in turn; the median is told.
-const RUNS: usize = 5;
+pub const RUNS: usize = 5;
 
 pub async fn measure(options: &Options, report: &mut Report) -> Result<()> {
     let duration = Duration::from_secs_f64(options.seconds);

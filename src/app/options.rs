@@ -155,6 +155,7 @@ pub(super) fn admission_settings(config: &Config) -> AdmissionSettings {
     AdmissionSettings {
         online_places: config.admission.online_places,
         online_in_flight: config.serving.max_in_flight,
+        disk_places: config.serving.read_threads,
         ingest_places: config.ingest.max_in_flight,
         training_places: config.history.max_joins,
         max_waiting: config.admission.max_waiting,
@@ -176,7 +177,6 @@ pub(super) fn serving_settings(config: &Config) -> ServingSettings {
     ServingSettings {
         max_rows: config.serving.max_rows,
         max_cells: config.serving.max_cells,
-        read_threads: config.serving.read_threads,
         default_deadline: config.server.max_call_time.duration(),
     }
 }

@@ -159,6 +159,7 @@ pub struct ServingConfig {
     pub read_threads: usize,
     pub max_history_reads: usize,
     pub max_streams: usize,
+    pub stream_idle_time: Span,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -522,6 +523,7 @@ impl Config {
             ("server.max_call_time", self.server.max_call_time),
             ("server.idle_time", self.server.idle_time),
             ("server.drain_time", self.server.drain_time),
+            ("serving.stream_idle_time", self.serving.stream_idle_time),
             ("admission.target_wait", self.admission.target_wait),
             ("log.producer_horizon", self.log.producer_horizon),
             ("partitions.reopen_delay", self.partitions.reopen_delay),

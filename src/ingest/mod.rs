@@ -200,7 +200,7 @@ impl Ingest {
             records::prepare_rows(tenant, &request, now, settings)
         });
         if validate_only {
-            permit.charge_rows(rows, bytes)?;
+            permit.charge_write(rows, bytes, false)?;
             let (_, Prepared { request_rows, views, .. }) = self.prepare(permit, rows, pack).await?;
             return Ok(IngestReport {
                 outcome: Outcome::Valid,
@@ -236,8 +236,7 @@ impl Ingest {
     async fn write<P: Pack>(&self, permit: &Permit, rows: usize, bytes: usize, pack: Arc<P>) -> Result<IngestReport> {
         self.partitions.admit_write()?;
         // What isn't taken for the store's own sake costs the tenant nothing.
-        permit.charge_rows(rows, bytes)?;
-        permit.charge_storage(bytes)?;
+        permit.charge_write(rows, bytes, true)?;
         for _ in 0..MAX_PREPARATIONS {
             let (revision, prepared) = self.prepare(permit, rows, Arc::clone(&pack)).await?;
             match self.append(permit.tenant(), prepared, revision).await {

@@ -60,12 +60,12 @@ pub(super) struct Reading {
 
 enum PutOff {
     Until(BoxFuture<'static, ()>),
-    Turn(Arc<Turn>),
+    OthersTurn(Arc<OthersTurn>),
 }
 
 /// Set when the runtime has run all that was ready, and looked at its sockets. `yield_now` alone wouldn't do: it is
 /// ready when it is polled again, and HTTP/2 tries to read several times in one poll of its connection.
-struct Turn {
+struct OthersTurn {
     is_over: AtomicBool,
     connection: Waker,
 }
@@ -107,17 +107,18 @@ impl Refusals {
     }
 
     /// Where the connection may have to be left unread, whoever says so.
-    fn latest(&self) -> Option<Arc<dyn LeavesUnread>> {
+    fn latest(&self, now: impl FnOnce() -> Instant) -> Option<Arc<dyn LeavesUnread>> {
         if !self.were.load(Ordering::Relaxed) {
             return None;
         }
         let mut known = self.known();
         let refused = known.latest.as_ref()?;
-        let is_shared = known.shared_at.is_some_and(|at| at.elapsed() < SHARED);
+        let now = now();
+        let is_shared = known.shared_at.is_some_and(|at| now.saturating_duration_since(at) < SHARED);
         if is_shared {
             return None;
         }
-        if refused.at.elapsed() > LATELY {
+        if now.saturating_duration_since(refused.at) > LATELY {
             *known = Known::default();
             self.were.store(false, Ordering::Relaxed);
             return None;
@@ -140,19 +141,19 @@ impl Reading {
     }
 
     /// Ready when the connection may be read, once; otherwise the task is woken when it may.
-    pub fn poll_may(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_may(&mut self, now: impl FnOnce() -> Instant, context: &mut Context<'_>) -> Poll<()> {
         if self.put_off.is_none() {
-            self.put_off = self.refusals.latest().and_then(|by| match by.until() {
+            self.put_off = self.refusals.latest(now).and_then(|by| match by.until() {
                 Some(until) => Some(PutOff::Until(until)),
-                None if self.has_read && by.is_shared() => Some(PutOff::Turn(Turn::begin(context.waker()))),
+                None if self.has_read && by.is_shared() => Some(PutOff::OthersTurn(OthersTurn::begin(context.waker()))),
                 None => None,
             });
         }
         if let Some(put_off) = &mut self.put_off {
             match put_off {
                 PutOff::Until(until) => ready!(until.as_mut().poll(context)),
-                PutOff::Turn(turn) if !turn.is_over.load(Ordering::Acquire) => return Poll::Pending,
-                PutOff::Turn(_) => {}
+                PutOff::OthersTurn(turn) if !turn.is_over.load(Ordering::Acquire) => return Poll::Pending,
+                PutOff::OthersTurn(_) => {}
             }
             self.put_off = None;
             self.has_read = false;
@@ -166,7 +167,7 @@ impl Reading {
     }
 }
 
-impl Turn {
+impl OthersTurn {
     /// To be called from the task that is to be woken, which stays the same.
     fn begin(connection: &Waker) -> Arc<Self> {
         let turn = Arc::new(Self { is_over: AtomicBool::new(false), connection: connection.clone() });
@@ -179,7 +180,7 @@ impl Turn {
     }
 }
 
-impl Wake for Turn {
+impl Wake for OthersTurn {
     fn wake(self: Arc<Self>) {
         self.is_over.store(true, Ordering::Release);
         self.connection.wake_by_ref();
@@ -229,69 +230,68 @@ pub(super) mod tests {
         }
     }
 
-    /// So that it stays a refusal of lately for as long as a test takes.
-    pub(in crate::rpc) fn soon() -> Instant {
-        Instant::now() + Duration::from_secs(3_600)
-    }
+    const MILLI: Duration = Duration::from_millis(1);
 
     fn tenant(name: &str) -> Name {
         name.parse().expect("a name")
     }
 
     /// Whether it may be read at once.
-    fn may(reading: &mut Reading) -> bool {
-        reading.poll_may(&mut Context::from_waker(Waker::noop())).is_ready()
+    fn may(reading: &mut Reading, now: Instant) -> bool {
+        reading.poll_may(|| now, &mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[test]
     fn only_a_connection_whose_reads_were_refused_lately_is_left_unread_and_only_while_others_go_first() {
-        let (others, mut reading) = (Others::new(), Reading::new());
+        let (others, mut reading, begun) = (Others::new(), Reading::new(), Instant::now());
         others.go_first(true);
-        assert!(may(&mut reading), "nobody was refused");
+        assert!(may(&mut reading, begun), "nobody was refused");
         let refusals = reading.refusals();
         let refuse = |at| refusals.note_refused(&tenant("ads"), at, || Arc::new(others.clone()));
-        let long_ago = Instant::now();
-        while long_ago.elapsed() <= LATELY {
-            std::hint::spin_loop();
-        }
-        refuse(long_ago);
-        assert!(may(&mut reading));
-        refuse(soon());
-        assert!(!may(&mut reading));
-        refusals.note_read(&tenant("ads"), soon());
-        assert!(!may(&mut reading));
+        refuse(begun);
+        assert!(may(&mut reading, begun + LATELY + MILLI));
+        refuse(begun);
+        assert!(!may(&mut reading, begun + LATELY - MILLI));
+        refusals.note_read(&tenant("ads"), begun);
+        assert!(!may(&mut reading, begun));
         others.go_first(false);
-        assert!(may(&mut reading));
+        assert!(may(&mut reading, begun));
         others.go_first(true);
-        assert!(!may(&mut reading), "once only");
+        assert!(!may(&mut reading, begun), "once only");
     }
 
     #[test]
     fn a_connection_of_several_tenants_is_read_whatever_is_refused() {
-        let (others, mut reading) = (Others::new(), Reading::new());
+        let (others, mut reading, begun) = (Others::new(), Reading::new(), Instant::now());
         others.go_first(true);
         let refusals = reading.refusals();
-        let refuse = |name| refusals.note_refused(&tenant(name), soon(), || Arc::new(others.clone()));
-        refuse("ads");
-        refusals.note_read(&tenant("payments"), soon());
-        assert!(may(&mut reading));
-        refuse("ads");
-        assert!(may(&mut reading), "the other may use it again");
-        refuse("payments");
-        assert!(may(&mut reading), "and so may the one before");
+        let refuse = |name, at| refusals.note_refused(&tenant(name), at, || Arc::new(others.clone()));
+        refuse("ads", begun);
+        refusals.note_read(&tenant("payments"), begun);
+        assert!(may(&mut reading, begun));
+        let almost = begun + SHARED - MILLI;
+        refuse("ads", almost);
+        assert!(may(&mut reading, almost), "the other may use it again");
+        refuse("payments", almost);
+        assert!(may(&mut reading, almost), "and so may the one before");
+        let (before, after) = (almost + SHARED - MILLI, almost + SHARED + MILLI);
+        refuse("payments", before);
+        assert!(may(&mut reading, before));
+        assert!(!may(&mut reading, after), "nobody else has asked for long");
     }
 
     #[tokio::test]
     async fn between_two_reads_all_others_have_a_turn_however_often_it_is_tried() {
         let (others, mut reading) = (Others::new(), Reading::new());
-        reading.refusals().note_refused(&tenant("ads"), soon(), || Arc::new(others));
-        assert!(may(&mut reading), "nothing was read yet");
+        reading.refusals().note_refused(&tenant("ads"), Instant::now(), || Arc::new(others));
+        let now = Instant::now();
+        assert!(may(&mut reading, now), "nothing was read yet");
         reading.note();
         let other = tokio::spawn(async {});
         let mut tried = 0;
         std::future::poll_fn(|context| {
             tried += 1;
-            let may = [(); 3].map(|()| reading.poll_may(context).is_ready());
+            let may = [(); 3].map(|()| reading.poll_may(|| now, context).is_ready());
             assert!(may == [other.is_finished(); 3], "{may:?}");
             if may[0] { Poll::Ready(()) } else { Poll::Pending }
         })

@@ -179,6 +179,7 @@ impl Server {
             use_cases.clone(),
             MessageLimit { option: "server.grpc_max_message", bytes: limit.0 },
             config.serving.max_streams,
+            config.serving.stream_idle_time.duration(),
         ));
         let ingest = IngestServiceServer::new(IngestRpc::new(use_cases.clone(), decode))
             .max_decoding_message_size(limit.as_usize())

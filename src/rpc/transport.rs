@@ -279,6 +279,7 @@ mod tests {
     use std::convert::Infallible;
     use std::net::SocketAddr;
     use std::sync::Mutex;
+    use std::time::Instant;
 
     use futures::future::{BoxFuture, join_all};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -290,7 +291,7 @@ mod tests {
 
     use super::super::connections::{self, Bounds};
     use super::super::corked::SMALL_ANSWERS;
-    use super::super::reading::tests::{Others, soon};
+    use super::super::reading::tests::Others;
     use super::*;
 
     /// A port whose calls say by their paths what becomes of them.
@@ -331,7 +332,9 @@ mod tests {
             if path == "/refused" {
                 let refusals = request.extensions().get::<Arc<Refusals>>().expect("it can say so");
                 let tenant = "ads".parse().expect("a name");
-                refusals.note_refused(&tenant, soon(), || Arc::new(refused_for.clone()));
+                // It stays one of lately for as long as the test takes.
+                let soon = Instant::now() + Duration::from_secs(3_600);
+                refusals.note_refused(&tenant, soon, || Arc::new(refused_for.clone()));
             }
             async move {
                 match path.as_str() {

@@ -1,5 +1,5 @@
 //! Rows that are not in memory: read on threads that may wait for a disk, a bounded number at a
-//! time, and each row by one request only, however many ask for it at once. What has not arrived
+//! time that tenants share by weight, and each row by one request only, however many ask for it at once. What has not arrived
 //! when time runs out is NOT_READY; what has is in the answer.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::Serving;
 use super::read::{Found, Limits, Place};
 use crate::error::{Error, Result};
+use crate::tenancy::Permit;
 
 /// Rows that one thread reads at a time; what has been read by then is in the answer.
 const READ_TOGETHER: usize = 64;
@@ -85,6 +86,7 @@ impl Serving {
     /// Reads rows and puts them into their places; why it wasn't all of them, where time ran out.
     pub(super) async fn read_missing(
         &self,
+        permit: &Permit,
         missing: Vec<Missing>,
         rows: &mut [Vec<Found>],
         limits: Limits,
@@ -96,10 +98,10 @@ impl Serving {
                 let keys = missing.keys.drain(..missing.keys.len().min(READ_TOGETHER)).collect();
                 let (flight, own, others) = self.flights.board(keys);
                 if !own.is_empty() {
-                    reads.push(self.read_from_disk(missing.of_same_view(own), Some(flight)).boxed());
+                    reads.push(self.read_from_disk(permit, missing.of_same_view(own), Some(flight)).boxed());
                 }
                 if !others.is_empty() {
-                    reads.push(self.wait_and_read(missing.of_same_view(Vec::new()), others).boxed());
+                    reads.push(self.wait_and_read(permit, missing.of_same_view(Vec::new()), others).boxed());
                 }
             }
         }
@@ -120,6 +122,7 @@ impl Serving {
     /// there for inference; nobody waits for its rows, and none stays in memory.
     pub(super) async fn read_missing_in_passing(
         &self,
+        permit: &Permit,
         missing: Vec<Missing>,
         rows: &mut [Vec<Found>],
         limits: Limits,
@@ -128,7 +131,7 @@ impl Serving {
             self.metrics.keys_not_cached.add(missing.keys.len() as u64);
             while !missing.keys.is_empty() {
                 let keys = missing.keys.drain(..missing.keys.len().min(READ_TOGETHER)).collect();
-                let read = self.read_from_disk(missing.of_same_view(keys), None);
+                let read = self.read_from_disk(permit, missing.of_same_view(keys), None);
                 match tokio::time::timeout_at(limits.wait_until().into(), read).await {
                     Ok(read) => read?.into_iter().for_each(|(place, found)| rows[place.view][place.key] = found),
                     Err(_) => return too_late(limits).map(Some),
@@ -140,7 +143,12 @@ impl Serving {
 
     /// Waits until others have read the rows, which then are in memory. Where they gave up, the rows
     /// are read here, again by one request only.
-    async fn wait_and_read(&self, shared: Missing, mut others: Vec<Waiting>) -> Result<Vec<(Place, Found)>> {
+    async fn wait_and_read(
+        &self,
+        permit: &Permit,
+        shared: Missing,
+        mut others: Vec<Waiting>,
+    ) -> Result<Vec<(Place, Found)>> {
         let mut found = Vec::with_capacity(others.len());
         while !others.is_empty() {
             let mut waiting = Vec::with_capacity(others.len());
@@ -160,7 +168,7 @@ impl Serving {
             }
             let (flight, own, still_others) = self.flights.board(again);
             if !own.is_empty() {
-                found.extend(self.read_from_disk(shared.of_same_view(own), Some(flight)).await?);
+                found.extend(self.read_from_disk(permit, shared.of_same_view(own), Some(flight)).await?);
             }
             others = still_others;
         }
@@ -168,7 +176,12 @@ impl Serving {
     }
 
     /// Without a flight: in passing.
-    async fn read_from_disk(&self, missing: Missing, flight: Option<Flight>) -> Result<Vec<(Place, Found)>> {
+    async fn read_from_disk(
+        &self,
+        permit: &Permit,
+        missing: Missing,
+        flight: Option<Flight>,
+    ) -> Result<Vec<(Place, Found)>> {
         let partition = missing.partition;
         let ended = || Error::internal(format!("a read of partition {partition} ended early"));
         // The turn goes with the thread: it is not over where the reader has given up.
@@ -176,13 +189,13 @@ impl Serving {
             Some(_) => None,
             None => Some(self.bulk_disk.clone().acquire_owned().await.map_err(|_| ended())?),
         };
-        let thread = self.blocking.clone().acquire_owned().await.map_err(|_| ended())?;
+        let at_disk = permit.turn_at_disk(missing.keys.len()).await?;
         let reading = tokio::task::spawn_blocking(move || {
             let looked_up = match &flight {
                 Some(_) => missing.look_up(ReadMode::MayBlock),
                 None => missing.look_up_in_passing(),
             };
-            drop((flight, thread, turn));
+            drop((flight, at_disk, turn));
             (missing.keys, looked_up)
         });
         let (keys, looked_up) = reading.await.map_err(|_| ended())?;

@@ -54,15 +54,13 @@ pub struct ServingSettings {
     pub max_rows: usize,
     /// Rows × columns of one request.
     pub max_cells: usize,
-    /// Reads that may wait for a disk at a time, over all requests.
-    pub read_threads: usize,
     /// The time of a request that states no deadline.
     pub default_deadline: Duration,
 }
 
 impl Default for ServingSettings {
     fn default() -> Self {
-        Self { max_rows: 100_000, max_cells: 10_000_000, read_threads: 4, default_deadline: Duration::from_secs(30) }
+        Self { max_rows: 100_000, max_cells: 10_000_000, default_deadline: Duration::from_secs(30) }
     }
 }
 
@@ -161,7 +159,6 @@ pub struct Serving {
     store_time: Arc<StoreTime>,
     history: Arc<dyn PinnedHistory>,
     settings: ServingSettings,
-    blocking: Arc<Semaphore>,
     /// The one piece of a read in bulk, of all streams, that may wait for a disk...
     bulk_disk: Arc<Semaphore>,
     /// ...and the one that may ask history.
@@ -179,14 +176,12 @@ impl Serving {
         history: Arc<dyn PinnedHistory>,
         settings: ServingSettings,
     ) -> Self {
-        let blocking = Arc::new(Semaphore::new(settings.read_threads));
         Self {
             partitions,
             snapshots,
             store_time,
             history,
             settings,
-            blocking,
             bulk_disk: Arc::new(Semaphore::new(1)),
             bulk_history: Arc::new(Semaphore::new(1)),
             flights: Flights::default(),

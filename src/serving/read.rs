@@ -247,8 +247,10 @@ impl Serving {
         }
         let late = match missing.is_empty() {
             true => None,
-            false if in_bulk(permit) => Box::pin(self.read_missing_in_passing(missing, &mut rows, limits)).await?,
-            false => Box::pin(self.read_missing(missing, &mut rows, limits)).await?,
+            false if in_bulk(permit) => {
+                Box::pin(self.read_missing_in_passing(permit, missing, &mut rows, limits)).await?
+            }
+            false => Box::pin(self.read_missing(permit, missing, &mut rows, limits)).await?,
         };
         Ok((rows, late))
     }

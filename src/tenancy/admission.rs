@@ -15,11 +15,13 @@
 //! served first, since it is the one whose caller still waits (Maurer, "Fail at scale", ACM Queue 2015);
 //! of any other the oldest, whose caller would wait longest.
 
+mod terms;
 mod unread;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+pub use self::terms::{Arrival, Asked, Class, Refused, Start, TenantIndex, Ticket, Verdicts};
 use self::unread::Unread;
 use super::pulses::Pulses;
 use super::rules::{ClassRules, Rules, Standing};
@@ -27,91 +29,10 @@ use super::rules::{ClassRules, Rules, Standing};
 /// No request counts for more: neither what waits nor virtual time, which only grows, becomes too large.
 const MAX_COST: u64 = 1 << 24;
 
-/// What a request is for; the earlier goes before the later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Class {
-    Online,
-    Ingest,
-    Training,
-}
-
-impl Class {
-    pub const ALL: [Self; 3] = [Self::Online, Self::Ingest, Self::Training];
-
-    /// As in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Online => "online",
-            Self::Ingest => "ingest",
-            Self::Training => "training",
-        }
-    }
-}
-
-/// A request as the queue knows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Asked {
-    /// Work, in any unit that all of the class share.
-    pub cost: u64,
-    /// What it holds in memory while it waits.
-    pub bytes: usize,
-    /// Nobody waits for the answer any more.
-    pub useful_until: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Its answer would come too late for its caller.
-    Late,
-    /// More comes in than can be done.
-    Overloaded,
-}
-
-/// Leave to begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Start {
-    pub class: Class,
-    pub tenant: TenantIndex,
-    /// Before it begins it lets in what has arrived, and then says [`Queue::end_pulse`]. Until then
-    /// whoever comes waits, so that what an executor holds unseen is seen, and put in order, here.
-    pub pulse: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub enum Arrival {
-    Begins(Start),
-    Waits(Ticket),
-    Refused(Refused),
-}
-
-/// A tenant's number within one [`Queue`].
-pub type TenantIndex = usize;
-
-/// The place of a waiting request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ticket {
-    class: Class,
-    tenant: TenantIndex,
-    number: u64,
-}
-
-/// What became of requests that waited: whoever holds their handles has to tell them.
-#[derive(Debug)]
-pub struct Verdicts<W> {
-    pub begin: Vec<(W, Start)>,
-    pub refused: Vec<(W, Refused)>,
-}
-
-impl<W> Default for Verdicts<W> {
-    fn default() -> Self {
-        Self { begin: Vec::new(), refused: Vec::new() }
-    }
-}
-
 /// The state machine. `W` is the handle of a waiting request.
 #[derive(Debug)]
 pub struct Queue<W> {
-    classes: [ClassQueue<W>; 3],
+    classes: [ClassQueue<W>; Class::ALL.len()],
     pulses: Pulses,
     unread: Unread,
 }
@@ -130,6 +51,8 @@ struct ClassQueue<W> {
     virtual_time: u64,
     /// How long a request works, smoothed; of those that ended while others waited.
     mean_work: Duration,
+    /// When that was changed last.
+    learned: Option<Instant>,
     /// When something happened here last.
     stirred: Option<Instant>,
     backlog: Backlog,
@@ -154,6 +77,7 @@ struct TenantQueue<W> {
     cost: u64,
     weight: u64,
     /// As its class has them.
+    in_flight: usize,
     handed: usize,
     /// Since when its oldest has waited beyond the target, as far as that was watched.
     late_since: Option<Instant>,
@@ -229,7 +153,8 @@ impl<W> Queue<W> {
             self.pulses.note_asker(now, tenant);
         }
         let lets_in = is_online && self.pulses.is_under_way();
-        let is_next = self.classes[class as usize].waiting == 0 && self.may_begin(class);
+        let queue = &self.classes[class as usize];
+        let is_next = queue.leaves_room(tenant) && queue.is_nobody_before() && self.may_begin(class);
         if !lets_in && (is_next || self.classes[class as usize].may_pass(tenant)) {
             return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
         }
@@ -238,7 +163,13 @@ impl<W> Queue<W> {
         queue.shed(now, tenant, verdicts);
         match queue.wait(now, tenant, asked, handle, verdicts) {
             Ok(number) => Arrival::Waits(Ticket { class, tenant, number }),
-            Err(refused) => Arrival::Refused(refused),
+            Err(refused) => {
+                // A class behind this one may have waited for those that were refused with it.
+                if queue.waiting == 0 && !verdicts.refused.is_empty() {
+                    self.dispatch(now, verdicts);
+                }
+                Arrival::Refused(refused)
+            }
         }
     }
 
@@ -248,6 +179,7 @@ impl<W> Queue<W> {
         &mut self,
         now: impl FnOnce() -> Instant,
         class: Class,
+        tenant: TenantIndex,
         is_working: bool,
         begun: Option<Instant>,
         verdicts: &mut Verdicts<W>,
@@ -255,13 +187,14 @@ impl<W> Queue<W> {
         let is_awaited = self.classes.iter().any(|queue| queue.waiting > 0);
         let queue = &mut self.classes[class as usize];
         queue.in_flight -= 1;
+        queue.tenants[tenant].in_flight -= 1;
         queue.working -= usize::from(is_working);
         if !is_awaited {
             return;
         }
         let now = now();
         if let Some(begun) = begun {
-            queue.learn_work(now.saturating_duration_since(begun));
+            queue.learn_work(now, now.saturating_duration_since(begun));
         }
         self.dispatch(now, verdicts);
     }
@@ -282,6 +215,13 @@ impl<W> Queue<W> {
         let queue = &mut self.classes[class as usize];
         queue.handed -= 1;
         queue.tenants[tenant].handed -= 1;
+    }
+
+    /// Whether another tenant's request goes before this one's next.
+    pub fn goes_another_first(&self, class: Class, tenant: TenantIndex) -> bool {
+        let queue = &self.classes[class as usize];
+        let first = queue.backlogged.first();
+        first.is_some_and(|(stamp, other)| *other != tenant && *stamp < queue.next_stamp(tenant))
     }
 
     /// Everything that had arrived has been let in.
@@ -321,6 +261,7 @@ impl<W> Queue<W> {
         let queue = &mut self.classes[class as usize];
         queue.working += 1;
         queue.in_flight += 1;
+        queue.tenants[tenant].in_flight += 1;
         queue.charge(tenant, cost);
         let pulse = class == Class::Online && self.pulses.begin(now, queue.waiting > 0);
         Start { class, tenant, pulse }
@@ -358,6 +299,7 @@ impl<W> ClassQueue<W> {
             backlogged: BTreeSet::new(),
             virtual_time: 0,
             mean_work: Duration::ZERO,
+            learned: None,
             stirred: None,
             backlog: Backlog::default(),
         }
@@ -387,11 +329,32 @@ impl<W> ClassQueue<W> {
             && self.rules.standing.is_some()
             && self.working < self.rules.places + self.handed
             && self.in_flight < self.rules.in_flight
+            && self.leaves_room(tenant)
             && self.backlogged.iter().all(|(_, waiting)| *waiting == tenant)
     }
 
+    /// Whether the tenant leaves room for others where it begins one more: tenants that have all that they may under
+    /// way leave some for whoever comes (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+    /// switches", 1998).
+    fn leaves_room(&self, tenant: TenantIndex) -> bool {
+        let free = self.rules.in_flight.saturating_sub(self.in_flight);
+        let most = self.rules.for_each_free.map_or(usize::MAX, |times| free.saturating_mul(times));
+        self.tenants[tenant].in_flight < most
+    }
+
+    /// Whether nobody waits that could begin if there were a place.
+    fn is_nobody_before(&self) -> bool {
+        self.waiting == 0 || self.backlogged.iter().all(|(_, tenant)| !self.leaves_room(*tenant))
+    }
+
+    /// The virtual time at which the tenant's next begins.
+    fn next_stamp(&self, tenant: TenantIndex) -> u64 {
+        let own = &self.tenants[tenant];
+        if own.waiting.is_empty() { self.virtual_time.max(own.paid) } else { own.stamp }
+    }
+
     /// Takes note of how long a request has worked.
-    fn learn_work(&mut self, worked: Duration) {
+    fn learn_work(&mut self, now: Instant, worked: Duration) {
         /// One that the machine stood still in may not count for many.
         const OUTLIER: u32 = 8;
         /// So that the first are not taken for outliers.
@@ -399,6 +362,18 @@ impl<W> ClassQueue<W> {
         let worked = worked.min((self.mean_work * OUTLIER).max(SHORT));
         // An eighth of the new, as round-trip times are smoothed (RFC 6298).
         self.mean_work = (self.mean_work * 7 + worked) / 8;
+        self.learned = Some(now);
+    }
+
+    /// Work is measured only where somebody waits. If it was once too long for anybody to wait, the estimate must
+    /// fade by itself, or nobody would ever wait again. But not by how many are refused: whoever sends requests that
+    /// nobody could answer in time says nothing of how long the others work.
+    fn fade_work(&mut self, now: Instant) {
+        let is_old = |learned: Instant| now.saturating_duration_since(learned) >= self.mean_work;
+        if self.learned.is_none_or(is_old) {
+            self.mean_work -= self.mean_work / 8;
+            self.learned = Some(now);
+        }
     }
 
     fn wait(
@@ -421,9 +396,7 @@ impl<W> ClassQueue<W> {
         let ahead = if newest_first { 0 } else { self.tenants[tenant].waiting.len() / self.rules.places.max(1) };
         let wait = self.mean_work * u32::try_from(ahead + 1).unwrap_or(u32::MAX);
         if asked.useful_until.is_some_and(|end| end <= now + wait) {
-            // Work is measured only where somebody waits. If it was once too long for anybody to wait,
-            // the estimate must fade by itself, or nobody would ever wait again.
-            self.mean_work -= self.mean_work / 8;
+            self.fade_work(now);
             return Err(Refused::Overloaded);
         }
         while !self.has_room(tenant, asked.bytes) {
@@ -457,7 +430,7 @@ impl<W> ClassQueue<W> {
     /// The next to begin, taken out; whoever has waited too long before it is refused.
     fn next(&mut self, now: Instant, verdicts: &mut Verdicts<W>) -> Option<(TenantIndex, Waiting<W>)> {
         loop {
-            let (_, tenant) = *self.backlogged.first()?;
+            let (_, tenant) = *self.backlogged.iter().find(|(_, tenant)| self.leaves_room(*tenant))?;
             self.shed(now, tenant, verdicts);
             let newest_first = self.is_newest_first(now, tenant);
             let queue = &mut self.tenants[tenant].waiting;
@@ -666,6 +639,7 @@ impl<W> Default for TenantQueue<W> {
             bytes: 0,
             cost: 0,
             weight: 1,
+            in_flight: 0,
             handed: 0,
             late_since: None,
             peak: 0,

@@ -3,7 +3,6 @@
 
 use super::Permit;
 use super::account::Held;
-use super::admission::Class;
 use super::metrics::Reason;
 use super::quota::{Quota, Usage};
 use crate::error::{Error, Result};
@@ -25,25 +24,41 @@ impl Permit {
         if !account.is_limited(Quota::KeysPerSecond) {
             return Ok(());
         }
-        account.take(Quota::KeysPerSecond, distinct_keys(), account.now()).inspect_err(|_| {
-            account.give_back(Quota::RequestsPerSecond, 1);
-            account.counts().refuse(self.action.class().unwrap_or(Class::Online), Reason::Quota);
-        })
+        let charged = account.take(Quota::KeysPerSecond, distinct_keys(), account.now());
+        charged.inspect_err(|_| self.turn_away())
     }
 
-    /// Charges rows to the tenant's quotas of ingest, or refuses them (RESOURCE_EXHAUSTED).
+    /// Charges a write request to the tenant's quotas of ingest, and where its rows are kept their bytes to that of
+    /// storage, until what is kept is counted again; or refuses it (RESOURCE_EXHAUSTED), and then it was no request.
+    pub fn charge_write(&self, rows: usize, bytes: usize, is_kept: bool) -> Result<()> {
+        let account = self.account();
+        let keep = || if is_kept { account.keep(Quota::StorageBytes, wide(bytes)) } else { Ok(()) };
+        let charged = self.charge_rows(rows, bytes).and_then(|()| {
+            keep().inspect_err(|_| {
+                account.give_back(Quota::IngestRowsPerSecond, wide(rows));
+                account.give_back(Quota::IngestBytesPerSecond, wide(bytes));
+            })
+        });
+        charged.inspect_err(|_| self.turn_away())
+    }
+
+    /// One that was let in is refused after all.
+    fn turn_away(&self) {
+        let account = self.account();
+        account.give_back(Quota::RequestsPerSecond, 1);
+        if let Some(class) = self.action.class() {
+            account.counts().refuse(class, Reason::Quota);
+        }
+    }
+
+    /// Charges some rows of a request that has more to the tenant's quotas of ingest, or refuses them
+    /// (RESOURCE_EXHAUSTED).
     pub fn charge_rows(&self, rows: usize, bytes: usize) -> Result<()> {
         let account = self.account();
         let now = account.now();
         account.take(Quota::IngestRowsPerSecond, wide(rows), now)?;
         let charged = account.take(Quota::IngestBytesPerSecond, wide(bytes), now);
         charged.inspect_err(|_| account.give_back(Quota::IngestRowsPerSecond, wide(rows)))
-    }
-
-    /// The bytes of rows that are to be kept, until what is kept is counted again. RESOURCE_EXHAUSTED
-    /// where the tenant would have more than it may.
-    pub fn charge_storage(&self, bytes: usize) -> Result<()> {
-        self.account().keep(Quota::StorageBytes, wide(bytes))
     }
 
     /// For work that makes something to be kept, bit by bit.

@@ -255,10 +255,18 @@ impl Place {
         .await
     }
 
-    /// Lets others have the thread, and keeps the place.
+    /// Lets others have the thread. The place is kept, unless another tenant's request goes before the next of this
+    /// one: that one has it then, however long the work takes that goes on here.
     pub async fn give_way(&self) {
-        self.gives_way.store(true, Ordering::Release);
+        let keeps = !self.gate.queue().goes_another_first(self.class, self.tenant);
+        self.gives_way.store(keeps, Ordering::Release);
         tokio::task::yield_now().await;
+    }
+
+    /// A place of another class, beside this one.
+    pub async fn enter(&self, class: Class, account: &Account, asked: Asked) -> Result<Self, Refused> {
+        let gate = Gate { inner: self.gate.clone() };
+        gate.enter(gate.now(), class, account, asked).await
     }
 
     fn resume(&self) {
@@ -296,7 +304,7 @@ impl Drop for Place {
         let begun = self.unbroken.load(Ordering::Relaxed).then_some(self.begun);
         let is_working = self.is_working.load(Ordering::Acquire);
         let now = || self.gate.ticker.now();
-        self.gate.change(|queue, verdicts| queue.leave(now, self.class, is_working, begun, verdicts));
+        self.gate.change(|queue, verdicts| queue.leave(now, self.class, self.tenant, is_working, begun, verdicts));
     }
 }
 

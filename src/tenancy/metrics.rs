@@ -13,7 +13,7 @@ use crate::telemetry::{Histogram, Instruments, Label, Metric};
 pub const ADMITTED: Metric = Metric {
     name: "hydrant.admission.admitted",
     unit: Metric::COUNT,
-    help: "Requests that began, by tenant and class (online, ingest, training).",
+    help: "Requests that began, by tenant and class (online, ingest, training; disk: reads of rows that are not in memory, up to 64 in one).",
 };
 pub const QUEUED: Metric = Metric {
     name: "hydrant.admission.queued",
@@ -23,7 +23,7 @@ pub const QUEUED: Metric = Metric {
 pub const REFUSED: Metric = Metric {
     name: "hydrant.admission.refused",
     unit: Metric::COUNT,
-    help: "Requests that were refused before anything was done, by reason.",
+    help: "Requests that were refused, by reason: those of a quota of keys, rows or bytes had begun, and did nothing.",
 };
 pub const LEFT_UNREAD: Metric = Metric {
     name: "hydrant.admission.left_unread",

@@ -89,6 +89,12 @@ pub struct Permit {
     leave: Arc<Leave>,
 }
 
+/// Leave to wait for a disk, until it is dropped.
+#[derive(Debug)]
+pub struct DiskTurn {
+    _place: Option<Place>,
+}
+
 #[derive(Debug)]
 struct Leave {
     account: Arc<Account>,
@@ -129,8 +135,9 @@ impl Tenancy {
     }
 
     /// Lets `identity` do `action` when it is its turn. Refusals as of [`Self::authorize`], and
-    /// DEADLINE_EXCEEDED where the answer would come too late, RESOURCE_EXHAUSTED (with when to try
-    /// again) where more comes in than can be done. What is refused was not charged to a rate.
+    /// DEADLINE_EXCEEDED where the deadline has passed, RESOURCE_EXHAUSTED (with when to try again) where
+    /// more comes in than can be done, or than can be done by the deadline. What is refused was not charged
+    /// to a rate.
     pub async fn admit(&self, identity: &Identity, action: Action, demand: Demand) -> Result<Permit> {
         let Some(class) = action.class() else { return self.authorize(identity, action) };
         grants::check(identity, action)?;
@@ -245,7 +252,7 @@ impl Tenancy {
     }
 
     /// As rates and waits are measured.
-    pub fn now(&self) -> std::time::Instant {
+    pub fn now(&self) -> Instant {
         self.gate.now()
     }
 
@@ -397,8 +404,20 @@ impl Permit {
             .with("wanted", action.as_str()))
     }
 
-    /// Lets others have the thread for a moment, in the middle of [`Permit::run`]: the place is kept,
-    /// since the work goes on.
+    /// A turn at the disk, to read so many rows that are not in memory; tenants share it by weight. To be held while
+    /// they are read. Waits for as long as it takes, so within the request's time.
+    pub async fn turn_at_disk(&self, rows: usize) -> Result<DiskTurn> {
+        // Who was let in without a place waits for nobody.
+        let Some(place) = &self.leave.place else { return Ok(DiskTurn { _place: None }) };
+        let cost = u64::try_from(rows).unwrap_or(u64::MAX);
+        let entered = place.enter(Class::Disk, self.account(), Asked { cost, bytes: 0, useful_until: None }).await;
+        let place = entered.map_err(|_| overloaded(self.action, Class::Disk))?;
+        self.account().counts().admit(Class::Disk);
+        Ok(DiskTurn { _place: Some(place) })
+    }
+
+    /// Lets others have the thread for a moment, in the middle of [`Permit::run`]: the place is kept, since the work
+    /// goes on, unless another tenant's request goes before the next of this one.
     pub async fn give_way(&self) {
         match &self.leave.place {
             Some(place) => place.give_way().await,
@@ -431,6 +450,7 @@ fn overloaded(action: Action, class: Class) -> Error {
         Class::Training if action == Action::ReadInBulk => {
             refusal(OVERLOADED, "more is asked for offline than may be done at a time", 1_000)
         }
+        Class::Disk => refusal(OVERLOADED, "more rows are to be read from disk than can be in time", 50),
         Class::Training => refusal("TOO_MANY_JOINS", "as many training sets as may be are being made already", 1_000),
     }
 }

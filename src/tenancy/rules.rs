@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::admission::Class;
+
 /// The bounds of one class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassRules {
@@ -11,6 +13,8 @@ pub struct ClassRules {
     /// Requests that have begun and not ended: those worked on, and those that wait for something
     /// else than a processor.
     pub in_flight: usize,
+    /// One tenant begins no more while it has so many times as many under way as are left; `None`: it may have all.
+    pub for_each_free: Option<usize>,
     /// As many as this begin although requests of a class before this one wait.
     pub floor: usize,
     /// Of one tenant.
@@ -56,7 +60,7 @@ pub struct Standing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// In the order of [`super::admission::Class::ALL`].
-    pub classes: [ClassRules; 3],
+    pub classes: [ClassRules; Class::ALL.len()],
     /// How often an online request that is about to begin lets in first what has arrived.
     pub pulse: Duration,
     /// The same where some wait and several tenants ask, since only what has been let in takes its turn

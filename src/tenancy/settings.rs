@@ -11,6 +11,8 @@ pub struct AdmissionSettings {
     pub online_places: usize,
     /// Online reads under way, those included that wait for a disk.
     pub online_in_flight: usize,
+    /// Reads that may wait for a disk at a time.
+    pub disk_places: usize,
     /// Write requests under way; as many may wait of each tenant.
     pub ingest_places: usize,
     /// Training sets being made; as many as [`Self::TRAINING_WAITING`] may wait of each tenant.
@@ -47,6 +49,11 @@ impl AdmissionSettings {
     const WORKED_OFF: u32 = 50;
     /// Writes keep an eighth of their places beside online reads that wait, and training sets one.
     const INGEST_FLOOR: usize = 8;
+    /// One tenant alone has eight ninths of the online reads under way at most, two that ask for all they can get
+    /// eight seventeenths each, and the rest is there for whoever comes.
+    const FOR_EACH_FREE: usize = 8;
+    /// What waits for a disk is bounded by the online reads under way, and by their deadlines.
+    const DISK_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
     const PULSE: Duration = Duration::from_millis(1);
     /// Who looks at its sockets so often answers a twentieth less where there is more than it can do.
     const SHARED_PULSE: Duration = Duration::from_micros(250);
@@ -57,6 +64,7 @@ impl AdmissionSettings {
         let online = ClassRules {
             places: if self.online_places == 0 { cores() } else { self.online_places },
             in_flight: self.online_in_flight,
+            for_each_free: Some(Self::FOR_EACH_FREE),
             floor: self.online_in_flight,
             max_waiting: self.max_waiting,
             max_waiting_bytes: self.max_waiting_bytes,
@@ -73,6 +81,7 @@ impl AdmissionSettings {
         let in_order = |places: usize, floor: usize, max_waiting: usize| ClassRules {
             places,
             in_flight: places,
+            for_each_free: None,
             floor,
             max_waiting,
             max_waiting_bytes: self.max_waiting_bytes,
@@ -82,7 +91,14 @@ impl AdmissionSettings {
         };
         let ingest = in_order(self.ingest_places, (self.ingest_places / Self::INGEST_FLOOR).max(1), self.ingest_places);
         let training = in_order(self.training_places, 1, Self::TRAINING_WAITING);
-        Rules { classes: [online, ingest, training], pulse: Self::PULSE, shared_pulse: Self::SHARED_PULSE }
+        let disk = ClassRules {
+            max_waiting: usize::MAX,
+            max_waiting_bytes: usize::MAX,
+            patience: Self::DISK_PATIENCE,
+            // No class keeps another from it.
+            ..in_order(self.disk_places, self.disk_places, 0)
+        };
+        Rules { classes: [online, ingest, training, disk], pulse: Self::PULSE, shared_pulse: Self::SHARED_PULSE }
     }
 }
 
@@ -91,6 +107,7 @@ impl Default for AdmissionSettings {
         Self {
             online_places: 0,
             online_in_flight: 1_024,
+            disk_places: 4,
             ingest_places: 64,
             training_places: 2,
             max_waiting: 1_024,

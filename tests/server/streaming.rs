@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Float64Type;
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use hydrant::config::ByteSize;
+use hydrant::config::{ByteSize, Span};
 use hydrant::error::Code;
 use hydrant::registry::documents;
 use hydrant::rpc::client::Refusal;
@@ -153,6 +154,36 @@ async fn no_more_is_read_than_a_client_takes_and_one_that_hangs_up_gives_its_pla
     let read = metrics.lines().find_map(|line| line.strip_prefix("hydrant_serving_keys_read_total"));
     let read: f64 = read.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("it is counted");
     assert!(read < KEYS as f64 / 2.0, "{read} keys were read for one answer of 10");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_client_takes_nothing_gives_its_place_back_and_says_so_when_it_reads_on() {
+    let server = with_airports_and(|config| {
+        config.serving.max_streams = 1;
+        config.serving.stream_idle_time = Span(Duration::from_millis(200));
+    })
+    .await;
+    // All answers together are far more than what HTTP/2 has room for.
+    let arrow = v1::AnswerFormat::ArrowIpc.into();
+    let request = v1::GetOnlineFeaturesRequest { format: arrow, with_status: true, ..read_of(0..100_000) };
+    let mut stands_still = stream(&server, request, 10).await;
+    stands_still.next().await.expect("a first answer").expect("no refusal");
+    let second =
+        v1::StreamOnlineFeaturesRequest { request: Some(read_of(0..10)), ..v1::StreamOnlineFeaturesRequest::default() };
+    let given_back = async {
+        while server.client.stream_online_features(second.clone()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.expect("the place is given back");
+    let refusal = loop {
+        match stands_still.next().await.expect("it ends with a refusal") {
+            Ok(_) => {}
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!((refusal.code, refusal.reason.as_str()), (Code::DeadlineExceeded, "STREAM_STANDS_STILL"));
     server.stop().await;
 }
 

@@ -1,6 +1,7 @@
 //! OnlineService: a request's columns into arrays, one call of serving, its answer into bytes. Fields
 //! that aren't served yet are refused and never ignored.
 
+mod open;
 mod service;
 mod stream;
 
@@ -9,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use hydrant_proto::v1;
 use prost::Message as _;
-use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::Request as HttpRequest;
@@ -17,6 +17,7 @@ use tonic::metadata::MetadataValue;
 
 pub use self::service::{OnlineFirst, OnlineServer, is_read};
 
+use self::open::Streams;
 use super::freshness::with_freshness;
 use super::reading::Refusals;
 use super::status::{MessageLimit, compression_not_served, malformed, not_yet_served, to_status};
@@ -39,19 +40,22 @@ pub struct OnlineRpc {
     /// Of messages, both ways.
     limit: MessageLimit,
     /// Places of streams: each holds its keys as long as its client takes.
-    streams: Arc<Semaphore>,
+    streams: Streams,
+    /// A stream whose client takes no answer for so long is given up.
+    stream_patience: Duration,
     /// There are several threads to answer on.
     has_threads: bool,
 }
 
 impl OnlineRpc {
     /// To be made on the runtime that serves.
-    pub fn new(use_cases: UseCases, limit: MessageLimit, max_streams: usize) -> Self {
+    pub fn new(use_cases: UseCases, limit: MessageLimit, max_streams: usize, stream_patience: Duration) -> Self {
         let has_threads = tokio::runtime::Handle::current().metrics().num_workers() > 1;
-        Self { use_cases, limit, streams: Arc::new(Semaphore::new(max_streams)), has_threads }
+        Self { use_cases, limit, streams: Streams::new(max_streams), stream_patience, has_threads }
     }
 
     async fn get_online_features(&self, request: HttpRequest<Body>) -> Result<Outgoing, Status> {
+        let arrived = Instant::now();
         let (head, body) = request.into_parts();
         if head.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             let mut refusal = to_status(compression_not_served());
@@ -67,17 +71,17 @@ impl OnlineRpc {
         let request = v1::GetOnlineFeaturesRequest::decode(&*message);
         let request = request.map_err(|error| to_status(malformed(error)))?;
         drop(message);
-        self.get(&caller, request, deadline, refusals.map(Arc::as_ref)).await.map_err(to_status)
+        self.get(&caller, request, arrived, deadline, refusals.map(Arc::as_ref)).await.map_err(to_status)
     }
 
     async fn get(
         &self,
         caller: &Caller,
         request: v1::GetOnlineFeaturesRequest,
+        arrived: Instant,
         deadline: Option<Instant>,
         refusals: Option<&Refusals>,
     ) -> Result<Outgoing> {
-        let arrived = Instant::now();
         if let Some(refusals) = refusals {
             refusals.note_read(caller.identity.tenant(), arrived);
         }

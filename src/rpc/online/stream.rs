@@ -1,19 +1,20 @@
 //! StreamOnlineFeatures: one request of many keys, answered piece by piece. Each piece asks for its
 //! turn anew, behind online reads, and is read only when the client has taken what came before it;
-//! nothing runs between two pieces, so a client that hangs up ends the work.
+//! a client that hangs up ends the work.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::{BoxStream, try_unfold};
+use futures::TryStreamExt as _;
+use futures::stream::BoxStream;
 use hydrant_proto::v1;
 use prost::Message as _;
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Response, Status};
 
+use super::open::{Makes, StreamPlace, answers};
 use super::{OnlineRpc, decode_request};
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::rpc::freshness::with_freshness;
 use crate::rpc::status::{MessageLimit, malformed, to_status};
 use crate::rpc::unary::Outgoing;
@@ -21,9 +22,6 @@ use crate::rpc::wire::answer::{AnswerForm, encode_answer};
 use crate::rpc::{Caller, UseCases, layers};
 use crate::serving::{BulkRead, OnlineRequest, Pieces};
 use crate::tenancy::{Action, Demand};
-
-/// When another stream may have ended, perhaps.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The encoded answers of one call.
 pub(super) type Answers = BoxStream<'static, Result<Bytes, Status>>;
@@ -40,7 +38,7 @@ struct Scoring {
     /// `None` after the last.
     next_row: Option<usize>,
     /// One of the streams that there may be.
-    _stream: OwnedSemaphorePermit,
+    _stream: StreamPlace,
 }
 
 /// A request taken apart.
@@ -57,18 +55,12 @@ impl OnlineRpc {
         let deadline = layers::stream_deadline(request.extensions());
         let caller = layers::caller(request.extensions());
         let scoring = self.begin(caller, request.into_inner(), deadline).await.map_err(to_status)?;
-        let answers = try_unfold(scoring, |mut scoring| async move {
-            let answer = scoring.next().await.map_err(to_status)?;
-            Ok(answer.map(|answer| (answer, scoring)))
-        });
+        let answers = answers(scoring, self.stream_patience, deadline).map_err(to_status);
         Ok(Response::new(answers.boxed()))
     }
 
     async fn begin(&self, caller: Caller, message: Bytes, deadline: Option<Instant>) -> Result<Scoring> {
-        let stream = self.streams.clone().try_acquire_owned().map_err(|_| {
-            let message = "as many streams of online reads as may be are open already ('serving.max_streams')";
-            Error::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", message).retry_after(RETRY)
-        })?;
+        let stream = self.streams.open(caller.identity.tenant())?;
         let demand = Demand { cost: 1, bytes: message.len(), useful_until: deadline };
         let permit = self.use_cases.admit(&caller, Action::ReadInBulk, demand).await?;
         let serving = self.use_cases.serving.clone();
@@ -83,8 +75,8 @@ impl OnlineRpc {
     }
 }
 
-impl Scoring {
-    /// The next answer. A refusal tells the first row that has none.
+impl Makes for Scoring {
+    /// A refusal tells the first row that has none.
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let Some(first) = self.next_row else { return Ok(None) };
         let rows = self.read.piece(first);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::{Class, ClassQueue, Queue, TenantIndex};
 
-/// Those of which something is left unread, with in how many places.
+/// Those of which something is left unread, and over how many connections.
 #[derive(Debug, Default)]
 pub(super) struct Unread(BTreeMap<TenantIndex, usize>);
 
@@ -14,9 +14,7 @@ impl<W> Queue<W> {
     /// Whether a tenant's are: its queue stands, and a request goes before its next whose tenant's queue doesn't.
     pub fn is_better_unread(&self, tenant: TenantIndex) -> bool {
         let online = &self.classes[Class::Online as usize];
-        let own = &online.tenants[tenant];
-        let next = if own.waiting.is_empty() { online.virtual_time.max(own.paid) } else { own.stamp };
-        own.standing.is_some() && online.waits_before(next)
+        online.is_better_unread(tenant, online.first_within_its_share())
     }
 
     /// Something of the tenant is left unread, until [`Self::end_unread`].
@@ -25,9 +23,9 @@ impl<W> Queue<W> {
     }
 
     pub fn end_unread(&mut self, tenant: TenantIndex) {
-        if let Some(places) = self.unread.0.get_mut(&tenant) {
-            *places -= 1;
-            if *places == 0 {
+        if let Some(connections) = self.unread.0.get_mut(&tenant) {
+            *connections -= 1;
+            if *connections == 0 {
                 self.unread.0.remove(&tenant);
             }
         }
@@ -35,7 +33,12 @@ impl<W> Queue<W> {
 
     /// The tenants of which something is left unread and better isn't any more.
     pub fn to_be_read(&self) -> Vec<TenantIndex> {
-        self.unread.0.keys().copied().filter(|tenant| !self.is_better_unread(*tenant)).collect()
+        if self.unread.0.is_empty() {
+            return Vec::new();
+        }
+        let online = &self.classes[Class::Online as usize];
+        let first = online.first_within_its_share();
+        self.unread.0.keys().copied().filter(|tenant| !online.is_better_unread(*tenant, first)).collect()
     }
 
     /// Whether several tenants ask online.
@@ -45,11 +48,16 @@ impl<W> Queue<W> {
 }
 
 impl<W> ClassQueue<W> {
-    /// Whether one of those that are next has a stamp before this, and is of a tenant whose queue doesn't stand.
-    fn waits_before(&self, stamp: u64) -> bool {
+    fn is_better_unread(&self, tenant: TenantIndex, first_within_its_share: Option<u64>) -> bool {
+        let is_before = |stamp| stamp < self.next_stamp(tenant);
+        self.tenants[tenant].standing.is_some() && first_within_its_share.is_some_and(is_before)
+    }
+
+    /// The stamp of the first, among those that are next, that is of a tenant whose queue doesn't stand.
+    fn first_within_its_share(&self) -> Option<u64> {
         /// There may be many tenants, and this is asked often.
         const LOOKED_AT: usize = 8;
-        let mut next = self.backlogged.iter().take(LOOKED_AT).take_while(|(own, _)| *own < stamp);
-        next.any(|(_, tenant)| self.tenants[*tenant].standing.is_none())
+        let mut next = self.backlogged.iter().take(LOOKED_AT);
+        next.find(|(_, tenant)| self.tenants[*tenant].standing.is_none()).map(|(stamp, _)| *stamp)
     }
 }

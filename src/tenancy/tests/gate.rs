@@ -131,12 +131,16 @@ async fn what_is_left_unread_for_others_is_read_when_they_have_begun() {
     let other = wait(1);
     tokio::task::yield_now().await;
     assert!(backpressure.is_on() && backpressure.is_shared());
+    // Until it is told, and not only for as long as it waits at most.
+    let (gate, tenant) = (scene.tenancy.gate.clone(), scene.accounts[0].index);
+    let told = tokio::spawn(async move { gate.until_read(tenant).await });
     let passed = tokio::spawn(async move { backpressure.passed().await });
     tokio::task::yield_now().await;
-    assert!(!passed.is_finished());
+    assert!(!passed.is_finished() && !told.is_finished());
     drop(first);
     assert!(other.await.expect("it ends"));
-    passed.await.expect("it was told");
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("it is told").expect("it ends");
+    passed.await.expect("it ends");
     assert_eq!(scene.accounts[0].counts().left_unread(), 1);
 }
 
@@ -160,8 +164,60 @@ async fn a_read_that_waits_for_something_else_lets_the_next_begin() {
     assert_eq!((scene.tenancy.working(Class::Online), scene.tenancy.in_flight(Class::Online)), (0, 0));
 }
 
+#[tokio::test]
+async fn the_disk_is_read_in_turn_by_tenants_however_much_one_of_them_asks_for() {
+    let settings = AdmissionSettings { disk_places: 1, ..places(8) };
+    let scene = Scene::new(&settings, 2);
+    let (greedy, other) = (scene.read(0, None).await.expect("a place"), scene.read(1, None).await.expect("another"));
+    let first = greedy.turn_at_disk(64).await.expect("nobody is before it");
+    let (read, mut order) = mpsc::channel(16);
+    for permit in [&greedy, &greedy, &greedy, &greedy, &other] {
+        let (permit, read) = (permit.clone(), read.clone());
+        let waiting = scene.tenancy.waiting(Class::Disk);
+        tokio::spawn(async move {
+            let _turn = permit.turn_at_disk(64).await.expect("its turn comes");
+            read.send(permit.tenant().to_string()).await.expect("the test listens");
+        });
+        while scene.tenancy.waiting(Class::Disk) == waiting {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(scene.tenancy.working(Class::Disk), 1);
+    drop((first, read));
+    assert_eq!(order.recv().await.as_deref(), Some("tenant_1"));
+    for _ in 0..4 {
+        assert_eq!(order.recv().await.as_deref(), Some("tenant_0"));
+    }
+    assert_eq!(order.recv().await, None);
+    assert_eq!(scene.accounts[0].counts().admitted(Class::Disk), 5);
+}
+
+#[tokio::test]
+async fn in_the_middle_of_long_work_another_tenant_has_its_turn_and_nobody_else() {
+    for of_another in [true, false] {
+        let scene = Scene::new(&places(1), 2);
+        let long = scene.read(0, None).await.expect("a free place");
+        let of_task = scene.clone();
+        let waits = tokio::spawn(async move {
+            let permit = of_task.read(usize::from(of_another), None).await.expect("its turn comes");
+            permit.run(async {}).await;
+        });
+        scene.until_waiting(1).await;
+        let has_had_its_turn = long.run(async {
+            for _ in 0..4 {
+                long.give_way().await;
+            }
+            waits.is_finished()
+        });
+        assert_eq!(has_had_its_turn.await, of_another);
+        drop(long);
+        waits.await.expect("it ends");
+        assert_eq!((scene.tenancy.working(Class::Online), scene.tenancy.in_flight(Class::Online)), (0, 0));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn under_many_threads_no_more_work_than_there_are_places_and_all_is_given_back() {
+async fn under_many_threads_only_places_of_those_who_sleep_are_used_beyond_them_and_all_is_given_back() {
     const PLACES: usize = 3;
     let scene = Scene::new(&places(PLACES), 3);
     let (working, most, done) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
@@ -179,6 +235,8 @@ async fn under_many_threads_no_more_work_than_there_are_places_and_all_is_given_
                 let Ok(permit) = reading.await else { continue };
                 let now = counts.0.fetch_add(1, Ordering::SeqCst) + 1;
                 counts.1.fetch_max(now, Ordering::SeqCst);
+                // Others are on the other threads meanwhile, and on this one.
+                tokio::task::yield_now().await;
                 counts.0.fetch_sub(1, Ordering::SeqCst);
                 counts.2.fetch_add(1, Ordering::SeqCst);
                 drop(permit);
@@ -190,7 +248,9 @@ async fn under_many_threads_no_more_work_than_there_are_places_and_all_is_given_
     }
     let (_, most, done) = &*counts;
     assert!(done.load(Ordering::SeqCst) > 5_000, "{done:?}");
-    assert!(most.load(Ordering::SeqCst) <= PLACES, "{most:?}");
+    let most = most.load(Ordering::SeqCst);
+    assert!(most >= PLACES, "they are used: {most}");
+    assert!(most <= 2 * PLACES, "of each place one may sleep while another has it: {most}");
     let tenancy = &scene.tenancy;
     let left = (tenancy.working(Class::Online), tenancy.in_flight(Class::Online), tenancy.waiting(Class::Online));
     assert_eq!(left, (0, 0, 0));

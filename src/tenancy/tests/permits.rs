@@ -98,6 +98,34 @@ async fn rows_are_charged_by_number_and_by_bytes() {
 }
 
 #[tokio::test]
+async fn a_write_that_a_quota_refuses_was_no_request_and_took_no_rows() {
+    let limits = Limits::default()
+        .with(Quota::RequestsPerSecond, 2)
+        .with(Quota::IngestRowsPerSecond, 100)
+        .with(Quota::IngestBytesPerSecond, 1_000)
+        .with(Quota::StorageBytes, 500);
+    let (tenancy, _) = tenancy(limits);
+    let write = async |rows, bytes, is_kept| {
+        let permit = tenancy.admit(&Identity::loopback(), Action::Write, Demand::default()).await?;
+        permit.charge_write(rows, bytes, is_kept)
+    };
+    for _ in 0..5 {
+        let refused = write(90, 900, true).await.expect_err("more bytes than may be kept");
+        assert_eq!(
+            (refused.quota.expect("of which quota").quota.as_str(), refused.retry_after),
+            ("storage_bytes", None)
+        );
+    }
+    write(90, 900, false).await.expect("nothing of it is kept");
+    let refused = write(20, 1, true).await.expect_err("too many rows");
+    assert_eq!(refused.quota.expect("of which quota").quota, "ingest_rows_per_second");
+    write(10, 100, true).await.expect("what was refused took nothing");
+    let accounts = tenancy.accounts();
+    let counts = accounts[0].counts();
+    assert_eq!((counts.admitted(Class::Ingest), counts.refused(Class::Ingest, Reason::Quota)), (8, 6));
+}
+
+#[tokio::test]
 async fn training_sets_have_a_quota_of_their_own() {
     let (tenancy, _) = tenancy(Limits::default().with(Quota::ConcurrentTrainingSets, 1));
     let identity = Identity::loopback();

@@ -12,6 +12,8 @@ struct Scene {
     starts: Vec<Start>,
     refused: Vec<(u32, Refused)>,
     next: u32,
+    /// Of those that have begun and not ended, the oldest first.
+    under_way: Vec<(Class, TenantIndex)>,
     /// Who is told to begin doesn't wake up by itself.
     sleeps: bool,
 }
@@ -29,6 +31,7 @@ impl Scene {
             starts: Vec::new(),
             refused: Vec::new(),
             next: 0,
+            under_way: Vec::new(),
             sleeps: false,
         };
         // The first of all lets in what has arrived; here nothing has.
@@ -48,17 +51,27 @@ impl Scene {
     fn arrive_asking(&mut self, class: Class, tenant: TenantIndex, asked: Asked) -> Arrival {
         let number = self.next;
         self.next += 1;
-        self.act(|queue, now, verdicts| queue.arrive(now, class, tenant, asked, || number, verdicts))
+        let arrival = self.act(|queue, now, verdicts| queue.arrive(now, class, tenant, asked, || number, verdicts));
+        if let Arrival::Begins(_) = arrival {
+            self.under_way.push((class, tenant));
+        }
+        arrival
     }
 
+    /// The oldest of a class under way.
     fn end(&mut self, class: Class) {
-        self.act(|queue, now, verdicts| queue.leave(|| now, class, true, None, verdicts));
+        self.leave(class, true, None);
     }
 
     /// An online request, that was worked on for so long.
     fn end_after(&mut self, work: Duration) {
-        let begun = self.now - work;
-        self.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
+        self.leave(Class::Online, true, Some(self.now - work));
+    }
+
+    fn leave(&mut self, class: Class, is_working: bool, begun: Option<Instant>) {
+        let oldest = self.under_way.iter().position(|(of, _)| *of == class).expect("one is under way");
+        let (class, tenant) = self.under_way.remove(oldest);
+        self.act(|queue, now, verdicts| queue.leave(|| now, class, tenant, is_working, begun, verdicts));
     }
 
     fn act<T>(&mut self, act: impl FnOnce(&mut Queue<u32>, Instant, &mut Verdicts<u32>) -> T) -> T {
@@ -70,6 +83,7 @@ impl Scene {
                 self.queue.take_up(start.class, start.tenant);
             }
             self.begun.push(number);
+            self.under_way.push((start.class, start.tenant));
             self.starts.push(start);
         }
         self.refused.extend(verdicts.refused);
@@ -437,8 +451,72 @@ fn a_request_that_waits_for_a_disk_leaves_its_place_to_others_and_is_not_made_to
     scene.act(|queue, now, verdicts| queue.pause(now, Class::Online, verdicts));
     ticket(scene.arrive(Class::Online, 0));
     assert!(scene.taken_begun().is_empty(), "as many are under way as may be");
-    scene.act(|queue, now, verdicts| queue.leave(|| now, Class::Online, false, None, verdicts));
+    scene.leave(Class::Online, false, None);
     assert_eq!(scene.taken_begun(), [3]);
+}
+
+#[test]
+fn who_has_much_under_way_leaves_room_for_whoever_comes_and_holds_up_nobody() {
+    let bounded = with_online(rules(1), |online| (online.in_flight, online.for_each_free) = (12, Some(2)));
+    let mut scene = Scene::new(&bounded, 3);
+    let begins_and_waits_for_a_disk = |scene: &mut Scene, tenant| {
+        let begins = matches!(scene.arrive(Class::Online, tenant), Arrival::Begins(_));
+        if begins {
+            scene.act(|queue, now, verdicts| queue.pause(now, Class::Online, verdicts));
+        }
+        begins
+    };
+    let mut most = |tenant| (0..20).take_while(|_| begins_and_waits_for_a_disk(&mut scene, tenant)).count();
+    // Eight of twelve leave four, three beside them leave one.
+    assert_eq!([most(0), most(1), most(2)], [8, 3, 1]);
+    assert_eq!(scene.queue.waiting(Class::Online), 3, "the one of each that may not begin");
+    scene.starts.clear();
+    scene.leave(Class::Online, false, None);
+    let begun: Vec<TenantIndex> = scene.starts.iter().map(|start| start.tenant).collect();
+    assert_eq!(begun, [2], "the one that becomes free is for whoever has least");
+}
+
+#[test]
+fn what_is_refused_together_with_a_newcomer_keeps_nothing_from_beginning() {
+    let mut scene = Scene::new(&rules(1), 1);
+    scene.arrive(Class::Online, 0);
+    ticket(scene.arrive(Class::Online, 0));
+    for _ in 0..rules(1).classes[Class::Ingest as usize].floor {
+        assert!(matches!(scene.arrive(Class::Ingest, 0), Arrival::Begins(_)));
+    }
+    ticket(scene.arrive(Class::Ingest, 0));
+    let write = scene.next - 1;
+    scene.now += rules(1).classes[Class::Online as usize].patience + MILLI;
+    let too_large = Asked { cost: 1, bytes: usize::MAX, useful_until: None };
+    assert!(matches!(scene.arrive_asking(Class::Online, 0, too_large), Arrival::Refused(Refused::Overloaded)));
+    assert_eq!((scene.refused.len(), scene.taken_begun()), (1, vec![write]));
+}
+
+#[test]
+fn who_sends_what_nobody_could_answer_in_time_doesn_t_change_how_long_requests_are_taken_to_work() {
+    let mut scene = Scene::new(&rules(1), 2);
+    let hopeless = |scene: &mut Scene, within: Duration| {
+        let asked = Asked { cost: 1, bytes: 1, useful_until: Some(scene.now + within) };
+        matches!(scene.arrive_asking(Class::Online, 1, asked), Arrival::Refused(Refused::Overloaded))
+    };
+    // Sixteen of 8 ms each: that is nearly what they are taken for.
+    scene.arrive(Class::Online, 0);
+    for _ in 0..16 {
+        ticket(scene.arrive(Class::Online, 0));
+        scene.now += 8 * MILLI;
+        scene.end_after(8 * MILLI);
+    }
+    for _ in 0..1_000 {
+        assert!(hopeless(&mut scene, MILLI), "one within a millisecond");
+    }
+    assert!(hopeless(&mut scene, 5 * MILLI));
+    // With time it fades.
+    let mut times = 0;
+    while hopeless(&mut scene, 5 * MILLI) {
+        scene.now += 8 * MILLI;
+        times += 1;
+        assert!(times < 20);
+    }
 }
 
 fn pulsing(places: usize) -> Rules {

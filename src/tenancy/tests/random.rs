@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::super::admission::{Arrival, Asked, Class, Queue, Start, Ticket, Verdicts};
+use super::super::admission::{Arrival, Asked, Class, Queue, Start, TenantIndex, Ticket, Verdicts};
 use super::super::rules::Rules;
 use super::simulator::SplitMix;
 use super::{MILLI, rules};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Waits(Ticket),
+    Waits(Ticket, Class, TenantIndex),
     Works(Start),
     Paused(Start),
 }
@@ -22,6 +22,7 @@ struct Model {
     requests: BTreeMap<u64, State>,
     pulsing: bool,
     next: u64,
+    seed: u64,
 }
 
 impl Model {
@@ -34,27 +35,28 @@ impl Model {
         }
         for (number, _) in verdicts.refused {
             let told = self.requests.remove(&number);
-            assert!(matches!(told, Some(State::Waits(_))), "{number} was told already: {told:?}");
+            assert!(matches!(told, Some(State::Waits(..))), "seed {}: {number} was told already: {told:?}", self.seed);
         }
         outcome
     }
 
     fn begin(&mut self, number: u64, start: Start) {
         let before = self.requests.insert(number, State::Works(start));
-        assert!(matches!(before, None | Some(State::Waits(_))), "{number} has begun already: {before:?}");
-        assert!(!(start.pulse && self.pulsing), "one at a time lets in what has arrived");
+        let seed = self.seed;
+        assert!(matches!(before, None | Some(State::Waits(..))), "seed {seed}: {number} has begun already: {before:?}");
+        assert!(!(start.pulse && self.pulsing), "seed {seed}: one at a time lets in what has arrived");
         self.pulsing |= start.pulse;
     }
 
     fn arrive(&mut self, random: &mut SplitMix) {
-        let class = Class::ALL[random.below(3)];
+        let class = Class::ALL[random.below(Class::ALL.len())];
         let useful_until = (random.below(3) == 0).then(|| self.now + MILLI * random.below(30) as u32);
         let asked = Asked { cost: random.below(100) as u64, bytes: random.below(300), useful_until };
         let (number, tenant) = (self.next, random.below(3));
         self.next += 1;
         match self.act(|queue, now, verdicts| queue.arrive(now, class, tenant, asked, || number, verdicts)) {
             Arrival::Begins(start) => self.begin(number, start),
-            Arrival::Waits(ticket) => drop(self.requests.insert(number, State::Waits(ticket))),
+            Arrival::Waits(ticket) => drop(self.requests.insert(number, State::Waits(ticket, class, tenant))),
             Arrival::Refused(_) => {}
         }
     }
@@ -65,11 +67,11 @@ impl Model {
             return;
         };
         match state {
-            State::Waits(ticket) => {
+            State::Waits(ticket, ..) => {
                 if random.below(4) == 0 {
                     self.requests.remove(&number);
                     let given_up = self.act(|queue, now, verdicts| queue.give_up(now, ticket, verdicts));
-                    assert_eq!(given_up, Some(number));
+                    assert_eq!(given_up, Some(number), "seed {}", self.seed);
                 }
             }
             State::Works(start) if start.class == Class::Online && random.below(3) == 0 => {
@@ -84,7 +86,7 @@ impl Model {
                 self.requests.remove(&number);
                 let works = matches!(state, State::Works(_));
                 let begun = works.then_some(self.now - MILLI);
-                self.act(|queue, now, verdicts| queue.leave(|| now, start.class, works, begun, verdicts));
+                self.act(|queue, now, verdicts| queue.leave(|| now, start.class, start.tenant, works, begun, verdicts));
             }
         }
     }
@@ -96,20 +98,41 @@ impl Model {
             };
             let works = count(|state| if let State::Works(start) = state { Some(start.class) } else { None });
             let paused = count(|state| if let State::Paused(start) = state { Some(start.class) } else { None });
-            assert_eq!(self.queue.working(class), works);
-            assert_eq!(self.queue.in_flight(class), works + paused);
-            assert!(works + paused <= rules.classes[class as usize].in_flight, "{class:?}");
+            let seed = self.seed;
+            assert_eq!(self.queue.working(class), works, "seed {seed}: {class:?}");
+            assert_eq!(self.queue.in_flight(class), works + paused, "seed {seed}: {class:?}");
+            assert!(works + paused <= rules.classes[class as usize].in_flight, "seed {seed}: {class:?}");
         }
-        let waits = self.requests.values().filter(|state| matches!(state, State::Waits(_))).count();
-        assert_eq!(Class::ALL.iter().map(|class| self.queue.waiting(*class)).sum::<usize>(), waits);
-        // Nobody waits for nothing: the first class with waiting requests has no free place for them.
+        let waits = self.requests.values().filter(|state| matches!(state, State::Waits(..))).count();
+        assert_eq!(
+            Class::ALL.iter().map(|class| self.queue.waiting(*class)).sum::<usize>(),
+            waits,
+            "seed {}",
+            self.seed
+        );
+        // Nobody waits for nothing: the first class with waiting requests has no free place for them, or they are
+        // of tenants that have as much under way as they may beside what is free.
         if !self.pulsing
             && let Some(first) = Class::ALL.into_iter().find(|class| self.queue.waiting(*class) > 0)
         {
             let bounds = rules.classes[first as usize];
             let full = self.queue.working(first) >= bounds.places || self.queue.in_flight(first) >= bounds.in_flight;
-            assert!(full, "{first:?} waits beside free places");
+            let free = bounds.in_flight - self.queue.in_flight(first);
+            let may = |tenant| bounds.for_each_free.is_none_or(|times| self.under_way(first, tenant) < times * free);
+            let may_begin = self
+                .requests
+                .values()
+                .any(|state| matches!(state, State::Waits(_, class, tenant) if *class == first && may(*tenant)));
+            assert!(full || !may_begin, "seed {}: {first:?} waits beside free places", self.seed);
         }
+    }
+
+    fn under_way(&self, class: Class, tenant: TenantIndex) -> usize {
+        let of = |state: &&State| match state {
+            State::Works(start) | State::Paused(start) => start.class == class && start.tenant == tenant,
+            State::Waits(..) => false,
+        };
+        self.requests.values().filter(of).count()
     }
 }
 
@@ -119,6 +142,7 @@ fn whatever_happens_everybody_is_told_once_and_nobody_waits_beside_a_free_place(
         let mut random = SplitMix(seed);
         let mut small = Rules { pulse: 3 * MILLI, shared_pulse: MILLI, ..rules(2) };
         small.classes[0].in_flight = 5;
+        small.classes[0].for_each_free = Some(2);
         small.classes[1].places = 3;
         small.classes[1].in_flight = 3;
         small.classes[1].floor = 1;
@@ -129,7 +153,8 @@ fn whatever_happens_everybody_is_told_once_and_nobody_waits_beside_a_free_place(
         for weight in 1..=3 {
             queue.add_tenant(weight);
         }
-        let mut model = Model { queue, now: Instant::now(), requests: BTreeMap::new(), pulsing: false, next: 0 };
+        let (now, requests) = (Instant::now(), BTreeMap::new());
+        let mut model = Model { queue, now, requests, pulsing: false, next: 0, seed };
         for _ in 0..3_000 {
             match random.below(10) {
                 0..4 => model.arrive(&mut random),

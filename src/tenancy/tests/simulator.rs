@@ -135,10 +135,11 @@ impl Simulation<'_> {
     fn end(&mut self, request: usize, at: Duration) {
         let outcome = &mut self.outcomes[request];
         outcome.served = Some(at - outcome.at);
-        let Load { class, .. } = self.loads[outcome.tenant];
+        let tenant = outcome.tenant;
+        let Load { class, .. } = self.loads[tenant];
         let mut verdicts = Verdicts::default();
         let (begun, now) = (self.begun + self.begins[request], self.begun + at);
-        self.queue.leave(|| now, class, true, Some(begun), &mut verdicts);
+        self.queue.leave(|| now, class, tenant, true, Some(begun), &mut verdicts);
         self.tell(verdicts, at);
     }
 

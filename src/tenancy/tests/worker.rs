@@ -354,7 +354,8 @@ impl Worker {
     fn work(&mut self, request: usize, is_at_once: bool) {
         let begun = self.begun + Duration::from_secs_f64(self.now);
         self.spend(WORK);
-        self.change(|queue, now, verdicts| queue.leave(|| now, Class::Online, true, Some(begun), verdicts));
+        let tenant = self.requests[request].tenant;
+        self.change(|queue, now, verdicts| queue.leave(|| now, Class::Online, tenant, true, Some(begun), verdicts));
         self.end(request, true, is_at_once);
     }
 
