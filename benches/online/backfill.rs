@@ -32,7 +32,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let rate = SHARE * run.kept_up(&ADS).await?.rate;
     let drawn = run.draw(&ADS, Choice::Uniform);
     run.systems.configure(&[ROW_CACHE], &mut run.report).await?;
-    let calls = run.warm(&ADS, &drawn).await?;
+    let load = run.warm_load(&ADS, &drawn).await?;
     let (view, folder, reading) = (VIEWS[0], tempfile::tempdir()?, run.duration() * 2);
     let history_rows = ROWS_A_SECOND * (AHEAD + reading).as_secs_f64();
     view.write(folder.path(), history_rows as usize)?;
@@ -41,7 +41,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     run.systems.settle().await?;
     let server = run.systems.hydrant.id();
 
-    let (alone, stalls) = watched(server, open_loop(&calls, rate, reading, server)).await?;
+    let (alone, stalls) = watched(server, open_loop(&load, rate, reading, server)).await?;
     let mut row = Value::Object(rows::open("uniform", "hydrant, no backfill", "25 %", rate, &alone?));
     stalls.tell(&mut row);
     run.report.row(TITLE, row)?;
@@ -53,7 +53,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     machine::pin(backfill.id(), CLIENT_CORE)?;
     tokio::time::sleep(AHEAD).await;
     let written_before = machine::bytes_written(server)?;
-    let (reads, stalls) = watched(server, open_loop(&calls, rate, reading, server)).await?;
+    let (reads, stalls) = watched(server, open_loop(&load, rate, reading, server)).await?;
     let (reads, written) = (reads?, machine::bytes_written(server)? - written_before);
     backfill.check_running().context("the backfill ended before its reads were measured")?;
     let mut row = Value::Object(rows::open("uniform", "hydrant, beside a backfill", "25 %", rate, &reads));

@@ -74,13 +74,13 @@ async fn hot_keys(run: &mut Run, workload: &Workload) -> Result<()> {
 async fn step(run: &mut Run) -> Result<()> {
     let highest = run.kept_up(&ADS).await?;
     let drawn = run.draw(&ADS, Choice::Uniform);
-    let calls = run.warm(&ADS, &drawn).await?;
+    let load = run.warm_load(&ADS, &drawn).await?;
     run.systems.settle().await?;
     let (from, to) = (CALM * highest.rate, BURST * highest.rate);
     let arrivals = Arrivals::phases_of(&[(to, STEADY_TIME), (from, CALM_TIME), (to, BURST_TIME)]);
     let (timer, live) = (Monotonic::begin(), Arc::default());
     let (record, stalls) =
-        watched(run.systems.hydrant.id(), open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live)).await?;
+        watched(run.systems.hydrant.id(), open_loop(&load, &arrivals, Share::WHOLE, &timer, &live)).await?;
     let [steady, calm, burst] = record.phases.as_slice() else { bail!("a load of three rates has three phases") };
 
     let step_at = STEADY_TIME + CALM_TIME;

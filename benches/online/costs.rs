@@ -50,6 +50,7 @@ struct Rivals {
 /// A bare server under way, which ends when this is dropped.
 pub struct Bare {
     pub process: Process,
+    pub address: String,
     pub calls: Calls,
     _folder: tempfile::TempDir,
 }
@@ -150,7 +151,7 @@ impl Bare {
         let calls = Calls::connect(&address, CONNECTIONS, requests).await?;
         let warm_up: Duration = WARM_UP.div_f64(2.0);
         closed_loop(&calls, UNDER_WAY, warm_up, process.id()).await?;
-        Ok(Self { process, calls, _folder: folder })
+        Ok(Self { process, address, calls, _folder: folder })
     }
 }
 

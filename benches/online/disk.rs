@@ -10,7 +10,7 @@ use crate::support::load::{closed_loop, open_loop, seek_highest_rate};
 use crate::support::promise::Bound;
 use crate::support::random::Choice;
 use crate::support::report::figure;
-use crate::support::transport::Calls;
+use crate::support::streams::Streams;
 use crate::support::views::{ADS, POINT};
 use crate::{CONNECTIONS, NO_ROW_CACHE, Run, UNDER_WAY, WARM_UP, encoded};
 
@@ -29,14 +29,14 @@ pub async fn measure(run: &mut Run) -> Result<()> {
         let drawn = run.draw(&workload, Choice::Uniform);
         // No cache holds what reading all rows would bring in, so that is left out.
         let requests = encoded(&workload, &drawn)?;
-        let calls = Calls::connect(run.systems.hydrant.address(), CONNECTIONS, requests).await?;
+        let load = Streams::connect(run.systems.hydrant.address(), CONNECTIONS, &requests, None).await?;
         let (server, duration) = (run.systems.hydrant.id(), run.duration());
-        closed_loop(&calls, UNDER_WAY, WARM_UP, server).await?;
-        let closed = closed_loop(&calls, UNDER_WAY, duration, server).await?;
-        let sought = seek_highest_rate(&calls, closed.rate(), duration, server).await?;
+        closed_loop(&load, UNDER_WAY, WARM_UP, server).await?;
+        let closed = closed_loop(&load, UNDER_WAY, duration, server).await?;
+        let sought = seek_highest_rate(&load, closed.rate(), duration, server).await?;
         let rate = sought.rate * SHARE;
         let before = run.systems.reads()?;
-        let (outcome, stalls) = watched(server, open_loop(&calls, rate, duration * LONGER, server)).await?;
+        let (outcome, stalls) = watched(server, open_loop(&load, rate, duration * LONGER, server)).await?;
         let outcome = outcome?;
         let disk_percent = run.systems.reads()?.disk_percent(&before);
         let mut half = Value::Object(rows::open("uniform", "hydrant", "50 %", rate, &outcome));

@@ -1,7 +1,7 @@
 //! Highest rates that are kept up, and latencies at shares of them, from the intended start: Hydrant
 //! with its row cache, and the bare server, for `point` at shares of its own highest rate. For the other
 //! workloads it answers at Hydrant's rates: what is left of their latencies is the transport's and the
-//! machine's.
+//! machine's. The load is HTTP/2 and no more, so that what is late is the server and not a client that is busy.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use crate::costs::Bare;
 use crate::rows;
 use crate::stalls::{Stalls, watched};
-use crate::support::load::{Outcome, closed_loop, open_loop, seek_highest_rate};
+use crate::support::load::{Outcome, closed_loop, core_percent, open_loop, seek_highest_rate};
 use crate::support::promise::Bound;
 use crate::support::random::Choice;
 use crate::support::report::figure;
-use crate::support::transport::Calls;
+use crate::support::streams::Streams;
 use crate::support::views::{ADS, ADS500, POINT, Workload};
-use crate::{Highest, Run, UNDER_WAY};
+use crate::{CONNECTIONS, Highest, Run, UNDER_WAY, encoded};
 
 const SHARES: [f64; 3] = [0.25, 0.5, 0.75];
 
@@ -38,9 +38,9 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     for workload in run.workloads.clone() {
         for choice in run.options.choices.clone() {
             let drawn = run.draw(&workload, choice);
-            let calls = run.warm(&workload, &drawn).await?;
-            let server = run.systems.hydrant.id();
-            let hydrant = of_server(run, &workload, choice, "hydrant", &calls, server).await?;
+            let load = run.warm_load(&workload, &drawn).await?;
+            let (requests, server) = (encoded(&workload, &drawn)?, run.systems.hydrant.id());
+            let hydrant = of_server(run, &workload, choice, "hydrant", &load, server).await?;
             if choice == Choice::Uniform {
                 run.highest.insert(workload.name, hydrant.highest);
             }
@@ -48,8 +48,8 @@ pub async fn measure(run: &mut Run) -> Result<()> {
             if workload.name == POINT.name {
                 run.systems.settle().await?;
                 let bare = Bare::start(run, &workload, &drawn).await?;
-                let server = bare.process.id();
-                let transport = of_server(run, &workload, choice, "bare tonic", &bare.calls, server).await?;
+                let load = Streams::connect(&bare.address, CONNECTIONS, &requests, None).await?;
+                let transport = of_server(run, &workload, choice, "bare tonic", &load, bare.process.id()).await?;
                 let both = hydrant.highest.kept_up && transport.highest.kept_up;
                 let rates = hydrant.highest.rate / transport.highest.rate;
                 run.promise_at_rate(both, &of, "highest rate / bare tonic's", rates, Bound::AtLeast(0.7))?;
@@ -59,7 +59,8 @@ pub async fn measure(run: &mut Run) -> Result<()> {
             if workload.name != POINT.name {
                 run.systems.settle().await?;
                 let bare = Bare::start(run, &workload, &drawn).await?;
-                at_shares(run, &workload, choice, BARE_AT_RATE, &bare.calls, bare.process.id(), hydrant.rate).await?;
+                let load = Streams::connect(&bare.address, CONNECTIONS, &requests, None).await?;
+                at_shares(run, &workload, choice, BARE_AT_RATE, &load, bare.process.id(), hydrant.rate).await?;
             }
             let limit = match workload.name {
                 name if name == POINT.name => 1_000.0,
@@ -79,14 +80,14 @@ async fn of_server(
     workload: &Workload,
     choice: Choice,
     system: &str,
-    calls: &Calls,
+    load: &Streams,
     server: u32,
 ) -> Result<OfServer> {
     let (duration, keys, title) = (run.duration(), choice.to_string(), rows::open_title(workload));
-    let closed = closed_loop(calls, UNDER_WAY, duration.div_f64(2.0), server).await?;
-    let sought = seek_highest_rate(calls, closed.rate(), duration.div_f64(2.0), server).await?;
+    let closed = closed_loop(load, UNDER_WAY, duration.div_f64(2.0), server).await?;
+    let sought = seek_highest_rate(load, closed.rate(), duration.div_f64(2.0), server).await?;
     run.report.row(&title, Value::Object(rows::highest(&keys, system, &sought)))?;
-    let half_p99 = at_shares(run, workload, choice, system, calls, server, sought.rate).await?;
+    let half_p99 = at_shares(run, workload, choice, system, load, server, sought.rate).await?;
     Ok(OfServer { highest: Highest::of(&sought, &closed), rate: sought.rate, half_p99 })
 }
 
@@ -96,7 +97,7 @@ async fn at_shares(
     workload: &Workload,
     choice: Choice,
     system: &str,
-    calls: &Calls,
+    load: &Streams,
     server: u32,
     rate: f64,
 ) -> Result<f64> {
@@ -105,7 +106,7 @@ async fn at_shares(
     let mut runs: [Vec<(Outcome, Stalls)>; SHARES.len()] = Default::default();
     for _ in 0..RUNS {
         for (share, of_share) in SHARES.into_iter().zip(&mut runs) {
-            let (outcome, stalls) = watched(server, open_loop(calls, rate * share, duration, server)).await?;
+            let (outcome, stalls) = watched(server, open_loop(load, rate * share, duration, server)).await?;
             of_share.push((outcome?, stalls));
         }
     }
@@ -125,6 +126,8 @@ async fn at_shares(
         row["runs"] = json!(of_share.len());
         row["least p99 µs"] = figure(least);
         row["greatest p99 µs"] = figure(most);
+        row["server's core %"] = core_percent(median.server_cpu_micros, median.seconds);
+        row["load's core %"] = core_percent(median.client_cpu_micros, median.seconds);
         stalls.tell(&mut row);
         run.report.row(&title, row)?;
     }

@@ -39,6 +39,7 @@ use support::promise::{self, Bound};
 use support::random::Choice;
 use support::redis_server;
 use support::report::{Report, figure};
+use support::streams::Streams;
 use support::transport::{Calls, serve_recorded};
 use support::views::{ADS, ADS500, POINT, RequestKeys, WIDE, Workload};
 use systems::{NO_ROW_CACHE, PATIENT, ROW_CACHE, Setting, Systems};
@@ -253,6 +254,13 @@ impl Run {
         Ok(calls)
     }
 
+    /// The same connections for loads of a fixed rate, which are HTTP/2 and no more: a client that is busy itself
+    /// would be in every latency.
+    async fn warm_load(&mut self, workload: &Workload, drawn: &[RequestKeys]) -> Result<Streams> {
+        self.warm(workload, drawn).await?;
+        Streams::connect(self.systems.hydrant.address(), CONNECTIONS, &encoded(workload, drawn)?, None).await
+    }
+
     /// A closed loop in which nothing fails or is refused.
     async fn closed(&self, calls: &Calls, duration: Duration) -> Result<Outcome> {
         let outcome = closed_loop(calls, UNDER_WAY, duration, self.systems.hydrant.id()).await?;
@@ -267,10 +275,10 @@ impl Run {
             return Ok(*known);
         }
         let drawn = self.draw(workload, Choice::Uniform);
-        let calls = self.warm(workload, &drawn).await?;
-        let closed = closed_loop(&calls, UNDER_WAY, self.duration(), self.systems.hydrant.id()).await?;
+        let load = self.warm_load(workload, &drawn).await?;
+        let closed = closed_loop(&load, UNDER_WAY, self.duration(), self.systems.hydrant.id()).await?;
         let trial = self.duration().div_f64(2.0);
-        let sought = seek_highest_rate(&calls, closed.rate(), trial, self.systems.hydrant.id()).await?;
+        let sought = seek_highest_rate(&load, closed.rate(), trial, self.systems.hydrant.id()).await?;
         let highest = Highest::of(&sought, &closed);
         self.highest.insert(workload.name, highest);
         Ok(highest)

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
+use crate::Run;
 use crate::stalls::watched;
 use crate::support::load::{core_percent, with_cpu};
 use crate::support::promise::{self, Bound};
 use crate::support::random::Choice;
 use crate::support::report::figure;
-use crate::support::streams::Streams;
 use crate::support::views::ADS;
-use crate::{CONNECTIONS, Run, encoded};
 use hydrant::bench::arrivals::Arrivals;
 use hydrant::bench::load::{Share, open_loop};
 use hydrant::bench::timer::Monotonic;
@@ -24,18 +23,15 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     run.by_default().await?;
     let highest = run.kept_up(&ADS).await?;
     let drawn = run.draw(&ADS, Choice::Uniform);
-    run.warm(&ADS, &drawn).await?;
-    // It has to send more than the server can do, from one core as well.
-    let address = run.systems.hydrant.address();
-    let calls = Streams::connect(address, CONNECTIONS, &encoded(&ADS, &drawn)?, None).await?;
+    let load = run.warm_load(&ADS, &drawn).await?;
     run.systems.settle().await?;
 
     let rate = OVERLOAD * highest.rate;
     let arrivals = Arrivals::steady(rate, run.duration() * 2);
     let (timer, live) = (Monotonic::begin(), Arc::default());
     let server = run.systems.hydrant.id();
-    let load = with_cpu(&timer, server, open_loop(&calls, &arrivals, Share::WHOLE, &timer, &live));
-    let (measured, stalls) = watched(server, load).await?;
+    let loaded = with_cpu(&timer, server, open_loop(&load, &arrivals, Share::WHOLE, &timer, &live));
+    let (measured, stalls) = watched(server, loaded).await?;
     let (record, [of_server, of_load]) = measured?;
     let tally = record.phases.first().context("a steady load has a phase")?;
     let refused = tally.refused();

@@ -22,7 +22,7 @@ use crate::support::machine;
 use crate::support::promise::Bound;
 use crate::support::random::{Choice, Random};
 use crate::support::report::figure;
-use crate::support::transport::Calls;
+use crate::support::streams::Streams;
 use crate::support::views::ADS;
 
 const TITLE: &str = "ads at 25 % under durable writes, with compaction and landing, without and with backups";
@@ -70,11 +70,11 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     let rate = SHARE * run.kept_up(&ADS).await?.rate;
     run.systems.configure(&[crate::ROW_CACHE, FLUSH_INTERVAL, TAIL], &mut run.report).await?;
     let drawn = run.draw(&ADS, Choice::Uniform);
-    let calls = run.warm(&ADS, &drawn).await?;
+    let load = run.warm_load(&ADS, &drawn).await?;
     run.systems.settle().await?;
     let server = run.systems.hydrant.id();
 
-    let (alone, stalls) = watched(server, open_loop(&calls, rate, run.duration() * 2, server)).await?;
+    let (alone, stalls) = watched(server, open_loop(&load, rate, run.duration() * 2, server)).await?;
     let mut row = Value::Object(rows::open("uniform", "hydrant, no writes", "25 %", rate, &alone?));
     stalls.tell(&mut row);
     run.report.row(TITLE, row)?;
@@ -83,7 +83,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
         (false, "hydrant, under writes", "without a backup"),
         (true, "hydrant, under writes and backups", "while backups are made"),
     ] {
-        let UnderWrites { reads, rows_a_second } = under_writes(run, &calls, rate, backups, system).await?;
+        let UnderWrites { reads, rows_a_second } = under_writes(run, &load, rate, backups, system).await?;
         let of = format!("ads, uniform, 25 %, under 20,000 rows/s with compaction, {of}");
         let acknowledged = rows_a_second / ROWS_A_SECOND;
         run.promise(&of, "rows/s acknowledged / 20,000", acknowledged, Bound::AtLeast(0.98))?;
@@ -94,7 +94,7 @@ pub async fn measure(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-async fn under_writes(run: &mut Run, calls: &Calls, rate: f64, backups: bool, system: &str) -> Result<UnderWrites> {
+async fn under_writes(run: &mut Run, load: &Streams, rate: f64, backups: bool, system: &str) -> Result<UnderWrites> {
     let (server, reading) = (run.systems.hydrant.id(), run.duration() * 2);
     let batches = ROWS_A_SECOND / ROWS_A_REQUEST as f64;
     let arrivals = Arrivals::phases_of(&[(batches, AHEAD), (batches, reading)]);
@@ -104,7 +104,7 @@ async fn under_writes(run: &mut Run, calls: &Calls, rate: f64, backups: bool, sy
     let writing = send(&writes, &arrivals, Share::WHOLE, &timer, &live);
     let reads = async {
         tokio::time::sleep(AHEAD).await;
-        watched(server, open_loop(calls, rate, reading, server)).await
+        watched(server, open_loop(load, rate, reading, server)).await
     };
     let mut made: Vec<v1::Backup> = Vec::new();
     let work = async { tokio::join!(writing, reads) };

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow_array::ArrayRef;
+use dashmap::DashMap;
 use hydrant_storage::names::Name;
 use hydrant_storage::order::Micros;
 use tokio::sync::Semaphore;
@@ -159,9 +160,9 @@ pub struct Serving {
     store_time: Arc<StoreTime>,
     history: Arc<dyn PinnedHistory>,
     settings: ServingSettings,
-    /// The one piece of a read in bulk, of all streams, that may wait for a disk...
-    bulk_disk: Arc<Semaphore>,
-    /// ...and the one that may ask history.
+    /// Of each tenant the one piece of a read in bulk that may wait for a disk...
+    bulk_disk: Arc<DashMap<Name, Arc<Semaphore>>>,
+    /// ...and of all the one that may ask history.
     bulk_history: Arc<Semaphore>,
     flights: Flights,
     metrics: Arc<ServingMetrics>,
@@ -182,7 +183,7 @@ impl Serving {
             store_time,
             history,
             settings,
-            bulk_disk: Arc::new(Semaphore::new(1)),
+            bulk_disk: Arc::default(),
             bulk_history: Arc::new(Semaphore::new(1)),
             flights: Flights::default(),
             metrics: Arc::default(),

@@ -497,17 +497,21 @@ async fn a_read_in_bulk_finds_what_is_not_in_memory_and_leaves_it_there() {
 }
 
 #[tokio::test]
-async fn reads_in_bulk_wait_for_a_disk_one_at_a_time_and_leave_threads_to_others() {
+async fn reads_in_bulk_of_a_tenant_wait_for_a_disk_one_at_a_time_and_leave_threads_to_others() {
     let fixture = Fixture::start().await;
     fixture.store.write_applied(&[("EWR", START, None, Some(1.0))]).await;
     let fixture = Fixture::of(fixture.store.restart().await);
-    let another = fixture.serving.bulk_disk.clone().acquire_owned().await.expect("no other read");
     let in_bulk = permit(Action::ReadInBulk);
+    let another = fixture.serving.bulk_turns(in_bulk.tenant()).acquire_owned().await.expect("no other read");
+    let other_tenant = "other".parse().expect("a name");
+    let _of_other = fixture.serving.bulk_turns(&other_tenant).acquire_owned().await.expect("no other read");
     let request = OnlineRequest { latency_budget: Some(Duration::from_millis(20)), ..weather_of(&[Some("EWR")]) };
     let late = fixture.serving.get(&in_bulk, request).await.expect("an answer");
     assert_eq!(cells(&late, 0)[0].1, CellStatus::NotReady);
     assert_eq!(fixture.weather("EWR", None).await[0], present(1.0), "inference has the other threads");
     drop(another);
+    let late = fixture.serving.get(&in_bulk, weather_of(&[Some("EWR")])).await.expect("an answer");
+    assert_eq!(cells(&late, 0)[0], present(1.0), "another tenant's read is nothing to it");
     fixture.end().await;
 }
 

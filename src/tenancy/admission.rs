@@ -154,7 +154,7 @@ impl<W> Queue<W> {
         }
         let lets_in = is_online && self.pulses.is_under_way();
         let queue = &self.classes[class as usize];
-        let is_next = queue.leaves_room(tenant) && queue.is_nobody_before() && self.may_begin(class);
+        let is_next = queue.leaves_room(tenant) && queue.first_to_begin().is_none() && self.may_begin(class);
         if !lets_in && (is_next || self.classes[class as usize].may_pass(tenant)) {
             return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
         }
@@ -220,8 +220,8 @@ impl<W> Queue<W> {
     /// Whether another tenant's request goes before this one's next.
     pub fn goes_another_first(&self, class: Class, tenant: TenantIndex) -> bool {
         let queue = &self.classes[class as usize];
-        let first = queue.backlogged.first();
-        first.is_some_and(|(stamp, other)| *other != tenant && *stamp < queue.next_stamp(tenant))
+        let first = queue.first_to_begin();
+        first.is_some_and(|(stamp, other)| other != tenant && stamp < queue.next_stamp(tenant))
     }
 
     /// Everything that had arrived has been let in.
@@ -253,7 +253,7 @@ impl<W> Queue<W> {
     fn may_begin(&self, class: Class) -> bool {
         let (before, rest) = self.classes.split_at(class as usize);
         let ClassQueue { rules, working, in_flight, .. } = &rest[0];
-        let held_back = before.iter().any(|queue| queue.waiting > 0) && *working >= rules.floor;
+        let held_back = *working >= rules.floor && before.iter().any(|queue| queue.first_to_begin().is_some());
         *working < rules.places && *in_flight < rules.in_flight && !held_back
     }
 
@@ -342,9 +342,9 @@ impl<W> ClassQueue<W> {
         self.tenants[tenant].in_flight < most
     }
 
-    /// Whether nobody waits that could begin if there were a place.
-    fn is_nobody_before(&self) -> bool {
-        self.waiting == 0 || self.backlogged.iter().all(|(_, tenant)| !self.leaves_room(*tenant))
+    /// Stamp and tenant of the first of those waiting that may begin where there is a place.
+    fn first_to_begin(&self) -> Option<(u64, TenantIndex)> {
+        self.backlogged.iter().find(|(_, tenant)| self.leaves_room(*tenant)).copied()
     }
 
     /// The virtual time at which the tenant's next begins.
@@ -430,7 +430,7 @@ impl<W> ClassQueue<W> {
     /// The next to begin, taken out; whoever has waited too long before it is refused.
     fn next(&mut self, now: Instant, verdicts: &mut Verdicts<W>) -> Option<(TenantIndex, Waiting<W>)> {
         loop {
-            let (_, tenant) = *self.backlogged.iter().find(|(_, tenant)| self.leaves_room(*tenant))?;
+            let (_, tenant) = self.first_to_begin()?;
             self.shed(now, tenant, verdicts);
             let newest_first = self.is_newest_first(now, tenant);
             let queue = &mut self.tenants[tenant].waiting;

@@ -18,7 +18,7 @@ pub const ADMITTED: Metric = Metric {
 pub const QUEUED: Metric = Metric {
     name: "hydrant.admission.queued",
     unit: Metric::COUNT,
-    help: "Requests that had to wait before they began or were refused.",
+    help: "Requests that had to wait before they began or were refused; of the class disk: reads of rows.",
 };
 pub const REFUSED: Metric = Metric {
     name: "hydrant.admission.refused",

@@ -405,7 +405,7 @@ impl Permit {
     }
 
     /// A turn at the disk, to read so many rows that are not in memory; tenants share it by weight. To be held while
-    /// they are read. Waits for as long as it takes, so within the request's time.
+    /// they are read. It has no limit of time of its own: the caller puts its request's around it.
     pub async fn turn_at_disk(&self, rows: usize) -> Result<DiskTurn> {
         // Who was let in without a place waits for nobody.
         let Some(place) = &self.leave.place else { return Ok(DiskTurn { _place: None }) };

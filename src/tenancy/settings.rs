@@ -52,7 +52,7 @@ impl AdmissionSettings {
     /// One tenant alone has eight ninths of the online reads under way at most, two that ask for all they can get
     /// eight seventeenths each, and the rest is there for whoever comes.
     const FOR_EACH_FREE: usize = 8;
-    /// What waits for a disk is bounded by the online reads under way, and by their deadlines.
+    /// What waits for a disk is bounded by what is under way, and each of it by its deadline.
     const DISK_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
     const PULSE: Duration = Duration::from_millis(1);
     /// Who looks at its sockets so often answers a twentieth less where there is more than it can do.

@@ -177,13 +177,16 @@ async fn a_stream_whose_client_takes_nothing_gives_its_place_back_and_says_so_wh
         }
     };
     tokio::time::timeout(PATIENCE, given_back).await.expect("the place is given back");
+    let mut answered = 10;
     let refusal = loop {
         match stands_still.next().await.expect("it ends with a refusal") {
-            Ok(_) => {}
+            Ok(answer) => answered += answer.rows as usize,
             Err(refusal) => break refusal,
         }
     };
     assert_eq!((refusal.code, refusal.reason.as_str()), (Code::DeadlineExceeded, "STREAM_STANDS_STILL"));
+    let told = refusal.metadata.iter().find(|(key, _)| key == "first_row").map(|(_, row)| row.clone());
+    assert_eq!(told, Some(answered.to_string()), "where to go on");
     server.stop().await;
 }
 

@@ -55,7 +55,6 @@ impl OnlineRpc {
     }
 
     async fn get_online_features(&self, request: HttpRequest<Body>) -> Result<Outgoing, Status> {
-        let arrived = Instant::now();
         let (head, body) = request.into_parts();
         if head.headers.get("grpc-encoding").is_some_and(|encoding| encoding != "identity") {
             let mut refusal = to_status(compression_not_served());
@@ -65,6 +64,7 @@ impl OnlineRpc {
         let (deadline, caller) = (layers::deadline(&head.extensions), layers::caller(&head.extensions));
         let refusals = head.extensions.get::<Arc<Refusals>>();
         let message = read_message(body, self.limit).await?;
+        let arrived = Instant::now();
         if self.has_threads && message.len() > LARGE {
             tokio::task::yield_now().await;
         }

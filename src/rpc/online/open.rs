@@ -1,5 +1,5 @@
-//! Streams of online reads that are open: how many there may be, of one tenant and of all, and when one is given up
-//! that its client doesn't read on. HTTP/2 asks for the next answer only when there is room for it, so nobody would
+//! Streams of online reads that are open: how many there may be, of one tenant and of all, and how one is given up
+//! whose client doesn't read on. HTTP/2 asks for the next answer only when there is room for it, so nobody would
 //! notice otherwise.
 
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use hydrant_storage::names::Name;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tracing::Instrument as _;
 
 use crate::error::{Code, Error, Result};
@@ -40,10 +40,42 @@ pub(super) struct StreamPlace {
 }
 
 /// What makes the answers of a stream, one after the other.
-pub(super) trait Makes: Send + 'static {
-    /// `None` after the last.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>>> + Send;
+pub(super) trait MakesAnswers: Send + 'static {
+    fn next(&mut self) -> impl Future<Output = Result<Made>> + Send;
 }
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub answer: Bytes,
+    /// The row of the request with which it begins.
+    pub first_row: usize,
+    pub is_last: bool,
+}
+
+/// Where an answer waits to be taken.
+#[derive(Debug, Default)]
+struct Slot {
+    state: Mutex<SlotState>,
+    /// For whoever takes, and for whoever makes.
+    changed: [Notify; 2],
+}
+
+#[derive(Debug, Default)]
+struct SlotState {
+    waiting: Option<Result<Made>>,
+    is_client_gone: bool,
+    is_maker_gone: bool,
+}
+
+/// The client's side of it.
+struct Takes(Arc<Slot>);
+
+/// The other one.
+struct Fills(Arc<Slot>);
+
+const TAKER: usize = 0;
+const MAKER: usize = 1;
 
 impl Streams {
     pub fn new(most: usize) -> Self {
@@ -55,10 +87,13 @@ impl Streams {
         let mut open = self.lock();
         let (own, free) = (open.of.get(tenant).copied().unwrap_or(0), self.most - open.all);
         // Of one tenant no more than are left, so that some are left for whoever comes.
-        if free == 0 || own > free {
+        if own >= free {
             let message = match own {
                 0 => "as many streams of online reads as may be are open already ('serving.max_streams')".to_owned(),
-                _ => format!("{own} streams of online reads are open already, and {free} are left for other tenants"),
+                _ => format!(
+                    "the tenant has {own} streams of online reads open, and the {free} that are left are for others \
+                     ('serving.max_streams')"
+                ),
             };
             return Err(Error::new(Code::ResourceExhausted, "TOO_MANY_STREAMS", message).retry_after(RETRY));
         }
@@ -87,46 +122,118 @@ impl Drop for StreamPlace {
 
 /// The answers, each made when the one before has been taken, on a task of their own: HTTP/2 doesn't poll what it has
 /// no room for, and what is made where it polls would keep all that it holds, in the middle of its work, for as long as
-/// its client likes. Where that one takes none for `patience`, or until the deadline, what makes them is dropped; then
-/// a refusal (DEADLINE_EXCEEDED) follows what was made before. To be called on a runtime.
+/// its client likes. Where that one doesn't take an answer within `patience`, or until the deadline, a refusal
+/// (DEADLINE_EXCEEDED) takes its place, which tells its row as `first_row`, and nothing else is kept. To be called on a
+/// runtime.
 pub(super) fn answers(
-    mut of: impl Makes,
+    mut of: impl MakesAnswers,
     patience: Duration,
     deadline: Option<Instant>,
 ) -> BoxStream<'static, Result<Bytes>> {
-    // One waits, and the next is made when that one is taken.
-    let (waiting, taken) = mpsc::channel(1);
+    let slot = Arc::new(Slot::default());
+    let (fills, takes) = (Fills(slot.clone()), Takes(slot));
     let make = async move {
         loop {
+            let made = tokio::select! {
+                () = fills.client_gone() => return,
+                made = of.next() => made,
+            };
+            let waits = made.as_ref().ok().map(|made| (made.first_row, made.is_last));
+            fills.put(made);
+            let Some((first_row, is_last)) = waits else { return };
             let until = tokio::time::Instant::now() + patience;
             let until = deadline.map_or(until, |deadline| until.min(deadline.into()));
-            let Ok(room) = tokio::time::timeout_at(until, waiting.reserve()).await else { break };
-            let Ok(room) = room else { return };
-            let answer = tokio::select! {
-                // The client is gone.
-                () = waiting.closed() => return,
-                answer = of.next() => answer,
-            };
-            let is_last = !matches!(answer, Ok(Some(_)));
-            room.send(answer);
+            let is_late = tokio::time::timeout_at(until, fills.taken()).await.is_err();
+            if is_late && fills.put_instead(stands_still(patience, deadline).with("first_row", first_row)) {
+                tracing::debug!(first_row, "a stream of online reads is given up: its client takes no answer");
+                return;
+            }
             if is_last {
                 return;
             }
         }
-        drop(of);
-        // Until its client reads on, or is gone; nothing is held any more.
-        let _ = waiting.send(Err(stands_still(patience, deadline))).await;
     };
     tokio::spawn(make.in_current_span());
-    let ended_early = || Error::internal("a stream of online reads ended early");
-    let taken = futures::stream::unfold(Some(taken), move |taken| async move {
-        let mut taken = taken?;
-        match taken.recv().await.unwrap_or_else(|| Err(ended_early())) {
-            Ok(answer) => answer.map(|answer| (Ok(answer), Some(taken))),
+    let taken = futures::stream::unfold(Some(takes), |takes| async move {
+        let takes = takes?;
+        match takes.next().await {
+            Ok(Made { answer, is_last, .. }) => Some((Ok(answer), (!is_last).then_some(takes))),
             Err(error) => Some((Err(error), None)),
         }
     });
     taken.boxed()
+}
+
+impl Slot {
+    fn state(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().expect("nobody panics with what waits in hand")
+    }
+}
+
+impl Fills {
+    fn put(&self, made: Result<Made>) {
+        self.0.state().waiting = Some(made);
+        self.0.changed[TAKER].notify_one();
+    }
+
+    /// In the place of what waits; `false` where it was taken after all.
+    fn put_instead(&self, refused: Error) -> bool {
+        let mut state = self.0.state();
+        let waits = state.waiting.is_some();
+        state.waiting = waits.then_some(Err(refused));
+        waits
+    }
+
+    /// Until nothing waits, or nobody takes it any more.
+    async fn taken(&self) {
+        while !matches!(*self.0.state(), SlotState { waiting: None, .. } | SlotState { is_client_gone: true, .. }) {
+            self.0.changed[MAKER].notified().await;
+        }
+    }
+
+    async fn client_gone(&self) {
+        while !self.0.state().is_client_gone {
+            self.0.changed[MAKER].notified().await;
+        }
+    }
+}
+
+impl Takes {
+    async fn next(&self) -> Result<Made> {
+        loop {
+            let is_maker_gone = {
+                let mut state = self.0.state();
+                if let Some(made) = state.waiting.take() {
+                    self.0.changed[MAKER].notify_one();
+                    return made;
+                }
+                state.is_maker_gone
+            };
+            if is_maker_gone {
+                return Err(Error::internal("a stream of online reads ended early"));
+            }
+            self.0.changed[TAKER].notified().await;
+        }
+    }
+}
+
+impl Drop for Fills {
+    fn drop(&mut self) {
+        self.0.state().is_maker_gone = true;
+        self.0.changed[TAKER].notify_one();
+    }
+}
+
+impl Drop for Takes {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut state = self.0.state();
+            state.is_client_gone = true;
+            state.waiting.take()
+        };
+        drop(waiting);
+        self.0.changed[MAKER].notify_one();
+    }
 }
 
 fn stands_still(patience: Duration, deadline: Option<Instant>) -> Error {
@@ -150,13 +257,15 @@ mod tests {
             (0..20).map_while(|_| streams.open(&tenant).ok()).collect::<Vec<_>>()
         };
         let (ads, payments) = (most("ads"), most("payments"));
-        assert_eq!((ads.len(), payments.len()), (5, 2));
+        assert_eq!((ads.len(), payments.len()), (4, 2));
         let one = most("search");
         assert_eq!(one.len(), 1);
+        let last = most("last");
+        assert_eq!(last.len(), 1);
         let refused = streams.open(&"more".parse().expect("a name")).expect_err("all are open");
         assert_eq!((refused.reason, refused.retry_after), ("TOO_MANY_STREAMS", Some(RETRY)));
-        drop((ads, payments, one));
-        assert_eq!(most("payments").len(), 5, "all were given back");
+        drop((ads, payments, one, last));
+        assert_eq!(most("payments").len(), 4, "all were given back");
         let open = streams.lock();
         assert_eq!((open.all, open.of.len()), (0, 0));
     }
@@ -168,12 +277,13 @@ mod tests {
         _dropped: tokio::sync::oneshot::Sender<()>,
     }
 
-    impl Makes for Counts {
-        async fn next(&mut self) -> Result<Option<Bytes>> {
+    impl MakesAnswers for Counts {
+        async fn next(&mut self) -> Result<Made> {
             tokio::task::yield_now().await;
             assert!(self.next != 66, "a defect");
             self.next += 1;
-            Ok((self.next <= self.end).then(|| Bytes::copy_from_slice(&[self.next])))
+            let answer = Bytes::copy_from_slice(&[self.next]);
+            Ok(Made { answer, first_row: usize::from(self.next) * 10, is_last: self.next == self.end })
         }
     }
 
@@ -199,10 +309,13 @@ mod tests {
             let mut answers = answers(Counts { next: 0, end: 9, _dropped }, patience, deadline);
             if reason.is_none() {
                 assert_eq!(rest(&mut answers).await, ((1..=9).collect(), None));
+                dropped.await.expect_err("with the last one taken nothing is kept");
                 continue;
             }
             dropped.await.expect_err("it is gone before anybody asks");
-            assert_eq!(rest(&mut answers).await, (vec![1], reason), "one was made ahead");
+            let refused = answers.next().await.expect("it is told").expect_err("given up");
+            assert_eq!(Some(refused.reason), reason);
+            assert!(refused.metadata.iter().any(|(name, row)| *name == "first_row" && row == "10"), "{refused:?}");
             assert!(answers.next().await.is_none());
         }
     }

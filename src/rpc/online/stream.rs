@@ -12,7 +12,7 @@ use hydrant_proto::v1;
 use prost::Message as _;
 use tonic::{Request, Response, Status};
 
-use super::open::{Makes, StreamPlace, answers};
+use super::open::{Made, MakesAnswers, StreamPlace, answers};
 use super::{OnlineRpc, decode_request};
 use crate::error::{Error, Result};
 use crate::rpc::freshness::with_freshness;
@@ -35,8 +35,7 @@ struct Scoring {
     include_freshness: bool,
     limit: MessageLimit,
     deadline: Option<Instant>,
-    /// `None` after the last.
-    next_row: Option<usize>,
+    next_row: usize,
     /// One of the streams that there may be.
     _stream: StreamPlace,
 }
@@ -70,15 +69,14 @@ impl OnlineRpc {
         });
         let (read, form, include_freshness) = begun.await?;
         let (use_cases, limit) = (self.use_cases.clone(), self.limit);
-        let next_row = Some(0);
-        Ok(Scoring { use_cases, caller, read, form, include_freshness, limit, deadline, next_row, _stream: stream })
+        Ok(Scoring { use_cases, caller, read, form, include_freshness, limit, deadline, next_row: 0, _stream: stream })
     }
 }
 
-impl Makes for Scoring {
+impl MakesAnswers for Scoring {
     /// A refusal tells the first row that has none.
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(first) = self.next_row else { return Ok(None) };
+    async fn next(&mut self) -> Result<Made> {
+        let first = self.next_row;
         let rows = self.read.piece(first);
         let end = rows.end;
         // A piece is as a training set is: one of what is done offline.
@@ -101,8 +99,8 @@ impl Makes for Scoring {
             .await
         };
         let answer = answered.await.map_err(|error: Error| error.with("first_row", first))?;
-        self.next_row = (end < self.read.rows()).then_some(end);
-        Ok(Some(answer))
+        self.next_row = end;
+        Ok(Made { answer, first_row: first, is_last: end >= self.read.rows() })
     }
 }
 

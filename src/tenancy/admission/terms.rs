@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-/// What a request is for; the earlier goes before the later.
+/// What a request is for; the earlier goes before the later, but for the disk, which is read beside them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     Online,
     Ingest,
     Training,
-    /// Some rows of an online read under way that are not in memory.
+    /// Some rows that are not in memory, of an online read or a piece of a stream that is under way.
     Disk,
 }
 

@@ -53,11 +53,12 @@ impl<W> ClassQueue<W> {
         self.tenants[tenant].standing.is_some() && first_within_its_share.is_some_and(is_before)
     }
 
-    /// The stamp of the first, among those that are next, that is of a tenant whose queue doesn't stand.
+    /// The stamp of the first, among those that are next, that may begin and is of a tenant whose queue doesn't stand.
     fn first_within_its_share(&self) -> Option<u64> {
         /// There may be many tenants, and this is asked often.
         const LOOKED_AT: usize = 8;
         let mut next = self.backlogged.iter().take(LOOKED_AT);
-        next.find(|(_, tenant)| self.tenants[*tenant].standing.is_none()).map(|(stamp, _)| *stamp)
+        let is_within = |tenant: TenantIndex| self.tenants[tenant].standing.is_none() && self.leaves_room(tenant);
+        next.find(|(_, tenant)| is_within(*tenant)).map(|(stamp, _)| *stamp)
     }
 }

@@ -112,9 +112,9 @@ impl Model {
         );
         // Nobody waits for nothing: the first class with waiting requests has no free place for them, or they are
         // of tenants that have as much under way as they may beside what is free.
-        if !self.pulsing
-            && let Some(first) = Class::ALL.into_iter().find(|class| self.queue.waiting(*class) > 0)
-        {
+        let first = Class::ALL.into_iter().find(|class| self.queue.waiting(*class) > 0).filter(|_| !self.pulsing);
+        // The disk is held up by no other class.
+        for first in first.into_iter().chain([Class::Disk]) {
             let bounds = rules.classes[first as usize];
             let full = self.queue.working(first) >= bounds.places || self.queue.in_flight(first) >= bounds.in_flight;
             let free = bounds.in_flight - self.queue.in_flight(first);
