@@ -254,7 +254,7 @@ impl Run {
         Ok(calls)
     }
 
-    /// The same connections for loads of a fixed rate, which are HTTP/2 and no more: a client that is busy itself
+    /// The same with connections for loads of a fixed rate, which are HTTP/2 and no more: a client that is busy itself
     /// would be in every latency.
     async fn warm_load(&mut self, workload: &Workload, drawn: &[RequestKeys]) -> Result<Streams> {
         self.warm(workload, drawn).await?;

@@ -1,5 +1,5 @@
-//! gRPC as bare as HTTP/2 has it, for loads that send more than a server can do from one core: a client such as
-//! services use takes a third to a half of that core more, and what it then does late would be in every latency.
+//! gRPC as bare as HTTP/2 has it, for loads of a fixed rate from one core: a client such as services use takes a third
+//! to a half of that core more, and what it then does late would be in every latency.
 
 use std::sync::Arc;
 

@@ -21,7 +21,7 @@ use crate::tenancy::Permit;
 
 /// Rows that one thread reads at a time; what has been read by then is in the answer.
 const READ_TOGETHER: usize = 64;
-/// Of one request, so many such pieces wait for their turns at once: more than there are threads as a rule, and no
+/// Of one request, about so many such pieces wait for their turns at once: more than there are threads as a rule, and no
 /// backlog that somebody would have to clear away.
 const PIECES_AT_A_TIME: usize = 32;
 
@@ -121,8 +121,8 @@ impl Serving {
         }
     }
 
-    /// The same for a read in bulk: on one thread, of all such reads of a tenant together, so that the others are
-    /// there for inference; nobody waits for its rows, and none stays in memory.
+    /// The same for a read in bulk: on one thread, of all such reads of a tenant together, so that others are left for
+    /// its inference; nobody waits for its rows, and none stays in memory.
     pub(super) async fn read_missing_in_passing(
         &self,
         permit: &Permit,

@@ -155,8 +155,13 @@ impl<W> Queue<W> {
         let lets_in = is_online && self.pulses.is_under_way();
         let queue = &self.classes[class as usize];
         let is_next = queue.leaves_room(tenant) && queue.first_to_begin().is_none() && self.may_begin(class);
-        if !lets_in && (is_next || self.classes[class as usize].may_pass(tenant)) {
+        if !lets_in && is_next {
             return Arrival::Begins(self.begin(now, class, tenant, asked.cost));
+        }
+        if !lets_in && self.classes[class as usize].may_pass(tenant) {
+            let start = self.begin(now, class, tenant, asked.cost);
+            self.dispatch_where_held_back_no_longer(now, class, verdicts);
+            return Arrival::Begins(start);
         }
         let queue = &mut self.classes[class as usize];
         queue.stir(now);
@@ -164,9 +169,8 @@ impl<W> Queue<W> {
         match queue.wait(now, tenant, asked, handle, verdicts) {
             Ok(number) => Arrival::Waits(Ticket { class, tenant, number }),
             Err(refused) => {
-                // A class behind this one may have waited for those that were refused with it.
-                if queue.waiting == 0 && !verdicts.refused.is_empty() {
-                    self.dispatch(now, verdicts);
+                if !verdicts.refused.is_empty() {
+                    self.dispatch_where_held_back_no_longer(now, class, verdicts);
                 }
                 Arrival::Refused(refused)
             }
@@ -263,8 +267,16 @@ impl<W> Queue<W> {
         queue.in_flight += 1;
         queue.tenants[tenant].in_flight += 1;
         queue.charge(tenant, cost);
-        let pulse = class == Class::Online && self.pulses.begin(now, queue.waiting > 0);
+        let pulse = class == Class::Online && self.pulses.begin(now, queue.first_to_begin().is_some());
         Start { class, tenant, pulse }
+    }
+
+    /// Classes behind this one may have waited for those of it that wait no longer, or that may not begin any more.
+    fn dispatch_where_held_back_no_longer(&mut self, now: Instant, class: Class, verdicts: &mut Verdicts<W>) {
+        let is_behind_awaited = self.classes[class as usize + 1..].iter().any(|queue| queue.waiting > 0);
+        if is_behind_awaited && self.classes[class as usize].first_to_begin().is_none() {
+            self.dispatch(now, verdicts);
+        }
     }
 
     fn dispatch(&mut self, now: Instant, verdicts: &mut Verdicts<W>) {
@@ -330,7 +342,7 @@ impl<W> ClassQueue<W> {
             && self.working < self.rules.places + self.handed
             && self.in_flight < self.rules.in_flight
             && self.leaves_room(tenant)
-            && self.backlogged.iter().all(|(_, waiting)| *waiting == tenant)
+            && self.competes_with_nobody(tenant)
     }
 
     /// Whether the tenant leaves room for others where it begins one more: tenants that have all that they may under
@@ -344,7 +356,15 @@ impl<W> ClassQueue<W> {
 
     /// Stamp and tenant of the first of those waiting that may begin where there is a place.
     fn first_to_begin(&self) -> Option<(u64, TenantIndex)> {
+        if self.rules.for_each_free.is_some() && self.in_flight >= self.rules.in_flight {
+            return None;
+        }
         self.backlogged.iter().find(|(_, tenant)| self.leaves_room(*tenant)).copied()
+    }
+
+    /// Whether none of another tenant's waits that could begin if there were a place.
+    fn competes_with_nobody(&self, tenant: TenantIndex) -> bool {
+        self.backlogged.iter().all(|(_, other)| *other == tenant || !self.leaves_room(*other))
     }
 
     /// The virtual time at which the tenant's next begins.
@@ -475,7 +495,7 @@ impl<W> ClassQueue<W> {
         let in_room = (self.rules.places as u128 * room.as_nanos()).checked_div(self.mean_work.as_nanos());
         let Some(in_room) = in_room else { return false };
         let most = usize::try_from(in_room).unwrap_or(usize::MAX).max(self.rules.places + SPARE);
-        queue.waiting.len() >= most.min(self.rules.max_waiting) && queue.waiting.len() == self.waiting
+        queue.waiting.len() >= most.min(self.rules.max_waiting) && self.competes_with_nobody(tenant)
     }
 
     fn is_proven(&self, now: Instant, tenant: TenantIndex) -> bool {
@@ -539,7 +559,7 @@ impl<W> ClassQueue<W> {
 
     fn look_at_backlog(&mut self, now: Instant) {
         let mut backlog = Backlog { looked: Some(now), ..Backlog::default() };
-        for (_, tenant) in &self.backlogged {
+        for (_, tenant) in self.backlogged.iter().filter(|(_, tenant)| self.leaves_room(*tenant)) {
             let queue = &self.tenants[*tenant];
             backlog.most = backlog.most.max((queue.share_of_waiting(), *tenant));
             backlog.weights += queue.weight;

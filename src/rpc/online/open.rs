@@ -88,7 +88,7 @@ impl Streams {
         let (own, free) = (open.of.get(tenant).copied().unwrap_or(0), self.most - open.all);
         // Of one tenant no more than are left, so that some are left for whoever comes.
         if own >= free {
-            let message = match own {
+            let message = match own.min(free) {
                 0 => "as many streams of online reads as may be are open already ('serving.max_streams')".to_owned(),
                 _ => format!(
                     "the tenant has {own} streams of online reads open, and the {free} that are left are for others \

@@ -112,19 +112,22 @@ impl Model {
         );
         // Nobody waits for nothing: the first class with waiting requests has no free place for them, or they are
         // of tenants that have as much under way as they may beside what is free.
-        let first = Class::ALL.into_iter().find(|class| self.queue.waiting(*class) > 0).filter(|_| !self.pulsing);
+        let first = Class::ALL.into_iter().find(|class| self.may_begin(*class, rules)).filter(|_| !self.pulsing);
         // The disk is held up by no other class.
-        for first in first.into_iter().chain([Class::Disk]) {
+        for first in first.into_iter().chain(Some(Class::Disk).filter(|disk| self.may_begin(*disk, rules))) {
             let bounds = rules.classes[first as usize];
             let full = self.queue.working(first) >= bounds.places || self.queue.in_flight(first) >= bounds.in_flight;
-            let free = bounds.in_flight - self.queue.in_flight(first);
-            let may = |tenant| bounds.for_each_free.is_none_or(|times| self.under_way(first, tenant) < times * free);
-            let may_begin = self
-                .requests
-                .values()
-                .any(|state| matches!(state, State::Waits(_, class, tenant) if *class == first && may(*tenant)));
-            assert!(full || !may_begin, "seed {}: {first:?} waits beside free places", self.seed);
+            assert!(full, "seed {}: {first:?} waits beside free places", self.seed);
         }
+    }
+
+    /// Whether one of the class waits whose tenant may have more under way.
+    fn may_begin(&self, class: Class, rules: &Rules) -> bool {
+        let bounds = rules.classes[class as usize];
+        let free = bounds.in_flight - self.queue.in_flight(class);
+        let may = |tenant| bounds.for_each_free.is_none_or(|times| self.under_way(class, tenant) < times * free);
+        let waits = |state: &State| matches!(state, State::Waits(_, of, tenant) if *of == class && may(*tenant));
+        self.requests.values().any(waits)
     }
 
     fn under_way(&self, class: Class, tenant: TenantIndex) -> usize {
