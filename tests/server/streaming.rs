@@ -234,16 +234,8 @@ async fn an_answer_beyond_the_limit_of_messages_ends_the_stream() {
     server.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_is_scored_in_requests_that_are_as_small_as_the_server_wants_them() {
-    // Enough for the temperatures, and too little for the names of all airports.
-    let server = with_airports_and(|config| config.server.grpc_max_message = ByteSize(112 << 10)).await;
-    assert_eq!(
-        refused(&server, v1::StreamOnlineFeaturesRequest { request: Some(read_of(0..AIRPORTS)), ..Default::default() })
-            .await
-            .reason,
-        "MESSAGE_TOO_LARGE"
-    );
+/// The temperatures of all airports, as the command scores a file of them.
+async fn score(server: &TestServer, options: &[&str]) -> Vec<Option<f64>> {
     let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..AIRPORTS).map(airport)));
     let keys = RecordBatch::try_from_iter([("origin", names)]).expect("a column");
     let (file, out) = (server.directory.path().join("keys.parquet"), server.directory.path().join("out.parquet"));
@@ -254,7 +246,7 @@ async fn a_file_is_scored_in_requests_that_are_as_small_as_the_server_wants_them
     command
         .args(["online", "score", "--service", "delay_model"])
         .env("HYDRANT_SERVER", server.addresses.grpc.to_string());
-    command.arg("--keys").arg(&file).arg("-o").arg(&out);
+    command.arg("--keys").arg(&file).arg("-o").arg(&out).args(options);
     let output = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic").expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let batches = ParquetRecordBatchReaderBuilder::try_new(File::open(&out).expect("there")).expect("Parquet");
@@ -262,8 +254,33 @@ async fn a_file_is_scored_in_requests_that_are_as_small_as_the_server_wants_them
     for batch in batches.build().expect("readable") {
         temps.extend(batch.expect("sound").column(1).as_primitive::<Float64Type>().iter());
     }
+    temps
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_scored_in_requests_that_are_as_small_as_the_server_wants_them() {
+    // Enough for the temperatures, and too little for the names of all airports.
+    let server = with_airports_and(|config| config.server.grpc_max_message = ByteSize(112 << 10)).await;
+    assert_eq!(
+        refused(&server, v1::StreamOnlineFeaturesRequest { request: Some(read_of(0..AIRPORTS)), ..Default::default() })
+            .await
+            .reason,
+        "MESSAGE_TOO_LARGE"
+    );
+    let temps = score(&server, &[]).await;
     let expected: Vec<_> = (0..AIRPORTS).map(|number| (number % 3 == 0).then_some(number as f64)).collect();
     assert_eq!(temps, expected);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_scored_although_beginning_a_stream_takes_of_a_small_quota_as_well() {
+    let server = with_airports().await;
+    let default = "default".parse().expect("a name");
+    // A second's worth is there at once, and then one request every 50 ms: as much as beginning takes.
+    server.tenancy.set_limits(&default, Limits::default().with(Quota::RequestsPerSecond, 20));
+    let temps = tokio::time::timeout(PATIENCE, score(&server, &["--batch-size", "400"])).await.expect("it ends");
+    assert_eq!(temps.len(), AIRPORTS);
     server.stop().await;
 }
 

@@ -132,6 +132,13 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     Ok(Done::Done)
 }
 
+/// After so many streams that gave no row.
+fn pause_after(in_vain: u32) -> Duration {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(5);
+    FIRST.saturating_mul(2_u32.saturating_pow(in_vain)).min(LONGEST)
+}
+
 /// The file that is written, from the first answer on.
 enum Writing {
     Reserved(ReservedOutput),
@@ -177,10 +184,12 @@ impl ScoredFile {
     }
 
     /// Gets the features of some rows and writes them. A refusal that says when to try again is waited
-    /// out, and the stream goes on where it was.
+    /// out, and the stream goes on where it was. To begin a stream is a request of the tenant's quotas too, so where
+    /// no row came of it longer is waited each time: or the quota would be used up by beginning.
     async fn score(&mut self, rows: &RecordBatch, bar: &indicatif::ProgressBar) -> Result<(), Failure> {
         let mut done = 0;
         let mut since = Instant::now();
+        let mut in_vain = 0;
         loop {
             let before = done;
             let rest = rows.slice(done, self.request_rows.min(rows.num_rows() - done));
@@ -198,10 +207,13 @@ impl ScoredFile {
             }
             if done > before {
                 since = Instant::now();
+                in_vain = 0;
             }
             let passes = matches!(refusal.code, Code::ResourceExhausted | Code::Unavailable);
-            match refusal.retry_after.filter(|delay| passes && since.elapsed() + *delay < PATIENCE) {
-                Some(delay) => tokio::time::sleep(delay).await,
+            let pause = refusal.retry_after.map(|delay| delay.max(pause_after(in_vain)));
+            in_vain += 1;
+            match pause.filter(|pause| passes && since.elapsed() + *pause < PATIENCE) {
+                Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(self.in_file(with_way_out(refusal))),
             }
         }
