@@ -177,7 +177,7 @@ def three_lines(benchmarks):
         wanted = {"keys": "uniform", "system": "hydrant", "share of highest": "50 %"}
         title = "ads: open loop, latency from the intended start"
         p50, p99, rate = (told("online", title, column, "", **wanted).strip() for column in ("p50 µs", "p99 µs", "sent/s"))
-        return f"p50 {p50} µs and p99 {p99} µs at half of its highest rate ({rate} a second of one core)"
+        return f"p50 {p50} µs and p99 {p99} µs at half of its highest rate ({rate} a second, one core)"
 
     def join(system, column, unit):
         wanted = {"system": system, "answer as": "arrow"}
