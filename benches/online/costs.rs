@@ -2,6 +2,7 @@
 //! both layouts, and RocksDB in this process, for every workload and choice of keys.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +17,7 @@ use crate::support::promise::{self, Bound};
 use crate::support::random::Choice;
 use crate::support::redis_reads::{self, Layout};
 use crate::support::report::figure;
+use crate::support::streams::Streams;
 use crate::support::transport::{Calls, start_bare_server};
 use crate::support::views::{ADS, RequestKeys, WIDE, Workload};
 use crate::{CONNECTIONS, NO_ROW_CACHE, ROW_CACHE, Run, SERVER_CORE, UNDER_WAY, WARM_UP, encoded};
@@ -50,8 +52,9 @@ struct Rivals {
 /// A bare server under way, which ends when this is dropped.
 pub struct Bare {
     pub process: Process,
-    pub address: String,
     pub calls: Calls,
+    address: String,
+    requests: Arc<Vec<Bytes>>,
     _folder: tempfile::TempDir,
 }
 
@@ -148,10 +151,15 @@ impl Bare {
         let folder = tempfile::tempdir()?;
         let (process, address) = start_bare_server(&answers, folder.path())?;
         machine::pin(process.id(), SERVER_CORE)?;
-        let calls = Calls::connect(&address, CONNECTIONS, requests).await?;
+        let calls = Calls::connect(&address, CONNECTIONS, requests.clone()).await?;
         let warm_up: Duration = WARM_UP.div_f64(2.0);
         closed_loop(&calls, UNDER_WAY, warm_up, process.id()).await?;
-        Ok(Self { process, address, calls, _folder: folder })
+        Ok(Self { process, calls, address, requests, _folder: folder })
+    }
+
+    /// Connections for loads of a fixed rate, as Hydrant has them.
+    pub async fn load(&self) -> Result<Streams> {
+        Streams::connect(&self.address, CONNECTIONS, &self.requests, None).await
     }
 }
 

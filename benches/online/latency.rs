@@ -15,7 +15,7 @@ use crate::support::random::Choice;
 use crate::support::report::figure;
 use crate::support::streams::Streams;
 use crate::support::views::{ADS, ADS500, POINT, Workload};
-use crate::{CONNECTIONS, Highest, Run, UNDER_WAY, encoded};
+use crate::{Highest, Run, UNDER_WAY};
 
 const SHARES: [f64; 3] = [0.25, 0.5, 0.75];
 
@@ -39,28 +39,24 @@ pub async fn measure(run: &mut Run) -> Result<()> {
         for choice in run.options.choices.clone() {
             let drawn = run.draw(&workload, choice);
             let load = run.warm_load(&workload, &drawn).await?;
-            let (requests, server) = (encoded(&workload, &drawn)?, run.systems.hydrant.id());
+            let server = run.systems.hydrant.id();
             let hydrant = of_server(run, &workload, choice, "hydrant", &load, server).await?;
             if choice == Choice::Uniform {
                 run.highest.insert(workload.name, hydrant.highest);
             }
             let of = format!("{}, {choice}", workload.name);
+            run.systems.settle().await?;
+            let bare = Bare::start(run, &workload, &drawn).await?;
+            let (load, server) = (bare.load().await?, bare.process.id());
             if workload.name == POINT.name {
-                run.systems.settle().await?;
-                let bare = Bare::start(run, &workload, &drawn).await?;
-                let load = Streams::connect(&bare.address, CONNECTIONS, &requests, None).await?;
-                let transport = of_server(run, &workload, choice, "bare tonic", &load, bare.process.id()).await?;
+                let transport = of_server(run, &workload, choice, "bare tonic", &load, server).await?;
                 let both = hydrant.highest.kept_up && transport.highest.kept_up;
                 let rates = hydrant.highest.rate / transport.highest.rate;
                 run.promise_at_rate(both, &of, "highest rate / bare tonic's", rates, Bound::AtLeast(0.7))?;
                 let p99s = hydrant.half_p99 / transport.half_p99;
                 run.promise_at_rate(both, &of, "p99 at 50 % / bare tonic's", p99s, Bound::AtMost(2.0))?;
-            }
-            if workload.name != POINT.name {
-                run.systems.settle().await?;
-                let bare = Bare::start(run, &workload, &drawn).await?;
-                let load = Streams::connect(&bare.address, CONNECTIONS, &requests, None).await?;
-                at_shares(run, &workload, choice, BARE_AT_RATE, &load, bare.process.id(), hydrant.rate).await?;
+            } else {
+                at_shares(run, &workload, choice, BARE_AT_RATE, &load, server, hydrant.rate).await?;
             }
             let limit = match workload.name {
                 name if name == POINT.name => 1_000.0,

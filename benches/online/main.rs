@@ -247,7 +247,11 @@ impl Run {
 
     /// Connections to Hydrant with these requests, its caches filled and all warmed up.
     async fn warm(&mut self, workload: &Workload, drawn: &[RequestKeys]) -> Result<Calls> {
-        let calls = Calls::connect(self.systems.hydrant.address(), CONNECTIONS, encoded(workload, drawn)?).await?;
+        self.warm_with(workload, encoded(workload, drawn)?).await
+    }
+
+    async fn warm_with(&mut self, workload: &Workload, requests: Arc<Vec<Bytes>>) -> Result<Calls> {
+        let calls = Calls::connect(self.systems.hydrant.address(), CONNECTIONS, requests).await?;
         if self.systems.fill(workload, self.options.keys_of(workload)).await? {
             closed_loop(&calls, UNDER_WAY, WARM_UP, self.systems.hydrant.id()).await?;
         }
@@ -257,8 +261,9 @@ impl Run {
     /// The same with connections for loads of a fixed rate, which are HTTP/2 and no more: a client that is busy itself
     /// would be in every latency.
     async fn warm_load(&mut self, workload: &Workload, drawn: &[RequestKeys]) -> Result<Streams> {
-        self.warm(workload, drawn).await?;
-        Streams::connect(self.systems.hydrant.address(), CONNECTIONS, &encoded(workload, drawn)?, None).await
+        let requests = encoded(workload, drawn)?;
+        self.warm_with(workload, requests.clone()).await?;
+        Streams::connect(self.systems.hydrant.address(), CONNECTIONS, &requests, None).await
     }
 
     /// A closed loop in which nothing fails or is refused.

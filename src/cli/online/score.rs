@@ -94,6 +94,10 @@ const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
 /// In the metadata of a refusal: the row of the request whose answer it stands for.
 const FIRST_ROW: &str = "first_row";
 
+/// After a stream that gave no row at least so long is waited, after the next in vain twice as long, and so on.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
     let started = Instant::now();
     let input = ParquetInput::open(&args.keys)?;
@@ -130,13 +134,6 @@ pub(super) async fn run(args: Args, server: &Server) -> Result<Done, Failure> {
         output::warn(&warning, args.format);
     }
     Ok(Done::Done)
-}
-
-/// After so many streams that gave no row.
-fn pause_after(in_vain: u32) -> Duration {
-    const FIRST: Duration = Duration::from_millis(50);
-    const LONGEST: Duration = Duration::from_secs(5);
-    FIRST.saturating_mul(2_u32.saturating_pow(in_vain)).min(LONGEST)
 }
 
 /// The file that is written, from the first answer on.
@@ -189,7 +186,7 @@ impl ScoredFile {
     async fn score(&mut self, rows: &RecordBatch, bar: &indicatif::ProgressBar) -> Result<(), Failure> {
         let mut done = 0;
         let mut since = Instant::now();
-        let mut in_vain = 0;
+        let mut least_pause = FIRST_PAUSE;
         loop {
             let before = done;
             let rest = rows.slice(done, self.request_rows.min(rows.num_rows() - done));
@@ -207,11 +204,11 @@ impl ScoredFile {
             }
             if done > before {
                 since = Instant::now();
-                in_vain = 0;
+                least_pause = FIRST_PAUSE;
             }
             let passes = matches!(refusal.code, Code::ResourceExhausted | Code::Unavailable);
-            let pause = refusal.retry_after.map(|delay| delay.max(pause_after(in_vain)));
-            in_vain += 1;
+            let pause = refusal.retry_after.map(|delay| delay.max(least_pause));
+            least_pause = (least_pause * 2).min(LONGEST_PAUSE);
             match pause.filter(|pause| passes && since.elapsed() + *pause < PATIENCE) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(self.in_file(with_way_out(refusal))),

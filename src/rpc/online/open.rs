@@ -7,8 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use futures::Stream;
 use hydrant_storage::names::Name;
 use tokio::sync::Notify;
 use tracing::Instrument as _;
@@ -57,8 +56,10 @@ pub(super) struct Made {
 #[derive(Debug, Default)]
 struct Slot {
     state: Mutex<SlotState>,
-    /// For whoever takes, and for whoever makes.
-    changed: [Notify; 2],
+    /// For whoever takes: there may be an answer, or never will be.
+    filled: Notify,
+    /// For whoever makes them: it may be taken, or never will be.
+    emptied: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -73,9 +74,6 @@ struct Takes(Arc<Slot>);
 
 /// The other one.
 struct Fills(Arc<Slot>);
-
-const TAKER: usize = 0;
-const MAKER: usize = 1;
 
 impl Streams {
     pub fn new(most: usize) -> Self {
@@ -129,7 +127,7 @@ pub(super) fn answers(
     mut of: impl MakesAnswers,
     patience: Duration,
     deadline: Option<Instant>,
-) -> BoxStream<'static, Result<Bytes>> {
+) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
     let slot = Arc::new(Slot::default());
     let (fills, takes) = (Fills(slot.clone()), Takes(slot));
     let make = async move {
@@ -154,14 +152,13 @@ pub(super) fn answers(
         }
     };
     tokio::spawn(make.in_current_span());
-    let taken = futures::stream::unfold(Some(takes), |takes| async move {
+    futures::stream::unfold(Some(takes), |takes| async move {
         let takes = takes?;
         match takes.next().await {
             Ok(Made { answer, is_last, .. }) => Some((Ok(answer), (!is_last).then_some(takes))),
             Err(error) => Some((Err(error), None)),
         }
-    });
-    taken.boxed()
+    })
 }
 
 impl Slot {
@@ -173,7 +170,7 @@ impl Slot {
 impl Fills {
     fn put(&self, made: Result<Made>) {
         self.0.state().waiting = Some(made);
-        self.0.changed[TAKER].notify_one();
+        self.0.filled.notify_one();
     }
 
     /// In the place of what waits; `false` where it was taken after all.
@@ -187,13 +184,13 @@ impl Fills {
     /// Until nothing waits, or nobody takes it any more.
     async fn taken(&self) {
         while !matches!(*self.0.state(), SlotState { waiting: None, .. } | SlotState { is_client_gone: true, .. }) {
-            self.0.changed[MAKER].notified().await;
+            self.0.emptied.notified().await;
         }
     }
 
     async fn client_gone(&self) {
         while !self.0.state().is_client_gone {
-            self.0.changed[MAKER].notified().await;
+            self.0.emptied.notified().await;
         }
     }
 }
@@ -204,7 +201,7 @@ impl Takes {
             let is_maker_gone = {
                 let mut state = self.0.state();
                 if let Some(made) = state.waiting.take() {
-                    self.0.changed[MAKER].notify_one();
+                    self.0.emptied.notify_one();
                     return made;
                 }
                 state.is_maker_gone
@@ -212,7 +209,7 @@ impl Takes {
             if is_maker_gone {
                 return Err(Error::internal("a stream of online reads ended early"));
             }
-            self.0.changed[TAKER].notified().await;
+            self.0.filled.notified().await;
         }
     }
 }
@@ -220,19 +217,14 @@ impl Takes {
 impl Drop for Fills {
     fn drop(&mut self) {
         self.0.state().is_maker_gone = true;
-        self.0.changed[TAKER].notify_one();
+        self.0.filled.notify_one();
     }
 }
 
 impl Drop for Takes {
     fn drop(&mut self) {
-        let waiting = {
-            let mut state = self.0.state();
-            state.is_client_gone = true;
-            state.waiting.take()
-        };
-        drop(waiting);
-        self.0.changed[MAKER].notify_one();
+        *self.0.state() = SlotState { is_client_gone: true, ..SlotState::default() };
+        self.0.emptied.notify_one();
     }
 }
 
@@ -247,6 +239,9 @@ fn stands_still(patience: Duration, deadline: Option<Instant>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt as _;
+    use futures::stream::BoxStream;
+
     use super::*;
 
     #[test]
@@ -306,7 +301,7 @@ mod tests {
             [(long, None, None), (short, None, Some("STREAM_STANDS_STILL")), (long, soon, Some("DEADLINE_EXCEEDED"))]
         {
             let (_dropped, dropped) = tokio::sync::oneshot::channel();
-            let mut answers = answers(Counts { next: 0, end: 9, _dropped }, patience, deadline);
+            let mut answers = answers(Counts { next: 0, end: 9, _dropped }, patience, deadline).boxed();
             if reason.is_none() {
                 assert_eq!(rest(&mut answers).await, ((1..=9).collect(), None));
                 dropped.await.expect_err("with the last one taken nothing is kept");
@@ -323,12 +318,12 @@ mod tests {
     #[tokio::test]
     async fn whoever_hangs_up_ends_the_work_and_a_defect_isn_t_taken_for_the_end() {
         let (_dropped, dropped) = tokio::sync::oneshot::channel();
-        let mut of = answers(Counts { next: 0, end: 255, _dropped }, Duration::from_secs(3_600), None);
+        let mut of = answers(Counts { next: 0, end: 255, _dropped }, Duration::from_secs(3_600), None).boxed();
         of.next().await.expect("one").expect("made");
         drop(of);
         dropped.await.expect_err("nobody has it any more");
         let (_dropped, _) = tokio::sync::oneshot::channel();
-        let mut of = answers(Counts { next: 64, end: 255, _dropped }, Duration::from_secs(3_600), None);
+        let mut of = answers(Counts { next: 64, end: 255, _dropped }, Duration::from_secs(3_600), None).boxed();
         assert_eq!(rest(&mut of).await, (vec![65, 66], Some("INTERNAL")));
     }
 }

@@ -62,7 +62,7 @@ pub enum Arrival {
     Refused(Refused),
 }
 
-/// A tenant's number within one [`Queue`].
+/// A tenant's number within one [`super::Queue`].
 pub type TenantIndex = usize;
 
 /// The place of a waiting request.
